@@ -1,0 +1,76 @@
+"""Every exception rxcompact raises or stores in a dead letter."""
+
+from __future__ import annotations
+
+
+class RxCompactError(Exception):
+    """Base of every error of this library."""
+
+    reason = "error"
+    """A word for a counter or a dead letter."""
+
+
+class ArgumentError(RxCompactError, ValueError):
+    """An argument is out of its range; the message names it and its value."""
+
+    def __init__(self, argument: str, value: object, expected: str) -> None:
+        super().__init__(f"{argument} must be {expected}, got {value!r}")
+        self.argument = argument
+        self.value = value
+
+
+class KeyMapperError(RxCompactError):
+    """The key mapper raised, or its key cannot be hashed; the cause is chained."""
+
+    reason = "key"
+
+
+class TimeMapperError(RxCompactError):
+    """The time mapper raised, or gave no finite number of seconds; the cause is chained."""
+
+    reason = "time"
+
+
+class AccumulatorError(RxCompactError):
+    """The accumulator raised on an event; what it had accumulated stays as it was."""
+
+    reason = "accumulator"
+
+
+class DecodeError(RxCompactError, ValueError):
+    """A line or body is not the JSON it should be; the message says where and why."""
+
+    reason = "malformed"
+
+
+class LateError(RxCompactError):
+    """The event's bucket had closed before the event came."""
+
+    reason = "late"
+
+    def __init__(self, closed: float, watermark: float) -> None:
+        super().__init__(f"bucket ended at {closed}, the watermark is {watermark}")
+        self.closed = closed
+        self.watermark = watermark
+
+
+class FutureError(RxCompactError):
+    """The event's time is further ahead of the wall clock than is believable."""
+
+    reason = "future"
+
+    def __init__(self, time: float, now: float, tolerance: float) -> None:
+        super().__init__(f"event time {time} is {time - now:.3f} s ahead of the clock, more than {tolerance} s")
+        self.time = time
+        self.now = now
+        self.tolerance = tolerance
+
+
+class NoRoomError(RxCompactError):
+    """A new key found no room."""
+
+    reason = "no room"
+
+    def __init__(self, max_keys: int) -> None:
+        super().__init__(f"no room for a new key: {max_keys} are held")
+        self.max_keys = max_keys

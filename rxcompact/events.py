@@ -1,0 +1,134 @@
+"""The nouns that flow: compacted events, windows, outcomes, dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, NamedTuple, TypeAlias, overload
+
+Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
+"""Why a window closed: its timespan, its count, the end of the source, or a drain."""
+
+
+class Compacted(NamedTuple):
+    """One distinct event of a window.
+
+    ``count``, ``first_seen`` and ``last_seen`` are None where the caller chose not to keep them.
+    """
+
+    key: Hashable
+    event: Any
+    # the field's word, though tuples have a method of that name
+    count: int | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+    """How many events of this window had the key."""
+    first_seen: float | None = None
+    """POSIX seconds of the key's earliest event: its event time, else its arrival."""
+    last_seen: float | None = None
+    """POSIX seconds of the key's latest event: its event time, else its arrival."""
+
+
+# NamedTuple's own constructor is a Python function; windows hold many
+_compacted = partial(tuple.__new__, Compacted)
+
+
+class Window(Sequence[Compacted]):
+    """A closed bucket: a sequence of `Compacted`, in the order the keys were first received.
+
+    Args:
+        opened: POSIX seconds at which the window began, inclusive.
+        closed: POSIX seconds at which it ended, exclusive.
+        trigger: Why it closed.
+        received: Events received into it; the counts of its `Compacted` sum to this.
+        columns: Five columns of equal length, one for each field of `Compacted`; read once, on first use.
+    """
+
+    __slots__ = ("_columns", "_items", "closed", "opened", "received", "trigger")
+
+    def __init__(
+        self, opened: float, closed: float, trigger: Trigger, received: int, columns: Sequence[Iterable[Any]]
+    ) -> None:
+        self.opened = opened
+        self.closed = closed
+        self.trigger: Trigger = trigger
+        self.received = received
+        self._columns: Sequence[Iterable[Any]] | None = columns
+        self._items: tuple[Compacted, ...] = ()
+
+    def _read(self) -> tuple[Compacted, ...]:
+        columns = self._columns
+        if columns is not None:
+            self._items = tuple(map(_compacted, zip(*columns, strict=False)))
+            self._columns = None
+        return self._items
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+    @overload
+    def __getitem__(self, index: int) -> Compacted: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Compacted, ...]: ...
+    def __getitem__(self, index: int | slice) -> Compacted | tuple[Compacted, ...]:
+        return self._read()[index]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Window):
+            return NotImplemented
+        return (
+            (self.opened, self.closed, self.trigger, self.received)
+            == (other.opened, other.closed, other.trigger, other.received)
+        ) and self._read() == other._read()
+
+    __hash__ = None  # type: ignore[assignment]  # events need not be hashable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        columns = tuple(zip(*self._read(), strict=True))
+        return Window, (self.opened, self.closed, self.trigger, self.received, columns)
+
+    def __repr__(self) -> str:
+        return (
+            f"Window(opened={self.opened}, closed={self.closed}, trigger={self.trigger!r}, "
+            f"received={self.received}, distinct={len(self)})"
+        )
+
+
+Stage: TypeAlias = Literal["compact", "enrich", "publish"]
+"""Where an event met its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Any outcome but published."""
+
+    outcome: Literal["expired", "rejected", "dropped", "abandoned"]
+    event: Any
+    """The event as received when it was rejected at the door, else its `Compacted`."""
+    stage: Stage
+    reason: str
+    """One word or two for a counter: "late", "key", "too old", "HTTP 404", …"""
+    error: BaseException | None = None
+    """The last error, if there was one."""
+    attempts: int = 0
+    age: float | None = None
+    """Seconds since birth, where a birth is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A distinct event that a sink took."""
+
+    event: Compacted
+    attempts: int
+    age: float
+    """Seconds since birth when the sink took it."""
+    batch: str
+    """Idempotency key of the batch it went in."""
+
+    @property
+    def outcome(self) -> Literal["published"]:
+        return "published"
+
+
+Outcome: TypeAlias = Published | DeadLetter
+"""The one end of a distinct event."""

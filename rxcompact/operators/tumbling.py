@@ -1,0 +1,61 @@
+"""Windows of processing time: one bucket, closed by the clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+from reactivex.abc import ObserverBase
+
+from rxcompact.clock import Clock
+from rxcompact.events import DeadLetter, Trigger, Window
+from rxcompact.operators.bucket import Bucket
+from rxcompact.operators.windows import TICK, Options, Windows
+
+
+class TumblingWindows(Windows):
+    """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew."""
+
+    def __init__(
+        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+    ) -> None:
+        super().__init__(options, clock, observer, reject)
+        self._due = clock.monotonic() + options.timespan
+        self._opened = clock.wall()
+        self._open = self._new_bucket()
+
+    def held(self) -> int:
+        return len(self._open.events)
+
+    def due(self) -> float:
+        return self._due
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        self._put(0, keys, events, times or self.clock.wall())
+
+    def _bucket(self, index: int) -> Bucket:
+        del index  # there is but one
+        return self._open
+
+    def _oldest(self) -> Bucket | None:
+        return self._open if self._open.events else None
+
+    def _close_due(self) -> None:
+        overdue = self.clock.monotonic() - self._due
+        if overdue > -TICK:
+            self._cut("time")
+            # on the grid, so that late timers do not add up; a machine that slept skips what it missed
+            self._due += self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
+
+    def _close(self, index: int, trigger: Trigger) -> None:
+        del index
+        self._cut(trigger)
+        self._due = self.clock.monotonic() + self._options.timespan
+
+    def _close_all(self, trigger: Trigger) -> None:
+        self._close(0, trigger)
+
+    def _cut(self, trigger: Trigger) -> None:
+        bucket, opened = self._open, self._opened
+        self._open, self._opened = self._new_bucket(), self.clock.wall()
+        self._emit(bucket, opened, self._opened, trigger)

@@ -1,0 +1,229 @@
+"""What windows of processing time and of event time have in common: mapping, room, dead letters."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import repeat
+from math import isfinite
+from operator import itemgetter
+from typing import Any, Literal, TypeAlias
+
+from reactivex.abc import ObserverBase
+
+from rxcompact.clock import Clock
+from rxcompact.errors import KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
+from rxcompact.events import Compacted, DeadLetter, Trigger, Window
+from rxcompact.operators.bucket import Bucket, Field, Keep
+from rxcompact.operators.handover import HandOver
+
+Mapper: TypeAlias = Callable[[Any], Any]
+Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
+
+TICK = 1e-6
+"""Timers count in microseconds: what is due in less than one is due."""
+
+
+FAR = 1e12
+"""POSIX seconds beyond any date: not a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the caller of `compact` asked for."""
+
+    timespan: float
+    key_mapper: Mapper
+    count: int | None
+    keep: Keep
+    fields: Collection[Field]
+    time_mapper: Mapper | None
+    room: Callable[[], int] | None
+    overflow: Overflow
+
+
+class Windows(ABC):
+    """Open buckets. ``add`` and ``add_many`` belong to one thread at a time; the rest to any."""
+
+    def __init__(
+        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+    ) -> None:
+        self.clock = clock
+        self._options = options
+        self._observer = observer
+        self._dead_letter = reject
+        self._hand = HandOver()
+        self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
+        self._time_of = options.time_mapper
+        self._times_of = _many(options.time_mapper) if options.time_mapper else None
+
+    def add(self, event: Any) -> None:
+        """Take one event."""
+        self.add_many((event,))
+
+    def add_many(self, chunk: Sequence[Any]) -> None:
+        """Take a chunk of events."""
+        hand = self._hand
+        failed: NoRoomError | None = None
+        hand.adding = True
+        if hand.asked:
+            hand.close()
+        try:
+            if chunk:
+                self._absorb(*self._map(chunk))
+        except NoRoomError as error:
+            failed = error
+        finally:
+            hand.adding = False
+        if failed is not None:
+            self.fail(failed)
+        elif hand.asked or hand.calls:
+            hand.settle()
+
+    def tick(self) -> None:
+        """Close what the clock says is over."""
+        self._hand.ask(self._close_due)
+
+    def flush(self, trigger: Trigger) -> None:
+        """Close everything."""
+        self._hand.ask(partial(self._close_all, trigger))
+
+    def complete(self) -> None:
+        """Close everything and end the stream."""
+        self.flush("completed")
+        self._hand.calls.append(self._observer.on_completed)
+        self._hand.settle()
+
+    def fail(self, error: Exception) -> None:
+        """Close everything, so that nothing is lost, and pass the error on."""
+        self.flush("completed")
+        self._hand.calls.append(partial(self._observer.on_error, error))
+        self._hand.settle()
+
+    # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    def held(self) -> int:
+        """Return how many keys the open buckets hold."""
+
+    @abstractmethod
+    def due(self) -> float:
+        """Return when to `tick` next, in monotonic seconds."""
+
+    @abstractmethod
+    def _close_due(self) -> None: ...
+
+    @abstractmethod
+    def _close_all(self, trigger: Trigger) -> None: ...
+
+    @abstractmethod
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        """Put events where they belong; ``times`` is empty without a time mapper."""
+
+    @abstractmethod
+    def _bucket(self, index: int) -> Bucket:
+        """Return the open bucket of that index."""
+
+    @abstractmethod
+    def _close(self, index: int, trigger: Trigger) -> None: ...
+
+    @abstractmethod
+    def _oldest(self) -> Bucket | None:
+        """Return the bucket that holds the oldest key."""
+
+    # ── mapping ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _map(self, chunk: Sequence[Any]) -> tuple[Sequence[Hashable], Sequence[Any], Sequence[float]]:
+        try:
+            keys: Sequence[Any] = self._keys_of(chunk)
+            times: Sequence[float] = self._times_of(chunk) if self._times_of else ()
+            if not times or (isfinite(sum(times)) and -FAR < min(times) and max(times) < FAR):
+                return keys, chunk, times
+        except Exception:  # noqa: BLE001, S110 - found out below, event by event
+            pass
+        keys, events, times = list[Any](), list[Any](), list[float]()
+        for event in chunk:
+            try:
+                key = self._called(self._key_of, event, KeyMapperError)
+                time = self._called(self._time_of, event, TimeMapperError) if self._time_of else 0.0
+                if not isinstance(time, float | int) or not -FAR < time < FAR:
+                    raise TimeMapperError(f"time mapper must give POSIX seconds, got {time!r:.80}")
+            except RxCompactError as error:
+                self._reject(event, error)
+            else:
+                keys.append(key)
+                events.append(event)
+                times.append(time)
+        return keys, events, times if self._time_of else ()
+
+    @staticmethod
+    def _called(mapper: Mapper, event: Any, error_class: type[RxCompactError]) -> Any:
+        try:
+            return mapper(event)
+        except RxCompactError:
+            raise
+        except Exception as cause:
+            raise error_class(f"{type(cause).__name__}: {cause}") from cause
+
+    # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
+        """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
+        bucket = self._bucket(index)
+        count, room = self._options.count, self._options.room
+        new = len(keys)
+        if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
+            try:
+                bucket.add(keys, events, seen)
+                return
+            except TypeError:  # unhashable
+                pass
+        each: Iterable[Any] = zip(seen, strict=True) if isinstance(seen, Sequence) else repeat(seen)
+        for key, event, time in zip(keys, events, each, strict=False):
+            try:
+                if self._has_room(index, key, event):
+                    self._bucket(index).add((key,), (event,), time)
+            except TypeError as error:
+                self._reject(event, KeyMapperError(str(error)))
+            if count is not None and len(self._bucket(index).events) >= count:
+                self._close(index, "count")
+
+    def _has_room(self, index: int, key: Hashable, event: Any) -> bool:
+        room, overflow = self._options.room, self._options.overflow
+        if key in self._bucket(index).events or room is None or (limit := room()) > self.held():
+            return True
+        error = NoRoomError(limit)
+        if overflow == "error":
+            raise error
+        if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
+            self._reject(oldest.evict(), error, "dropped")
+            return True
+        self._reject(Compacted(key, event, 1), error, "dropped")
+        return False
+
+    def _new_bucket(self) -> Bucket:
+        options = self._options
+        return Bucket(options.keep, options.fields, self._reject, evicts=options.overflow == "drop_oldest")
+
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _emit(self, bucket: Bucket, opened: float, closed: float, trigger: Trigger) -> None:
+        if bucket.events:
+            self._hand.calls.append(partial(self._observer.on_next, bucket.window(opened, closed, trigger)))
+
+    def _reject(self, event: Any, error: RxCompactError, outcome: Literal["rejected", "dropped"] = "rejected") -> None:
+        letter = DeadLetter(outcome, event, "compact", error.reason, error)
+        self._hand.calls.append(partial(self._dead_letter, letter))
+
+
+def field_mapper(mapper: Mapper | str) -> Mapper:
+    """Return the mapper, or what looks up the field of that name."""
+    return itemgetter(mapper) if isinstance(mapper, str) else mapper
+
+
+def _many(mapper: Mapper) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Return what maps a whole chunk: the mapper's own ``many``, else the mapper over each."""
+    own: Callable[[Sequence[Any]], Sequence[Any]] | None = getattr(mapper, "many", None)
+    return own or (lambda chunk: list(map(mapper, chunk)))

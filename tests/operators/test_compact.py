@@ -1,0 +1,423 @@
+"""compact: triggers, drift, room, threads, ends. Virtual time wherever something waits."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+import time
+import tracemalloc
+import weakref
+from collections import Counter
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import reactivex as rx
+from reactivex import Observable
+from reactivex.disposable import Disposable
+from reactivex.scheduler import EventLoopScheduler, TimeoutScheduler, VirtualTimeScheduler
+from reactivex.subject import Subject
+
+from rxcompact import operators as rxo
+from rxcompact.errors import ArgumentError, NoRoomError
+from rxcompact.events import DeadLetter, Window
+
+
+class Bench:
+    """A subject behind compact, in RxPY's virtual time."""
+
+    def __init__(self, timespan: Any = 10, **options: Any) -> None:
+        self.scheduler = VirtualTimeScheduler(0.0)
+        self.source: Subject[Any] = Subject()
+        self.windows: list[Window] = []
+        self.letters: list[DeadLetter] = []
+        self.ended: list[Exception | None] = []
+        self.subscription = self.source.pipe(
+            rxo.compact(
+                timespan, **({"key_mapper": lambda event: event, "dead_letters": self.letters.append} | options)
+            )
+        ).subscribe(self.windows.append, self.ended.append, lambda: self.ended.append(None), scheduler=self.scheduler)
+
+    def at(self, instant: float, *events: Any) -> None:
+        self.scheduler.advance_to(instant)
+        for event in events:
+            self.source.on_next(event)
+
+    def keys(self) -> list[list[Any]]:
+        return [[compacted.key for compacted in window] for window in self.windows]
+
+
+def test_a_window_closes_on_time_though_traffic_never_pauses() -> None:
+    bench = Bench(10)
+    for tenth in range(1, 1000):
+        bench.at(tenth / 10, "a")
+    assert [(w.opened, w.closed, w.trigger) for w in bench.windows] == [
+        (10.0 * n, 10.0 * n + 10, "time") for n in range(9)
+    ]
+
+
+def test_an_idle_source_closes_its_window_and_no_window_is_empty() -> None:
+    bench = Bench(timedelta(seconds=10))
+    bench.at(1, "a")
+    bench.scheduler.advance_to(1000)
+    assert [(w.closed, w.trigger) for w in bench.windows] == [(10.0, "time")]
+    bench.source.on_completed()
+    assert len(bench.windows) == 1
+    assert bench.ended == [None]
+
+
+def test_a_window_closes_on_count_of_distinct_keys_and_the_timespan_starts_anew() -> None:
+    bench = Bench(10, count=2)
+    bench.at(4, "a", "a", "b")
+    bench.at(13, "c")
+    bench.at(20)
+    assert bench.keys() == [["a", "b"], ["c"]]
+    assert [(w.opened, w.closed, w.trigger) for w in bench.windows] == [(0, 4, "count"), (4, 14, "time")]
+
+
+def test_the_timer_does_not_drift_though_every_tick_comes_late() -> None:
+    late = 0.01
+
+    class LateScheduler(VirtualTimeScheduler):
+        def schedule_relative(self, duetime: Any, action: Any, state: Any = None) -> Any:
+            return super().schedule_relative(self.to_seconds(duetime) + late, action, state)
+
+    scheduler = LateScheduler(0.0)
+    windows: list[Window] = []
+    source: Subject[str] = Subject()
+    source.pipe(rxo.compact(10, key_mapper=lambda e: e)).subscribe(windows.append, scheduler=scheduler)
+    for second in range(1, 10_000):
+        scheduler.advance_to(float(second))
+        source.on_next("a")
+    assert len(windows) == 999
+    assert windows[-1].closed == pytest.approx(9990 + late)
+
+
+def test_completion_drain_and_error_emit_what_is_held() -> None:
+    flushes: Subject[None] = Subject()
+    bench = Bench(10, flushes=flushes)
+    bench.at(1, "a")
+    flushes.on_next(None)
+    bench.at(2, "b")
+    bench.source.on_completed()
+    assert [(w.trigger, len(w)) for w in bench.windows] == [("drain", 1), ("completed", 1)]
+
+    bench = Bench(10)
+    bench.at(1, "a")
+    error = RuntimeError("source died")
+    bench.source.on_error(error)
+    assert bench.keys() == [["a"]]
+    assert bench.ended == [error]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_what_is_kept_is_the_callers_choice(chunked: bool) -> None:
+    bench = Bench(10, fields=("first_seen",), chunked=chunked)
+    bench.at(1, *([["a", "b"]] if chunked else ["a", "b"]))
+    bench.at(2, *([["a", "c"]] if chunked else ["a", "c"]))
+    bench.at(10)
+    assert [tuple(c) for c in bench.windows[0]] == [
+        ("a", "a", None, 1, None),
+        ("b", "b", None, 1, None),
+        ("c", "c", None, 2, None),
+    ]
+    assert bench.windows[0].received == 4
+
+
+# ── event time ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_source_that_falls_idle_has_its_buckets_closed_by_the_clock() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=2)
+    bench.at(3, {"id": "a", "ts": 3.0})
+    bench.at(11.9)
+    assert bench.windows == []
+    bench.at(12)
+    assert [(w.opened, w.closed, w.trigger) for w in bench.windows] == [(0, 10, "time")]
+    bench.at(12.5, {"id": "a", "ts": 9.0}, {"id": "a", "ts": 10.0})
+    assert [(letter.reason, letter.event["ts"]) for letter in bench.letters] == [("late", 9.0)]
+
+
+def test_events_of_long_ago_are_given_the_same_time_by_the_clock() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=0)
+    bench.at(1_000_003.0, {"id": "a", "ts": 57.0})
+    bench.at(1_000_005.0)
+    assert bench.windows == []
+    bench.at(1_000_010.0)
+    assert [(w.opened, w.closed) for w in bench.windows] == [(50, 60)]
+
+
+def test_a_time_too_far_ahead_is_rejected_and_moves_nothing() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=0)
+    bench.at(5, {"id": "far", "ts": 253_370_764_800.0}, {"id": "a", "ts": 5.0}, {"id": "a", "ts": 6.0})
+    bench.source.on_completed()
+    assert [letter.reason for letter in bench.letters] == ["future"]
+    assert bench.windows[0].received == 2
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), "12", None, 10**400])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_time_that_is_none_is_a_dead_letter(wrong: Any, chunked: bool) -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=0, chunked=chunked)
+    events = [{"id": "a", "ts": 1.0}, {"id": "b", "ts": wrong}, {"id": "c", "ts": 2.0}, {"id": "d"}]
+    bench.at(5, *([events] if chunked else events))
+    bench.source.on_completed()
+    assert bench.keys() == [["a", "c"]]
+    assert [letter.event["id"] for letter in bench.letters] == ["b", "d"]
+    assert {letter.reason for letter in bench.letters} <= {"time", "future"}
+
+
+def test_buckets_of_fractions_of_a_second_keep_their_bounds() -> None:
+    bench = Bench(0.1, key_mapper="id", time_mapper="ts", lateness=0)
+    bench.at(1, *({"id": n, "ts": n / 10} for n in range(1, 8)))
+    bench.source.on_completed()
+    assert [w.opened for w in bench.windows] == [n / 10 for n in range(1, 8)]
+
+
+# ── room ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize(
+    ("overflow", "kept", "dropped"), [("drop_newest", "abc", "dede"), ("drop_oldest", "cde", "ab")]
+)
+def test_a_full_house_drops_by_the_policy_and_absorbs_what_it_holds(
+    overflow: Any, kept: str, dropped: str, chunked: bool
+) -> None:
+    bench = Bench(10, max_keys=3, overflow=overflow, chunked=chunked)
+    bench.at(1, *(["abc"] if chunked else "abc"))
+    bench.at(2, *(["abccba"] if chunked else "abccba"))
+    bench.at(3, *(["dede"] if chunked else "dede"))
+    bench.at(10)
+    assert bench.keys() == [list(kept)]
+    assert "".join(letter.event.key for letter in bench.letters) == dropped
+    assert {(letter.outcome, letter.reason) for letter in bench.letters} == {("dropped", "no room")}
+    received = sum(c.count or 0 for c in bench.windows[0]) + sum(letter.event.count for letter in bench.letters)
+    assert received == 13
+    assert [c.first_seen for c in bench.windows[0]] == [3.0 if c.key in "de" else 1.0 for c in bench.windows[0]]
+
+
+def test_a_full_house_may_be_an_error_that_loses_nothing_held() -> None:
+    bench = Bench(10, max_keys=2, overflow="error")
+    bench.at(1, "a", "b", "a", "c")
+    assert bench.keys() == [["a", "b"]]
+    assert isinstance(bench.ended[0], NoRoomError)
+
+
+def test_dropping_the_oldest_is_linear() -> None:
+    def cost(keys: int) -> float:
+        bench = Bench(10, max_keys=keys // 2, overflow="drop_oldest")
+        start = time.process_time()
+        for key in range(keys):
+            bench.source.on_next(key)
+        return time.process_time() - start
+
+    cost(1000)
+    assert min(cost(8000) for _ in range(3)) < 8 * min(cost(2000) for _ in range(3))
+
+
+# ── observers, threads, ends ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_observer_that_raises_stops_no_later_window() -> None:
+    scheduler = VirtualTimeScheduler(0.0)
+    source: Subject[str] = Subject()
+    seen: list[Window] = []
+
+    def observe(window: Window) -> None:
+        seen.append(window)
+        raise RuntimeError("observer")
+
+    source.pipe(rxo.compact(10, key_mapper=lambda e: e)).subscribe(observe, scheduler=scheduler)
+    for n in range(3):
+        source.on_next("a")
+        with pytest.raises(RuntimeError, match="observer"):
+            scheduler.advance_to(10.0 * (n + 1))
+        scheduler.stop()
+    assert [w.closed for w in seen] == [10, 20, 30]
+
+
+def test_an_observer_may_push_into_the_source() -> None:
+    bench = Bench(10, count=1)
+    echoed: list[str] = []
+
+    def echo(window: Window) -> None:
+        if window[0].key == "a":
+            bench.source.on_next("b")
+        echoed.append(window[0].key)
+
+    bench.source.pipe(rxo.compact(10, key_mapper=lambda e: e, count=1)).subscribe(echo, scheduler=bench.scheduler)
+    bench.at(1, "a")
+    assert echoed == ["a", "b"]
+
+
+@pytest.mark.parametrize("make", [TimeoutScheduler, EventLoopScheduler, lambda: None])
+def test_no_event_is_lost_between_a_timer_thread_and_a_producer(make: Any) -> None:
+    scheduler = make()
+    windows: list[Window] = []
+    done = threading.Event()
+    total = 200_000
+
+    def produce(observer: Any, _: Any = None) -> Any:
+        for n in range(total):
+            observer.on_next(n % 97)
+        observer.on_completed()
+        return Disposable()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        Observable(produce).pipe(rxo.compact(0.001, key_mapper=lambda e: e)).subscribe(
+            windows.append, on_completed=done.set, scheduler=scheduler
+        )
+        assert done.wait(60)
+    finally:
+        sys.setswitchinterval(interval)
+        if isinstance(scheduler, EventLoopScheduler):
+            scheduler.dispose()
+    assert len(windows) > 5
+    assert sum(window.received for window in windows) == total
+    counts: Counter[Any] = Counter()
+    for window in windows:
+        keys = [compacted.key for compacted in window]
+        assert len(keys) == len(set(keys))
+        counts.update({c.key: c.count for c in window})
+    assert counts == Counter(n % 97 for n in range(total))
+
+
+def test_a_slow_observer_on_the_timer_thread_does_not_stall_the_producer() -> None:
+    scheduler = EventLoopScheduler()
+    entered, leave = threading.Event(), threading.Event()
+    windows: list[Window] = []
+
+    def slow(window: Window) -> None:
+        windows.append(window)
+        entered.set()
+        assert leave.wait(30)
+
+    source: Subject[int] = Subject()
+    subscription = source.pipe(rxo.compact(0.01, key_mapper=lambda e: e)).subscribe(slow, scheduler=scheduler)
+    source.on_next(0)
+    assert entered.wait(30)
+    for n in range(1000):  # would hang here if emission held a lock
+        source.on_next(n)
+    source.on_completed()
+    leave.set()
+    deadline = time.monotonic() + 30
+    while sum(w.received for w in windows) < 1001 and time.monotonic() < deadline:
+        threading.Event().wait(0.001)
+    subscription.dispose()
+    scheduler.dispose()
+    assert sum(w.received for w in windows) == 1001
+
+
+def test_windows_share_threads() -> None:
+    sources: list[Subject[int]] = [Subject() for _ in range(50)]
+    before = threading.active_count()
+    subscriptions = [s.pipe(rxo.compact(0.001, key_mapper=lambda e: e)).subscribe() for s in sources]
+    for _ in range(20):
+        for s in sources:
+            s.on_next(1)
+        threading.Event().wait(0.001)
+    assert threading.active_count() <= before + 1
+    for subscription in subscriptions:
+        subscription.dispose()
+
+
+class Thing:
+    pass
+
+
+@pytest.mark.parametrize("end", ["complete", "error", "dispose"])
+def test_nothing_is_held_after_the_end(end: str) -> None:
+    bench = Bench(10, key_mapper=id)
+    thing = Thing()
+    held = weakref.ref(thing)
+    bench.at(1, thing)
+    if end == "complete":
+        bench.source.on_completed()
+    elif end == "error":
+        bench.source.on_error(RuntimeError())
+    else:
+        bench.subscription.dispose()
+    bench.windows.clear()
+    bench.scheduler.advance_to(100)
+    del thing
+    gc.collect()
+    assert held() is None
+
+
+@pytest.mark.parametrize("options", [{}, {"keep": "last"}, {"fields": ()}, {"time_mapper": lambda e: 1.0}])
+def test_memory_is_of_the_keys_and_not_of_the_events(options: dict[str, Any]) -> None:
+    def peak(events: int) -> int:
+        bench = Bench(10, chunked=True, **options)
+        tracemalloc.start()
+        try:
+            for n in range(0, events, 1000):
+                bench.source.on_next([(n + i) % 500 for i in range(1000)])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    assert peak(100_000) < 1.2 * peak(5_000)
+
+
+def test_cost_is_linear_in_events_and_keys() -> None:
+    def cost(events: int, keys: int) -> float:
+        bench = Bench(10)
+        stream = [n % keys for n in range(events)]
+        push = bench.source.on_next
+        start = time.process_time()
+        for event in stream:
+            push(event)
+        return time.process_time() - start
+
+    cost(1000, 10)
+    assert min(cost(20_000, 20_000) for _ in range(3)) < 8 * min(cost(5_000, 5_000) for _ in range(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"timespan": 0}, "timespan must be a duration above 0 s, got 0"),
+        ({"timespan": -1.5}, "timespan .* got -1.5"),
+        ({"timespan": float("nan")}, "timespan .* got nan"),
+        ({"count": 0}, "count must be at least 1, got 0"),
+        ({"max_keys": 0}, "max_keys must be at least 1, got 0"),
+        ({"keep": "newest"}, "keep must be .* got 'newest'"),
+        ({"fields": ("age",)}, "fields must be of .* got {'age'}"),
+        ({"lateness": 1}, "time_mapper must be given where lateness is, got None"),
+        ({"lateness": -1, "time_mapper": "ts"}, "lateness must be a duration in seconds, 0 or more, got -1"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused_by_name_and_value(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ArgumentError, match=message):
+        rxo.compact(**({"timespan": 10, "key_mapper": "id"} | options))
+
+
+def test_a_mapper_for_many_is_given_whole_chunks() -> None:
+    class Keys:
+        calls = 0
+
+        def __call__(self, event: str) -> str:
+            raise AssertionError("not one by one")
+
+        def many(self, events: list[str]) -> list[str]:
+            self.calls += 1
+            return [event.lower() for event in events]
+
+    keys = Keys()
+    bench = Bench(10, key_mapper=keys, chunked=True)
+    bench.at(1, ["a", "A", "b"])
+    bench.at(10)
+    assert bench.keys() == [["a", "b"]]
+    assert keys.calls == 1
+
+
+def test_the_subscriptions_own_scheduler_is_used_by_rxpy_operators_around() -> None:
+    scheduler = VirtualTimeScheduler(0.0)
+    windows: list[Window] = []
+    rx.interval(1.0).pipe(rxo.compact(5.0, key_mapper=lambda n: n % 2)).subscribe(windows.append, scheduler=scheduler)
+    scheduler.advance_to(21.0)
+    assert [w.received for w in windows] == [4, 5, 5, 5]
