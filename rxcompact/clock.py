@@ -35,20 +35,27 @@ def seconds(argument: str, value: Seconds, *, zero: bool = False) -> float:
     return float(number)
 
 
-class LoopScheduler(AsyncIOScheduler):
-    """RxPY's asyncio scheduler with clocks of its own: intervals by the loop, ages by ``wall``.
+def steady(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
+    """Return a wall clock that is read once and then runs by the monotonic one.
 
-    `AsyncIOScheduler.now` is the system's clock even where the loop's time is virtual.
+    When someone sets the system's clock, no event becomes older or younger by it.
+    """
+    epoch = wall() - monotonic()
+    return lambda: epoch + monotonic()
+
+
+class LoopScheduler(AsyncIOScheduler):
+    """RxPY's asyncio scheduler with clocks of its own; `AsyncIOScheduler.now` is the system's even on a virtual loop.
 
     Args:
-        loop: Runs the timers; its ``time()`` is the monotonic clock.
-        wall: Gives POSIX seconds.
+        loop: Runs the timers; its ``time()`` is the monotonic clock. A loop in virtual time says by an attribute
+            ``wall`` how to get its POSIX seconds.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.loop = loop
-        self.wall = wall
+        self.wall = steady(getattr(loop, "wall", time.time), loop.time)
 
     @property
     def now(self) -> datetime:
@@ -59,7 +66,7 @@ class Clock:
     """The two clocks of a scheduler.
 
     Attributes:
-        wall: POSIX seconds, for ages; may jump.
+        wall: POSIX seconds, for ages; set when this was made, it does not jump when the system's clock does.
         monotonic: Seconds of no particular epoch, for intervals; never goes back.
     """
 
@@ -71,9 +78,11 @@ class Clock:
         if isinstance(scheduler, LoopScheduler):
             self.wall, self.monotonic = scheduler.wall, scheduler.loop.time
         elif isinstance(scheduler, AsyncIOScheduler):
-            self.wall, self.monotonic = time.time, scheduler._loop.time  # pyright: ignore[reportPrivateUsage]
+            self.monotonic = scheduler._loop.time  # pyright: ignore[reportPrivateUsage]
+            self.wall = steady(time.time, self.monotonic)
         elif isinstance(scheduler, TimerThread) or type(scheduler).now is Scheduler.now:
-            self.wall, self.monotonic = time.time, time.monotonic
+            self.monotonic = time.monotonic
+            self.wall = steady(time.time, self.monotonic)
         else:  # virtual time: one clock is both
 
             def now() -> float:
@@ -90,11 +99,11 @@ class TimerThread(EventLoopScheduler):
 
     def __init__(self) -> None:
         super().__init__(lambda target: threading.Thread(target=target, name="rxcompact timers", daemon=True))
-        self._epoch = time.time() - time.monotonic()
+        self._wall = steady(time.time, time.monotonic)
 
     @property
     def now(self) -> datetime:
-        return datetime.fromtimestamp(self._epoch + time.monotonic(), UTC)
+        return datetime.fromtimestamp(self._wall(), UTC)
 
     def invoke_action(self, action: ScheduledAction[Any], state: Any = None) -> DisposableBase:
         try:

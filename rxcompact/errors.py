@@ -74,3 +74,51 @@ class NoRoomError(RxCompactError):
     def __init__(self, max_keys: int) -> None:
         super().__init__(f"no room for a new key: {max_keys} are held")
         self.max_keys = max_keys
+
+
+class TransientError(RxCompactError):
+    """The call failed in a way that a later one may not."""
+
+    reason = "transient"
+
+
+class RateLimitedError(TransientError):
+    """The service asked to wait; counts as no failure.
+
+    Attributes:
+        retry_after: How long it asked to wait, seconds; None when it did not say.
+    """
+
+    reason = "rate limited"
+
+    def __init__(self, message: str = "rate limited", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(RxCompactError):
+    """The call failed and would fail again."""
+
+    reason = "permanent"
+
+
+class ExpiredError(RxCompactError):
+    """The event grew too old before the call succeeded; the last error is chained."""
+
+    reason = "too old"
+
+    def __init__(self, age: float, max_age: float, attempts: int) -> None:
+        super().__init__(f"too old after {attempts} attempts: {age:.3f} s, max_age is {max_age} s")
+        self.age = age
+        self.max_age = max_age
+        self.attempts = attempts
+
+
+class AbandonedError(RxCompactError):
+    """The pipeline was stopped before the event met its end."""
+
+    reason = "stopped"
+
+
+class LoopError(RxCompactError, RuntimeError):
+    """Something that needs a running asyncio loop was used without one."""

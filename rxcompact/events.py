@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
@@ -114,20 +115,51 @@ class DeadLetter:
     """Seconds since birth, where a birth is known."""
 
 
+class Batch(tuple[Compacted, ...]):
+    """What a sink is given at once."""
+
+    @cached_property
+    def idempotency_key(self) -> str:
+        """A key that is the same whenever the same events are delivered again.
+
+        Derived from each event's key, count and times. A batch that is tried again without the events that expired
+        meanwhile is another batch and has another key.
+        """
+        digest = blake2b(digest_size=16)
+        for compacted in self:
+            digest.update(repr((compacted.key, *compacted[2:])).encode("utf-8", "backslashreplace"))
+        return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
     """A distinct event that a sink took."""
 
     event: Compacted
     attempts: int
-    age: float
+    """Deliveries that were tried, this one included."""
+    age: float | None
     """Seconds since birth when the sink took it."""
-    batch: str
-    """Idempotency key of the batch it went in."""
 
     @property
     def outcome(self) -> Literal["published"]:
         return "published"
+
+
+class Delivered(NamedTuple):
+    """A batch that a sink took."""
+
+    batch: Batch
+    attempts: int
+    """Deliveries that were tried, this one included."""
+    at: float
+    """POSIX seconds."""
+
+    def outcomes(self) -> Iterator[Published]:
+        """Yield the outcome of each event."""
+        for compacted in self.batch:
+            age = None if compacted.first_seen is None else self.at - compacted.first_seen
+            yield Published(compacted, self.attempts, age)
 
 
 Outcome: TypeAlias = Published | DeadLetter

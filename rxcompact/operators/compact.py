@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any
 
-from loguru import logger
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
@@ -15,10 +14,9 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
+from rxcompact.operators.observing import Probe, log_dead_letter, teller
 from rxcompact.operators.tumbling import TumblingWindows
 from rxcompact.operators.windows import Mapper, Options, Overflow, Windows, field_mapper
-
-T = TypeVar("T")
 
 DAY = 86_400.0
 
@@ -38,6 +36,7 @@ def compact(
     overflow: Overflow = "error",
     flushes: Observable[Any] | None = None,
     dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
+    probe: Probe | None = None,
     scheduler: SchedulerBase | None = None,
 ) -> Callable[[Observable[Any]], Observable[Window]]:
     """Gather events into tumbling windows in which each key occurs once.
@@ -73,6 +72,7 @@ def compact(
             A key that is held is always absorbed.
         flushes: On each of its items the open windows close, with the trigger "drain".
         dead_letters: Told of every event set aside; by default they are logged, without the event.
+        probe: Called at subscription with an object whose ``held()`` counts the keys inside.
         scheduler: Its clock and timers; by default the subscription's, the running asyncio loop's, or one thread
             shared by all operators.
 
@@ -115,7 +115,7 @@ def compact(
         room=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
         overflow=overflow,
     )
-    reject = log_dead_letter if dead_letters is None else on_next(dead_letters)
+    reject = log_dead_letter if dead_letters is None else teller(dead_letters)
     late = None if lateness is None else seconds("lateness", lateness, zero=True)
     ahead = seconds("tolerance", tolerance, zero=True)
 
@@ -128,6 +128,8 @@ def compact(
         def subscribe(observer: ObserverBase[Window], scheduler_: SchedulerBase | None = None) -> DisposableBase:
             timers = scheduler or scheduler_ or default_scheduler()
             open_windows = windows(Clock(timers), observer)
+            if probe is not None:
+                probe(open_windows)
             timer = SerialDisposable()
             subscription = CompositeDisposable(timer)
 
@@ -153,13 +155,3 @@ def compact(
         return Observable(subscribe)
 
     return operator
-
-
-def on_next(observer: ObserverBase[T] | Callable[[T], object]) -> Callable[[T], object]:
-    """Return what tells an observer, or a function, of an item."""
-    return observer.on_next if isinstance(observer, ObserverBase) else observer
-
-
-def log_dead_letter(letter: DeadLetter) -> None:
-    """Say that an event was set aside, and why; not which, since its body may be secret."""
-    logger.warning("{} at {}: {} ({})", letter.outcome, letter.stage, letter.reason, type(letter.error).__name__)

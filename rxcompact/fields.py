@@ -1,0 +1,201 @@
+"""Fields of raw JSON lines, read without decoding the rest of the line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from datetime import UTC, tzinfo
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from rxcompact.errors import DecodeError
+from rxcompact.timestamps import posix
+
+BOM = b"\xef\xbb\xbf"
+# what Python hashes and compares as JSON does; True, 1 and 1.0 would be one key, lists and dicts none
+PLAIN = {str, int, type(None)}
+
+
+class Json(NamedTuple):
+    """A key that Python would take for another, or not at all: a boolean, a float, an array, an object."""
+
+    text: str
+    """Canonical JSON."""
+
+
+def json_key(value: Any) -> Hashable:
+    """Return a JSON value as a hashable key: 1, 1.0, true and "1" are four."""
+    return value if type(value) in PLAIN else Json(_canonical(value))
+
+
+def json_value(key: Any) -> Any:
+    """Return the JSON value of a key."""
+    if isinstance(key, Json):
+        return msgspec.json.decode(key.text)
+    return [json_value(part) for part in key] if isinstance(key, tuple) else key
+
+
+def _canonical(value: Any) -> str:
+    return msgspec.json.encode(value, order="sorted").decode()
+
+
+_decode_any = msgspec.json.Decoder().decode
+
+
+def decode(line: bytes | Mapping[str, Any]) -> dict[str, Any]:
+    """Decode a line in full; a mapping is returned as it is.
+
+    Raises:
+        DecodeError: when it is no JSON object, saying why and where.
+    """
+    if isinstance(line, Mapping):
+        return line  # type: ignore[return-value]
+    try:
+        value = _decode_any(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DecodeError(_why(error)) from None
+    if not isinstance(value, dict):
+        raise DecodeError(f"not a JSON object but {type(value).__name__}")
+    return value
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"invalid UTF-8 at byte {error.start}"
+    return str(error)
+
+
+class _Fields:
+    """Looks up fields by name: whole first, then as a dotted path; None where missing.
+
+    A chunk of lines is decoded in one go into structs of these fields alone. The rest of each line is checked for
+    being JSON, but for one thing: whether its numbers fit a double.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        columns = dict.fromkeys([*names, *(name.split(".")[0] for name in names)])
+        fields = {name: f"f{number}" for number, name in enumerate(columns)}
+        struct = msgspec.defstruct(
+            "Fields",
+            [(field, Any, UNSET) for field in fields.values()],
+            rename={field: name for name, field in fields.items()},
+            gc=False,
+        )
+        self._decode_lines = msgspec.json.Decoder(struct).decode_lines
+        self._columns = [attrgetter(fields[name]) for name in names]
+        self._paths = [
+            (attrgetter(fields[name.split(".")[0]]), name.split(".")[1:]) if "." in name else None for name in names
+        ]
+
+    def one(self, event: bytes | Mapping[str, Any]) -> list[Any]:
+        """Return the fields of an event.
+
+        Raises:
+            DecodeError: when a line is no JSON object.
+        """
+        event = decode(event)
+        return [event[name] if name in event else _walk(event, name.split(".")) for name in self._names]
+
+    def many(self, lines: Sequence[Any]) -> list[Sequence[Any]]:
+        """Return the columns of a chunk, one a field.
+
+        Raises:
+            Exception: when any line is bad; `one` tells which.
+        """
+        if not isinstance(lines[0], bytes):
+            return list(zip(*map(self.one, lines), strict=True))
+        block = b"\n".join(lines)
+        # with a brace at either end of each line, no value reaches over two lines
+        if block.count(b"}\n{") != len(lines) - 1 or not (block.startswith(b"{") and block.endswith(b"}")):
+            raise DecodeError("a line is no JSON object")
+        if not block.isascii():
+            block.decode()
+        structs = self._decode_lines(block)
+        if len(structs) != len(lines):
+            raise DecodeError("a line has several values")
+        return [self._column(structs, *column) for column in zip(self._columns, self._paths, strict=True)]
+
+    @staticmethod
+    def _column(structs: list[Any], whole: Callable[[Any], Any], path: Any) -> list[Any]:
+        values = list(map(whole, structs))
+        if UNSET in values:
+            for number, value in enumerate(values):
+                if value is UNSET:
+                    first, rest = path if path else (None, None)
+                    values[number] = _walk(first(structs[number]), rest) if first else None
+        return values
+
+
+def _walk(value: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        if not isinstance(value, dict):
+            return None
+        value = value.get(name)
+    return None if value is UNSET else value
+
+
+class JsonKey:
+    """A key mapper for raw JSON lines (bytes), or mappings.
+
+    Args:
+        names: Fields, each looked up whole before it is read as a dotted path. Of one field the key is its value, of
+            several a tuple of them, of none the whole event. A missing field is None.
+
+    >>> JsonKey("id")(b'{"id": "a", "n": 1}')
+    'a'
+    >>> JsonKey("id", "n.x").many([b'{"id": "a", "n": {"x": true}}', b'{"id": 1}'])
+    [('a', Json(text='true')), (1, None)]
+    """
+
+    def __init__(self, *names: str) -> None:
+        self._fields = _Fields(names)
+        self._count = len(names)
+
+    def __call__(self, event: bytes | Mapping[str, Any]) -> Hashable:
+        if not self._count:
+            return json_key(decode(event))
+        keys = tuple(map(json_key, self._fields.one(event)))
+        return keys if self._count > 1 else keys[0]
+
+    def many(self, events: Sequence[Any]) -> Sequence[Hashable]:
+        """Return the keys of a chunk; raises when any event is bad."""
+        if not self._count:
+            return list(map(self, events))
+        columns = [_typed(column) for column in self._fields.many(events)]
+        return list(zip(*columns, strict=True)) if self._count > 1 else columns[0]
+
+    def __repr__(self) -> str:
+        return f"JsonKey({', '.join(map(repr, self._fields._names))})"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+
+
+def _typed(values: Sequence[Any]) -> Sequence[Hashable]:
+    return values if set(map(type, values)) <= PLAIN else list(map(json_key, values))
+
+
+class JsonTime:
+    """A time mapper for raw JSON lines (bytes), or mappings.
+
+    Args:
+        name: The field, looked up whole before it is read as a dotted path.
+        timezone: What a timestamp without an offset is in.
+
+    >>> JsonTime("ts")(b'{"ts": "1970-01-01T00:00:10.5Z"}')
+    10.5
+    """
+
+    def __init__(self, name: str, *, timezone: tzinfo = UTC) -> None:
+        self._fields = _Fields([name])
+        self._timezone = timezone
+
+    def __call__(self, event: bytes | Mapping[str, Any]) -> float:
+        return posix(self._fields.one(event)[0], self._timezone)
+
+    def many(self, events: Sequence[Any]) -> Sequence[float]:
+        """Return the times of a chunk; raises when any event is bad."""
+        timezone = self._timezone
+        return [posix(value, timezone) for value in self._fields.many(events)[0]]

@@ -1,0 +1,232 @@
+"""enrich: calls a function for each distinct event, again and again until the event is too old."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapping, Sequence
+from typing import Any
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import CompositeDisposable, Disposable
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.errors import ArgumentError
+from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.order import InOrder
+from rxcompact.operators.pool import Call, Entry, Job
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledStage
+
+Mapper = Callable[[Any], Any]
+
+
+def enrich(
+    mapper: Mapper,
+    *,
+    max_age: Seconds,
+    max_concurrent: int = 100,
+    timeout: Seconds | None = 10.0,
+    batch: int | None = None,
+    ordered: bool = False,
+    cache: MutableMapping[Hashable, Any] | None = None,
+    wait: Wait = full_jitter,
+    retry: Predicate = transient,
+    before_sleep: Callback | None = None,
+    flushes: Observable[Any] | None = None,
+    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
+    probe: Probe | None = None,
+    scheduler: SchedulerBase | None = None,
+) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]:
+    """Replace the event of each `Compacted` by what ``mapper`` makes of it.
+
+    ::
+
+        windows   ----[a b c]--------------------|
+                  enrich(lookup, max_age=…)             b fails once, c until it is too old
+        enriched  ------A----------B-------------|
+        dead      --------------------------c-----
+
+    What the mapper answers is taken to depend on the key alone: calls for a key that is in flight are made once, and
+    their answer serves every event with that key.
+
+    Args:
+        mapper: Gives the enriched event: a coroutine function, a function, or one that returns an Observable, whose
+            last item it is. Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError`
+            that the service asked to wait.
+        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires. No attempt starts after it;
+            one under way is cancelled.
+        max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
+        timeout: Seconds a call may take; None for as long as the event may live.
+        batch: Call the mapper with a list of up to this many events that wait; it returns as many, in their order. One
+            that failed may be an exception in its place; raising fails all.
+        ordered: Keep the order of the source. An event then waits for all before it, in memory, and one that fails
+            holds back the rest until its end.
+        cache: Spares calls for keys it holds; any mutable mapping, such as one of cachetools, which then also says when
+            an answer is forgotten.
+        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
+        retry: tenacity's condition; by default `is_transient`.
+        before_sleep: tenacity's callback, called before each wait.
+        flushes: On its first item waits are cut short: one last attempt for each event, then it is abandoned.
+        dead_letters: Told of each event that did not come through; by default they are logged, without the event.
+        probe: Called at subscription with an object whose ``held()`` counts the events inside.
+        scheduler: A scheduler on asyncio's loop; by default the running loop's.
+
+    Shape:
+        `Observable[Window]` or `Observable[Compacted]` to `Observable[Compacted]`, in order of completion. Holds every
+        event that has not met its end.
+
+    Cost:
+        A worker's turn per call; what retrying needs is made after a first failure.
+
+    Errors:
+        None of an event's: they end in a dead letter, "expired", "rejected" or, when disposed, "abandoned". The
+        source's error is passed on when all have met their end.
+
+    Raises:
+        ArgumentError: for an argument out of range.
+        LoopError: to the observer, when subscribed outside asyncio.
+
+    Source:
+        https://reactivex.io/documentation/operators/flatmap.html; https://tenacity.readthedocs.io
+    """
+    if max_concurrent < 1:
+        raise ArgumentError("max_concurrent", max_concurrent, "at least 1")
+    if batch is not None and batch < 1:
+        raise ArgumentError("batch", batch, "at least 1")
+    options: dict[str, Any] = {
+        "max_age": seconds("max_age", max_age),
+        "timeout": None if timeout is None else seconds("timeout", timeout),
+        "max_concurrent": max_concurrent,
+        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
+        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
+    }
+    call = _batched(mapper) if batch else _single(mapper)
+
+    def operator(source: Observable[Window] | Observable[Compacted]) -> Observable[Compacted]:
+        def subscribe(observer: ObserverBase[Compacted], scheduler_: SchedulerBase | None = None) -> DisposableBase:
+            stage = EnrichStage(
+                call, observer, size=batch or 1, ordered=ordered, cache=cache, scheduler=scheduler or scheduler_, **options
+            )
+            if probe is not None:
+                probe(stage)
+            subscription = CompositeDisposable()
+            if flushes is not None:
+                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler_))
+            subscription.add(source.subscribe(stage, scheduler=scheduler_))
+            subscription.add(Disposable(stage.dispose))
+            return subscription
+
+        return Observable(subscribe)
+
+    return operator
+
+
+async def _result(value: Any) -> Any:
+    return await value if hasattr(value, "__await__") else value
+
+
+def _single(mapper: Mapper) -> Call:
+    async def call(compacted: Sequence[Compacted]) -> Sequence[Any]:
+        value = mapper(compacted[0].event)
+        return [await value if hasattr(value, "__await__") else value]
+
+    return call
+
+
+def _batched(mapper: Mapper) -> Call:
+    async def call(compacted: Sequence[Compacted]) -> Sequence[Any]:
+        results: Sequence[Any] = await _result(mapper([each.event for each in compacted]))
+        if len(results) != len(compacted):
+            raise ValueError(f"mapper returned {len(results)} results for {len(compacted)} events")
+        return results
+
+    return call
+
+
+class EnrichStage(PooledStage[Compacted]):
+    """Calls once for each key in flight; the others of that key follow it."""
+
+    stage = "enrich"
+
+    def __init__(
+        self,
+        call: Call,
+        observer: ObserverBase[Compacted],
+        *,
+        size: int,
+        ordered: bool,
+        cache: MutableMapping[Hashable, Any] | None,
+        **options: Any,
+    ) -> None:
+        super().__init__(call, observer, **options)
+        self._size = size
+        self._cache = cache
+        self._order = InOrder(self._emit) if ordered else None
+        self._followers: dict[Hashable, list[Entry]] = {}
+
+    def held(self) -> int:
+        followers = sum(map(len, self._followers.values()))
+        return self._pool.held() + followers + (len(self._order) if self._order is not None else 0)
+
+    def _take(self, items: Iterable[Compacted]) -> None:
+        entries: list[Entry] = []
+        for compacted in items:
+            entry = self._entry(compacted)
+            if entry is None:
+                continue
+            if self._order is not None:
+                self._order.enter(entry)
+            if self._cache is not None and compacted.key in self._cache:
+                self._came_through(entry, self._cache[compacted.key])
+            elif compacted.key in self._followers:
+                self._followers[compacted.key].append(entry)
+            else:
+                self._followers[compacted.key] = []
+                entries.append(entry)
+        for start in range(0, len(entries), self._size):
+            self._pool.submit(entries[start : start + self._size])
+
+    def _came_through(self, entry: Entry, event: Any) -> None:
+        enriched = entry.compacted._replace(event=event)
+        if self._order is not None:
+            self._order.leave(entry, enriched)
+        else:
+            self._emit(enriched)
+
+    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        for entry, event in zip(entries, results, strict=True):
+            if self._cache is not None:
+                self._cache[entry.compacted.key] = event
+            for each in (entry, *self._followers.pop(entry.compacted.key)):
+                self._came_through(each, event)
+
+    def expired(self, job: Job, entry: Entry) -> None:
+        super().expired(job, entry)
+        self._leave(entry)
+        # those that followed it are younger: the first of them goes on in its place
+        followers = [each for each in self._followers.pop(entry.compacted.key) if not self._is_over(each, job)]
+        if followers:
+            self._followers[entry.compacted.key] = followers[1:]
+            self._pool.submit(followers[:1])
+
+    def _is_over(self, entry: Entry, job: Job) -> bool:
+        over = entry.deadline <= self._loop.time()
+        if over:
+            super().expired(job, entry)
+            self._leave(entry)
+        return over
+
+    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+        for each in (entry, *self._followers.pop(entry.compacted.key)):
+            super().rejected(job, each, error)
+            self._leave(each)
+
+    def abandoned(self, job: Job, entry: Entry) -> None:
+        for each in (entry, *self._followers.pop(entry.compacted.key)):
+            super().abandoned(job, each)
+            self._leave(each)
+
+    def _leave(self, entry: Entry) -> None:
+        if self._order is not None:
+            self._order.leave(entry)

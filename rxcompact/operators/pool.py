@@ -1,0 +1,257 @@
+"""A pool of workers that call, wait and call again, each event until it is too old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+from rxcompact.events import Compacted
+from rxcompact.operators.retry import Attempts, RetryPolicy
+
+
+TICK = 1e-6
+"""Timers count in microseconds: what is due in less than one is due."""
+
+
+class Entry:
+    """A distinct event on its way through a stage."""
+
+    __slots__ = ("compacted", "deadline")
+
+    def __init__(self, compacted: Compacted, deadline: float) -> None:
+        self.compacted = compacted
+        self.deadline = deadline
+        """The instant at which it is too old, in the loop's seconds."""
+
+
+class Job(Attempts):
+    """Events that one call is made for."""
+
+    __slots__ = ("due", "entries", "timer")
+
+    def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
+        super().__init__(policy)
+        self.entries = entries
+        self.due = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Ends(Protocol):
+    """What a stage does with the ends of its events."""
+
+    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        """The call took these."""
+
+    def expired(self, job: Job, entry: Entry) -> None:
+        """Too old."""
+
+    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+        """Retrying cannot mend it."""
+
+    def abandoned(self, job: Job, entry: Entry) -> None:
+        """Stopped."""
+
+    def settled(self) -> None:
+        """Some were told of; more may be held."""
+
+
+Call = Callable[[Sequence[Compacted]], Awaitable[Sequence[Any]]]
+"""Calls for some events; gives as many results, an exception for one that failed, or raises for all."""
+
+
+class Pool:
+    """Runs at most ``max_concurrent`` calls at once. A job that waits to try again holds no worker.
+
+    Workers are started as jobs ask for them and live as long as the pool: a task for each call would cost twice as
+    much. All of it is one loop's business; no method may be called from another thread.
+    """
+
+    def __init__(
+        self,
+        call: Call,
+        ends: Ends,
+        *,
+        max_concurrent: int,
+        timeout: float | None,
+        policy: RetryPolicy,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._call = call
+        self._ends = ends
+        self._max_concurrent = max_concurrent
+        self._timeout = float("inf") if timeout is None else timeout
+        self._policy = policy
+        self._loop = loop
+        self._queue: deque[Job] = deque()
+        self._waiting: set[Job] = set()
+        self._running: set[Job] = set()
+        self._idle: deque[asyncio.Future[None]] = deque()
+        self._workers: set[asyncio.Task[None]] = set()
+        self._stopping = False
+
+    def held(self) -> int:
+        """Return how many events are queued, called for, or waiting to be tried again."""
+        return sum(len(job.entries) for jobs in (self._queue, self._waiting, self._running) for job in jobs)
+
+    def idle(self) -> bool:
+        """Tell whether nothing is held."""
+        return not (self._queue or self._waiting or self._running)
+
+    def submit(self, entries: Sequence[Entry]) -> None:
+        """Have a call made for some events, as soon as a worker is free."""
+        self._enqueue(Job(entries, self._policy))
+
+    def _enqueue(self, job: Job) -> None:
+        self._queue.append(job)
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self._workers) < self._max_concurrent:
+            worker = self._loop.create_task(self._work(), name="rxcompact worker")
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
+
+    async def _work(self) -> None:
+        worker = asyncio.current_task()
+        assert worker is not None
+        while True:
+            while self._queue:
+                await self._attempt(self._queue.popleft(), worker)
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(waiter)
+            await waiter
+
+    # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _attempt(self, job: Job, worker: asyncio.Task[None]) -> None:
+        entries = self._drop_expired(job)
+        if not entries:
+            self._ends.settled()
+            return
+        job.count += 1
+        self._running.add(job)
+        limit = min(self._loop.time() + self._timeout, max(entry.deadline for entry in entries))
+        try:
+            async with asyncio.timeout_at(limit if limit < float("inf") else None):
+                results = await self._call([entry.compacted for entry in entries])
+        except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
+            results = [error] * len(entries)
+        except asyncio.CancelledError as error:
+            if worker.cancelling():
+                if job in self._running:  # not by close: the loop is being shut down
+                    self._running.discard(job)
+                    self._abandon(job)
+                raise
+            results = [error] * len(entries)  # the call cancelled itself
+        if job in self._running:  # else it was abandoned meanwhile
+            self._running.discard(job)
+            self._settle(job, entries, results)
+
+    def _settle(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        failed = [(entry, result) for entry, result in zip(entries, results, strict=True) if _failed(result)]
+        if not failed:
+            job.entries = ()
+            self._ends.succeeded(job, entries, results)
+            self._ends.settled()
+            return
+        if len(failed) < len(entries):
+            taken = [(entry, result) for entry, result in zip(entries, results, strict=True) if not _failed(result)]
+            self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
+        job.entries = retried = []
+        now = self._loop.time() + TICK
+        wait = 0.0
+        for error, of_error in _by_error(failed):
+            job.error = error
+            remaining = max(entry.deadline for entry in of_error) - now
+            waits = job.failed(error, remaining) if remaining > 0 else 0.0
+            for entry in of_error:
+                if waits is None:
+                    self._ends.rejected(job, entry, error)
+                elif entry.deadline <= now:
+                    self._ends.expired(job, entry)
+                else:
+                    retried.append(entry)
+                    wait = max(wait, waits)
+        if retried:
+            self._wait(job, wait)
+        self._ends.settled()
+
+    # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wait(self, job: Job, wait: float) -> None:
+        if self._stopping:  # this was its last attempt
+            self._abandon(job)
+            return
+        job.due = self._loop.time() + wait
+        self._waiting.add(job)
+        self._sleep(job)
+
+    def _sleep(self, job: Job) -> None:
+        wake = min(job.due, min(entry.deadline for entry in job.entries))
+        job.timer = self._loop.call_at(wake, self._wake, job) if wake < float("inf") else None
+
+    def _wake(self, job: Job) -> None:
+        if not self._drop_expired(job):
+            self._waiting.discard(job)
+            self._ends.settled()
+        elif job.due <= self._loop.time() + TICK:
+            self._waiting.discard(job)
+            self._enqueue(job)
+        else:
+            self._sleep(job)
+
+    def _drop_expired(self, job: Job) -> Sequence[Entry]:
+        now = self._loop.time() + TICK
+        if any(entry.deadline <= now for entry in job.entries):
+            over = [entry for entry in job.entries if entry.deadline <= now]
+            job.entries = [entry for entry in job.entries if entry.deadline > now]
+            for entry in over:
+                self._ends.expired(job, entry)
+        return job.entries
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hurry(self) -> None:
+        """Cut every wait short: one last attempt for each, then it is abandoned."""
+        self._stopping = True
+        waiting, self._waiting = self._waiting, set()
+        for job in waiting:
+            if job.timer is not None:
+                job.timer.cancel()
+            self._enqueue(job)
+
+    def close(self) -> None:
+        """Abandon what is held and end the workers, without waiting for a call that does not end."""
+        self._stopping = True
+        jobs = [*self._running, *self._queue, *self._waiting]
+        for job in self._waiting:
+            if job.timer is not None:
+                job.timer.cancel()
+        self._running.clear()
+        self._queue.clear()
+        self._waiting.clear()
+        for worker in self._workers:
+            worker.cancel()
+        for job in jobs:
+            self._abandon(job)
+        self._ends.settled()
+
+    def _abandon(self, job: Job) -> None:
+        for entry in job.entries:
+            self._ends.abandoned(job, entry)
+        job.entries = ()
+
+
+def _failed(result: Any) -> bool:
+    return isinstance(result, BaseException)
+
+
+def _by_error(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[tuple[BaseException, list[Entry]]]:
+    groups: dict[int, tuple[BaseException, list[Entry]]] = {}
+    for entry, error in failed:
+        groups.setdefault(id(error), (error, []))[1].append(entry)
+    return groups.values()

@@ -1,0 +1,186 @@
+"""publish: delivers distinct events to a sink in batches, again and again until they are too old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import CompositeDisposable, Disposable
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.errors import AbandonedError, ArgumentError
+from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
+from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.pool import Call, Entry, Job
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledStage
+
+
+def publish(
+    sink: Callable[[Batch], Any],
+    *,
+    max_age: Seconds,
+    count: int = 500,
+    timespan: Seconds = 1.0,
+    max_concurrent: int = 1,
+    timeout: Seconds | None = 30.0,
+    wait: Wait = full_jitter,
+    retry: Predicate = transient,
+    before_sleep: Callback | None = None,
+    flushes: Observable[Any] | None = None,
+    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
+    probe: Probe | None = None,
+    scheduler: SchedulerBase | None = None,
+) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Delivered]]:
+    """Hand batches to a sink; emit each that it took.
+
+    ::
+
+        events     --a-b-c----d------------|
+                   publish(sink, count=3, timespan=5)
+        delivered  ------[a b c]---[d]-----|
+
+    A batch that fails is tried again, less the events that expired meanwhile. While it waits, the next ones go on.
+
+    Args:
+        sink: Takes a `Batch`; a coroutine function or a function. Raising means that nothing was taken. It may return
+            ``{position: exception}`` for those that were not: only these are tried again, or rejected.
+        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires. A delivery under way goes on
+            while any event of the batch is young enough.
+        count: Deliver when so many events wait.
+        timespan: Deliver at the latest so many seconds after the first of them came (linger).
+        max_concurrent: Deliveries at once; with 1, batches that do not fail arrive in order.
+        timeout: Seconds a delivery may take.
+        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
+        retry: tenacity's condition; by default `is_transient`.
+        before_sleep: tenacity's callback, called before each wait.
+        flushes: On its first item the open batch is delivered and waits are cut short: one last attempt for each.
+        dead_letters: Told of each event that was not delivered; by default they are logged, without the event.
+        probe: Called at subscription with an object whose ``held()`` counts the events inside.
+        scheduler: A scheduler on asyncio's loop; by default the running loop's.
+
+    Shape:
+        `Observable[Window]` or `Observable[Compacted]` to `Observable[Delivered]`. Holds every event that has not met
+        its end.
+
+    Cost:
+        A call per batch. An idempotency key is computed only for a sink that asks for it.
+
+    Errors:
+        None of an event's: they end in a dead letter, "expired", "rejected" or, when disposed, "abandoned". At least
+        once: a sink that took a batch and could not say so is given it again, with the same idempotency key.
+
+    Raises:
+        ArgumentError: for an argument out of range.
+        LoopError: to the observer, when subscribed outside asyncio.
+
+    Source:
+        https://www.rfc-editor.org/rfc/rfc9110#name-idempotent-methods
+    """
+    for argument, value in (("count", count), ("max_concurrent", max_concurrent)):
+        if value < 1:
+            raise ArgumentError(argument, value, "at least 1")
+    options: dict[str, Any] = {
+        "max_age": seconds("max_age", max_age),
+        "timeout": None if timeout is None else seconds("timeout", timeout),
+        "max_concurrent": max_concurrent,
+        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
+        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
+    }
+    linger = seconds("timespan", timespan, zero=True)
+
+    def operator(source: Observable[Window] | Observable[Compacted]) -> Observable[Delivered]:
+        def subscribe(observer: ObserverBase[Delivered], scheduler_: SchedulerBase | None = None) -> DisposableBase:
+            stage = PublishStage(
+                _delivery(sink), observer, count=count, linger=linger, scheduler=scheduler or scheduler_, **options
+            )
+            if probe is not None:
+                probe(stage)
+            subscription = CompositeDisposable()
+            if flushes is not None:
+                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler_))
+            subscription.add(source.subscribe(stage, scheduler=scheduler_))
+            subscription.add(Disposable(stage.dispose))
+            return subscription
+
+        return Observable(subscribe)
+
+    return operator
+
+
+def _delivery(sink: Callable[[Batch], Any]) -> Call:
+    async def deliver(events: Sequence[Compacted]) -> Sequence[Any]:
+        answer = sink(Batch(events))
+        if hasattr(answer, "__await__"):
+            answer = await answer
+        failed: Mapping[int, BaseException] = answer if isinstance(answer, Mapping) else {}
+        return [failed.get(position) for position in range(len(events))]
+
+    return deliver
+
+
+class PublishStage(PooledStage[Delivered]):
+    """Gathers events into batches, and has each delivered."""
+
+    stage = "publish"
+
+    def __init__(self, call: Call, observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any) -> None:
+        super().__init__(call, observer, **options)
+        self._count = count
+        self._linger = linger
+        self._open: list[Compacted] = []
+        self._timer: asyncio.TimerHandle | None = None
+
+    def held(self) -> int:
+        return len(self._open) + self._pool.held()
+
+    def _take(self, items: Iterable[Compacted]) -> None:
+        self._open.extend(items)
+        while len(self._open) >= self._count:
+            batch, self._open = self._open[: self._count], self._open[self._count :]
+            self._submit(batch)
+        if not self._open:
+            self._cancel_timer()
+        elif self._timer is None:
+            self._timer = self._loop.call_later(self._linger, self._close_batch)
+
+    def _submit(self, batch: Sequence[Compacted]) -> None:
+        entries = [entry for entry in map(self._entry, batch) if entry is not None]
+        if entries:
+            self._pool.submit(entries)
+
+    def _close_batch(self) -> None:
+        self._cancel_timer()
+        batch, self._open = self._open, []
+        self._submit(batch)
+        self.settled()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _finish(self, completion: Callable[[], None]) -> None:
+        self._close_batch()
+        super()._finish(completion)
+
+    def hurry(self) -> None:
+        self._run(self._close_batch)
+        super().hurry()
+
+    def dispose(self) -> None:
+        self._run(self._give_up)
+        super().dispose()
+
+    def _give_up(self) -> None:
+        self._cancel_timer()
+        batch, self._open = self._open, []
+        for compacted in batch:
+            self._bury("abandoned", compacted, AbandonedError("stopped before delivery"), 0)
+
+    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        del results
+        self._emit(Delivered(Batch(entry.compacted for entry in entries), job.count, self._clock.wall()))

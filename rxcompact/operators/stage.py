@@ -1,0 +1,159 @@
+"""What the stages behind compaction share: events in, a pool of calls, outcomes out."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Generic, TypeVar
+
+from reactivex.abc import ObserverBase, SchedulerBase
+from reactivex.scheduler.eventloop import AsyncIOScheduler
+
+from rxcompact.clock import Clock, default_scheduler
+from rxcompact.errors import AbandonedError, ExpiredError, LoopError
+from rxcompact.events import Compacted, DeadLetter, Stage, Window
+from rxcompact.operators.pool import Call, Entry, Job, Pool
+from rxcompact.operators.retry import RetryPolicy, reason
+
+T = TypeVar("T")
+
+
+def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
+    """Return a scheduler's loop, else the running one.
+
+    Raises:
+        LoopError: when there is neither.
+    """
+    if isinstance(scheduler, AsyncIOScheduler):
+        return scheduler._loop  # pyright: ignore[reportPrivateUsage]
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
+
+
+class PooledStage(ObserverBase[Any], Generic[T]):
+    """A stage that calls something for its events, and tells of the end of each.
+
+    Items may come from any thread; everything else happens on the loop.
+    """
+
+    stage: Stage
+
+    def __init__(
+        self,
+        call: Call,
+        observer: ObserverBase[T],
+        *,
+        max_concurrent: int,
+        max_age: float,
+        timeout: float | None,
+        policy: RetryPolicy,
+        dead_letters: Callable[[DeadLetter], object],
+        scheduler: SchedulerBase | None,
+    ) -> None:
+        scheduler = scheduler or default_scheduler()
+        self._loop = loop_of(scheduler, self.stage)
+        self._clock = Clock(scheduler)
+        self._observer = observer
+        self._max_age = max_age
+        self._dead_letters = dead_letters
+        self._completion: Callable[[], None] | None = None
+        self._pool = Pool(
+            call, self, max_concurrent=max_concurrent, timeout=timeout, policy=policy, loop=self._loop
+        )
+
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
+        """Take a window, or one distinct event."""
+        self._run(lambda: self._take([value] if isinstance(value, Compacted) else value))
+
+    def on_completed(self) -> None:
+        """Complete when everything has met its end."""
+        self._run(lambda: self._finish(self._observer.on_completed))
+
+    def on_error(self, error: Exception) -> None:
+        """Fail when everything has met its end."""
+        self._run(lambda: self._finish(lambda: self._observer.on_error(error)))
+
+    def hurry(self) -> None:
+        """Wait for nothing more: one last attempt for each."""
+        self._run(self._pool.hurry)
+
+    def dispose(self) -> None:
+        """Abandon what is held."""
+        self._run(self._pool.close)
+
+    def _run(self, action: Callable[[], None]) -> None:
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if here:
+            action()
+        else:
+            self._loop.call_soon_threadsafe(action)
+
+    @abstractmethod
+    def held(self) -> int:
+        """Return how many events are on their way through."""
+
+    @abstractmethod
+    def _take(self, items: Iterable[Compacted]) -> None: ...
+
+    def _entry(self, compacted: Compacted) -> Entry | None:
+        """Return an event with its deadline; None, and a dead letter, if it is too old already."""
+        now = self._loop.time()
+        entry = Entry(compacted, now + self._max_age - self._age(compacted))
+        if entry.deadline > now:
+            return entry
+        self._bury("expired", compacted, ExpiredError(self._age(compacted), self._max_age, 0), 0)
+        return None
+
+    def _age(self, compacted: Compacted) -> float:
+        return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
+
+    def _finish(self, completion: Callable[[], None]) -> None:
+        self._completion = completion
+        self.settled()
+
+    def settled(self) -> None:
+        """End the stream, if its source has ended and nothing is held."""
+        if self._completion is not None and self.held() == 0:
+            completion, self._completion = self._completion, None
+            completion()
+
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _emit(self, item: T) -> None:
+        try:
+            self._observer.on_next(item)
+        except Exception as error:  # noqa: BLE001 - an observer's fault must not end a worker
+            message = f"an observer of {self.stage} raised"
+            self._loop.call_exception_handler({"message": message, "exception": error})
+
+    def _bury(self, outcome: Any, compacted: Compacted, error: BaseException, attempts: int) -> None:
+        letter = DeadLetter(outcome, compacted, self.stage, reason(error), error, attempts, self._age(compacted))
+        try:
+            self._dead_letters(letter)
+        except Exception as raised:  # noqa: BLE001 - as above
+            message = f"a dead letter observer of {self.stage} raised"
+            self._loop.call_exception_handler({"message": message, "exception": raised})
+
+    def expired(self, job: Job, entry: Entry) -> None:
+        error = ExpiredError(self._age(entry.compacted), self._max_age, job.count)
+        error.__cause__ = job.error
+        self._bury("expired", entry.compacted, error, job.count)
+
+    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+        self._bury("rejected", entry.compacted, error, job.count)
+
+    def abandoned(self, job: Job, entry: Entry) -> None:
+        error = AbandonedError(f"stopped after {job.count} attempts")
+        error.__cause__ = job.error
+        self._bury("abandoned", entry.compacted, error, job.count)
+
+    @abstractmethod
+    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None: ...

@@ -1,0 +1,160 @@
+"""retry_until_age: tries one observable, or one coroutine function's calls, again until it is too old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, overload
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
+
+from rxcompact.clock import Clock, LoopScheduler, Seconds, default_scheduler, seconds
+from rxcompact.errors import ExpiredError
+from rxcompact.operators.retry import Attempts, Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Born = float | Callable[..., float] | None
+
+
+class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
+    """Try again until it is too old: an observable's subscription, or a coroutine function's call.
+
+    ::
+
+        source   --x   --x      --a|
+                 retry_until_age(30)
+        result   --------------------a|
+
+    As an operator it resubscribes, so it belongs on the call of one item (`rx.defer(fetch)`), not on the stream. As a
+    decorator it calls again::
+
+        @retry_until_age(30, born=lambda event: event["ts"])
+        async def lookup(event): ...
+
+    Args:
+        max_age: Seconds after birth at which to give up. No attempt starts after it; one under way is cancelled.
+        born: POSIX seconds of birth, or a function that gives them (of the call's arguments, where it decorates); by
+            default the moment of subscription, or of the call.
+        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
+            A wait takes at most half of the age that remains, a service's Retry-After as long as it asks for.
+        retry: tenacity's condition; by default `is_transient`.
+        before_sleep: tenacity's callback, called before each wait.
+        scheduler: Its clock and timers; by default the subscription's, or the running asyncio loop's.
+
+    Shape:
+        `Observable[T]` to `Observable[T]`. Items of an attempt that fails later have been passed on.
+
+    Cost:
+        tenacity's machinery is made at the first failure, so a call that succeeds costs next to nothing.
+
+    Errors:
+        The last error, when it is one that retrying cannot mend; `ExpiredError`, with the last error as its cause, when
+        it is too old.
+
+    Raises:
+        ArgumentError: for an argument out of range.
+
+    Source:
+        https://tenacity.readthedocs.io (whose ``stop_after_delay`` counts from the first attempt, which is not an age)
+    """
+
+    def __init__(
+        self,
+        max_age: Seconds,
+        *,
+        born: Born = None,
+        wait: Wait = full_jitter,
+        retry: Predicate = transient,
+        before_sleep: Callback | None = None,
+        scheduler: SchedulerBase | None = None,
+    ) -> None:
+        self._max_age = seconds("max_age", max_age)
+        self._born = born
+        self._policy = RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep)
+        self._scheduler = scheduler
+
+    @overload
+    def __call__(self, what: Observable[T]) -> Observable[T]: ...
+    @overload
+    def __call__(self, what: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+    def __call__(self, what: Any) -> Any:
+        return self._observable(what) if isinstance(what, Observable) else self._function(what)
+
+    def _deadline(self, clock: Clock, *args: Any, **kwargs: Any) -> float:
+        now = clock.wall()
+        born = now if self._born is None else self._born(*args, **kwargs) if callable(self._born) else self._born
+        return clock.monotonic() + self._max_age - (now - born)
+
+    def _expired(self, clock: Clock, deadline: float, attempts: Attempts) -> ExpiredError:
+        age = self._max_age + clock.monotonic() - deadline
+        error = ExpiredError(age, self._max_age, attempts.count)
+        error.__cause__ = attempts.error
+        return error
+
+    # ── a coroutine function ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _function(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+        @wraps(function)
+        async def until_age(*args: P.args, **kwargs: P.kwargs) -> T:
+            clock = Clock(self._scheduler or LoopScheduler(asyncio.get_running_loop()))
+            deadline = self._deadline(clock, *args, **kwargs)
+            attempts = Attempts(self._policy)
+            while deadline > clock.monotonic():
+                attempts.count += 1
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        return await function(*args, **kwargs)
+                except Exception as error:
+                    remaining = max(0.0, deadline - clock.monotonic())
+                    wait = attempts.failed(error, remaining)
+                    if wait is None:
+                        raise
+                    await asyncio.sleep(min(wait, remaining))
+            raise self._expired(clock, deadline, attempts)
+
+        return until_age
+
+    # ── an observable ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _observable(self, source: Observable[T]) -> Observable[T]:
+        def subscribe(observer: ObserverBase[T], scheduler_: SchedulerBase | None = None) -> DisposableBase:
+            timers = self._scheduler or scheduler_ or default_scheduler()
+            clock = Clock(timers)
+            deadline = self._deadline(clock)
+            attempts = Attempts(self._policy)
+            attempt = SerialDisposable()
+            alarm = SingleAssignmentDisposable()
+
+            def expire(*_: Any) -> None:
+                attempt.dispose()
+                observer.on_error(self._expired(clock, deadline, attempts))
+
+            def start(*_: Any) -> None:
+                attempts.count += 1
+                attempt.disposable = subscription = SingleAssignmentDisposable()
+                subscription.disposable = source.subscribe(
+                    observer.on_next, failed, observer.on_completed, scheduler=scheduler_
+                )
+
+            def failed(error: Exception) -> None:
+                remaining = deadline - clock.monotonic()
+                wait = attempts.failed(error, max(0.0, remaining))
+                if wait is None:
+                    observer.on_error(error)
+                elif wait < remaining:
+                    attempt.disposable = pause = SingleAssignmentDisposable()
+                    pause.disposable = timers.schedule_relative(wait, start)
+
+            remaining = deadline - clock.monotonic()
+            if remaining <= 0:
+                expire()
+            else:
+                alarm.disposable = timers.schedule_relative(remaining, expire)
+                start()
+            return CompositeDisposable(attempt, alarm)
+
+        return Observable(subscribe)
