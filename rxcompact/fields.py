@@ -87,9 +87,10 @@ class _Fields:
             gc=False,
         )
         self._decode_lines = msgspec.json.Decoder(struct).decode_lines
-        self._columns = [attrgetter(fields[name]) for name in names]
-        self._paths = [
-            (attrgetter(fields[name.split(".")[0]]), name.split(".")[1:]) if "." in name else None for name in names
+        heads = [name.split(".") for name in names]
+        self._columns = [
+            (attrgetter(fields[name]), attrgetter(fields[head]), rest)
+            for name, (head, *rest) in zip(names, heads, strict=True)
         ]
 
     def one(self, event: bytes | Mapping[str, Any]) -> list[Any]:
@@ -118,16 +119,17 @@ class _Fields:
         structs = self._decode_lines(block)
         if len(structs) != len(lines):
             raise DecodeError("a line has several values")
-        return [self._column(structs, *column) for column in zip(self._columns, self._paths, strict=True)]
+        return [self._column(structs, *column) for column in self._columns]
 
     @staticmethod
-    def _column(structs: list[Any], whole: Callable[[Any], Any], path: Any) -> list[Any]:
+    def _column(
+        structs: Sequence[Any], whole: Callable[[Any], Any], head: Callable[[Any], Any], rest: Sequence[str]
+    ) -> list[Any]:
         values = list(map(whole, structs))
         if UNSET in values:
             for number, value in enumerate(values):
                 if value is UNSET:
-                    first, rest = path if path else (None, None)
-                    values[number] = _walk(first(structs[number]), rest) if first else None
+                    values[number] = _walk(head(structs[number]), rest)
         return values
 
 

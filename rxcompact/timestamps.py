@@ -64,8 +64,7 @@ def _seconds(moment: datetime, timezone: tzinfo, value: object) -> float:
         raise _error(value) from None
     if moment.year == 1:
         raise _error(value)
-    # as one division: whole microseconds give the nearest float
-    return ((since.days * 86_400 + since.seconds) * MICRO + since.microseconds) / MICRO
+    return since.total_seconds()
 
 
 def _epoch(number: float, value: object) -> float:
@@ -76,5 +75,6 @@ def _epoch(number: float, value: object) -> float:
 
 
 def _error(value: object) -> TimeMapperError:
-    text = repr(value)
+    # repr of a huge integer raises
+    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else repr(value)
     return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")

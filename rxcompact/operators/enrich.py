@@ -106,7 +106,13 @@ def enrich(
     def operator(source: Observable[Window] | Observable[Compacted]) -> Observable[Compacted]:
         def subscribe(observer: ObserverBase[Compacted], scheduler_: SchedulerBase | None = None) -> DisposableBase:
             stage = EnrichStage(
-                call, observer, size=batch or 1, ordered=ordered, cache=cache, scheduler=scheduler or scheduler_, **options
+                call,
+                observer,
+                size=batch or 1,
+                ordered=ordered,
+                cache=cache,
+                scheduler=scheduler or scheduler_,
+                **options,
             )
             if probe is not None:
                 probe(stage)

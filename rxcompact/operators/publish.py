@@ -127,7 +127,9 @@ class PublishStage(PooledStage[Delivered]):
 
     stage = "publish"
 
-    def __init__(self, call: Call, observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any) -> None:
+    def __init__(
+        self, call: Call, observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any
+    ) -> None:
         super().__init__(call, observer, **options)
         self._count = count
         self._linger = linger

@@ -1,0 +1,69 @@
+"""NDJSON files and standard output as a sink."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, BinaryIO
+
+import msgspec
+
+from rxcompact.events import Compacted, Window
+from rxcompact.fields import json_value
+
+encoder = msgspec.json.Encoder(enc_hook=str)
+
+
+def json_object(compacted: Compacted) -> dict[str, Any]:
+    """Return an event as a JSON object; a raw line is put in as it is."""
+    key, event, count, first_seen, last_seen = compacted
+    return {
+        "key": json_value(key),
+        "count": count,
+        "first_seen": first_seen,
+        "last_seen": last_seen,
+        "event": msgspec.Raw(event) if isinstance(event, bytes) else event,
+    }
+
+
+def window_lines(window: Window) -> bytes:
+    """Return a line for each distinct event of a window, with the window's bounds."""
+    bounds = {"opened": window.opened, "closed": window.closed}
+    return encoder.encode_lines([bounds | json_object(compacted) for compacted in window])
+
+
+class NdjsonSink:
+    """Appends a line for each event to a file; ``"-"`` is standard output. Each batch is flushed.
+
+    Args:
+        path: The file.
+        to_json: Makes of a `Compacted` what is written; by default all its fields.
+    """
+
+    def __init__(self, path: str | PathLike[str] = "-", *, to_json: Callable[[Compacted], Any] = json_object) -> None:
+        self._path = os.fspath(path)
+        self._to_json = to_json
+        self._file: BinaryIO | None = None
+
+    async def publish(self, batch: Sequence[Compacted]) -> None:
+        """Write a batch.
+
+        Raises:
+            OSError: when it cannot be written.
+            TypeError: when an event cannot be made JSON.
+        """
+        lines = encoder.encode_lines(list(map(self._to_json, batch)))
+        file = self._file = self._file or self._opened()
+        file.write(lines)
+        file.flush()
+
+    def _opened(self) -> BinaryIO:
+        return sys.stdout.buffer if self._path == "-" else open(self._path, "ab")
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        if self._file is not None and self._path != "-":
+            self._file.close()
+        self._file = None

@@ -1,0 +1,61 @@
+"""Any iterable or async iterable as a source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from itertools import islice
+from typing import Any
+
+from reactivex import Observable
+
+from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.errors import ArgumentError, LoopError
+from rxcompact.sources.pull import Chunk, pull
+
+
+class IterableSource:
+    """Events from an iterable, in chunks; from an async iterable, each as it comes.
+
+    It is not pulled while there is no room for what it would give.
+
+    Args:
+        events: Iterated anew at each subscription.
+        chunk_size: Events a chunk, at most.
+
+    >>> from reactivex import operators as ops
+    >>> IterableSource(range(5), chunk_size=2).stream().pipe(ops.to_list()).run()
+    [[0, 1], [2, 3], [4]]
+    """
+
+    def __init__(self, events: Iterable[Any] | AsyncIterable[Any], *, chunk_size: int = 256) -> None:
+        if chunk_size < 1:
+            raise ArgumentError("chunk_size", chunk_size, "at least 1")
+        self._events = events
+        self._chunk_size = chunk_size
+
+    def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
+        """Return the chunks, as an observable.
+
+        Errors:
+            What the iterable raises. `LoopError` for an async iterable outside a running loop.
+        """
+        return pull(self._chunks, lambda: self._live(demand), demand)
+
+    def _chunks(self) -> Iterator[Chunk]:
+        if not isinstance(self._events, Iterable):
+            raise LoopError("an async iterable needs a running asyncio loop")
+        events = iter(self._events)
+        while chunk := list(islice(events, self._chunk_size)):
+            yield chunk
+
+    async def _live(self, demand: Demand) -> AsyncIterator[Chunk]:
+        if isinstance(self._events, AsyncIterable):
+            async for event in self._events:
+                yield [event]
+            return
+        events = iter(self._events)
+        # no more than is asked for: what is pulled and not taken would be lost with this source
+        while chunk := list(islice(events, min(self._chunk_size, max(1, demand.room())))):
+            yield chunk
+            await asyncio.sleep(0)

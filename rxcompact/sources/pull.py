@@ -1,0 +1,73 @@
+"""Turns something that yields chunks into an observable that waits when there is no room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import BooleanDisposable, Disposable
+from reactivex.scheduler import CurrentThreadScheduler
+
+from rxcompact.demand import Demand
+
+Chunk = list[Any]
+
+
+def pull(
+    chunks: Callable[[], Iterator[Chunk]], live: Callable[[], AsyncIterator[Chunk]], demand: Demand
+) -> Observable[Chunk]:
+    """Emit chunks, none longer than there is room for.
+
+    Args:
+        chunks: Yields them; used outside asyncio, where everything is pulled at once when someone subscribes.
+        live: Yields them in a running loop, giving it its turns.
+        demand: Waited for before each chunk, in a running loop.
+    """
+
+    def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            stopped = BooleanDisposable()
+            # in its turn, so that who subscribes has the means to stop it
+            CurrentThreadScheduler.singleton().schedule(lambda *_: _pull_now(chunks(), observer, stopped))
+            return stopped
+        task = loop.create_task(_pull_live(live(), observer, demand), name="rxcompact source")
+
+        def cancel() -> None:
+            task.cancel()
+
+        return Disposable(cancel)
+
+    return Observable(subscribe)
+
+
+def _pull_now(chunks: Iterator[Chunk], observer: ObserverBase[Chunk], stopped: BooleanDisposable) -> None:
+    while not stopped.is_disposed:
+        try:
+            chunk = next(chunks, None)
+        except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
+            observer.on_error(error)
+            return
+        if chunk is None:
+            observer.on_completed()
+            return
+        observer.on_next(chunk)
+
+
+async def _pull_live(chunks: AsyncIterator[Chunk], observer: ObserverBase[Chunk], demand: Demand) -> None:
+    try:
+        room = await demand.wait()
+        async for chunk in chunks:
+            start = 0
+            while start < len(chunk):
+                observer.on_next(chunk[start : start + room] if start or room < len(chunk) else chunk)
+                start += room
+                room = await demand.wait()
+    except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
+        observer.on_error(error)
+    else:
+        observer.on_completed()
