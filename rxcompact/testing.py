@@ -1,0 +1,213 @@
+"""Virtual time: one clock that drives RxPY's timers and asyncio alike, for your tests and ours."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from asyncio.base_events import MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from reactivex import Observable
+from reactivex.subject import Subject
+
+from rxcompact.clock import LoopScheduler
+from rxcompact.errors import RateLimitedError, TransientError
+from rxcompact.operators.windows import Mapper, field_mapper
+
+try:
+    import async_solipsism
+except ImportError as error:  # pragma: no cover
+    raise ImportError('virtual time needs an extra: pip install "rxcompact[testing]"') from error
+
+T = TypeVar("T")
+
+START = 1_700_000_000.0
+DAY = 86_400.0
+
+
+class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]
+    """An asyncio loop whose time goes on by itself when nothing is left to do, and raises when it never would.
+
+    Args:
+        start: What the wall clock shows at first, POSIX seconds.
+    """
+
+    def __init__(self, start: float = START) -> None:
+        super().__init__()
+        self._wall = start
+        clock = self._selector.clock
+        select: Callable[[float | None], list[Any]] = self._selector.select
+
+        def patient(timeout: float | None = None) -> list[Any]:
+            # asyncio sleeps at most a day at a time; the library takes that for a sleep without end
+            if timeout is None or timeout < MAXIMUM_SELECT_TIMEOUT:
+                return select(timeout)
+            ready = select(0)
+            if not ready:
+                clock.advance(timeout)
+            return ready
+
+        self._selector.select = patient
+
+    def wall(self) -> float:
+        """Return what the wall clock shows, POSIX seconds."""
+        return self._wall + self.time()
+
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back; intervals do not notice."""
+        self._wall += seconds
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]], *, start: float = START, seed: int = 0) -> T:
+    """Run a coroutine function in virtual time, as `asyncio.run` does in real time.
+
+    Operators and `asyncio.sleep` inside it take the loop's time by themselves. Called where a loop is running already,
+    as in a notebook, it does its work on a thread of its own and returns when that is done, since asyncio does not nest.
+
+    Args:
+        main: Called without arguments.
+        start: What the wall clock shows at first, POSIX seconds.
+        seed: Of the `random` module, which jitter is taken from; its state is put back.
+
+    Raises:
+        async_solipsism.SleepForeverError: when everything waits and nothing is scheduled: a hang.
+
+    >>> async def two_hours():
+    ...     await asyncio.sleep(7200)
+    ...     return asyncio.get_running_loop().time()
+    >>> run(two_hours)
+    7200.0
+    """
+
+    def runner() -> T:
+        state = random.getstate()
+        random.seed(seed)
+        try:
+            with asyncio.Runner(loop_factory=lambda: VirtualLoop(start)) as virtual:
+                return virtual.run(main())
+        finally:
+            random.setstate(state)
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return runner()
+    with ThreadPoolExecutor(1, "rxcompact virtual time") as thread:
+        return thread.submit(runner).result()
+
+
+def replay(
+    events: Iterable[Any],
+    *operators: Callable[[Observable[Any]], Observable[Any]],
+    time_mapper: Mapper | str,
+    start: float | None = None,
+) -> list[Any]:
+    """Run operators over history, as if it happened now: an hour in milliseconds.
+
+    Events are pushed in their order, each when the clock shows the largest event time so far, so that what was in
+    disorder still is. One without a time, or of a time in the real future, is pushed when it is its turn. Same input,
+    same output.
+
+    Args:
+        events: What happened.
+        operators: As in `.pipe()`.
+        time_mapper: Gives an event's time, POSIX seconds; or a field's name.
+        start: When to begin, POSIX seconds; by default at the first event.
+
+    Returns:
+        What the operators emitted, until they completed.
+
+    Raises:
+        Exception: what the stream ended with, if it did.
+
+    >>> from rxcompact import operators as rxo
+    >>> hour = [{"ts": float(second), "id": second % 7} for second in range(3600)]
+    >>> windows = replay(hour, rxo.compact(60, key_mapper="id"), time_mapper="ts")
+    >>> len(windows), windows[0].received, len(windows[0])
+    (60, 60, 7)
+    """
+    time_of = field_mapper(time_mapper)
+    present = time.time()
+    history = list(events)
+
+    async def main() -> list[Any]:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        source: Subject[Any] = Subject()
+        emitted: list[Any] = []
+        ended: asyncio.Future[None] = loop.create_future()
+        source.pipe(*operators).subscribe(
+            emitted.append,
+            ended.set_exception,
+            lambda: ended.set_result(None),
+            scheduler=LoopScheduler(loop),  # for stock operators, which would take a thread and real time
+        )
+        for event in history:
+            delay = _time(time_of, event, present, loop.wall()) - loop.wall()
+            if delay > 0:
+                await asyncio.sleep(delay)
+            source.on_next(event)
+        source.on_completed()
+        await ended
+        return emitted
+
+    times = (_time(time_of, event, present, float("nan")) for event in history)
+    first = next((at for at in times if at == at), START)  # noqa: PLR0124 - it may be none
+    return run(main, start=first if start is None else start)
+
+
+def _time(time_of: Mapper, event: Any, present: float, otherwise: float) -> float:
+    try:
+        at = float(time_of(event))
+    except Exception:  # noqa: BLE001 - the operators say what is wrong with it
+        return otherwise
+    return at if -DAY <= at <= present + DAY else otherwise
+
+
+class SimulatedApi:
+    """A service in virtual time: an enricher that is slow, fails, limits, and is down now and then.
+
+    Args:
+        latency: Seconds a call takes; with two numbers, somewhere between.
+        error_rate: Share of calls that fail, 0 to 1.
+        outages: Spans of the wall clock, POSIX seconds, in which all calls fail.
+        rate: Calls a second it takes; one too many is told to wait.
+        seed: Of what is random in it.
+    """
+
+    def __init__(
+        self,
+        *,
+        latency: float | tuple[float, float] = 0.005,
+        error_rate: float = 0.0,
+        outages: Sequence[tuple[float, float]] = (),
+        rate: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self._latency = latency if isinstance(latency, tuple) else (latency, latency)
+        self._error_rate = error_rate
+        self._outages = outages
+        self._rate = rate
+        self._free = 0.0
+        self._random = random.Random(seed)  # noqa: S311
+        self.calls: list[tuple[float, Any]] = []
+        """When it was called, POSIX seconds, and with which event."""
+
+    async def __call__(self, event: Any) -> Any:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        now = loop.wall()
+        self.calls.append((now, event))
+        if self._rate is not None:
+            if now < self._free - 1.0:
+                raise RateLimitedError(retry_after=self._free - now)
+            self._free = max(now, self._free) + 1 / self._rate
+        await asyncio.sleep(self._random.uniform(*self._latency))
+        if any(start <= now < end for start, end in self._outages):
+            raise TransientError("down")
+        if self._random.random() < self._error_rate:
+            raise TransientError("failed")
+        return {"enriched": event}
