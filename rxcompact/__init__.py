@@ -1,1 +1,43 @@
-"""Event compaction on RxPY."""
+"""Event compaction on RxPY: each distinct event once per time bucket, enriched, delivered in batches."""
+
+from loguru import logger
+
+from rxcompact import operators
+from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
+from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.observers import Counters, LogObserver
+from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
+from rxcompact.signals import Account
+from rxcompact.sinks import FunctionSink, NdjsonSink
+from rxcompact.sources import IterableSource, NdjsonSource, ObservableSource
+
+# a library is silent until its user says `logger.enable("rxcompact")`
+logger.disable("rxcompact")
+
+__all__ = [
+    "Account",
+    "Batch",
+    "Compacted",
+    "Counters",
+    "DeadLetter",
+    "Enricher",
+    "FunctionSink",
+    "IterableSource",
+    "JsonKey",
+    "JsonTime",
+    "LogObserver",
+    "NdjsonSink",
+    "NdjsonSource",
+    "ObservableSource",
+    "Orchestrator",
+    "Outcome",
+    "Pipeline",
+    "Published",
+    "Reducer",
+    "Report",
+    "Sink",
+    "Source",
+    "Window",
+    "operators",
+]

@@ -94,7 +94,7 @@ class Window(Sequence[Compacted]):
         )
 
 
-Stage: TypeAlias = Literal["compact", "enrich", "publish"]
+Stage: TypeAlias = Literal["compact", "decode", "enrich", "publish"]
 """Where an event met its end."""
 
 
@@ -115,7 +115,7 @@ class DeadLetter:
     """Seconds since birth, where a birth is known."""
 
 
-class Batch(tuple[Compacted, ...]):
+class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed
     """What a sink is given at once."""
 
     @cached_property

@@ -7,7 +7,7 @@ from typing import Any
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
+from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable, SingleAssignmentDisposable
 
 from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
 from rxcompact.errors import ArgumentError
@@ -86,7 +86,7 @@ def compact(
     Errors:
         An event whose key or time cannot be had, or whose key is unhashable, becomes a rejected dead letter with the
         reason ``"key"``, ``"time"``, ``"late"`` or ``"future"``; its neighbours go on. When the source fails, what is
-        held is emitted before the error. `NoRoomError` where ``overflow="error"``.
+        held is emitted before the error. When disposed, what is held becomes dead letters, "abandoned". `NoRoomError` where ``overflow="error"``.
 
     Raises:
         ArgumentError: for an argument out of range.
@@ -150,6 +150,7 @@ def compact(
                 subscription.add(flushes.subscribe(lambda _: open_windows.flush("drain"), scheduler=scheduler_))
             add = open_windows.add_many if chunked else open_windows.add
             subscription.add(source.subscribe(add, open_windows.fail, open_windows.complete, scheduler=scheduler_))
+            subscription.add(Disposable(open_windows.abandon))
             return subscription
 
         return Observable(subscribe)

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Clock
-from rxcompact.errors import KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
+from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket, Field, Keep
 from rxcompact.operators.handover import HandOver
@@ -55,6 +55,8 @@ class Windows(ABC):
         self._observer = observer
         self._dead_letter = reject
         self._hand = HandOver()
+        self._abandoned = False
+        self._left = 0  # keys that are in no open bucket any more
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
         self._time_of = options.time_mapper
         self._times_of = _many(options.time_mapper) if options.time_mapper else None
@@ -102,11 +104,21 @@ class Windows(ABC):
         self._hand.calls.append(partial(self._observer.on_error, error))
         self._hand.settle()
 
+    def abandon(self) -> None:
+        """Make dead letters of what is held: who subscribed wants no more of it."""
+        self._abandoned = True
+        self.flush("drain")
+
     # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
+
+    @property
+    def distinct(self) -> int:
+        """How many keys the buckets have held so far, the open ones included."""
+        return self._left + self.held()
 
     @abstractmethod
     def due(self) -> float:
@@ -211,9 +223,19 @@ class Windows(ABC):
 
     def _emit(self, bucket: Bucket, opened: float, closed: float, trigger: Trigger) -> None:
         if bucket.events:
-            self._hand.calls.append(partial(self._observer.on_next, bucket.window(opened, closed, trigger)))
+            self._left += len(bucket.events)
+            window = bucket.window(opened, closed, trigger)
+            tell = self._bury if self._abandoned else self._observer.on_next
+            self._hand.calls.append(partial(tell, window))
+
+    def _bury(self, window: Window) -> None:
+        error = AbandonedError("stopped in an open window")
+        for compacted in window:
+            self._dead_letter(DeadLetter("abandoned", compacted, "compact", error.reason, error))
 
     def _reject(self, event: Any, error: RxCompactError, outcome: Literal["rejected", "dropped"] = "rejected") -> None:
+        if outcome == "dropped":
+            self._left += 1
         letter = DeadLetter(outcome, event, "compact", error.reason, error)
         self._hand.calls.append(partial(self._dead_letter, letter))
 

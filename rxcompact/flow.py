@@ -1,0 +1,200 @@
+"""One run of a pipeline: its stages joined, counted and bounded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from reactivex import Observable
+from reactivex import operators as ops
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import Disposable
+from reactivex.subject import Subject
+
+from rxcompact.clock import LoopScheduler
+from rxcompact.errors import DecodeError
+from rxcompact.events import Compacted, DeadLetter, Delivered, Window
+from rxcompact.fields import decode
+from rxcompact.operators import enrich, publish
+from rxcompact.operators.observing import Holder
+from rxcompact.operators.windows import Windows
+from rxcompact.pipeline import Pipeline, Surroundings
+from rxcompact.signals import Account, RetryScheduled
+
+
+class Flow:
+    """The stages behind the source. They outlive it: a source may die, or be restarted, and nothing is lost.
+
+    It is also the `Demand` that sources ask.
+
+    Attributes:
+        ended: Done when everything has met its end, or failed with what the stream failed with.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        on_window: Callable[[Window], object],
+        on_delivered: Callable[[Delivered], object],
+        on_dead_letter: Callable[[DeadLetter], object],
+        on_retry: Callable[[RetryScheduled], object],
+    ) -> None:
+        self._pipeline = pipeline
+        self._on_delivered = on_delivered
+        self._on_dead_letter = on_dead_letter
+        self._on_retry = on_retry
+        self._loop = asyncio.get_running_loop()
+        self._account = Account()
+        self._windows: list[Windows] = []  # of the reducer, where it is ours
+        self._stages: list[Holder] = []
+        self._closed = 0  # distinct events of a reducer that is not
+        self._waiters: list[asyncio.Future[None]] = []
+        self._drain: Subject[None] = Subject()
+        self._chunks: ObserverBase[list[Any]] | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+        scheduler = LoopScheduler(self._loop)
+        self._scheduler = scheduler
+        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(
+            ops.do_action(self._count), ops.do_action(on_window)
+        )
+        self._subscription = self._publish(self._enrich(windows)).subscribe(
+            self._delivered, self._fail, self._end, scheduler=scheduler
+        )
+
+    # ── the stages ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+        self._chunks = observer
+        return Disposable()
+
+    def _surroundings(self) -> Surroundings:
+        return Surroundings(
+            max_keys=lambda: self.room() + sum(stage.held() for stage in self._windows),
+            overflow=self._pipeline.overflow,
+            flushes=self._drain,
+            dead_letters=self._dead_letter,
+            probe=self._probe,
+            scheduler=self._scheduler,
+        )
+
+    def _probe(self, stage: Holder) -> None:
+        (self._windows if isinstance(stage, Windows) else self._stages).append(stage)  # type: ignore[arg-type]
+
+    def _enrich(self, windows: Observable[Window]) -> Observable[Any]:
+        if getattr(self._pipeline.source, "raw", False):
+            windows = windows.pipe(ops.map(self._decoded))
+        if self._pipeline.enricher is None:
+            return windows
+        return windows.pipe(enrich(self._pipeline.enricher, **self._stage("enrich")))
+
+    def _publish(self, events: Observable[Any]) -> Observable[Delivered]:
+        return events.pipe(publish(self._pipeline.sink.publish, **self._stage("publish")))
+
+    def _stage(self, stage: Any) -> dict[str, Any]:
+        def before_sleep(state: Any) -> None:
+            self._on_retry(RetryScheduled(stage, state.attempt_number, state.upcoming_sleep, state.outcome.exception()))
+
+        return self._pipeline.options(stage) | {
+            "before_sleep": before_sleep,
+            "flushes": self._drain,
+            "dead_letters": self._dead_letter,
+            "probe": self._probe,
+            "scheduler": self._scheduler,
+        }
+
+    def _decoded(self, window: Window) -> Window:
+        """Decode the survivors."""
+        kept: list[Compacted] = []
+        for compacted in window:
+            try:
+                kept.append(compacted._replace(event=decode(compacted.event)))
+            except DecodeError as error:
+                self._dead_letter(DeadLetter("rejected", compacted, "decode", error.reason, error))
+        columns = tuple(zip(*kept, strict=True)) or ((),) * len(Compacted._fields)
+        return Window(window.opened, window.closed, window.trigger, window.received, columns)
+
+    # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def account(self) -> Account:
+        """Return what came in and what became of it."""
+        distinct = sum(windows.distinct for windows in self._windows) if self._windows else self._closed
+        now = self._account
+        ended = now.published + now.expired + now.rejected + now.dropped + now.abandoned
+        return now._replace(
+            distinct=distinct, duplicates=now.received - distinct - now.refused, in_flight=distinct - ended
+        )
+
+    def held(self) -> dict[str, int]:
+        """Return how many distinct events each stage holds."""
+        return {type(stage).__name__: stage.held() for stage in (*self._windows, *self._stages)}
+
+    def _count(self, window: Window) -> None:
+        if not self._windows:
+            self._closed += len(window)
+
+    def _dead_letter(self, letter: DeadLetter) -> None:
+        at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
+        field = "refused" if at_the_door else letter.outcome
+        self._account = self._account._replace(**{field: getattr(self._account, field) + 1})
+        self._make_room()
+        self._on_dead_letter(letter)
+
+    def _delivered(self, delivered: Delivered) -> None:
+        self._account = self._account._replace(published=self._account.published + len(delivered.batch))
+        self._make_room()
+        self._on_delivered(delivered)
+
+    # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def room(self) -> int:
+        """Return how many events may be pushed now, whatever their keys."""
+        return max(0, self._pipeline.max_in_flight - self.account().in_flight)
+
+    async def wait(self) -> int:
+        """Wait until there is room; return how much."""
+        while not (room := self.room()):
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+        return room
+
+    def _make_room(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # ── in, and the end ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def push(self, chunk: Sequence[Any]) -> None:
+        """Take a chunk of events."""
+        if self._chunks is not None and not self.ended.done():
+            self._account = self._account._replace(received=self._account.received + len(chunk))
+            self._chunks.on_next(list(chunk))
+
+    def complete(self) -> None:
+        """End when everything that is held has met its end, waits and all."""
+        if self._chunks is not None:
+            self._chunks.on_completed()
+
+    def drain(self) -> None:
+        """Close the open windows, cut all waits short, and end."""
+        self._drain.on_next(None)
+        self.complete()
+
+    def abandon(self) -> None:
+        """End now; what is held is abandoned."""
+        self._subscription.dispose()
+        self._end()
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+

@@ -1,0 +1,375 @@
+"""Runs a pipeline: start, stop, restart, supervision, drain, the account."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import warnings
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase
+from tenacity import RetryCallState, Retrying, wait_exponential_jitter
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.events import DeadLetter, Delivered, Outcome, Window
+from rxcompact.flow import Flow
+from rxcompact.observers.hub import Hub
+from rxcompact.operators.retry import Wait
+from rxcompact.pipeline import Pipeline
+from rxcompact.signals import (
+    Account,
+    BatchPublished,
+    DeadLettered,
+    Signal,
+    SourceFailed,
+    State,
+    StateChanged,
+    WindowClosed,
+)
+
+DEADLINE = 10.0
+GRACE = 0.1
+"""Share of a stop's deadline that is kept for closing connections."""
+ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run came to."""
+
+    account: Account
+    seconds: float
+    """How long stopping took."""
+    in_time: bool
+    """Whether everything met its end before the deadline; what had not was abandoned."""
+
+
+class Orchestrator:
+    """Owns the subscription of a pipeline.
+
+    ::
+
+        idle ──start──▶ running ──stop, or the source completes──▶ draining ──▶ stopped
+                        ▲     │                                                   │
+                        └─────┴──restart (sources only: nothing held is lost)     └──start──▶ running
+
+    It belongs to the loop it was started in; its methods may be called from any task there, again and again.
+
+    A source that dies is subscribed to again, after a wait that grows with each failure and is short again once it has
+    been healthy for a while. What the stages hold stays where it is meanwhile.
+
+    ``stop`` ends in steps: 1. the sources take no more; 2. the open windows close; 3. every wait is cut short, for one
+    last attempt; 4. what came through is published; 5. at the deadline what has not met its end is abandoned.
+
+    Args:
+        pipeline: What to run.
+        wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
+        healthy_after: Seconds without failure after which a source's failures are forgotten.
+
+    Attributes:
+        windows, outcomes, dead_letters, signals, states: Observables of what happens. Observers may come and go; one
+            that raises harms nobody else. ``states`` starts with the present one.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        *,
+        wait: Wait = wait_exponential_jitter(initial=0.5, max=30),  # noqa: B008 - immutable
+        healthy_after: Seconds = 60.0,
+    ) -> None:
+        self.pipeline = pipeline
+        self._wait = wait
+        self._healthy_after = seconds("healthy_after", healthy_after)
+        self._state: State = "idle"
+        self._flow: Flow | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[Report] | None = None
+        self._report: Report | None = None
+        self._cut: asyncio.Event = asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._stops: set[asyncio.Future[Report]] = set()
+        self._signals: Hub[Signal] = Hub(lambda failed: self._signals.announce(failed))
+        self._windows: Hub[Window] = Hub(self._signals.announce)
+        self._outcomes: Hub[Outcome] = Hub(self._signals.announce)
+        self._dead_letters: Hub[DeadLetter] = Hub(self._signals.announce)
+        self._states: Hub[State] = Hub(self._signals.announce, latest="idle")
+
+    # ── what is to be seen ────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def windows(self) -> Observable[Window]:
+        return self._windows
+
+    @property
+    def outcomes(self) -> Observable[Outcome]:
+        return self._outcomes
+
+    @property
+    def dead_letters(self) -> Observable[DeadLetter]:
+        return self._dead_letters
+
+    @property
+    def signals(self) -> Observable[Signal]:
+        return self._signals
+
+    @property
+    def states(self) -> Observable[State]:
+        return self._states
+
+    @property
+    def state(self) -> State:
+        """What it is doing."""
+        return self._state
+
+    @property
+    def account(self) -> Account:
+        """What came in and what became of it, since the last start."""
+        return self._flow.account() if self._flow is not None else Account()
+
+    @property
+    def held(self) -> dict[str, int]:
+        """How many distinct events each stage holds."""
+        return self._flow.held() if self._flow is not None else {}
+
+    def _become(self, state: State) -> None:
+        if state != self._state:
+            old, self._state = self._state, state
+            self._states.announce(state)
+            self._signals.announce(StateChanged(old, state))
+
+    # ── start, restart ────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def start(self) -> None:
+        """Start, unless it runs."""
+        async with self._lock:
+            if self._ending is not None:
+                await asyncio.wait({self._ending})
+            if self._state in ENDED:
+                self._start()
+
+    def _start(self) -> None:
+        self._cut = asyncio.Event()
+        self._ending = None
+        self._report = None
+        self._flow = Flow(
+            self.pipeline,
+            on_window=self._on_window,
+            on_delivered=self._on_delivered,
+            on_dead_letter=self._on_dead_letter,
+            on_retry=self._signals.announce,
+        )
+        self._flow.ended.add_done_callback(self._on_ended)
+        self._become("running")
+        self._supervise(self._flow)
+
+    def _supervise(self, flow: Flow) -> None:
+        self._supervisor = asyncio.create_task(self._keep_alive(flow), name="rxcompact supervisor")
+
+    async def restart(self) -> None:
+        """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay."""
+        async with self._lock:
+            if self._ending is not None:
+                await asyncio.wait({self._ending})
+            if self._state in ENDED or self._flow is None:
+                self._start()
+                return
+            self._become("restarting")
+            await self._stop_source(DEADLINE)
+            if self._state == "restarting":
+                self._become("running")
+                self._supervise(self._flow)
+
+    # ── the source ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _keep_alive(self, flow: Flow) -> None:
+        loop = asyncio.get_running_loop()
+        attempts = RetryCallState(Retrying(), None, (), {})
+        while True:
+            since = loop.time()
+            error = await self._until_it_ends(flow)
+            if error is None:
+                flow.complete()
+                return
+            if loop.time() - since >= self._healthy_after:
+                attempts = RetryCallState(Retrying(), None, (), {})
+            attempts.set_exception((type(error), error, error.__traceback__))
+            wait = self._wait(attempts)
+            self._signals.announce(SourceFailed(error, attempts.attempt_number, wait))
+            attempts.prepare_for_next_attempt()
+            await _close(self.pipeline.source)
+            await asyncio.sleep(wait)
+
+    async def _until_it_ends(self, flow: Flow) -> Exception | None:
+        """Return what the source died of, or None when it completed."""
+        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+        def end(error: Exception | None = None) -> None:
+            if not ended.done():
+                ended.set_result(error)
+
+        subscription: DisposableBase | None = None
+        try:
+            subscription = self.pipeline.source.stream(flow).subscribe(flow.push, end, end)
+            return await ended
+        except Exception as error:  # noqa: BLE001 - a source may fail in any way
+            return error
+        finally:
+            if subscription is not None:
+                subscription.dispose()
+
+    async def _stop_source(self, deadline: float) -> None:
+        await _within(_close(self.pipeline.source), deadline)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.wait({self._supervisor}, timeout=deadline)
+            self._supervisor = None
+
+    # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def stop(self, deadline: Seconds = DEADLINE) -> Report:
+        """Stop, and return what the run came to, by the deadline.
+
+        Args:
+            deadline: Seconds; of several calls the earliest deadline holds.
+        """
+        limit = seconds("deadline", deadline, zero=True)
+        if self._ending is None:
+            if self._state in ENDED:
+                return self._report or Report(self.account, 0.0, in_time=True)
+            self._ending = asyncio.create_task(self._drain(limit), name="rxcompact drain")
+        timer = asyncio.get_running_loop().call_later(limit * (1 - GRACE), self._cut.set)
+        try:
+            return await asyncio.shield(self._ending)
+        finally:
+            timer.cancel()
+
+    async def _drain(self, limit: float) -> Report:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        flow = self._flow
+        if flow is None:
+            raise AssertionError("nothing runs")
+        self._become("draining")
+        await self._stop_source(limit * (1 - GRACE) / 2)
+        flow.drain()
+        cut = asyncio.create_task(self._cut.wait())
+        await asyncio.wait({flow.ended, cut}, return_when=asyncio.FIRST_COMPLETED)
+        cut.cancel()
+        in_time = flow.ended.done()
+        if not in_time:
+            flow.abandon()
+        left = max(0.0, limit - (loop.time() - began))
+        return await self._finish(flow, began, in_time=in_time, left=left)
+
+    def _on_ended(self, ended: asyncio.Future[None]) -> None:
+        """End the run when its source completed or its stream failed."""
+        if self._ending is None and self._flow is not None and not ended.cancelled():
+            self._ending = asyncio.ensure_future(self._wind_up(self._flow))
+
+    async def _wind_up(self, flow: Flow) -> Report:
+        self._become("draining")
+        began = asyncio.get_running_loop().time()
+        await self._stop_source(DEADLINE)
+        if flow.ended.exception() is not None:
+            flow.abandon()
+        return await self._finish(flow, began, in_time=True, left=DEADLINE)
+
+    async def _finish(self, flow: Flow, began: float, *, in_time: bool, left: float) -> Report:
+        parts = (self.pipeline.enricher, self.pipeline.sink)
+        await _within(asyncio.gather(*map(_close, parts), return_exceptions=True), left)
+        took = asyncio.get_running_loop().time() - began
+        self._report = Report(flow.account(), took, in_time and flow.ended.exception() is None)
+        self._become("stopped" if flow.ended.exception() is None else "failed")
+        return self._report
+
+    async def wait(self) -> Report:
+        """Wait until it has stopped.
+
+        Raises:
+            Exception: what the stream failed with, if it did: a bug, or no room under the policy "error".
+        """
+        flow = self._flow
+        if flow is None:
+            return Report(Account(), 0.0, in_time=True)
+        await asyncio.wait({flow.ended})
+        while self._ending is None:
+            await asyncio.sleep(0)
+        report = await asyncio.shield(self._ending)
+        flow.ended.result()
+        return report
+
+    def stop_on(self, *numbers: int, deadline: Seconds = DEADLINE) -> None:
+        """Have signals stop it; by default SIGTERM and SIGINT. A second one cuts the drain short."""
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if self._ending is not None:
+                self._cut.set()
+            task = asyncio.ensure_future(self.stop(deadline))
+            self._stops.add(task)
+            task.add_done_callback(self._stops.discard)
+
+        for number in numbers or (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", "idle") not in ENDED:
+            warnings.warn(f"{self!r} was never stopped", ResourceWarning, source=self, stacklevel=1)
+
+    def __repr__(self) -> str:
+        return f"<Orchestrator {self._state}: {self.account}>"
+
+    # ── what happened ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def attach(self, observer: ObserverBase[Signal] | Callable[[Signal], object]) -> DisposableBase:
+        """Have an observer, or a function, told of every signal; dispose of what is returned to detach it."""
+        return self._signals.subscribe(observer)  # type: ignore[arg-type]
+
+    def _on_window(self, window: Window) -> None:
+        if self._windows.observed:
+            self._windows.announce(window)
+        if self._signals.observed:
+            self._signals.announce(
+                WindowClosed(window.opened, window.closed, window.trigger, window.received, len(window))
+            )
+
+    def _on_delivered(self, delivered: Delivered) -> None:
+        if self._outcomes.observed:
+            for outcome in delivered.outcomes():
+                self._outcomes.announce(outcome)
+        self._signals.announce(BatchPublished(len(delivered.batch), delivered.attempts))
+
+    def _on_dead_letter(self, letter: DeadLetter) -> None:
+        self._dead_letters.announce(letter)
+        self._outcomes.announce(letter)
+        self._signals.announce(DeadLettered(letter))
+
+
+async def _close(part: Any) -> None:
+    # of a method the object it belongs to
+    close: Callable[[], Awaitable[object]] | None = getattr(getattr(part, "__self__", part), "aclose", None)
+    if close is not None:
+        await close()
+
+
+async def _within(work: Awaitable[object], limit: float) -> None:
+    """Wait for something, but no longer; what ignores its cancellation is left behind."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=limit)
+    if not done:
+        task.cancel()
+    elif not task.cancelled() and task.exception() is not None:
+        error = task.exception()
+        asyncio.get_running_loop().call_exception_handler({"message": "closing failed", "exception": error})
+

@@ -1,0 +1,203 @@
+"""The four contracts, and the description of a pipeline that groups them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from reactivex import Observable
+from reactivex.abc import ObserverBase, SchedulerBase
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.demand import Demand
+from rxcompact.errors import ArgumentError
+from rxcompact.events import Batch, DeadLetter, Window
+from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.operators import compact
+from rxcompact.operators.bucket import FIELDS, Field, Keep
+from rxcompact.operators.observing import Probe
+from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
+from rxcompact.operators.windows import Mapper, Overflow
+from rxcompact.sinks import FunctionSink
+from rxcompact.sources import IterableSource, ObservableSource
+
+# Beside its method a source, an enricher or a sink may have ``async def aclose()``, awaited when the pipeline stops; a
+# source also before it is subscribed to again. A source whose events are raw JSON lines has a true attribute ``raw``.
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Where events come from."""
+
+    def stream(self, demand: Demand, /) -> Observable[list[Any]]:
+        """Return chunks of events; called anew at each start. One that can wait asks ``demand`` when to."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a reducer is given to work with."""
+
+    max_keys: Callable[[], int]
+    overflow: Overflow
+    flushes: Observable[Any]
+    dead_letters: Callable[[DeadLetter], object]
+    probe: Probe
+    scheduler: SchedulerBase
+
+
+@runtime_checkable
+class Reducer(Protocol):
+    """What makes windows of distinct events out of chunks of events."""
+
+    def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Window]:
+        """Return the windows."""
+        ...
+
+
+@runtime_checkable
+class Enricher(Protocol):
+    """What makes an event worth more."""
+
+    async def enrich(self, event: Any, /) -> Any:
+        """Return the enriched event; raising means failure."""
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where batches go."""
+
+    async def publish(self, batch: Batch, /) -> Mapping[int, BaseException] | None:
+        """Take a batch; raising means that nothing was taken, a mapping says which positions were not."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compaction:
+    """The reducer of a pipeline: `compact` with these options."""
+
+    timespan: Seconds
+    key_mapper: Mapper | str
+    count: int | None = None
+    keep: Keep = "first"
+    fields: Collection[Field] = FIELDS
+    time_mapper: Mapper | str | None = None
+    lateness: Seconds | None = None
+
+    def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Window]:
+        """Return the windows."""
+        return chunks.pipe(
+            compact(
+                self.timespan,
+                key_mapper=self.key_mapper,
+                count=self.count,
+                keep=self.keep,
+                fields=self.fields,
+                time_mapper=self.time_mapper,
+                lateness=self.lateness,
+                chunked=True,
+                max_keys=surroundings.max_keys,
+                overflow=surroundings.overflow,
+                flushes=surroundings.flushes,
+                dead_letters=surroundings.dead_letters,
+                probe=surroundings.probe,
+                scheduler=surroundings.scheduler,
+            )
+        )
+
+
+class Pipeline:
+    """Source → compact → enrich → publish; an immutable description that an `Orchestrator` runs.
+
+    Args:
+        source: A `Source`; or an Observable of events, an iterable or an async iterable of them.
+        key_mapper: Gives an event's key; or a field's name.
+        timespan: Length of a window, seconds.
+        sink: A `Sink`; or a function, a coroutine function, or an Observer.
+        max_age: Seconds after its birth (its ``first_seen``) at which an event that was not published expires.
+        enricher: An `Enricher`; or a function or coroutine function of an event. None leaves events as they are.
+        count, keep, fields, time_mapper, lateness: As in `compact`.
+        reducer: Takes the place of `compact` and its options.
+        max_concurrent, timeout, ordered, cache: As in `enrich`.
+        batch_count, batch_timespan: ``count`` and ``timespan`` of `publish`.
+        wait, retry: As in `enrich`, for both calls.
+        max_in_flight: Distinct events that are held in all. When they are, a source that can wait is made to.
+        overflow: What becomes of a new key that comes all the same, as in `compact`.
+
+    Raises:
+        ArgumentError: for an argument out of range.
+    """
+
+    __slots__ = ("_options", "enricher", "max_age", "max_in_flight", "overflow", "reducer", "sink", "source")
+
+    def __init__(
+        self,
+        *,
+        source: Source | Observable[Any] | Iterable[Any] | AsyncIterable[Any],
+        sink: Sink | Callable[[Batch], Any] | ObserverBase[Any],
+        max_age: Seconds,
+        key_mapper: Mapper | str | None = None,
+        timespan: Seconds | None = None,
+        enricher: Enricher | Callable[[Any], Any] | None = None,
+        reducer: Reducer | None = None,
+        count: int | None = None,
+        keep: Keep = "first",
+        fields: Collection[Field] = FIELDS,
+        time_mapper: Mapper | str | None = None,
+        lateness: Seconds | None = None,
+        max_concurrent: int = 100,
+        timeout: Seconds | None = 10.0,
+        ordered: bool = False,
+        cache: MutableMapping[Hashable, Any] | None = None,
+        batch_count: int = 500,
+        batch_timespan: Seconds = 1.0,
+        wait: Wait = full_jitter,
+        retry: Predicate = transient,
+        max_in_flight: int = 100_000,
+        overflow: Overflow = "drop_oldest",
+    ) -> None:
+        if max_in_flight < 1:
+            raise ArgumentError("max_in_flight", max_in_flight, "at least 1")
+        self.source = _source(source)
+        self.sink: Sink = sink if isinstance(sink, Sink) else FunctionSink(sink)
+        self.enricher = enricher.enrich if isinstance(enricher, Enricher) else enricher
+        self.max_age = seconds("max_age", max_age)
+        self.max_in_flight = max_in_flight
+        self.overflow: Overflow = overflow
+        if reducer is None:
+            if key_mapper is None or timespan is None:
+                raise ArgumentError("key_mapper, timespan", (key_mapper, timespan), "given where reducer is not")
+            if "first_seen" not in fields:
+                raise ArgumentError("fields", fields, 'with "first_seen", from which an age is counted')
+            raw = getattr(self.source, "raw", False)
+            reducer = Compaction(
+                timespan=timespan,
+                key_mapper=JsonKey(key_mapper) if raw and isinstance(key_mapper, str) else key_mapper,
+                count=count,
+                keep=keep,
+                fields=fields,
+                time_mapper=JsonTime(time_mapper) if raw and isinstance(time_mapper, str) else time_mapper,
+                lateness=lateness,
+            )
+        self.reducer = reducer
+        self._options = {
+            "enrich": {"max_concurrent": max_concurrent, "timeout": timeout, "ordered": ordered, "cache": cache},
+            "publish": {"count": batch_count, "timespan": batch_timespan},
+            "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},
+        }
+
+    def options(self, stage: str) -> dict[str, Any]:
+        """Return the options of an operator."""
+        return self._options[stage] | self._options["retry"]
+
+
+def _source(source: Any) -> Source:
+    if isinstance(source, Observable):
+        return ObservableSource(source)
+    if isinstance(source, Source):
+        return source
+    if isinstance(source, Iterable | AsyncIterable):
+        return IterableSource(source)
+    raise ArgumentError("source", source, "a Source, an Observable, an iterable or an async iterable")
