@@ -3,14 +3,15 @@
 from loguru import logger
 
 from rxcompact import operators
+from rxcompact.enrichers import HttpEnricher
 from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import Counters, LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
 from rxcompact.signals import Account
-from rxcompact.sinks import FunctionSink, NdjsonSink
-from rxcompact.sources import IterableSource, NdjsonSource, ObservableSource
+from rxcompact.sinks import FunctionSink, HttpSink, NdjsonSink
+from rxcompact.sources import HttpSource, IterableSource, NdjsonSource, ObservableSource
 
 # a library is silent until its user says `logger.enable("rxcompact")`
 logger.disable("rxcompact")
@@ -23,6 +24,9 @@ __all__ = [
     "DeadLetter",
     "Enricher",
     "FunctionSink",
+    "HttpEnricher",
+    "HttpSink",
+    "HttpSource",
     "IterableSource",
     "JsonKey",
     "JsonTime",

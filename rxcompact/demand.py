@@ -1,30 +1,60 @@
-"""How a source that can wait learns when to."""
+"""How a source learns what the stages behind it have room for, and what became of what it pushed."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from rxcompact.signals import Account
 
 
 class Demand(Protocol):
     """What the stages behind a source have room for."""
 
+    @property
+    def limit(self) -> int:
+        """Distinct events that can be held at all."""
+        ...
+
+    @property
+    def refused(self) -> int:
+        """Events that were rejected at the door so far."""
+        ...
+
     def room(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
+        ...
+
+    def admits(self, chunk: Sequence[Any]) -> bool:
+        """Tell whether there is room for a chunk; duplicates of what is held need none."""
         ...
 
     async def wait(self) -> int:
         """Wait until there is room; return how much."""
         ...
 
+    def account(self) -> Account:
+        """Return what came in and what became of it."""
+        ...
+
 
 class Unbounded:
     """Room for everything."""
 
+    limit = 1 << 62
+    refused = 0
+
     def room(self) -> int:
-        return 1 << 62
+        return self.limit
+
+    def admits(self, chunk: Sequence[Any]) -> bool:
+        return len(chunk) <= self.limit
 
     async def wait(self) -> int:
-        return self.room()
+        return self.limit
+
+    def account(self) -> Account:
+        return Account()
 
 
-UNBOUNDED = Unbounded()
+UNBOUNDED: Demand = Unbounded()

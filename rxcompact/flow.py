@@ -148,9 +148,26 @@ class Flow:
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    @property
+    def limit(self) -> int:
+        """Distinct events that can be held at all."""
+        return self._pipeline.max_in_flight
+
+    @property
+    def refused(self) -> int:
+        """Events that were rejected at the door so far."""
+        return self._account.refused
+
     def room(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        return max(0, self._pipeline.max_in_flight - self.account().in_flight)
+        return max(0, self.limit - self.account().in_flight)
+
+    def admits(self, chunk: Sequence[Any]) -> bool:
+        """Tell whether there is room for a chunk; duplicates of what is held need none."""
+        room = self.room()
+        if len(chunk) <= room:
+            return True
+        return bool(self._windows) and all(windows.new_keys(chunk) <= room for windows in self._windows)
 
     async def wait(self) -> int:
         """Wait until there is room; return how much."""
@@ -196,5 +213,3 @@ class Flow:
     def _fail(self, error: Exception) -> None:
         if not self.ended.done():
             self.ended.set_exception(error)
-
-

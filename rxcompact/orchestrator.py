@@ -372,4 +372,3 @@ async def _within(work: Awaitable[object], limit: float) -> None:
     elif not task.cancelled() and task.exception() is not None:
         error = task.exception()
         asyncio.get_running_loop().call_exception_handler({"message": "closing failed", "exception": error})
-

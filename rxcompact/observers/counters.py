@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, RetryScheduled, Signal, SourceFailed, WindowClosed
+from rxcompact.signals import (
+    BatchPublished,
+    DeadLettered,
+    ObserverFailed,
+    RetryScheduled,
+    Signal,
+    SourceFailed,
+    WindowClosed,
+)
 
 
 class Counters:

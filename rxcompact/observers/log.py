@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from loguru import logger
 
-from rxcompact.signals import DeadLettered, ObserverFailed, RetryScheduled, Signal, SourceFailed, StateChanged, WindowClosed
+from rxcompact.signals import (
+    DeadLettered,
+    ObserverFailed,
+    RetryScheduled,
+    Signal,
+    SourceFailed,
+    StateChanged,
+    WindowClosed,
+)
 
 
 class LogObserver:

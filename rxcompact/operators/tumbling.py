@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any
 
 from reactivex.abc import ObserverBase
@@ -26,6 +26,9 @@ class TumblingWindows(Windows):
 
     def held(self) -> int:
         return len(self._open.events)
+
+    def _held_keys(self) -> Iterable[Iterable[Hashable]]:
+        return (self._open.events,)
 
     def due(self) -> float:
         return self._due

@@ -1,0 +1,215 @@
+"""rxcompact demo: an alert storm on loopback, with an outage and a restart in the middle of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+
+from rxcompact.enrichers import HttpEnricher
+from rxcompact.fields import JsonKey
+from rxcompact.observers import Counters
+from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.pipeline import Pipeline
+from rxcompact.signals import Account
+from rxcompact.sinks import HttpSink
+from rxcompact.sources import HttpSource
+
+DESCRIPTION = """\
+Show it at work, on this machine alone and in seconds: an alert storm is posted over HTTP, an API that is asked about
+each distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
+"""
+STORM = 8.0
+"""Seconds that it lasts."""
+OUTAGE = (2.0, 5.0)
+RESTART = 4.0
+POST = 500
+"""Events a post."""
+PAUSE = 0.04
+HOSTS = 60
+ALERTS = ("DiskFull", "HighLatency", "NodeDown", "CertExpires", "QueueGrows")
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "demo", help="show it at work on loopback", description=DESCRIPTION
+    )
+    parser.set_defaults(run=lambda _: asyncio.run(_demo()))
+
+
+class Services:
+    """The world around the pipeline: an API to ask, and a store to publish to. Real HTTP, on loopback."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.asked = 0
+        self.failed = 0
+        self.stored: list[dict[str, Any]] = []
+        self._batches: set[str] = set()
+        app = web.Application(client_max_size=1 << 26)
+        app.router.add_get("/hosts/{host}", self._host)
+        app.router.add_post("/store", self._store)
+        self._runner = web.AppRunner(app, access_log=None)
+        self.url = ""
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    @property
+    def down(self) -> bool:
+        return OUTAGE[0] <= time.monotonic() - self.began < OUTAGE[1]
+
+    async def _host(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        await asyncio.sleep(0.005)
+        if self.down:
+            self.failed += 1
+            return web.Response(status=503)
+        host = request.match_info["host"]
+        return web.json_response({"owner": f"team-{sum(map(ord, host)) % 7}", "site": host[-1]})
+
+    async def _store(self, request: web.Request) -> web.Response:
+        lines = (await request.read()).splitlines()
+        if request.headers["Idempotency-Key"] not in self._batches:
+            self._batches.add(request.headers["Idempotency-Key"])
+            self.stored += map(json.loads, lines)
+        return web.Response(status=204)
+
+
+class Storm:
+    """Posts alerts, most of them again and again; comes again when it is told to."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._random = random.Random(7)  # noqa: S311
+        self.accepted = 0
+        self.refused = 0
+
+    async def rage(self) -> None:
+        end = time.monotonic() + STORM
+        async with aiohttp.ClientSession() as session:
+            while time.monotonic() < end:
+                await self._post(session, self._body())
+                await asyncio.sleep(PAUSE)
+
+    def _body(self) -> bytes:
+        now = time.time()
+        pick = self._random
+        events = (
+            {"host": f"host-{int(pick.paretovariate(0.8)) % HOSTS:02}", "alert": pick.choice(ALERTS), "ts": now, "n": n}
+            for n in range(POST)
+        )
+        return b"\n".join(json.dumps(event).encode() for event in events)
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> None:
+        while True:
+            try:
+                async with session.post(self._url, data=body) as response:
+                    if response.status == 202:  # noqa: PLR2004
+                        self.accepted += (await response.json())["accepted"]
+                        return
+            except aiohttp.ClientError:  # it is being restarted
+                pass
+            self.refused += 1
+            await asyncio.sleep(0.1)
+
+
+async def _demo() -> int:
+    services = Services()
+    await services.start()
+    source = HttpSource(port=0)
+    pipeline = Pipeline(
+        source=source,
+        key_mapper=JsonKey("host", "alert"),
+        timespan=1.0,
+        enricher=HttpEnricher(services.url + "/hosts/{host}"),
+        sink=HttpSink(services.url + "/store", gzip=True),
+        max_age=15.0,
+        batch_timespan=0.5,
+    )
+    orchestrator = Orchestrator(pipeline)
+    counters = Counters()
+    orchestrator.attach(counters)
+    try:
+        await orchestrator.start()
+        await source.listening()
+        storm = Storm(source.url)
+        with _view() as show:
+            raging = asyncio.create_task(storm.rage())
+            restarted = False
+            while not raging.done() or orchestrator.account.in_flight:
+                elapsed = time.monotonic() - services.began
+                if elapsed >= RESTART and not restarted:
+                    restarted = True
+                    await orchestrator.restart()
+                show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}", orchestrator.account)
+                await asyncio.sleep(0.25)
+            await raging
+        report = await orchestrator.stop()
+    finally:
+        await services.stop()
+    return _verdict(report, storm, services, counters)
+
+
+def _verdict(report: Report, storm: Storm, services: Services, counters: Counters) -> int:
+    account = report.account
+    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.refused} posts came again (restart)")
+    print(f"asked      {services.asked} times; {services.failed} failed, {counters.counts['retries']} tried again")
+    print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
+    print(f"account    {account}")
+    ended = account.published + account.expired + account.rejected + account.dropped + account.abandoned
+    checks = {
+        "what was accepted was received": account.received == storm.accepted,
+        "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
+        "distinct = published + dead letters": account.distinct == ended,
+        "what was published was stored": account.published == len(services.stored),
+        "nothing was lost": account.published == account.distinct,
+        "each was enriched": all("owner" in row["event"]["enrichment"] for row in services.stored),
+    }
+    for check, holds in checks.items():
+        print(f"{'✓' if holds else '✗'} {check}")
+    return 0 if all(checks.values()) else 1
+
+
+@contextmanager
+def _view() -> Iterator[Any]:
+    """Yield a function that shows the account: live on a terminal, with rich if it is there; else a line a second."""
+    try:
+        from rich.live import Live  # noqa: PLC0415 - an extra
+        from rich.table import Table  # noqa: PLC0415
+    except ImportError:
+        Live = None  # noqa: N806
+    if Live is None or not sys.stdout.isatty():
+        shown = [0.0]
+
+        def line(title: str, account: Account) -> None:
+            if time.monotonic() - shown[0] >= 1:
+                shown[0] = time.monotonic()
+                print(f"{title}  {account}", flush=True)
+
+        yield line
+        return
+    with Live(auto_refresh=False) as live:
+
+        def table(title: str, account: Account) -> None:
+            view = Table("", "events", title=title)
+            for name, number in account._asdict().items():
+                view.add_row(name.replace("_", " "), f"{number:,}")
+            live.update(view, refresh=True)
+
+        yield table

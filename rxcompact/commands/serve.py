@@ -1,0 +1,109 @@
+"""rxcompact serve: events in over HTTP, each distinct one enriched and published."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from loguru import logger
+
+from rxcompact.enrichers import HttpEnricher
+from rxcompact.errors import ArgumentError
+from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.observers import LogObserver
+from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.pipeline import Pipeline
+from rxcompact.sinks import HttpSink, NdjsonSink
+from rxcompact.sources import HttpSource
+
+DESCRIPTION = """\
+Take JSON events by POST, and publish each distinct one once per window of time, enriched from an API.
+
+A body is an object, an array, NDJSON or concatenated JSON, gzip or not; 202 means that it was taken, 503 with
+Retry-After that there is no room now. GET /healthz, /readyz and /metrics tell how it is.
+SIGTERM or Ctrl-C drains it; the last line is the account.
+"""
+EPILOG = """\
+example:
+  rxcompact serve --listen :8080 --key host,alert --timespan 10 --max-age 60 \\
+      --enrich 'http://cmdb:9000/hosts/{host}' --publish http://store:9200/alerts
+  curl --data-binary @events.ndjson http://localhost:8080/
+
+exit code: 0; 1 if events had to be abandoned at the deadline, or the stream failed; 2 for wrong usage
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="run the service: HTTP in, enrich, publish",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--listen", required=True, metavar="HOST:PORT", help="where to listen; without a host on all addresses")
+    add("--key", required=True, metavar="FIELD[,FIELD…]", help="what makes events equal")
+    add("--timespan", required=True, type=float, metavar="S", help="length of a window, seconds")
+    add("--max-age", required=True, type=float, metavar="S", help="age at which an event expires, seconds")
+    add("--time", metavar="FIELD", help="an event's age counts from this field (default: its arrival)")
+    add("--enrich", metavar="URL", help="ask this API about each event; {field} stands for a field's value")
+    add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
+    add("--items", metavar="FIELD", help="the field of a posted object that holds the list of events, such as alerts")
+    add("--token", help="ask senders for this bearer token")
+    add("--max-in-flight", type=int, default=100_000, metavar="N", help="distinct events held at most (%(default)s)")
+    add("--max-concurrent", type=int, default=100, metavar="N", help="calls of the API at once (%(default)s)")
+    add("--deadline", type=float, default=10.0, metavar="S", help="seconds that a drain may take (%(default)s)")
+    add("--verbose", action="store_true", help="log what happens, to standard error")
+    parser.set_defaults(run=lambda options: _run(parser, options))
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if options.verbose:
+        logger.enable("rxcompact")
+    try:
+        report = asyncio.run(_serve(options))
+    except (ArgumentError, OSError) as error:
+        parser.error(str(error))
+    print(report.account, file=sys.stderr)
+    return 0 if report.in_time else 1
+
+
+def pipeline(options: argparse.Namespace) -> Pipeline:
+    """Return the pipeline that the options describe."""
+    host, colon, port = options.listen.rpartition(":")
+    if not colon or not port.isdecimal():
+        raise ArgumentError("--listen", options.listen, "HOST:PORT")
+    names = options.key.split(",")
+    return Pipeline(
+        source=HttpSource(host=host or "0.0.0.0", port=int(port), items=options.items, token=options.token),  # noqa: S104 - asked for
+        key_mapper=JsonKey(*names),
+        time_mapper=JsonTime(options.time) if options.time else None,
+        timespan=options.timespan,
+        enricher=HttpEnricher(options.enrich, max_concurrent=options.max_concurrent) if options.enrich else None,
+        sink=NdjsonSink() if options.publish == "-" else HttpSink(options.publish),
+        max_age=options.max_age,
+        max_concurrent=options.max_concurrent,
+        max_in_flight=options.max_in_flight,
+    )
+
+
+async def _serve(options: argparse.Namespace) -> Report:
+    description = pipeline(options)
+    orchestrator = Orchestrator(description)
+    if options.verbose:
+        orchestrator.attach(LogObserver())
+    orchestrator.stop_on(deadline=options.deadline)
+    await orchestrator.start()
+    source = description.source
+    if isinstance(source, HttpSource):
+        listening = asyncio.ensure_future(source.listening())
+        ended = asyncio.ensure_future(orchestrator.wait())
+        await asyncio.wait({listening, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if listening.done():
+            print(f"listening on {source.url}", file=sys.stderr, flush=True)
+        return await ended
+    return await orchestrator.wait()

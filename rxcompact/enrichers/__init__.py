@@ -1,0 +1,5 @@
+"""What makes events worth more."""
+
+from rxcompact.enrichers.http import HttpEnricher
+
+__all__ = ["HttpEnricher"]

@@ -1,0 +1,64 @@
+"""Request bodies as raw JSON lines, whatever form they come in."""
+
+from __future__ import annotations
+
+import msgspec
+
+from rxcompact.errors import DecodeError
+from rxcompact.fields import BOM
+
+_values = msgspec.json.Decoder(msgspec.Raw)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+WHITE = b" \t\r\n"
+MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+
+
+def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
+    """Return the events of a body, each as JSON; one that is bad as it is, to be set aside where it is decoded.
+
+    Takes an object, an array, NDJSON, concatenated JSON; content types cannot be trusted.
+
+    Args:
+        body: The body, unpacked.
+        items: The field of an object, or the dotted path to it, that holds the list of events.
+
+    Raises:
+        DecodeError: when it is empty, or an array that cannot be taken apart.
+    """
+    body = body.removeprefix(BOM).strip(WHITE)
+    if not body:
+        raise DecodeError("empty body")
+    if body.startswith(b"["):
+        return _elements(body)
+    if items is not None:
+        inner = _inside(body, items)
+        if inner is not None:
+            return _elements(inner)
+    lines = body.split(b"\n")
+    # with a brace at either end of each line no value reaches over two: NDJSON, and the common case
+    if body.count(b"}\n{") == len(lines) - 1:
+        return lines
+    try:
+        return [bytes(value) for value in _values.decode_lines(body)]
+    except MALFORMED:
+        return [line for line in (line.strip(WHITE) for line in lines) if line]
+
+
+def _elements(array: bytes) -> list[bytes]:
+    try:
+        return [bytes(element) for element in _array.decode(array)]
+    except MALFORMED as error:
+        raise DecodeError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
+
+
+def _inside(body: bytes, path: str) -> bytes | None:
+    for name in path.split("."):
+        try:
+            found = _object.decode(body).get(name)
+        except MALFORMED:
+            return None
+        if found is None:
+            return None
+        body = bytes(found)
+    return body if body.startswith(b"[") else None

@@ -1,0 +1,228 @@
+"""Events that are posted over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import zlib
+from typing import Any
+
+from aiohttp import web
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import Disposable
+
+from rxcompact.demand import Demand
+from rxcompact.errors import ArgumentError, DecodeError
+from rxcompact.fields import decode
+from rxcompact.sources.body import lines_of
+from rxcompact.sources.gunzip import Gunzip
+from rxcompact.sources.metrics import exposition
+from rxcompact.sources.pull import Chunk
+
+MIB = 1024 * 1024
+SHOWN = 10
+"""Bad lines that an answer tells of."""
+
+
+class HttpSource:
+    """A server that takes events by POST: a JSON object, an array, NDJSON, concatenated JSON, gzip or not.
+
+    202 with counts when a body was taken, bad lines set aside; 400 when nothing of it was good; 401, 408, 413, 415 as
+    HTTP has them; 503 with Retry-After when there is no room, which senders take better than 429.
+
+    ``GET /healthz`` says that it lives, ``/readyz`` whether it would take events, ``/metrics`` the account (extra
+    ``metrics``).
+
+    Args:
+        host: Where to listen.
+        port: 0 for any; `url` tells which.
+        path: What to post to.
+        items: The field of an object, or the dotted path to it, that holds the list of events (``"alerts"``).
+        token: Ask for this bearer token.
+        basic: Ask for this user and password.
+        max_body: Bytes of the largest body, unpacked.
+        body_timeout: Seconds a body may take.
+        strict: 400 for a body with any bad line, and take none of it.
+        retry_after: Seconds after which a refused sender should come again.
+    """
+
+    raw = True
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 8080,
+        path: str = "/",
+        items: str | None = None,
+        token: str | None = None,
+        basic: tuple[str, str] | None = None,
+        max_body: int = 16 * MIB,
+        body_timeout: float = 30.0,
+        strict: bool = False,
+        retry_after: int = 1,
+    ) -> None:
+        if max_body < 1:
+            raise ArgumentError("max_body", max_body, "at least 1")
+        self._host = host
+        self._port = port
+        self._path = path
+        self._items = items
+        self._credentials = [f"Bearer {token}".encode()] if token is not None else []
+        if basic is not None:
+            self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
+        self._max_body = max_body
+        self._body_timeout = body_timeout
+        self._strict = strict
+        self._retry_after = str(retry_after)
+        self._runner: web.AppRunner | None = None
+        self._observer: ObserverBase[Chunk] | None = None
+        self._demand: Demand | None = None
+        self._listening = asyncio.Event()
+
+    @property
+    def url(self) -> str:
+        """Where to post; the port is known once it listens."""
+        return f"http://{self._host}:{self._port}{self._path}"
+
+    async def listening(self) -> None:
+        """Wait until it listens."""
+        await self._listening.wait()
+
+    # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream(self, demand: Demand) -> Observable[Chunk]:
+        """Return the posted events, a chunk a body.
+
+        Errors:
+            OSError: when it cannot listen.
+        """
+
+        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+            self._observer, self._demand = observer, demand
+            starting = asyncio.ensure_future(self._start(observer))
+
+            def dispose() -> None:
+                starting.cancel()
+                self._observer = None
+
+            return Disposable(dispose)
+
+        return Observable(subscribe)
+
+    async def _start(self, observer: ObserverBase[Chunk]) -> None:
+        app = web.Application(client_max_size=self._max_body)
+        app.router.add_post(self._path, self._post)
+        for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
+            app.router.add_get(path, handler)
+        runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=2.0)
+        try:
+            await runner.setup()
+            site = web.TCPSite(runner, self._host, self._port, reuse_address=True)
+            await site.start()
+        except OSError as error:
+            await runner.cleanup()
+            observer.on_error(error)
+            return
+        self._runner = runner
+        self._port = runner.addresses[0][1]
+        self._listening.set()
+
+    async def aclose(self) -> None:
+        """Take no more, answer what is being asked, and stop listening."""
+        runner, self._runner = self._runner, None
+        self._listening.clear()
+        if runner is not None:
+            await runner.cleanup()
+
+    # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _post(self, request: web.Request) -> web.Response:
+        if self._credentials and not self._may(request):
+            return _answer(401, {"error": "credentials"}, {"WWW-Authenticate": "Bearer, Basic"})
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                lines = lines_of(await self._body(request), self._items)
+        except TimeoutError:
+            return _answer(408, {"error": f"the body took longer than {self._body_timeout} s"}, {"Connection": "close"})
+        except DecodeError as error:
+            return _answer(400, {"error": str(error)})
+        if self._strict and (bad := _bad(lines)):
+            return _answer(400, {"accepted": 0, "rejected": len(bad), "errors": bad[:SHOWN]})
+        return self._take(lines)
+
+    def _take(self, lines: list[bytes]) -> web.Response:
+        observer, demand = self._observer, self._demand
+        if observer is None or demand is None or self._runner is None:
+            return self._come_again("stopping")
+        if not demand.admits(lines):
+            if demand.room() == demand.limit:
+                return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
+            return self._come_again("no room")
+        refused = demand.refused
+        observer.on_next(lines)
+        rejected = demand.refused - refused
+        counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
+        if rejected:
+            counts["errors"] = _bad(lines)[:SHOWN]
+        return _answer(400 if rejected and rejected == len(lines) else 202, counts)
+
+    def _come_again(self, why: str) -> web.Response:
+        return _answer(503, {"error": why}, {"Retry-After": self._retry_after})
+
+    def _may(self, request: web.Request) -> bool:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return any([hmac.compare_digest(given, wanted) for wanted in self._credentials])  # noqa: C419 - constant time
+
+    async def _body(self, request: web.Request) -> bytes:
+        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding not in ("identity", "gzip", "x-gzip", ""):
+            raise web.HTTPUnsupportedMediaType(text=f"Content-Encoding {encoding[:40]!r}: gzip or none")
+        charset = (request.charset or "utf-8").lower().replace("_", "-")
+        if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
+            raise web.HTTPUnsupportedMediaType(text=f"charset {charset[:40]!r}: utf-8 only")
+        gunzip = Gunzip() if "gzip" in encoding else None
+        body = bytearray()
+        async for block in request.content.iter_any():
+            try:
+                body += gunzip.feed(block, self._max_body + 1 - len(body)) if gunzip else block
+            except zlib.error as error:
+                raise DecodeError(f"not gzip: {error}") from None
+            if len(body) > self._max_body:
+                raise web.HTTPRequestEntityTooLarge(self._max_body, len(body))
+        if gunzip is not None and body and not gunzip.complete:
+            raise DecodeError("gzip is cut short")
+        return bytes(body)
+
+    # ── what it says of itself ────────────────────────────────────────────────────────────────────────────────────
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        ready = self._demand is not None and self._observer is not None and self._demand.room() > 0
+        return web.Response(text="ready\n") if ready else web.Response(text="full\n", status=503)
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        if self._demand is None:
+            return web.Response(status=503)
+        text, content_type = exposition(self._demand)
+        return web.Response(body=text, headers={"Content-Type": content_type})
+
+
+def _bad(lines: list[bytes]) -> list[dict[str, Any]]:
+    """Return which lines are bad, and why."""
+    bad: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            decode(line)
+        except DecodeError as error:
+            bad.append({"line": number, "reason": str(error)})
+    return bad
+
+
+def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    return web.Response(status=status, body=json.dumps(body).encode(), headers=headers, content_type="application/json")
