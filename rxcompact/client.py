@@ -77,7 +77,7 @@ def failure(status: int, headers: Mapping[str, str], where: str) -> Exception | 
         error = TransientError(f"HTTP {status}")
     else:
         error = PermanentError(f"HTTP {status}")
-    error.reason = f"HTTP {status}"  # type: ignore[attr-defined]
+    error.reason = f"HTTP {status}"
     if status in REFUSED:
         logger.error("{} answers HTTP {}: are the credentials right?", where, status)
     return error

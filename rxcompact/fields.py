@@ -172,7 +172,7 @@ class JsonKey:
         return list(zip(*columns, strict=True)) if self._count > 1 else columns[0]
 
     def __repr__(self) -> str:
-        return f"JsonKey({', '.join(map(repr, self._fields._names))})"  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return f"JsonKey({', '.join(map(repr, self._fields._names))})"  # pyright: ignore[reportPrivateUsage]
 
 
 def _typed(values: Sequence[Any]) -> Sequence[Hashable]:

@@ -56,9 +56,12 @@ class Flow:
         self.ended: asyncio.Future[None] = self._loop.create_future()
         scheduler = LoopScheduler(self._loop)
         self._scheduler = scheduler
-        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(
-            ops.do_action(self._count), ops.do_action(on_window)
-        )
+
+        def closed(window: Window) -> None:
+            self._closed += len(window)
+            on_window(window)
+
+        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(ops.do_action(closed))
         self._subscription = self._publish(self._enrich(windows)).subscribe(
             self._delivered, self._fail, self._end, scheduler=scheduler
         )
@@ -129,10 +132,6 @@ class Flow:
     def held(self) -> dict[str, int]:
         """Return how many distinct events each stage holds."""
         return {type(stage).__name__: stage.held() for stage in (*self._windows, *self._stages)}
-
-    def _count(self, window: Window) -> None:
-        if not self._windows:
-            self._closed += len(window)
 
     def _dead_letter(self, letter: DeadLetter) -> None:
         at_the_door = letter.stage == "compact" and letter.outcome == "rejected"

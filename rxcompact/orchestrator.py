@@ -11,13 +11,13 @@ from typing import Any, Self
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase
-from tenacity import RetryCallState, Retrying, wait_exponential_jitter
+from tenacity import RetryCallState, Retrying
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.flow import Flow
 from rxcompact.observers.hub import Hub
-from rxcompact.operators.retry import Wait
+from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import (
     Account,
@@ -78,7 +78,7 @@ class Orchestrator:
         self,
         pipeline: Pipeline,
         *,
-        wait: Wait = wait_exponential_jitter(initial=0.5, max=30),  # noqa: B008 - immutable
+        wait: Wait = full_jitter,
         healthy_after: Seconds = 60.0,
     ) -> None:
         self.pipeline = pipeline
@@ -92,7 +92,7 @@ class Orchestrator:
         self._cut: asyncio.Event = asyncio.Event()
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
-        self._signals: Hub[Signal] = Hub(lambda failed: self._signals.announce(failed))
+        self._signals: Hub[Signal] = Hub(self._announce)
         self._windows: Hub[Window] = Hub(self._signals.announce)
         self._outcomes: Hub[Outcome] = Hub(self._signals.announce)
         self._dead_letters: Hub[DeadLetter] = Hub(self._signals.announce)
@@ -134,6 +134,9 @@ class Orchestrator:
     def held(self) -> dict[str, int]:
         """How many distinct events each stage holds."""
         return self._flow.held() if self._flow is not None else {}
+
+    def _announce(self, what: Signal) -> None:
+        self._signals.announce(what)
 
     def _become(self, state: State) -> None:
         if state != self._state:
@@ -257,7 +260,8 @@ class Orchestrator:
         await self._stop_source(limit * (1 - GRACE) / 2)
         flow.drain()
         cut = asyncio.create_task(self._cut.wait())
-        await asyncio.wait({flow.ended, cut}, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {flow.ended, cut}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         cut.cancel()
         in_time = flow.ended.done()
         if not in_time:
@@ -296,9 +300,8 @@ class Orchestrator:
         if flow is None:
             return Report(Account(), 0.0, in_time=True)
         await asyncio.wait({flow.ended})
-        while self._ending is None:
-            await asyncio.sleep(0)
-        report = await asyncio.shield(self._ending)
+        await asyncio.sleep(0)  # for what is done when it ends, which is asked to before this
+        report = await self.stop()
         flow.ended.result()
         return report
 
@@ -363,9 +366,9 @@ async def _close(part: Any) -> None:
         await close()
 
 
-async def _within(work: Awaitable[object], limit: float) -> None:
+async def _within(work: Awaitable[Any], limit: float) -> None:
     """Wait for something, but no longer; what ignores its cancellation is left behind."""
-    task = asyncio.ensure_future(work)
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
     done, _ = await asyncio.wait({task}, timeout=limit)
     if not done:
         task.cancel()

@@ -182,7 +182,7 @@ class Pipeline:
                 lateness=lateness,
             )
         self.reducer = reducer
-        self._options = {
+        self._options: dict[str, dict[str, Any]] = {
             "enrich": {"max_concurrent": max_concurrent, "timeout": timeout, "ordered": ordered, "cache": cache},
             "publish": {"count": batch_count, "timespan": batch_timespan},
             "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},

@@ -5,30 +5,32 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from asyncio.base_events import MAXIMUM_SELECT_TIMEOUT  # type: ignore[attr-defined]
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactivex import Observable
 from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
-from rxcompact.errors import RateLimitedError, TransientError
+from rxcompact.errors import LoopError, RateLimitedError, TransientError
 from rxcompact.operators.windows import Mapper, field_mapper
 
-try:
-    import async_solipsism
-except ImportError as error:  # pragma: no cover
-    raise ImportError('virtual time needs an extra: pip install "rxcompact[testing]"') from error
+if TYPE_CHECKING:
+    Solipsistic = asyncio.SelectorEventLoop
+else:
+    try:
+        from async_solipsism import EventLoop as Solipsistic
+    except ImportError as error:
+        raise ImportError('virtual time needs an extra: pip install "rxcompact[testing]"') from error
 
 T = TypeVar("T")
 
-START = 1_700_000_000.0
 DAY = 86_400.0
+START = 1_700_000_000.0
 
 
-class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]
+class VirtualLoop(Solipsistic):
     """An asyncio loop whose time goes on by itself when nothing is left to do, and raises when it never would.
 
     Args:
@@ -38,19 +40,19 @@ class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]
     def __init__(self, start: float = START) -> None:
         super().__init__()
         self._wall = start
-        clock = self._selector.clock
-        select: Callable[[float | None], list[Any]] = self._selector.select
+        selector: Any = self._selector  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
+        select: Callable[[float | None], list[Any]] = selector.select
 
         def patient(timeout: float | None = None) -> list[Any]:
             # asyncio sleeps at most a day at a time; the library takes that for a sleep without end
-            if timeout is None or timeout < MAXIMUM_SELECT_TIMEOUT:
+            if timeout is None or timeout < DAY:
                 return select(timeout)
             ready = select(0)
             if not ready:
-                clock.advance(timeout)
+                selector.clock.advance(timeout)
             return ready
 
-        self._selector.select = patient
+        selector.select = patient
 
     def wall(self) -> float:
         """Return what the wall clock shows, POSIX seconds."""
@@ -61,11 +63,26 @@ class VirtualLoop(async_solipsism.EventLoop):  # type: ignore[misc]
         self._wall += seconds
 
 
+def virtual_loop() -> VirtualLoop:
+    """Return the running loop.
+
+    Raises:
+        LoopError: when time is real, or no loop runs.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        loop = None
+    if not isinstance(loop, VirtualLoop):
+        raise LoopError("this needs virtual time: call it in rxcompact.testing.run")
+    return loop
+
+
 def run(main: Callable[[], Coroutine[Any, Any, T]], *, start: float = START, seed: int = 0) -> T:
     """Run a coroutine function in virtual time, as `asyncio.run` does in real time.
 
     Operators and `asyncio.sleep` inside it take the loop's time by themselves. Called where a loop is running already,
-    as in a notebook, it does its work on a thread of its own and returns when that is done, since asyncio does not nest.
+    as in a notebook, it does its work on a thread of its own and returns when that is done: asyncio does not nest.
 
     Args:
         main: Called without arguments.
@@ -134,8 +151,7 @@ def replay(
     history = list(events)
 
     async def main() -> list[Any]:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
+        loop = virtual_loop()
         source: Subject[Any] = Subject()
         emitted: list[Any] = []
         ended: asyncio.Future[None] = loop.create_future()
@@ -197,8 +213,7 @@ class SimulatedApi:
         """When it was called, POSIX seconds, and with which event."""
 
     async def __call__(self, event: Any) -> Any:
-        loop = asyncio.get_running_loop()
-        assert isinstance(loop, VirtualLoop)
+        loop = virtual_loop()
         now = loop.wall()
         self.calls.append((now, event))
         if self._rate is not None:

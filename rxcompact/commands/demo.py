@@ -8,8 +8,9 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import aiohttp
@@ -168,7 +169,7 @@ async def _demo() -> int:
 
 def _verdict(report: Report, storm: Storm, services: Services, counters: Counters) -> int:
     account = report.account
-    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.refused} posts came again (restart)")
+    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.refused} posts had to come again")
     print(f"asked      {services.asked} times; {services.failed} failed, {counters.counts['retries']} tried again")
     print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
@@ -187,14 +188,9 @@ def _verdict(report: Report, storm: Storm, services: Services, counters: Counter
 
 
 @contextmanager
-def _view() -> Iterator[Any]:
+def _view() -> Generator[Any]:
     """Yield a function that shows the account: live on a terminal, with rich if it is there; else a line a second."""
-    try:
-        from rich.live import Live  # noqa: PLC0415 - an extra
-        from rich.table import Table  # noqa: PLC0415
-    except ImportError:
-        Live = None  # noqa: N806
-    if Live is None or not sys.stdout.isatty():
+    if not sys.stdout.isatty() or find_spec("rich") is None:
         shown = [0.0]
 
         def line(title: str, account: Account) -> None:
@@ -204,6 +200,9 @@ def _view() -> Iterator[Any]:
 
         yield line
         return
+    from rich.live import Live  # noqa: PLC0415 - an extra
+    from rich.table import Table  # noqa: PLC0415
+
     with Live(auto_refresh=False) as live:
 
         def table(title: str, account: Account) -> None:

@@ -41,6 +41,7 @@ class Hub(Observable[T], Generic[T]):
         return bool(self._observers)
 
     def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
+        del scheduler  # observers are told where things happen
         self._observers = (*self._observers, observer)
         if self._latest is not None:
             self._tell(observer, self._latest)

@@ -47,9 +47,12 @@ class LogObserver:
                 )  # fmt: skip
             case ObserverFailed():
                 logger.error(
-                    "observer {} raised {} ({} in a row){}", signal.observer, self._error(signal.error), signal.failures,
+                    "observer {} raised {} ({} in a row){}",
+                    signal.observer,
+                    self._error(signal.error),
+                    signal.failures,
                     ", detached" if signal.detached else "",
-                )  # fmt: skip
+                )
             case StateChanged():
                 logger.info("{} → {}", signal.old, signal.new)
             case _:

@@ -16,7 +16,7 @@ from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.observing import Probe, log_dead_letter, teller
 from rxcompact.operators.tumbling import TumblingWindows
-from rxcompact.operators.windows import Mapper, Options, Overflow, Windows, field_mapper
+from rxcompact.operators.windows import Mapper, Options, Overflow, field_mapper
 
 DAY = 86_400.0
 
@@ -86,7 +86,8 @@ def compact(
     Errors:
         An event whose key or time cannot be had, or whose key is unhashable, becomes a rejected dead letter with the
         reason ``"key"``, ``"time"``, ``"late"`` or ``"future"``; its neighbours go on. When the source fails, what is
-        held is emitted before the error. When disposed, what is held becomes dead letters, "abandoned". `NoRoomError` where ``overflow="error"``.
+        held is emitted before the error. When disposed, what is held becomes dead letters, "abandoned".
+        `NoRoomError` where ``overflow="error"``.
 
     Raises:
         ArgumentError: for an argument out of range.
@@ -95,16 +96,8 @@ def compact(
         https://reactivex.io/documentation/operators/window.html, .../distinct.html;
         watermarks: https://research.google/pubs/pub43864/ (the Dataflow model).
     """
-    if count is not None and count < 1:
-        raise ArgumentError("count", count, "at least 1")
     if isinstance(max_keys, int) and max_keys < 1:
         raise ArgumentError("max_keys", max_keys, "at least 1")
-    if isinstance(keep, str) and keep not in ("first", "last"):
-        raise ArgumentError("keep", keep, '"first", "last" or a function')
-    if unknown := set(fields) - set(FIELDS):
-        raise ArgumentError("fields", unknown, f"of {FIELDS}")
-    if lateness is not None and time_mapper is None:
-        raise ArgumentError("time_mapper", time_mapper, "given where lateness is")
     options = Options(
         timespan=seconds("timespan", timespan),
         key_mapper=field_mapper(key_mapper),
@@ -112,22 +105,18 @@ def compact(
         keep=keep,
         fields=frozenset(fields),
         time_mapper=field_mapper(time_mapper) if time_mapper else None,
+        lateness=None if lateness is None else seconds("lateness", lateness, zero=True),
+        tolerance=seconds("tolerance", tolerance, zero=True),
         room=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
         overflow=overflow,
     )
     reject = log_dead_letter if dead_letters is None else teller(dead_letters)
-    late = None if lateness is None else seconds("lateness", lateness, zero=True)
-    ahead = seconds("tolerance", tolerance, zero=True)
-
-    def windows(clock: Clock, observer: ObserverBase[Window]) -> Windows:
-        if late is None:
-            return TumblingWindows(options, clock, observer, reject)
-        return EventTimeWindows(options, clock, observer, reject, lateness=late, tolerance=ahead)
+    kind = TumblingWindows if lateness is None else EventTimeWindows
 
     def operator(source: Observable[Any]) -> Observable[Window]:
         def subscribe(observer: ObserverBase[Window], scheduler_: SchedulerBase | None = None) -> DisposableBase:
             timers = scheduler or scheduler_ or default_scheduler()
-            open_windows = windows(Clock(timers), observer)
+            open_windows = kind(options, Clock(timers), observer, reject)
             if probe is not None:
                 probe(open_windows)
             timer = SerialDisposable()

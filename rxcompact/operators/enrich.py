@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, MutableMapping, Sequence
 from typing import Any
 
 from reactivex import Observable
@@ -201,6 +201,7 @@ class EnrichStage(PooledStage[Compacted]):
             self._emit(enriched)
 
     def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        del job
         for entry, event in zip(entries, results, strict=True):
             if self._cache is not None:
                 self._cache[entry.compacted.key] = event

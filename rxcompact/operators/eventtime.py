@@ -21,28 +21,21 @@ MICRO = 1_000_000
 class EventTimeWindows(Windows):
     """Several buckets may be open; one closes when the watermark or, on an idle source, the clock passes its end.
 
-    The watermark is the largest event time so far less the lateness. The clock carries on from where the events stopped:
-    a bucket is over when as many seconds have gone by since the largest event time came as it then lacked.
+    The watermark is the largest event time so far less the lateness. The clock carries on from where the events
+    stopped: a bucket is over when as many seconds have gone by since the largest event time came as it then lacked.
     """
 
     def __init__(
-        self,
-        options: Options,
-        clock: Clock,
-        observer: ObserverBase[Window],
-        reject: Callable[[DeadLetter], object],
-        *,
-        lateness: float,
-        tolerance: float,
+        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
     ) -> None:
         super().__init__(options, clock, observer, reject)
-        self._lateness = lateness
-        self._tolerance = tolerance
+        self._lateness = options.lateness or 0.0
+        self._tolerance = options.tolerance
         self._open: dict[int, Bucket] = {}
         self._latest = float("-inf")  # event time
         self._arrived = 0.0  # monotonic instant at which it came
         self._over = float("-inf")  # end of the last bucket closed by the clock
-        self._believable = clock.wall() + tolerance
+        self._believable = clock.wall() + options.tolerance
         # whole seconds divide floats exactly; fractions of one would not, hence microseconds
         whole = options.timespan.is_integer()
         self._unit = 1 if whole else MICRO
@@ -56,7 +49,7 @@ class EventTimeWindows(Windows):
         if not times:
             return
         first, last = self._index(min(times)), self._index(max(times))
-        latest = max(self._latest, max(times))
+        latest = max(self._latest, *times)
         if first == last and self._end(first) > self._watermark(latest):
             self._put(first, keys, events, times)
         else:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from rxcompact.events import Compacted
 from rxcompact.operators.retry import Attempts, RetryPolicy
 
-
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
 
@@ -116,18 +115,16 @@ class Pool:
             worker.add_done_callback(self._workers.discard)
 
     async def _work(self) -> None:
-        worker = asyncio.current_task()
-        assert worker is not None
         while True:
             while self._queue:
-                await self._attempt(self._queue.popleft(), worker)
+                await self._attempt(self._queue.popleft())
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
 
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(self, job: Job, worker: asyncio.Task[None]) -> None:
+    async def _attempt(self, job: Job) -> None:
         entries = self._drop_expired(job)
         if not entries:
             self._ends.settled()
@@ -141,7 +138,8 @@ class Pool:
         except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
             results = [error] * len(entries)
         except asyncio.CancelledError as error:
-            if worker.cancelling():
+            worker = asyncio.current_task()
+            if worker is not None and worker.cancelling():
                 if job in self._running:  # not by close: the loop is being shut down
                     self._running.discard(job)
                     self._abandon(job)
@@ -191,7 +189,7 @@ class Pool:
         self._sleep(job)
 
     def _sleep(self, job: Job) -> None:
-        wake = min(job.due, min(entry.deadline for entry in job.entries))
+        wake = min(job.due, *(entry.deadline for entry in job.entries))
         job.timer = self._loop.call_at(wake, self._wake, job) if wake < float("inf") else None
 
     def _wake(self, job: Job) -> None:

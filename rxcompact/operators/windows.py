@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from math import isfinite
 from operator import itemgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Clock
-from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
+from rxcompact.errors import AbandonedError, ArgumentError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
-from rxcompact.operators.bucket import Bucket, Field, Keep
+from rxcompact.operators.bucket import FIELDS, Bucket, Field, Keep
 from rxcompact.operators.handover import HandOver
 
 Mapper: TypeAlias = Callable[[Any], Any]
@@ -40,8 +41,22 @@ class Options:
     keep: Keep
     fields: Collection[Field]
     time_mapper: Mapper | None
+    lateness: float | None
+    tolerance: float
     room: Callable[[], int] | None
     overflow: Overflow
+
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise ArgumentError("count", self.count, "at least 1")
+        if isinstance(self.keep, str) and self.keep not in ("first", "last"):
+            raise ArgumentError("keep", self.keep, '"first", "last" or a function')
+        if self.lateness is not None and self.time_mapper is None:
+            raise ArgumentError("time_mapper", self.time_mapper, "given where lateness is")
+        if unknown := set(self.fields) - set(FIELDS):
+            raise ArgumentError("fields", unknown, f"of {FIELDS}")
+        if self.overflow not in get_args(Overflow):
+            raise ArgumentError("overflow", self.overflow, f"of {get_args(Overflow)}")
 
 
 class Windows(ABC):
@@ -162,7 +177,7 @@ class Windows(ABC):
         try:
             keys: Sequence[Any] = self._keys_of(chunk)
             times: Sequence[float] = self._times_of(chunk) if self._times_of else ()
-            if not times or (isfinite(sum(times)) and -FAR < min(times) and max(times) < FAR):
+            if not times or (isfinite(sum(times)) and min(times) > -FAR and max(times) < FAR):
                 return keys, chunk, times
         except Exception:  # noqa: BLE001, S110 - found out below, event by event
             pass
@@ -198,11 +213,9 @@ class Windows(ABC):
         count, room = self._options.count, self._options.room
         new = len(keys)
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
-            try:
+            with suppress(TypeError):  # unhashable
                 bucket.add(keys, events, seen)
                 return
-            except TypeError:  # unhashable
-                pass
         each: Iterable[Any] = zip(seen, strict=True) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, time in zip(keys, events, each, strict=False):
             try:

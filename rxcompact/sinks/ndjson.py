@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import msgspec
@@ -60,7 +61,7 @@ class NdjsonSink:
         file.flush()
 
     def _opened(self) -> BinaryIO:
-        return sys.stdout.buffer if self._path == "-" else open(self._path, "ab")
+        return sys.stdout.buffer if self._path == "-" else Path(self._path).open("ab")
 
     async def aclose(self) -> None:
         """Close the file."""

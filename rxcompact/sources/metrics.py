@@ -30,5 +30,5 @@ def exposition(demand: Demand) -> tuple[bytes, str]:
                 yield family(f"rxcompact_{name}", f"events: {name.replace('_', ' ')}", value=number)
 
     registry = CollectorRegistry()
-    registry.register(Collector())  # type: ignore[arg-type]
+    registry.register(Collector())  # pyright: ignore[reportArgumentType]
     return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -133,7 +133,7 @@ class _Lines:
     def __init__(self, source: NdjsonSource, path: str) -> None:
         self._source = source
         self._path = path
-        self._max_line = source._max_line  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._max_line = source._max_line  # pyright: ignore[reportPrivateUsage]
         self._gunzip: Gunzip | None = None
         self._started = False
         self._tail = b""
@@ -167,8 +167,8 @@ class _Lines:
             yield from self._emit([_cut(tail) if self._cut else tail.removesuffix(b"\r")])
 
     def _split(self, block: bytes) -> Iterator[Chunk]:
-        head, newline, rest = block.partition(b"\n")
         if self._cut:
+            _, newline, rest = block.partition(b"\n")
             if not newline:
                 return  # the rest of a line that is too long
             self._cut = False

@@ -115,7 +115,7 @@ def test_a_key_that_cannot_be_had_is_a_dead_letter_and_its_neighbours_go_on(
     windows = [window for _, window in run(stream, compact, chunked=chunked)]
 
     wrong = [event for event in stream if not isinstance(event.get("id"), str)]
-    assert sorted((letter.event["n"] for letter in letters)) == [event["n"] for event in wrong]
+    assert sorted(letter.event["n"] for letter in letters) == [event["n"] for event in wrong]
     assert {(letter.outcome, letter.stage, letter.reason) for letter in letters} <= {("rejected", "compact", "key")}
     good = [event for event in stream if event not in wrong]
     assert sum(window.received for window in windows) == len(good)
