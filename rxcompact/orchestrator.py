@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase
-from tenacity import RetryCallState, Retrying
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
@@ -24,11 +23,11 @@ from rxcompact.signals import (
     BatchPublished,
     DeadLettered,
     Signal,
-    SourceFailed,
     State,
     StateChanged,
     WindowClosed,
 )
+from rxcompact.supervisor import Supervisor, close, within
 
 DEADLINE = 10.0
 GRACE = 0.1
@@ -86,7 +85,7 @@ class Orchestrator:
         self._healthy_after = seconds("healthy_after", healthy_after)
         self._state: State = "idle"
         self._flow: Flow | None = None
-        self._supervisor: asyncio.Task[None] | None = None
+        self._supervisor: Supervisor | None = None
         self._ending: asyncio.Task[Report] | None = None
         self._report: Report | None = None
         self._cut: asyncio.Event = asyncio.Event()
@@ -170,7 +169,18 @@ class Orchestrator:
         self._supervise(self._flow)
 
     def _supervise(self, flow: Flow) -> None:
-        self._supervisor = asyncio.create_task(self._keep_alive(flow), name="rxcompact supervisor")
+        self._supervisor = Supervisor(
+            self.pipeline.source,
+            flow,
+            wait=self._wait,
+            healthy_after=self._healthy_after,
+            announce=self._signals.announce,
+        )
+
+    async def _stop_source(self, deadline: float) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.stop(deadline)
+            self._supervisor = None
 
     async def restart(self) -> None:
         """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay."""
@@ -185,51 +195,6 @@ class Orchestrator:
             if self._state == "restarting":
                 self._become("running")
                 self._supervise(self._flow)
-
-    # ── the source ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _keep_alive(self, flow: Flow) -> None:
-        loop = asyncio.get_running_loop()
-        attempts = RetryCallState(Retrying(), None, (), {})
-        while True:
-            since = loop.time()
-            error = await self._until_it_ends(flow)
-            if error is None:
-                flow.complete()
-                return
-            if loop.time() - since >= self._healthy_after:
-                attempts = RetryCallState(Retrying(), None, (), {})
-            attempts.set_exception((type(error), error, error.__traceback__))
-            wait = self._wait(attempts)
-            self._signals.announce(SourceFailed(error, attempts.attempt_number, wait))
-            attempts.prepare_for_next_attempt()
-            await _close(self.pipeline.source)
-            await asyncio.sleep(wait)
-
-    async def _until_it_ends(self, flow: Flow) -> Exception | None:
-        """Return what the source died of, or None when it completed."""
-        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-        def end(error: Exception | None = None) -> None:
-            if not ended.done():
-                ended.set_result(error)
-
-        subscription: DisposableBase | None = None
-        try:
-            subscription = self.pipeline.source.stream(flow).subscribe(flow.push, end, end)
-            return await ended
-        except Exception as error:  # noqa: BLE001 - a source may fail in any way
-            return error
-        finally:
-            if subscription is not None:
-                subscription.dispose()
-
-    async def _stop_source(self, deadline: float) -> None:
-        await _within(_close(self.pipeline.source), deadline)
-        if self._supervisor is not None:
-            self._supervisor.cancel()
-            await asyncio.wait({self._supervisor}, timeout=deadline)
-            self._supervisor = None
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -284,7 +249,7 @@ class Orchestrator:
 
     async def _finish(self, flow: Flow, began: float, *, in_time: bool, left: float) -> Report:
         parts = (self.pipeline.enricher, self.pipeline.sink)
-        await _within(asyncio.gather(*map(_close, parts), return_exceptions=True), left)
+        await within(asyncio.gather(*map(close, parts)), left)
         took = asyncio.get_running_loop().time() - began
         self._report = Report(flow.account(), took, in_time and flow.ended.exception() is None)
         self._become("stopped" if flow.ended.exception() is None else "failed")
@@ -357,21 +322,3 @@ class Orchestrator:
         self._dead_letters.announce(letter)
         self._outcomes.announce(letter)
         self._signals.announce(DeadLettered(letter))
-
-
-async def _close(part: Any) -> None:
-    # of a method the object it belongs to
-    close: Callable[[], Awaitable[object]] | None = getattr(getattr(part, "__self__", part), "aclose", None)
-    if close is not None:
-        await close()
-
-
-async def _within(work: Awaitable[Any], limit: float) -> None:
-    """Wait for something, but no longer; what ignores its cancellation is left behind."""
-    task: asyncio.Future[Any] = asyncio.ensure_future(work)
-    done, _ = await asyncio.wait({task}, timeout=limit)
-    if not done:
-        task.cancel()
-    elif not task.cancelled() and task.exception() is not None:
-        error = task.exception()
-        asyncio.get_running_loop().call_exception_handler({"message": "closing failed", "exception": error})

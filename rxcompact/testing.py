@@ -27,6 +27,7 @@ else:
 T = TypeVar("T")
 
 DAY = 86_400.0
+TICK = 1e-6
 START = 1_700_000_000.0
 
 
@@ -46,7 +47,8 @@ class VirtualLoop(Solipsistic):
         def patient(timeout: float | None = None) -> list[Any]:
             # asyncio sleeps at most a day at a time; the library takes that for a sleep without end
             if timeout is None or timeout < DAY:
-                return select(timeout)
+                # nor does it go on by less than a tick
+                return select(max(timeout, TICK) if timeout else timeout)
             ready = select(0)
             if not ready:
                 selector.clock.advance(timeout)

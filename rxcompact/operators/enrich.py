@@ -169,10 +169,10 @@ class EnrichStage(PooledStage[Compacted]):
         self._size = size
         self._cache = cache
         self._order = InOrder(self._emit) if ordered else None
-        self._followers: dict[Hashable, list[Entry]] = {}
+        self._leaders: dict[Hashable, tuple[Entry, list[Entry]]] = {}  # and who follows them
 
     def held(self) -> int:
-        followers = sum(map(len, self._followers.values()))
+        followers = sum(len(following) for _, following in self._leaders.values())
         return self._pool.held() + followers + (len(self._order) if self._order is not None else 0)
 
     def _take(self, items: Iterable[Compacted]) -> None:
@@ -185,13 +185,29 @@ class EnrichStage(PooledStage[Compacted]):
                 self._order.enter(entry)
             if self._cache is not None and compacted.key in self._cache:
                 self._came_through(entry, self._cache[compacted.key])
-            elif compacted.key in self._followers:
-                self._followers[compacted.key].append(entry)
-            else:
-                self._followers[compacted.key] = []
+            elif not self._follow(entry):
                 entries.append(entry)
         for start in range(0, len(entries), self._size):
             self._pool.submit(entries[start : start + self._size])
+
+    def _follow(self, entry: Entry) -> bool:
+        """Tell whether a call is under way that serves an event too."""
+        key = entry.compacted.key
+        if key not in self._leaders:
+            self._leaders[key] = (entry, [])
+            return False
+        leader, following = self._leaders[key]
+        if entry.deadline < leader.deadline:
+            return False  # it cannot wait for as long as the other may
+        following.append(entry)
+        return True
+
+    def _followers(self, entry: Entry) -> list[Entry]:
+        """Return those who follow an event, which leads no more."""
+        key = entry.compacted.key
+        if key not in self._leaders or self._leaders[key][0] is not entry:
+            return []
+        return self._leaders.pop(key)[1]
 
     def _came_through(self, entry: Entry, event: Any) -> None:
         enriched = entry.compacted._replace(event=event)
@@ -205,16 +221,16 @@ class EnrichStage(PooledStage[Compacted]):
         for entry, event in zip(entries, results, strict=True):
             if self._cache is not None:
                 self._cache[entry.compacted.key] = event
-            for each in (entry, *self._followers.pop(entry.compacted.key)):
+            for each in (entry, *self._followers(entry)):
                 self._came_through(each, event)
 
     def expired(self, job: Job, entry: Entry) -> None:
         super().expired(job, entry)
         self._leave(entry)
         # those that followed it are younger: the first of them goes on in its place
-        followers = [each for each in self._followers.pop(entry.compacted.key) if not self._is_over(each, job)]
+        followers = [each for each in self._followers(entry) if not self._is_over(each, job)]
         if followers:
-            self._followers[entry.compacted.key] = followers[1:]
+            self._leaders[entry.compacted.key] = (followers[0], followers[1:])
             self._pool.submit(followers[:1])
 
     def _is_over(self, entry: Entry, job: Job) -> bool:
@@ -225,12 +241,12 @@ class EnrichStage(PooledStage[Compacted]):
         return over
 
     def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
-        for each in (entry, *self._followers.pop(entry.compacted.key)):
+        for each in (entry, *self._followers(entry)):
             super().rejected(job, each, error)
             self._leave(each)
 
     def abandoned(self, job: Job, entry: Entry) -> None:
-        for each in (entry, *self._followers.pop(entry.compacted.key)):
+        for each in (entry, *self._followers(entry)):
             super().abandoned(job, each)
             self._leave(each)
 

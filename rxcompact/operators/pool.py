@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from heapq import heappop, heappush
+from itertools import count
 from typing import Any, Protocol
 
 from rxcompact.events import Compacted
@@ -28,12 +30,13 @@ class Entry:
 class Job(Attempts):
     """Events that one call is made for."""
 
-    __slots__ = ("due", "entries", "timer")
+    __slots__ = ("due", "entries", "queued", "timer")
 
     def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
         super().__init__(policy)
         self.entries = entries
         self.due = 0.0
+        self.queued = False
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -89,6 +92,9 @@ class Pool:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._stopping = False
+        self._deadlines: list[tuple[float, int, Job]] = []  # a heap, of queued jobs that found no worker
+        self._numbers = count()
+        self._alarm: asyncio.TimerHandle | None = None
 
     def held(self) -> int:
         """Return how many events are queued, called for, or waiting to be tried again."""
@@ -104,6 +110,7 @@ class Pool:
 
     def _enqueue(self, job: Job) -> None:
         self._queue.append(job)
+        job.queued = True
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
@@ -113,6 +120,36 @@ class Pool:
             worker = self._loop.create_task(self._work(), name="rxcompact worker")
             self._workers.add(worker)
             worker.add_done_callback(self._workers.discard)
+        else:
+            self._watch(job)
+
+    # ── waiting for a worker ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self, job: Job) -> None:
+        deadline = min(entry.deadline for entry in job.entries)
+        if deadline < float("inf"):
+            heappush(self._deadlines, (deadline, next(self._numbers), job))
+            self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        earliest = self._deadlines[0][0]
+        if self._alarm is None or earliest < self._alarm.when():
+            if self._alarm is not None:
+                self._alarm.cancel()
+            self._alarm = self._loop.call_at(earliest, self._expire_queued)
+
+    def _expire_queued(self) -> None:
+        self._alarm = None
+        now = self._loop.time() + TICK
+        while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].queued):
+            _, _, job = heappop(self._deadlines)
+            if job.queued and self._drop_expired(job):
+                self._watch(job)
+        if self._deadlines:
+            self._set_alarm()
+        self._ends.settled()
+
+    # ── working ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _work(self) -> None:
         while True:
@@ -125,6 +162,7 @@ class Pool:
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _attempt(self, job: Job) -> None:
+        job.queued = False
         entries = self._drop_expired(job)
         if not entries:
             self._ends.settled()
@@ -232,6 +270,8 @@ class Pool:
         self._running.clear()
         self._queue.clear()
         self._waiting.clear()
+        if self._alarm is not None:
+            self._alarm.cancel()
         for worker in self._workers:
             worker.cancel()
         for job in jobs:

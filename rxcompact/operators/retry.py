@@ -33,6 +33,10 @@ PERMANENT = (
     TypeError,
     ValueError,
 )
+SHORTEST = 0.001
+"""Seconds: a shorter wait would be a busy loop."""
+LAST = 0.01
+"""Seconds before the deadline at which no more attempts are squeezed in."""
 TOO_MANY_REQUESTS = 429
 RETRIED_STATUS = frozenset({408, 425, 429})
 
@@ -110,7 +114,7 @@ class Attempts:
     def failed(self, error: BaseException, remaining: float) -> float | None:
         """Return how long to wait, seconds, or None when retrying cannot mend it.
 
-        A wait takes at most half of the age that remains, so that there is an attempt shortly before the end of it: a
+        A wait takes at most half of the age that remains, so that there are attempts shortly before the end of it: a
         service that comes back in time finds the event still there. What a service asks for is waited for, however
         long; the event may then be too old.
 
@@ -126,7 +130,8 @@ class Attempts:
         limited = isinstance(error, RateLimitedError) or http_status(error) == TOO_MANY_REQUESTS
         if not limited and not self._policy.retry(state):
             return None
-        wait = max(min(self._policy.wait(state), remaining / 2), retry_after(error) or 0.0)
+        longest = remaining / 2 if remaining / 2 > LAST else remaining
+        wait = max(min(self._policy.wait(state), longest), retry_after(error) or 0.0, SHORTEST)
         if self._policy.before_sleep is not None:
             state.next_action = RetryAction(wait)
             state.upcoming_sleep = wait

@@ -341,7 +341,9 @@ def test_nothing_is_held_after_the_end(end: str) -> None:
         bench.source.on_error(RuntimeError())
     else:
         bench.subscription.dispose()
+    assert [letter.outcome for letter in bench.letters] == (["abandoned"] if end == "dispose" else [])
     bench.windows.clear()
+    bench.letters.clear()
     bench.scheduler.advance_to(100)
     del thing
     gc.collect()

@@ -1,0 +1,107 @@
+"""Keeps a source subscribed: again after a failure, with growing waits."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from reactivex.abc import DisposableBase
+from tenacity import RetryCallState, Retrying
+
+from rxcompact.flow import Flow
+from rxcompact.operators.retry import Wait
+from rxcompact.pipeline import Source
+from rxcompact.signals import SourceFailed
+
+
+class Supervisor:
+    """Feeds a source's events into a flow until the source completes, or this is stopped.
+
+    Args:
+        source: Asked for its stream anew each time.
+        flow: Completed when the source completes.
+        wait: Between a failure and the next subscription.
+        healthy_after: Seconds without failure after which failures are forgotten.
+        announce: Told of failures.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        flow: Flow,
+        *,
+        wait: Wait,
+        healthy_after: float,
+        announce: Callable[[SourceFailed], object],
+    ) -> None:
+        self._source = source
+        self._flow = flow
+        self._wait = wait
+        self._healthy_after = healthy_after
+        self._announce = announce
+        self._task = asyncio.create_task(self._keep_alive(), name="rxcompact supervisor")
+
+    async def stop(self, deadline: float) -> None:
+        """Have the source take no more, and unsubscribe; no longer than the deadline, seconds."""
+        await within(close(self._source), deadline / 2)
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=deadline / 2)
+
+    async def _keep_alive(self) -> None:
+        loop = asyncio.get_running_loop()
+        attempts = _attempts()
+        while True:
+            since = loop.time()
+            error = await self._until_it_ends()
+            if error is None:
+                self._flow.complete()
+                return
+            if loop.time() - since >= self._healthy_after:
+                attempts = _attempts()
+            attempts.set_exception((type(error), error, error.__traceback__))
+            wait = self._wait(attempts)
+            self._announce(SourceFailed(error, attempts.attempt_number, wait))
+            attempts.prepare_for_next_attempt()
+            await close(self._source)
+            await asyncio.sleep(wait)
+
+    async def _until_it_ends(self) -> Exception | None:
+        """Return what the source died of, or None when it completed."""
+        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+        def end(error: Exception | None = None) -> None:
+            if not ended.done():
+                ended.set_result(error)
+
+        subscription: DisposableBase | None = None
+        try:
+            subscription = self._source.stream(self._flow).subscribe(self._flow.push, end, end)
+            return await ended
+        except Exception as error:  # noqa: BLE001 - a source may fail in any way
+            return error
+        finally:
+            if subscription is not None:
+                subscription.dispose()
+
+
+def _attempts() -> RetryCallState:
+    return RetryCallState(Retrying(), None, (), {})
+
+
+async def close(part: Any) -> None:
+    """Close a source, an enricher or a sink, if it can be closed; of a method the object it belongs to."""
+    aclose: Callable[[], Awaitable[object]] | None = getattr(getattr(part, "__self__", part), "aclose", None)
+    if aclose is not None:
+        await aclose()
+
+
+async def within(work: Awaitable[Any], limit: float) -> None:
+    """Wait for something, but no longer than the limit, seconds; what ignores its cancellation is left behind."""
+    task: asyncio.Future[Any] = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait({task}, timeout=limit)
+    if not done:
+        task.cancel()
+    elif not task.cancelled() and task.exception() is not None:
+        error = task.exception()
+        asyncio.get_running_loop().call_exception_handler({"message": "closing failed", "exception": error})

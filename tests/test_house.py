@@ -1,0 +1,60 @@
+"""The house rules that a test can see."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import rxcompact
+
+PACKAGE = Path(rxcompact.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = ["rxcompact", *(f"rxcompact.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if room.ispkg)]
+EXTRAS = ("async_solipsism", "prometheus_client", "rich")
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_is_one_room_and_says_which(file: Path) -> None:
+    lines = file.read_text().splitlines()
+    assert len(lines) < 300, "two rooms share a wall"
+    assert lines[0].startswith('"""')
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_every_public_name_is_documented(room: str) -> None:
+    module = importlib.import_module(room)
+    for name in getattr(module, "__all__", ()):
+        thing = getattr(module, name)
+        if isinstance(thing, type | ModuleType) or callable(thing):
+            # what a dataclass or a named tuple says of itself does not count
+            assert not (thing.__doc__ or "(").startswith(("(", f"{name}(")), name
+
+
+def test_the_core_needs_no_extra() -> None:
+    program = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({EXTRAS}))\n"  # None: importing it raises
+        "import rxcompact, rxcompact.__main__\n"
+        "import rxcompact.operators, rxcompact.sources, rxcompact.sinks\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_importing_touches_neither_loop_nor_log_nor_thread() -> None:
+    program = (
+        "import asyncio, threading\n"
+        "from loguru import logger\n"
+        "sinks = list(logger._core.handlers)\n"
+        "import rxcompact\n"
+        "assert threading.active_count() == 1, threading.enumerate()\n"
+        "assert list(logger._core.handlers) == sinks\n"
+        "assert asyncio._get_running_loop() is None\n"
+        "assert asyncio.get_event_loop_policy()._local._loop is None\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
