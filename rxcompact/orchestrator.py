@@ -5,28 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase
-
 from rxcompact.clock import Seconds, seconds
-from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.flow import Flow
-from rxcompact.observers.hub import Hub
+from rxcompact.observed import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
-from rxcompact.signals import (
-    Account,
-    BatchPublished,
-    DeadLettered,
-    Signal,
-    State,
-    StateChanged,
-    WindowClosed,
-)
+from rxcompact.signals import Account, State
 from rxcompact.supervisor import Supervisor, close, within
 
 DEADLINE = 10.0
@@ -46,14 +33,14 @@ class Report:
     """Whether everything met its end before the deadline; what had not was abandoned."""
 
 
-class Orchestrator:
+class Orchestrator(Observed):
     """Owns the subscription of a pipeline.
 
     ::
 
         idle ──start──▶ running ──stop, or the source completes──▶ draining ──▶ stopped
-                        ▲     │                                                   │
-                        └─────┴──restart (sources only: nothing held is lost)     └──start──▶ running
+                   ▲     │                                                       │
+                   └─────┴── restart (of the source: nothing held is lost)       └── start ──▶ running
 
     It belongs to the loop it was started in; its methods may be called from any task there, again and again.
 
@@ -68,9 +55,7 @@ class Orchestrator:
         wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
         healthy_after: Seconds without failure after which a source's failures are forgotten.
 
-    Attributes:
-        windows, outcomes, dead_letters, signals, states: Observables of what happens. Observers may come and go; one
-            that raises harms nobody else. ``states`` starts with the present one.
+    What happens is to be seen in the observables of `Observed`.
     """
 
     def __init__(
@@ -80,6 +65,7 @@ class Orchestrator:
         wait: Wait = full_jitter,
         healthy_after: Seconds = 60.0,
     ) -> None:
+        super().__init__()
         self.pipeline = pipeline
         self._wait = wait
         self._healthy_after = seconds("healthy_after", healthy_after)
@@ -91,33 +77,8 @@ class Orchestrator:
         self._cut: asyncio.Event = asyncio.Event()
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
-        self._signals: Hub[Signal] = Hub(self._announce)
-        self._windows: Hub[Window] = Hub(self._signals.announce)
-        self._outcomes: Hub[Outcome] = Hub(self._signals.announce)
-        self._dead_letters: Hub[DeadLetter] = Hub(self._signals.announce)
-        self._states: Hub[State] = Hub(self._signals.announce, latest="idle")
 
     # ── what is to be seen ────────────────────────────────────────────────────────────────────────────────────────
-
-    @property
-    def windows(self) -> Observable[Window]:
-        return self._windows
-
-    @property
-    def outcomes(self) -> Observable[Outcome]:
-        return self._outcomes
-
-    @property
-    def dead_letters(self) -> Observable[DeadLetter]:
-        return self._dead_letters
-
-    @property
-    def signals(self) -> Observable[Signal]:
-        return self._signals
-
-    @property
-    def states(self) -> Observable[State]:
-        return self._states
 
     @property
     def state(self) -> State:
@@ -134,14 +95,10 @@ class Orchestrator:
         """How many distinct events each stage holds."""
         return self._flow.held() if self._flow is not None else {}
 
-    def _announce(self, what: Signal) -> None:
-        self._signals.announce(what)
-
     def _become(self, state: State) -> None:
         if state != self._state:
             old, self._state = self._state, state
-            self._states.announce(state)
-            self._signals.announce(StateChanged(old, state))
+            self._on_state(old, state)
 
     # ── start, restart ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -162,7 +119,7 @@ class Orchestrator:
             on_window=self._on_window,
             on_delivered=self._on_delivered,
             on_dead_letter=self._on_dead_letter,
-            on_retry=self._signals.announce,
+            on_retry=self._on_signal,
         )
         self._flow.ended.add_done_callback(self._on_ended)
         self._become("running")
@@ -174,7 +131,7 @@ class Orchestrator:
             flow,
             wait=self._wait,
             healthy_after=self._healthy_after,
-            announce=self._signals.announce,
+            announce=self._on_signal,
         )
 
     async def _stop_source(self, deadline: float) -> None:
@@ -297,28 +254,3 @@ class Orchestrator:
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self._state}: {self.account}>"
-
-    # ── what happened ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    def attach(self, observer: ObserverBase[Signal] | Callable[[Signal], object]) -> DisposableBase:
-        """Have an observer, or a function, told of every signal; dispose of what is returned to detach it."""
-        return self._signals.subscribe(observer)  # type: ignore[arg-type]
-
-    def _on_window(self, window: Window) -> None:
-        if self._windows.observed:
-            self._windows.announce(window)
-        if self._signals.observed:
-            self._signals.announce(
-                WindowClosed(window.opened, window.closed, window.trigger, window.received, len(window))
-            )
-
-    def _on_delivered(self, delivered: Delivered) -> None:
-        if self._outcomes.observed:
-            for outcome in delivered.outcomes():
-                self._outcomes.announce(outcome)
-        self._signals.announce(BatchPublished(len(delivered.batch), delivered.attempts))
-
-    def _on_dead_letter(self, letter: DeadLetter) -> None:
-        self._dead_letters.announce(letter)
-        self._outcomes.announce(letter)
-        self._signals.announce(DeadLettered(letter))
