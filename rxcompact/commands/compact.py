@@ -101,6 +101,8 @@ class _Compaction:
         self._account = _Account()
         self._flushes: Subject[None] = Subject()
         self._error: Exception | None = None
+        self._ended: asyncio.Event | None = None
+        self._unread = False
         names = [name for name in (options.key or "").split(",") if name]
         replay: dict[str, Any] = {}
         if options.time is not None:
@@ -132,6 +134,8 @@ class _Compaction:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is held is soon written
             self._flushes.on_next(None)
             code = 130
+        if self._unread:
+            return 0
         self._account.report(final=True)
         if self._error is not None:
             if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
@@ -144,7 +148,7 @@ class _Compaction:
         return self._source.stream().pipe(self._compact)
 
     async def _live(self) -> None:
-        ended = asyncio.Event()
+        ended = self._ended = asyncio.Event()
 
         def fail(error: Exception) -> None:
             self._fail(error)
@@ -157,6 +161,8 @@ class _Compaction:
         self._error = error
 
     def _write(self, window: Window) -> None:
+        if self._unread:
+            return
         good = [compacted for compacted in window if self._is_sound(compacted.event)]
         self._account.window(window.received, len(good), len(window) - len(good))
         if len(good) < len(window):
@@ -168,7 +174,10 @@ class _Compaction:
         except BrokenPipeError:
             # nobody reads on; nor shall the interpreter try to write what is left when it ends
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(0) from None
+            self._unread = True
+            if self._ended is None:
+                raise SystemExit(0) from None
+            self._ended.set()
 
     def _is_sound(self, line: bytes) -> bool:
         """Look also at what the key alone did not show: a number that fits no double."""

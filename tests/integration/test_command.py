@@ -1,0 +1,234 @@
+"""rxcompact compact, as its users run it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "rxcompact", "compact"]
+
+
+def compact(*arguments: Any, stdin: str | bytes = "", code: int = 0) -> tuple[list[dict[str, Any]], str]:
+    given = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run([*COMMAND, *map(str, arguments)], input=given, capture_output=True, timeout=60)
+    assert done.returncode == code, done.stderr.decode()
+    assert b"Traceback" not in done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
+
+
+def test_a_line_a_distinct_event() -> None:
+    rows, account = compact("--key=id", "--timespan=60", stdin='{"id":"a","n":1}\n{"id":"b"}\n{"id":"a","n":2}\n')
+    assert [(row["key"], row["count"], row["event"]) for row in rows] == [
+        ("a", 2, {"id": "a", "n": 1}), ("b", 1, {"id": "b"}),
+    ]  # fmt: skip
+    assert set(rows[0]) == {"opened", "closed", "key", "count", "first_seen", "last_seen", "event"}
+    assert abs(rows[0]["opened"] - time.time()) < 60
+    assert account == "received 3, duplicates 1, distinct 2, late 0, rejected 0, ratio 0.3333\n"
+
+
+def test_keys_of_other_types_are_other_keys() -> None:
+    lines = ['{"k":1}', '{"k":1.0}', '{"k":true}', '{"k":"1"}', '{"k":null}', "{}", '{"k":[1,{"b":2,"a":1}]}',
+             '{"k":[1, {"a":1,"b":2}]}', '{"k":{}}']  # fmt: skip
+    rows, _ = compact("--key=k", "--timespan=60", stdin="\n".join(lines))
+    assert [json.dumps(row["key"]) for row in rows] == [
+        "1", "1.0", "true", '"1"', "null", '[1, {"a": 1, "b": 2}]', "{}",
+    ]  # fmt: skip
+    assert [row["count"] for row in rows] == [1, 1, 1, 1, 2, 2, 1]
+
+
+def test_several_fields_make_an_array_and_no_key_the_whole_event() -> None:
+    rows, _ = compact("--key=a,b.c", "--timespan=60", stdin='{"a":1,"b":{"c":2}}\n{"a":1,"b":{"c":2},"x":1}\n{"a":1}')
+    assert [(row["key"], row["count"]) for row in rows] == [([1, 2], 2), ([1, None], 1)]
+    rows, _ = compact("--timespan=60", stdin='{"a":1,"b":2}\n{"b":2,"a":1}\n{"a":1}')
+    assert [(row["key"], row["count"]) for row in rows] == [({"a": 1, "b": 2}, 2), ({"a": 1}, 1)]
+
+
+def test_a_name_is_looked_up_whole_before_it_is_a_path() -> None:
+    rows, _ = compact("--key=id.h", "--timespan=60", stdin='{"id.h":"whole","id":{"h":"path"}}\n{"id":{"h":"path"}}')
+    assert [row["key"] for row in rows] == ["whole", "path"]
+
+
+def test_keep_and_count() -> None:
+    lines = "".join(f'{{"id":"{key}","n":{n}}}\n' for n, key in enumerate("abaac"))
+    rows, _ = compact("--key=id", "--timespan=60", "--keep=last", "--count=2", stdin=lines)
+    assert [(row["key"], row["event"]["n"], row["count"]) for row in rows] == [
+        ("a", 0, 1), ("b", 1, 1), ("a", 3, 2), ("c", 4, 1),
+    ]  # fmt: skip
+
+
+def test_replay_by_a_field() -> None:
+    lines = [
+        '{"ts":"2018-03-24T17:15:20.865716Z"}', '{"ts":"2018-03-24 17:15:29"}', '{"ts":1521911721}',
+        '{"ts":1521911722000}', '{"ts":"2018-03-24T18:15:31.5+01:00"}', '{"ts":"2018-03-24T17:15:19Z"}',
+    ]  # fmt: skip
+    rows, account = compact("--key=x", "--timespan=10", "--time=ts", stdin="\n".join(lines))
+    assert [(row["opened"], row["closed"], row["count"]) for row in rows] == [
+        (1521911720, 1521911730, 4), (1521911730, 1521911740, 1),
+    ]  # fmt: skip
+    assert rows[0]["first_seen"] == 1521911720.865716
+    assert "late 1," in account
+    rows, account = compact("--key=x", "--timespan=10", "--time=ts", "--lateness=20", stdin="\n".join(lines))
+    assert [row["count"] for row in rows] == [1, 4, 1]
+    assert "late 0," in account
+
+
+@pytest.mark.parametrize(("zone", "epoch"), [("Europe/Vienna", 1521911720 - 3600), ("+05:30", 1521911720 - 19800)])
+def test_a_time_without_an_offset_is_in_the_time_zone(zone: str, epoch: int) -> None:
+    line = '{"ts":"2018-03-24T17:15:20"}'
+    rows, _ = compact("--key=x", "--timespan=10", "--time=ts", "--timezone", zone, stdin=line)
+    assert rows[0]["opened"] == epoch
+
+
+BAD = ['{"ts":1}', "bad", "[1]", "", '{"ts":"x"}', '{"ts":1,"n":1e999}', '{"ts":1} {"ts":1}', '{"ts":2}']
+
+
+def test_a_bad_line_is_set_aside_with_its_number_and_reason() -> None:
+    rows, account = compact("--key=n", "--timespan=10", "--time=ts", "--verbose", stdin="\n".join(BAD))
+    assert [row["count"] for row in rows] == [2]
+    *why, total = account.splitlines()
+    assert [line.split(": ")[0] for line in why] == ["-:2", "-:3", "-:5", "-:6", "-:7"]
+    assert "not a timestamp: 'x'" in why[2]
+    assert total == ("received 7, duplicates 1, distinct 1, late 0, rejected 5 (malformed 4, time 1), ratio 0.1429")
+    compact("--key=n", "--timespan=10", "--time=ts", "--strict", stdin="\n".join(BAD), code=1)
+    compact("--key=n", "--timespan=10", "--strict", stdin='{"n":1}')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "--timespan"),
+        (["--timespan=0"], "timespan must be a duration above 0 s, got 0.0"),
+        (["--timespan=x"], "invalid float value: 'x'"),
+        (["--timespan=1", "--lateness=1"], "--lateness needs --time"),
+        (["--timespan=1", "--time=ts", "--lateness=-1"], "lateness must be"),
+        (["--timespan=1", "--count=0"], "count must be at least 1, got 0"),
+        (["--timespan=1", "--timezone=Nowhere"], "not a time zone: 'Nowhere'"),
+        (["--timespan=1", "/no/such/file"], "No such file or directory: '/no/such/file'"),
+    ],
+)
+def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], said: str) -> None:
+    _, errors = compact(*arguments, code=2)
+    assert said in errors
+
+
+def test_files_gzip_or_not_are_one_stream(tmp_path: Path) -> None:
+    plain, packed = tmp_path / "1.ndjson", tmp_path / "2.gz"
+    plain.write_text('{"id":"a"}\r\n{"id":"b"}')
+    packed.write_bytes(gzip.compress(b'{"id":"a"}\n') + gzip.compress(b'{"id":"c"}\n'))
+    rows, _ = compact(plain, packed, "-", "--key=id", "--timespan=60", stdin=gzip.compress(b'{"id":"a"}\n'))
+    assert [(row["key"], row["count"]) for row in rows] == [("a", 3), ("b", 1), ("c", 1)]
+
+
+def test_gzip_cut_short_is_said_and_what_came_before_is_kept(tmp_path: Path) -> None:
+    packed = tmp_path / "cut.gz"
+    packed.write_bytes(gzip.compress(b"".join(b'{"id":%d}\n' % n for n in range(100_000)))[:-1000])
+    rows, errors = compact(packed, "--key=id", "--timespan=60", code=2)
+    assert len(rows) > 1000
+    assert "gzip is cut short" in errors
+
+
+def start(*arguments: str, **options: Any) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*COMMAND, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)
+
+
+def test_live_windows_close_by_the_clock_while_the_input_idles() -> None:
+    with start("--key=id", "--timespan=0.3", stderr=subprocess.DEVNULL) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write(b'{"id":"a"}\n{"id":"a"}\n')
+        process.stdin.flush()
+        row = json.loads(process.stdout.readline())  # it comes though the input stays open
+        assert (row["key"], row["count"]) == ("a", 2)
+        process.stdin.close()
+        assert process.wait(30) == 0
+
+
+def test_a_closed_pipe_ends_it_quietly() -> None:
+    for time_option in ([], ["--time=ts"]):
+        with start("--key=id", "--timespan=1", "--count=1", *time_option, stderr=subprocess.PIPE) as process:
+            assert process.stdin and process.stdout and process.stderr
+            process.stdout.close()  # as `| head` does when it has enough
+            try:
+                for n in range(5000):
+                    process.stdin.write(b'{"id":%d,"ts":%d}\n' % (n, n))
+                process.stdin.close()
+            except BrokenPipeError:
+                pass
+            assert process.stderr.read() == b""
+            assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("option", [[], ["--time=ts"]])
+def test_ctrl_c_writes_what_is_held_and_ends_quietly(option: list[str]) -> None:
+    with start("--key=id", "--timespan=1000", *option, stderr=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write(b'{"id":"a","ts":1}\n' * 1000)
+        process.stdin.flush()
+        time.sleep(1.5)  # there is nothing to see from outside until it is interrupted
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert json.loads(process.stdout.read())["count"] == 1000
+        assert process.stderr.read().startswith(b"received 1000, duplicates 999, distinct 1,")
+
+
+def test_a_terminal_shows_progress() -> None:
+    main, terminal = pty.openpty()
+    with start("--key=id", "--timespan=0.1", stderr=terminal) as process:
+        assert process.stdin and process.stdout
+        for _ in range(12):
+            process.stdin.write(b'{"id":"a"}\n')
+            process.stdin.flush()
+            time.sleep(0.1)
+        process.stdin.close()
+        process.stdout.read()
+        process.wait(30)
+    shown = os.read(main, 10_000)
+    assert shown.count(b"\r\x1b[Kreceived ") >= 2
+    assert shown.rstrip().endswith(b"ratio 0.8333") or b"received 12" in shown
+
+
+def test_help_is_a_good_page() -> None:
+    done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
+    for word in ("--key", "--timespan", "--time ", "--lateness", "--keep", "--count", "examples:", "exit code"):
+        assert word in done.stdout
+    assert all(len(line) <= 120 for line in done.stdout.splitlines())
+
+
+def lines(events: int, keys: int) -> Iterator[bytes]:
+    block = b"".join(b'{"id":"key-%05d","msg":"%s"}\n' % (n % keys, b"x" * 60) for n in range(100_000))
+    for _ in range(events // 100_000):
+        yield block
+
+
+def peak_memory(events: int) -> int:
+    """Of the command, in KiB, as the kernel saw it."""
+    program = (
+        "import resource, runpy, sys\n"
+        "sys.argv = ['rxcompact', 'compact', '--key=id', '--timespan=1000', '--keep=last']\n"
+        "try:\n    runpy.run_module('rxcompact', run_name='__main__')\n"
+        "finally:\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin and process.stderr
+        for block in lines(events, 10_000):
+            process.stdin.write(block)
+        process.stdin.close()
+        account, memory = process.stderr.read().decode().splitlines()
+        assert account.startswith(f"received {events}, duplicates {events - 10_000}, distinct 10000,")
+        return int(memory)
+
+
+def test_ten_million_events_take_no_more_memory_than_their_keys() -> None:
+    assert peak_memory(10_000_000) < 1.1 * peak_memory(500_000)
