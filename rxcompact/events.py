@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -33,6 +33,9 @@ class Compacted(NamedTuple):
 _compacted = partial(tuple.__new__, Compacted)
 
 
+Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]
+
+
 class Window(Sequence[Compacted]):
     """A closed bucket: a sequence of `Compacted`, in the order the keys were first received.
 
@@ -41,19 +44,19 @@ class Window(Sequence[Compacted]):
         closed: POSIX seconds at which it ended, exclusive.
         trigger: Why it closed.
         received: Events received into it; the counts of its `Compacted` sum to this.
-        columns: Five columns of equal length, one for each field of `Compacted`; read once, on first use.
+        columns: Five columns, one for each field of `Compacted`; read once, when an item is asked for. The first, of
+            keys, tells how many there are.
     """
 
-    __slots__ = ("_columns", "_items", "closed", "opened", "received", "trigger")
+    __slots__ = ("_columns", "_items", "_size", "closed", "opened", "received", "trigger")
 
-    def __init__(
-        self, opened: float, closed: float, trigger: Trigger, received: int, columns: Sequence[Iterable[Any]]
-    ) -> None:
+    def __init__(self, opened: float, closed: float, trigger: Trigger, received: int, columns: Columns) -> None:
         self.opened = opened
         self.closed = closed
         self.trigger: Trigger = trigger
         self.received = received
-        self._columns: Sequence[Iterable[Any]] | None = columns
+        self._size = len(columns[0])
+        self._columns: Columns | None = columns
         self._items: tuple[Compacted, ...] = ()
 
     def _read(self) -> tuple[Compacted, ...]:
@@ -64,7 +67,18 @@ class Window(Sequence[Compacted]):
         return self._items
 
     def __len__(self) -> int:
-        return len(self._read())
+        return self._size
+
+    @classmethod
+    def of(cls, opened: float, closed: float, trigger: Trigger, received: int, items: Sequence[Compacted]) -> Window:
+        """Return a window of these items."""
+        fields = range(len(Compacted._fields))
+        keys, events, counts, first_seen, last_seen = ([item[field] for item in items] for field in fields)
+        return cls(opened, closed, trigger, received, (keys, events, counts, first_seen, last_seen))
+
+    def having(self, items: Sequence[Compacted]) -> Window:
+        """Return this window with other items."""
+        return Window.of(self.opened, self.closed, self.trigger, self.received, items)
 
     @overload
     def __getitem__(self, index: int) -> Compacted: ...
@@ -84,8 +98,7 @@ class Window(Sequence[Compacted]):
     __hash__ = None  # type: ignore[assignment]  # events need not be hashable
 
     def __reduce__(self) -> tuple[Any, ...]:
-        columns = tuple(zip(*self._read(), strict=True))
-        return Window, (self.opened, self.closed, self.trigger, self.received, columns)
+        return Window.of, (self.opened, self.closed, self.trigger, self.received, self._read())
 
     def __repr__(self) -> str:
         return (

@@ -115,8 +115,7 @@ class Flow:
                 kept.append(compacted._replace(event=decode(compacted.event)))
             except DecodeError as error:
                 self._dead_letter(DeadLetter("rejected", compacted, "decode", error.reason, error))
-        columns = tuple(zip(*kept, strict=True)) or ((),) * len(Compacted._fields)
-        return Window(window.opened, window.closed, window.trigger, window.received, columns)
+        return window.having(kept)
 
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -166,8 +166,7 @@ class _Compaction:
         good = [compacted for compacted in window if self._is_sound(compacted.event)]
         self._account.window(window.received, len(good), len(window) - len(good))
         if len(good) < len(window):
-            columns = tuple(zip(*good, strict=True)) or ((),) * 5
-            window = Window(window.opened, window.closed, window.trigger, window.received, columns)
+            window = window.having(good)
         try:
             sys.stdout.buffer.write(window_lines(window))
             sys.stdout.buffer.flush()

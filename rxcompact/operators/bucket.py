@@ -50,6 +50,21 @@ class Bucket:
         else:
             self._add_arrived(keys, events, seen)
 
+    def add_new(self, key: Hashable, event: Any, arrived: float) -> None:
+        """Take one event whose key is not held."""
+        if self._first is not None:
+            self._marks.append((len(self.events) + self._evicted, arrived))
+        self.events[key] = event
+        self.add_repeat(key, arrived)
+
+    def add_repeat(self, key: Hashable, arrived: float) -> None:
+        """Take one event whose key is held, where the first is kept."""
+        self.received += 1
+        if self._counts is not None:
+            self._counts[key] += 1
+        if self._last is not None:
+            self._last[key] = arrived
+
     def _add_arrived(self, keys: Sequence[Hashable], events: Sequence[Any], arrived: float) -> None:
         size = len(self.events)
         if self._first is not None:
@@ -115,7 +130,7 @@ class Bucket:
     def window(self, opened: float, closed: float, trigger: Trigger) -> Window:
         """Close the bucket; nothing may be added after."""
         keys = self.events
-        columns: tuple[Iterable[Any], ...] = (
+        columns = (
             keys,
             keys.values(),
             _column(self._counts, keys),
