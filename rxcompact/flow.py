@@ -57,11 +57,16 @@ class Flow:
         scheduler = LoopScheduler(self._loop)
         self._scheduler = scheduler
 
-        def closed(window: Window) -> None:
+        def count(window: Window) -> None:
             self._closed += len(window)
+
+        def tell(window: Window) -> None:
             on_window(window)
 
-        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(ops.do_action(closed))
+        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(ops.do_action(count))
+        if getattr(pipeline.source, "raw", False):
+            windows = windows.pipe(ops.map(self._decoded))
+        windows = windows.pipe(ops.do_action(tell))
         self._subscription = self._publish(self._enrich(windows)).subscribe(
             self._delivered, self._fail, self._end, scheduler=scheduler
         )
@@ -86,8 +91,6 @@ class Flow:
         (self._windows if isinstance(stage, Windows) else self._stages).append(stage)  # type: ignore[arg-type]
 
     def _enrich(self, windows: Observable[Window]) -> Observable[Any]:
-        if getattr(self._pipeline.source, "raw", False):
-            windows = windows.pipe(ops.map(self._decoded))
         if self._pipeline.enricher is None:
             return windows
         return windows.pipe(enrich(self._pipeline.enricher, **self._stage("enrich")))

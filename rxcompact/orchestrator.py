@@ -148,7 +148,8 @@ class Orchestrator(Observed):
                 self._start()
                 return
             self._become("restarting")
-            await self._stop_source(DEADLINE)
+            if self._supervisor is not None:
+                await self._supervisor.pause(DEADLINE)
             if self._state == "restarting":
                 self._become("running")
                 self._supervise(self._flow)

@@ -188,6 +188,11 @@ class Pipeline:
             "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},
         }
 
+    def __setattr__(self, name: str, value: object) -> None:
+        if hasattr(self, "_options"):
+            raise AttributeError(f"a pipeline does not change: {name}")
+        super().__setattr__(name, value)
+
     def options(self, stage: str) -> dict[str, Any]:
         """Return the options of an operator."""
         return self._options[stage] | self._options["retry"]

@@ -43,10 +43,14 @@ class Supervisor:
         self._task = asyncio.create_task(self._keep_alive(), name="rxcompact supervisor")
 
     async def stop(self, deadline: float) -> None:
-        """Have the source take no more, and unsubscribe; no longer than the deadline, seconds."""
+        """Close the source, and unsubscribe; no longer than the deadline, seconds."""
         await within(close(self._source), deadline / 2)
+        await self.pause(deadline / 2)
+
+    async def pause(self, deadline: float) -> None:
+        """Unsubscribe, and no more: the source may be subscribed to again."""
         self._task.cancel()
-        await asyncio.wait({self._task}, timeout=deadline / 2)
+        await asyncio.wait({self._task}, timeout=deadline)
 
     async def _keep_alive(self) -> None:
         loop = asyncio.get_running_loop()
@@ -63,7 +67,6 @@ class Supervisor:
             wait = self._wait(attempts)
             self._announce(SourceFailed(error, attempts.attempt_number, wait))
             attempts.prepare_for_next_attempt()
-            await close(self._source)
             await asyncio.sleep(wait)
 
     async def _until_it_ends(self) -> Exception | None:

@@ -82,6 +82,7 @@ class HttpSource:
         self._observer: ObserverBase[Chunk] | None = None
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
+        self._closing: asyncio.Future[None] | None = None
 
     @property
     def url(self) -> str:
@@ -108,12 +109,15 @@ class HttpSource:
             def dispose() -> None:
                 starting.cancel()
                 self._observer = None
+                self._closing = asyncio.ensure_future(self.aclose())
 
             return Disposable(dispose)
 
         return Observable(subscribe)
 
     async def _start(self, observer: ObserverBase[Chunk]) -> None:
+        if self._closing is not None:
+            await self._closing
         app = web.Application(client_max_size=self._max_body)
         app.router.add_post(self._path, self._post)
         for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):

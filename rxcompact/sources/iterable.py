@@ -17,10 +17,12 @@ from rxcompact.sources.pull import Chunk, pull
 class IterableSource:
     """Events from an iterable, in chunks; from an async iterable, each as it comes.
 
-    It is not pulled while there is no room for what it would give.
+    It is not pulled while there is no room for what it would give. Iterators go on where they were when the pipeline is
+    restarted; other iterables begin anew. An iterable is advanced on the loop, so it should not block: one that does is
+    better an async one.
 
     Args:
-        events: Iterated anew at each subscription.
+        events: What to emit.
         chunk_size: Events a chunk, at most.
 
     >>> from reactivex import operators as ops
@@ -33,6 +35,7 @@ class IterableSource:
             raise ArgumentError("chunk_size", chunk_size, "at least 1")
         self._events = events
         self._chunk_size = chunk_size
+        self._next: asyncio.Task[Any] | None = None
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
         """Return the chunks, as an observable.
@@ -51,11 +54,38 @@ class IterableSource:
 
     async def _live(self, demand: Demand) -> AsyncIterator[Chunk]:
         if isinstance(self._events, AsyncIterable):
-            async for event in self._events:
-                yield [event]
+            async for chunk in self._as_they_come(self._events):
+                yield chunk
             return
         events = iter(self._events)
         # no more than is asked for: what is pulled and not taken would be lost with this source
         while chunk := list(islice(events, min(self._chunk_size, max(1, demand.room())))):
             yield chunk
             await asyncio.sleep(0)
+
+    async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[Chunk]:
+        iterator = aiter(events)
+
+        async def following() -> Any:
+            return await anext(iterator)
+
+        while True:
+            # not cancelled with the subscription: that would end a generator, and lose what it was about to give
+            self._next = self._next or asyncio.ensure_future(following())
+            try:
+                event = await asyncio.shield(self._next)
+            except StopAsyncIteration:
+                self._next = None
+                return
+            except Exception:
+                self._next = None
+                raise
+            self._next = None
+            yield [event]
+
+    async def aclose(self) -> None:
+        """Wait for no more of an async iterable."""
+        pending, self._next = self._next, None
+        if pending is not None:
+            pending.cancel()
+            await asyncio.wait({pending})
