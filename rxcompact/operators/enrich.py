@@ -175,6 +175,9 @@ class EnrichStage(PooledStage[Compacted]):
         followers = sum(len(following) for _, following in self._leaders.values())
         return self._pool.held() + followers + (len(self._order) if self._order is not None else 0)
 
+    def _is_empty(self) -> bool:
+        return not self._leaders and not self._order and super()._is_empty()
+
     def _take(self, items: Iterable[Compacted]) -> None:
         entries: list[Entry] = []
         for compacted in items:

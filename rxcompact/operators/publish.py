@@ -139,6 +139,9 @@ class PublishStage(PooledStage[Delivered]):
     def held(self) -> int:
         return len(self._open) + self._pool.held()
 
+    def _is_empty(self) -> bool:
+        return not self._open and super()._is_empty()
+
     def _take(self, items: Iterable[Compacted]) -> None:
         self._open.extend(items)
         while len(self._open) >= self._count:

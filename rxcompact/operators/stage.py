@@ -98,6 +98,10 @@ class PooledStage(ObserverBase[Any], Generic[T]):
     def held(self) -> int:
         """Return how many events are on their way through."""
 
+    def _is_empty(self) -> bool:
+        """Tell whether nothing is held, without counting."""
+        return self._pool.idle()
+
     @abstractmethod
     def _take(self, items: Iterable[Compacted]) -> None: ...
 
@@ -119,7 +123,7 @@ class PooledStage(ObserverBase[Any], Generic[T]):
 
     def settled(self) -> None:
         """End the stream, if its source has ended and nothing is held."""
-        if self._completion is not None and self.held() == 0:
+        if self._completion is not None and self._is_empty():
             completion, self._completion = self._completion, None
             completion()
 

@@ -213,7 +213,10 @@ class HttpSource:
     async def _metrics(self, _: web.Request) -> web.Response:
         if self._demand is None:
             return web.Response(status=503)
-        text, content_type = exposition(self._demand)
+        try:
+            text, content_type = exposition(self._demand)
+        except ImportError:
+            return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})
 
 
