@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, tzinfo
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,6 +16,12 @@ from rxcompact.timestamps import posix
 BOM = b"\xef\xbb\xbf"
 # what Python hashes and compares as JSON does; True, 1 and 1.0 would be one key, lists and dicts none
 PLAIN = {str, int, type(None)}
+# each digit a 0, each E an e
+KINDS = bytes.maketrans(b"123456789E", b"000000000e")
+# what may stand before a number
+LEADS = {b":", b",", b"[", b"-", b" ", b"\t", b"\r", b"\n"}
+# without three digits of exponent, a number that does not fit a double has more digits than this
+LONG = b"0" * 200
 
 
 class Json(NamedTuple):
@@ -27,7 +33,12 @@ class Json(NamedTuple):
 
 def json_key(value: Any) -> Hashable:
     """Return a JSON value as a hashable key: 1, 1.0, true and "1" are four."""
-    return value if type(value) in PLAIN else Json(_canonical(value))
+    if type(value) in PLAIN:
+        return value  # type: ignore[no-any-return]
+    try:
+        return Json(_canonical(value))
+    except RecursionError:
+        raise DecodeError("nested too deeply") from None
 
 
 def json_value(key: Any) -> Any:
@@ -55,35 +66,41 @@ def decode(line: bytes | Mapping[str, Any]) -> dict[str, Any]:
     try:
         value = _decode_any(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DecodeError(_why(error)) from None
+        raise DecodeError(_why(error, line)) from None
     if not isinstance(value, dict):
         raise DecodeError(f"not a JSON object but {type(value).__name__}")
     return value
 
 
-def _why(error: Exception) -> str:
+def _why(error: Exception, line: bytes) -> str:
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
-        return f"invalid UTF-8 at byte {error.start}"
+        try:
+            line.decode()
+        except UnicodeDecodeError as found:  # the first one counts from the start of the string that it is in
+            return f"invalid UTF-8 (byte {found.start})"
     return str(error)
 
 
 class _Fields:
     """Looks up fields by name: whole first, then as a dotted path; None where missing.
 
-    A chunk of lines is decoded in one go into structs of these fields alone. The rest of each line is checked for
-    being JSON, but for one thing: whether its numbers fit a double.
+    A chunk of lines is decoded in one go into structs of these fields alone. The result is that of decoding each line
+    in full, bad lines included: what is skipped is checked for being JSON, but for the encoding of strings and the
+    range of numbers, which are looked at here.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         columns = dict.fromkeys([*names, *(name.split(".")[0] for name in names)])
         fields = {name: f"f{number}" for number, name in enumerate(columns)}
+        # a struct cannot have names that JSON escapes
+        self._plain = all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
         struct = msgspec.defstruct(
             "Fields",
             [(field, Any, UNSET) for field in fields.values()],
-            rename={field: name for name, field in fields.items()},
+            rename={field: name for name, field in fields.items()} if self._plain else None,
             gc=False,
         )
         self._decode_lines = msgspec.json.Decoder(struct).decode_lines
@@ -108,17 +125,22 @@ class _Fields:
         Raises:
             Exception: when any line is bad; `one` tells which.
         """
-        if not isinstance(lines[0], bytes):
+        if not lines:
+            return [()] * len(self._names)
+        if not self._plain or not isinstance(lines[0], bytes):
             return list(zip(*map(self.one, lines), strict=True))
         block = b"\n".join(lines)
         # with a brace at either end of each line, no value reaches over two lines
-        if block.count(b"}\n{") != len(lines) - 1 or not (block.startswith(b"{") and block.endswith(b"}")):
+        if set(map(itemgetter(0), lines)) != {ord("{")} or set(map(itemgetter(-1), lines)) != {ord("}")}:
             raise DecodeError("a line is no JSON object")
         if not block.isascii():
             block.decode()
         structs = self._decode_lines(block)
         if len(structs) != len(lines):
             raise DecodeError("a line has several values")
+        if _may_overflow(block):
+            for line in lines:
+                _decode_any(line)
         return [self._column(structs, *column) for column in self._columns]
 
     @staticmethod
@@ -131,6 +153,20 @@ class _Fields:
                 if value is UNSET:
                     values[number] = _walk(head(structs[number]), rest)
         return values
+
+
+def _may_overflow(block: bytes) -> bool:
+    """Return whether a number in it may not fit a double: by an exponent of three digits, or its length."""
+    kinds = block.translate(KINDS)
+    if LONG in kinds:
+        return True
+    for exponent in (b"0e000", b"0e+000") if b"+" in kinds else (b"0e000",):
+        if exponent in kinds:
+            # hashes have such digits too, after a letter or a quote
+            before = {part.rstrip(b"0.")[-1:] for part in kinds.split(exponent)[:-1]}
+            if not LEADS.isdisjoint(before):
+                return True
+    return False
 
 
 def _walk(value: Any, path: Sequence[str]) -> Any:

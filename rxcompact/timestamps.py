@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
+from reprlib import Repr
 
 from rxcompact.errors import TimeMapperError
 
 # an epoch in a unit lies between that unit's 1e11 and 1e14: seconds up to the year 5138, milliseconds from 1973, …
-UNITS = ((1e11, 1.0), (1e14, 1e3), (1e17, 1e6), (1e20, 1e9))
+UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
+NANO = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICRO = 1_000_000
-NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+INTEGER = re.compile(r"[+-]?[0-9]{1,25}")
+NUMBER = re.compile(r"[+-]?[0-9]+\.[0-9]*")
 # more digits than datetime takes, or none after the point
 FRACTION = re.compile(r"[.,](\d*)")
-LEAP_SECOND = re.compile(r"(T?\d\d:?\d\d:?)60")
+# what ISO has at the end of a day, and datetime has not
+LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE)
+MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE)
+NOTHING, SECOND, DAY = timedelta(), timedelta(seconds=1), timedelta(days=1)
 SHOWN = 60
+_brief = Repr()
+_brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
+_show = _brief.repr
 
 
 def posix(value: object, timezone: tzinfo = UTC) -> float:
@@ -35,7 +43,7 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
         except ValueError:
             return _unusual(value, timezone)
         # digits alone are an epoch, though ISO has a basic form of them
-        return _epoch(float(value), value) if value.isdecimal() else _seconds(moment, timezone, value)
+        return _epoch(int(value), value) if value.isdecimal() else _seconds(moment, timezone, value)
     if isinstance(value, float | int) and not isinstance(value, bool):
         return _epoch(value, value)
     raise _error(value)
@@ -43,23 +51,25 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
 
 def _unusual(value: str, timezone: tzinfo) -> float:
     text = value.strip()
+    if INTEGER.fullmatch(text):
+        return _epoch(int(text), value)
     if NUMBER.fullmatch(text):
         return _epoch(float(text), value)
-    leap = LEAP_SECOND.search(text)
-    if leap:
-        text = text.replace(leap.group(), leap.group(1) + "59", 1)
+    text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
+    text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
+    more = SECOND if leaps else DAY if midnights else NOTHING
     text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
     try:
-        return _seconds(datetime.fromisoformat(text.upper()), timezone, value) + (1.0 if leap else 0.0)
+        return _seconds(datetime.fromisoformat(text.upper()), timezone, value, more)
     except ValueError:
         raise _error(value) from None
 
 
-def _seconds(moment: datetime, timezone: tzinfo, value: object) -> float:
+def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = NOTHING) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone)
     try:
-        since = moment - EPOCH
+        since = moment - EPOCH + more
     except OverflowError:
         raise _error(value) from None
     if moment.year == 1:
@@ -70,11 +80,14 @@ def _seconds(moment: datetime, timezone: tzinfo, value: object) -> float:
 def _epoch(number: float, value: object) -> float:
     for limit, unit in UNITS:
         if -limit < number < limit:
-            return round(number * (MICRO / unit)) / MICRO if unit > MICRO else number / unit
+            if unit == NANO:
+                # cut to the microsecond, as nine digits of ISO are; a float is not exact enough for that
+                number = (number // 1_000 if isinstance(number, int) else round(number / 1_000)) * 1_000
+            return number / unit
     raise _error(value)
 
 
 def _error(value: object) -> TimeMapperError:
-    # repr of a huge integer raises
-    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else repr(value)
+    # repr of a huge integer raises, and that of a deep list recurses
+    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _show(value)
     return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")

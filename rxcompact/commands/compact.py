@@ -13,14 +13,14 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from reactivex import Observable
+from reactivex import operators as ops
 from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
-from rxcompact.errors import ArgumentError, DecodeError
+from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.fields import JsonKey, JsonTime, decode
+from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.sinks.ndjson import window_lines
 from rxcompact.sources import NdjsonSource
 
@@ -44,7 +44,7 @@ examples:
   tail -f events.ndjson | rxcompact compact --key host,message --timespan 10
   rxcompact compact dns.ndjson.gz --key id.orig_h,query --timespan 60 --time ts --lateness 5
 
-exit code: 0; 1 if lines were set aside and --strict was given; 2 for wrong usage or a file that cannot be read;
+exit code: 0; 1 if any line was bad and --strict was given; 2 for wrong usage or a file that cannot be read;
 130 after Ctrl-C, when what was held has been written
 """
 PROGRESS = 0.5
@@ -62,23 +62,35 @@ def add_parser(commands: Any) -> None:
     )
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
-    add(
-        "--key", metavar="FIELD[,FIELD…]", help="what makes events equal; a.b reaches into objects (default: all of it)"
-    )
+    same = "what makes events equal; a.b reaches into objects (default: all of it)"
+    add("--key", type=_names, default=[], metavar="FIELD[,FIELD…]", help=same)
     add("--timespan", required=True, type=float, metavar="S", help="length of a window, seconds")
     add("--time", metavar="FIELD", help="replay by this field: ISO 8601, or epoch s, ms, µs, ns")
     add("--lateness", type=float, metavar="S", help="with --time: wait this long for stragglers, seconds (default: 0)")
-    add("--timezone", type=_timezone, default=UTC, metavar="ZONE", help="of times without an offset (default: UTC)")
+    add(
+        "--timezone",
+        type=_timezone,
+        default=UTC,
+        metavar="ZONE",
+        help="of times without an offset: Europe/Vienna, =-05:00 (default: UTC)",
+    )
     add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
     add("--count", type=int, metavar="N", help="close a window also at this many distinct keys")
-    add("--strict", action="store_true", help="exit with 1 if any line was set aside")
+    add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
     add("--verbose", action="store_true", help="say of each line that is set aside where it is and why")
     parser.set_defaults(run=lambda options: _run(parser, options))
 
 
+def _names(text: str) -> list[str]:
+    names = text.split(",")
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"a field without a name: {text!r}")
+    return names
+
+
 def _timezone(name: str) -> tzinfo:
     try:
-        if name[:1] in "+-":
+        if name.startswith(("+", "-")):
             return datetime.fromisoformat(f"1970-01-01T00:00:00{name}").tzinfo or UTC
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):
@@ -100,10 +112,8 @@ class _Compaction:
         self._source = NdjsonSource(*options.paths)
         self._account = _Account()
         self._flushes: Subject[None] = Subject()
+        self._ended = asyncio.Event()
         self._error: Exception | None = None
-        self._ended: asyncio.Event | None = None
-        self._unread = False
-        names = [name for name in (options.key or "").split(",") if name]
         replay: dict[str, Any] = {}
         if options.time is not None:
             replay = {
@@ -114,7 +124,7 @@ class _Compaction:
             }
         self._compact = rxo.compact(
             options.timespan,
-            key_mapper=JsonKey(*names),
+            key_mapper=JsonKey(*options.key),
             count=options.count,
             keep=options.keep,
             chunked=True,
@@ -126,66 +136,40 @@ class _Compaction:
     def run(self) -> int:
         code = 0
         try:
-            if self._options.time is None:
-                asyncio.run(self._live())
-            else:
-                self._windows().subscribe(self._write, self._fail)
+            asyncio.run(self._work())
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # what is held is soon written
             self._flushes.on_next(None)
             code = 130
-        if self._unread:
-            return 0
+        if isinstance(self._error, BrokenPipeError):
+            return 0  # nobody reads on
         self._account.report(final=True)
         if self._error is not None:
             if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
                 raise self._error
             print(f"rxcompact: {self._error}", file=sys.stderr)
             return 2
-        return code or int(self._options.strict and self._account.set_aside > 0)
+        return code or int(self._options.strict and self._account.bad > 0)
 
-    def _windows(self) -> Observable[Window]:
-        return self._source.stream().pipe(self._compact)
-
-    async def _live(self) -> None:
-        ended = self._ended = asyncio.Event()
-
-        def fail(error: Exception) -> None:
-            self._fail(error)
-            ended.set()
-
-        self._windows().subscribe(self._write, fail, ended.set)
-        await ended.wait()
+    async def _work(self) -> None:
+        windows = self._source.stream().pipe(ops.do_action(self._account.take), self._compact)
+        windows.subscribe(self._write, self._fail, self._ended.set)
+        await self._ended.wait()
 
     def _fail(self, error: Exception) -> None:
-        self._error = error
+        self._error = self._error or error
+        self._ended.set()
 
     def _write(self, window: Window) -> None:
-        if self._unread:
-            return
-        good = [compacted for compacted in window if self._is_sound(compacted.event)]
-        self._account.window(window.received, len(good), len(window) - len(good))
-        if len(good) < len(window):
-            window = window.having(good)
+        self._account.window(window)
         try:
             sys.stdout.buffer.write(window_lines(window))
             sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # nobody reads on; nor shall the interpreter try to write what is left when it ends
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            self._unread = True
-            if self._ended is None:
-                raise SystemExit(0) from None
-            self._ended.set()
-
-    def _is_sound(self, line: bytes) -> bool:
-        """Look also at what the key alone did not show: a number that fits no double."""
-        try:
-            decode(line)
-        except DecodeError as error:
-            self._say(line, str(error))
-            return False
-        return True
+        except Exception as error:  # noqa: BLE001 - raised in the end, where it stops the command
+            if isinstance(error, OSError):
+                # neither the windows still to come nor the interpreter at its end shall try again
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self._fail(error)
 
     def _set_aside(self, letter: DeadLetter) -> None:
         self._account.rejected[letter.reason] += 1
@@ -196,7 +180,7 @@ class _Compaction:
             position = self._source.position
             number = position.number(line)
             where = f"{position.path}:{number}" if number else position.path
-            print(f"{where}: set aside: {why!s}", file=sys.stderr)
+            self._account.say(f"{where}: set aside: {why}")
 
 
 class _Account:
@@ -204,35 +188,38 @@ class _Account:
 
     def __init__(self) -> None:
         self.received = 0
+        self.duplicates = 0
         self.distinct = 0
         self.rejected: Counter[str] = Counter()
         self._next = time.monotonic() + PROGRESS
         self._progress = sys.stderr.isatty()
 
     @property
-    def set_aside(self) -> int:
-        return self.rejected.total()
+    def bad(self) -> int:
+        """Lines set aside, but for the late ones."""
+        return self.rejected.total() - self.rejected["late"]
 
-    def window(self, received: int, distinct: int, malformed: int) -> None:
-        self.received += received - malformed
-        self.distinct += distinct
-        if malformed:
-            self.rejected["malformed"] += malformed
+    def take(self, chunk: list[bytes]) -> None:
+        self.received += len(chunk)
         if self._progress and time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS
             self.report(final=False)
 
+    def window(self, window: Window) -> None:
+        self.distinct += len(window)
+        self.duplicates += window.received - len(window)
+
     def report(self, *, final: bool) -> None:
         late = self.rejected["late"]
-        reasons = {reason: count for reason, count in sorted(self.rejected.items()) if reason != "late" and count}
-        rejected = sum(reasons.values())
-        received = self.received + late + rejected
-        duplicates = self.received - self.distinct
+        reasons = {reason: count for reason, count in sorted(self.rejected.items()) if reason != "late"}
         why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
-        ratio = duplicates / received if received else 0.0
-        text = (
-            f"received {received}, duplicates {duplicates}, distinct {self.distinct}, "
-            f"late {late}, rejected {rejected}{why}, ratio {ratio:.4f}"
+        ratio = self.duplicates / self.received if self.received else 0.0
+        self.say(
+            f"received {self.received}, duplicates {self.duplicates}, distinct {self.distinct}, "
+            f"late {late}, rejected {self.bad}{why}, ratio {ratio:.4f}",
+            end="\n" if final else "",
         )
-        start = "\r\x1b[K" if self._progress else ""
-        print(start + text, end="\n" if final else "", file=sys.stderr, flush=True)
+
+    def say(self, text: str, end: str = "\n") -> None:
+        # in place of the progress line
+        print(("\r\x1b[K" if self._progress else "") + text, end=end, file=sys.stderr, flush=True)

@@ -108,6 +108,7 @@ def enrich(
             stage = EnrichStage(
                 call,
                 observer,
+                batched=batch is not None,
                 size=batch or 1,
                 ordered=ordered,
                 cache=cache,
@@ -133,11 +134,7 @@ async def _result(value: Any) -> Any:
 
 
 def _single(mapper: Mapper) -> Call:
-    async def call(compacted: Sequence[Compacted]) -> Sequence[Any]:
-        value = mapper(compacted[0].event)
-        return [await value if hasattr(value, "__await__") else value]
-
-    return call
+    return lambda compacted: mapper(compacted[0].event)
 
 
 def _batched(mapper: Mapper) -> Call:
@@ -160,12 +157,13 @@ class EnrichStage(PooledStage[Compacted]):
         call: Call,
         observer: ObserverBase[Compacted],
         *,
+        batched: bool,
         size: int,
         ordered: bool,
         cache: MutableMapping[Hashable, Any] | None,
         **options: Any,
     ) -> None:
-        super().__init__(call, observer, **options)
+        super().__init__(call, observer, single=not batched, **options)
         self._size = size
         self._cache = cache
         self._order = InOrder(self._emit) if ordered else None
@@ -213,7 +211,8 @@ class EnrichStage(PooledStage[Compacted]):
         return self._leaders.pop(key)[1]
 
     def _came_through(self, entry: Entry, event: Any) -> None:
-        enriched = entry.compacted._replace(event=event)
+        key, _, count, first_seen, last_seen = entry.compacted
+        enriched = Compacted(key, event, count, first_seen, last_seen)
         if self._order is not None:
             self._order.leave(entry, enriched)
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Protocol
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from rxcompact.events import Compacted
 from rxcompact.operators.retry import Attempts, RetryPolicy
 
+INFINITY = float("inf")
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
 
@@ -30,13 +31,14 @@ class Entry:
 class Job(Attempts):
     """Events that one call is made for."""
 
-    __slots__ = ("due", "entries", "queued", "timer")
+    __slots__ = ("due", "entries", "overtime", "queued", "timer")
 
     def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
         super().__init__(policy)
         self.entries = entries
         self.due = 0.0
         self.queued = False
+        self.overtime = False
         self.timer: asyncio.TimerHandle | None = None
 
 
@@ -59,8 +61,9 @@ class Ends(Protocol):
         """Some were told of; more may be held."""
 
 
-Call = Callable[[Sequence[Compacted]], Awaitable[Sequence[Any]]]
-"""Calls for some events; gives as many results, an exception for one that failed, or raises for all."""
+Call = Callable[[Sequence[Compacted]], Any]
+"""Calls for some events; gives as many results, or something to await that does: an exception for one that failed, or
+raises for all."""
 
 
 class Pool:
@@ -75,6 +78,7 @@ class Pool:
         call: Call,
         ends: Ends,
         *,
+        single: bool,
         max_concurrent: int,
         timeout: float | None,
         policy: RetryPolicy,
@@ -82,8 +86,9 @@ class Pool:
     ) -> None:
         self._call = call
         self._ends = ends
+        self._single = single  # the call takes one event and gives one result
         self._max_concurrent = max_concurrent
-        self._timeout = float("inf") if timeout is None else timeout
+        self._timeout = INFINITY if timeout is None else timeout
         self._policy = policy
         self._loop = loop
         self._queue: deque[Job] = deque()
@@ -127,7 +132,7 @@ class Pool:
 
     def _watch(self, job: Job) -> None:
         deadline = min(entry.deadline for entry in job.entries)
-        if deadline < float("inf"):
+        if deadline < INFINITY:
             heappush(self._deadlines, (deadline, next(self._numbers), job))
             self._set_alarm()
 
@@ -152,48 +157,64 @@ class Pool:
     # ── working ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _work(self) -> None:
+        worker = asyncio.current_task()
+        if worker is None:
+            raise AssertionError("a worker is a task")
         while True:
             while self._queue:
-                await self._attempt(self._queue.popleft())
+                await self._attempt(self._queue.popleft(), worker)
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
 
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(self, job: Job) -> None:
+    async def _attempt(self, job: Job, worker: asyncio.Task[Any]) -> None:
         job.queued = False
         entries = self._drop_expired(job)
         if not entries:
             self._ends.settled()
             return
         job.count += 1
+        job.overtime = False
         self._running.add(job)
-        limit = min(self._loop.time() + self._timeout, max(entry.deadline for entry in entries))
-        try:
-            async with asyncio.timeout_at(limit if limit < float("inf") else None):
-                results = await self._call([entry.compacted for entry in entries])
-        except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
-            results = [error] * len(entries)
-        except asyncio.CancelledError as error:
-            worker = asyncio.current_task()
-            if worker is not None and worker.cancelling():
-                if job in self._running:  # not by close: the loop is being shut down
-                    self._running.discard(job)
-                    self._abandon(job)
-                raise
-            results = [error] * len(entries)  # the call cancelled itself
+        results = await self._results(job, entries, worker)
+        if job.overtime:
+            worker.uncancel()
         if job in self._running:  # else it was abandoned meanwhile
             self._running.discard(job)
             self._settle(job, entries, results)
 
+    async def _results(self, job: Job, entries: Sequence[Entry], worker: asyncio.Task[Any]) -> Sequence[Any]:
+        latest = entries[0].deadline if len(entries) == 1 else max(entry.deadline for entry in entries)
+        limit = min(self._loop.time() + self._timeout, latest)
+        # asyncio.timeout does the same at several times the cost
+        alarm = self._loop.call_at(limit, _cut_short, job, worker) if limit < INFINITY else None
+        try:
+            results: Any = self._call([entry.compacted for entry in entries])
+            if hasattr(results, "__await__"):
+                results = await results
+        except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
+            return (error,) * len(entries)
+        except asyncio.CancelledError as error:
+            if worker.cancelling() > job.overtime:
+                if job in self._running:  # not by close: the loop is being shut down
+                    self._running.discard(job)
+                    self._abandon(job)
+                raise
+            return (TimeoutError() if job.overtime else error,) * len(entries)  # else the call cancelled itself
+        finally:
+            if alarm is not None:
+                alarm.cancel()
+        return (results,) if self._single else results
+
     def _settle(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
-        failed = [(entry, result) for entry, result in zip(entries, results, strict=True) if _failed(result)]
-        if not failed:
+        if not any(map(_failed, results)):
             job.entries = ()
             self._ends.succeeded(job, entries, results)
             self._ends.settled()
             return
+        failed = [(entry, result) for entry, result in zip(entries, results, strict=True) if _failed(result)]
         if len(failed) < len(entries):
             taken = [(entry, result) for entry, result in zip(entries, results, strict=True) if not _failed(result)]
             self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
@@ -228,7 +249,7 @@ class Pool:
 
     def _sleep(self, job: Job) -> None:
         wake = min(job.due, *(entry.deadline for entry in job.entries))
-        job.timer = self._loop.call_at(wake, self._wake, job) if wake < float("inf") else None
+        job.timer = self._loop.call_at(wake, self._wake, job) if wake < INFINITY else None
 
     def _wake(self, job: Job) -> None:
         if not self._drop_expired(job):
@@ -242,11 +263,12 @@ class Pool:
 
     def _drop_expired(self, job: Job) -> Sequence[Entry]:
         now = self._loop.time() + TICK
-        if any(entry.deadline <= now for entry in job.entries):
-            over = [entry for entry in job.entries if entry.deadline <= now]
-            job.entries = [entry for entry in job.entries if entry.deadline > now]
-            for entry in over:
-                self._ends.expired(job, entry)
+        entries = job.entries
+        if not entries or (entries[0].deadline if len(entries) == 1 else min(e.deadline for e in entries)) <= now:
+            job.entries = [entry for entry in entries if entry.deadline > now]
+            for entry in entries:
+                if entry.deadline <= now:
+                    self._ends.expired(job, entry)
         return job.entries
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,6 +304,11 @@ class Pool:
         for entry in job.entries:
             self._ends.abandoned(job, entry)
         job.entries = ()
+
+
+def _cut_short(job: Job, worker: asyncio.Task[Any]) -> None:
+    job.overtime = True
+    worker.cancel()
 
 
 def _failed(result: Any) -> bool:

@@ -130,7 +130,7 @@ class PublishStage(PooledStage[Delivered]):
     def __init__(
         self, call: Call, observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any
     ) -> None:
-        super().__init__(call, observer, **options)
+        super().__init__(call, observer, single=False, **options)
         self._count = count
         self._linger = linger
         self._open: list[Compacted] = []

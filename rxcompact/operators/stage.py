@@ -46,6 +46,7 @@ class PooledStage(ObserverBase[Any], Generic[T]):
         call: Call,
         observer: ObserverBase[T],
         *,
+        single: bool,
         max_concurrent: int,
         max_age: float,
         timeout: float | None,
@@ -60,7 +61,9 @@ class PooledStage(ObserverBase[Any], Generic[T]):
         self._max_age = max_age
         self._dead_letters = dead_letters
         self._completion: Callable[[], None] | None = None
-        self._pool = Pool(call, self, max_concurrent=max_concurrent, timeout=timeout, policy=policy, loop=self._loop)
+        self._pool = Pool(
+            call, self, single=single, max_concurrent=max_concurrent, timeout=timeout, policy=policy, loop=self._loop
+        )
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -25,7 +25,8 @@ def json_object(compacted: Compacted) -> dict[str, Any]:
         "count": count,
         "first_seen": first_seen,
         "last_seen": last_seen,
-        "event": msgspec.Raw(event) if isinstance(event, bytes) else event,
+        # one line it must be; a newline in JSON is but white space
+        "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
     }
 
 

@@ -12,6 +12,7 @@ class Gunzip:
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
+        self._rest = b""
 
     def feed(self, block: bytes, max_length: int = 0) -> bytes:
         """Unpack a block, to at most ``max_length`` bytes (0: any); `pending` tells whether there is more.
@@ -20,22 +21,30 @@ class Gunzip:
             zlib.error: when it is not gzip.
         """
         out: list[bytes] = []
-        size = 0
-        block = self._member.unconsumed_tail + block
-        while block:
+        room = max_length
+        self._rest += block
+        while self._rest:
             if self._member.eof:
+                # a file may be padded
+                self._rest = self._rest.lstrip(b"\0")
+                if not self._rest:
+                    break
                 self._member = zlib.decompressobj(wbits=31)
-            out.append(self._member.decompress(block, max_length and max_length - size))
-            size += len(out[-1])
-            block = self._member.unused_data
-            if max_length and size >= max_length:
+            try:
+                out.append(self._member.decompress(self._rest, room))
+            except zlib.error:
+                if out:
+                    break  # first what is good; the next call raises
+                raise
+            self._rest = self._member.unconsumed_tail or self._member.unused_data
+            if max_length and (room := room - len(out[-1])) <= 0:
                 break
         return b"".join(out)
 
     @property
     def pending(self) -> bool:
         """Whether input waits that `feed` had no room for."""
-        return bool(self._member.unconsumed_tail or (self._member.eof and self._member.unused_data))
+        return bool(self._rest)
 
     @property
     def complete(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -52,7 +52,7 @@ class IterableSource:
         while chunk := list(islice(events, self._chunk_size)):
             yield chunk
 
-    async def _live(self, demand: Demand) -> AsyncIterator[Chunk]:
+    async def _live(self, demand: Demand) -> AsyncGenerator[Chunk, None]:
         if isinstance(self._events, AsyncIterable):
             async for chunk in self._as_they_come(self._events):
                 yield chunk

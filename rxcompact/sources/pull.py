@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 from reactivex import Observable
@@ -17,7 +18,7 @@ Chunk = list[Any]
 
 
 def pull(
-    chunks: Callable[[], Iterator[Chunk]], live: Callable[[], AsyncIterator[Chunk]], demand: Demand
+    chunks: Callable[[], Iterator[Chunk]], live: Callable[[], AsyncGenerator[Chunk, None]], demand: Demand
 ) -> Observable[Chunk]:
     """Emit chunks, none longer than there is room for.
 
@@ -58,16 +59,20 @@ def _pull_now(chunks: Iterator[Chunk], observer: ObserverBase[Chunk], stopped: B
         observer.on_next(chunk)
 
 
-async def _pull_live(chunks: AsyncIterator[Chunk], observer: ObserverBase[Chunk], demand: Demand) -> None:
-    try:
-        room = await demand.wait()
-        async for chunk in chunks:
+async def _pull_live(chunks: AsyncGenerator[Chunk, None], observer: ObserverBase[Chunk], demand: Demand) -> None:
+    room = await demand.wait()
+    async with aclosing(chunks):
+        while True:
+            try:
+                chunk = await anext(chunks, None)
+            except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
+                observer.on_error(error)
+                return
+            if chunk is None:
+                break
             start = 0
             while start < len(chunk):
                 observer.on_next(chunk[start : start + room] if start or room < len(chunk) else chunk)
                 start += room
                 room = await demand.wait()
-    except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
-        observer.on_error(error)
-    else:
-        observer.on_completed()
+    observer.on_completed()

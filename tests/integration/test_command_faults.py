@@ -1,0 +1,97 @@
+"""rxcompact compact when the input or the output is at fault: it says so, ends, and loses no good line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMAND = [sys.executable, "-m", "rxcompact", "compact"]
+REPLAY = pytest.mark.parametrize("replay", [[], ["--time=t"]], ids=["live", "replay"])
+
+
+def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
+    done = subprocess.run([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, timeout=30, **options)
+    assert b"Traceback" not in done.stderr
+    assert b"never retrieved" not in done.stderr
+    return done
+
+
+@REPLAY
+@pytest.mark.parametrize("bad", [b'"x":1e999', b'"x":"\xff"', b'"x":' + b"9" * 5000, b'"x":[1,]', b'"x":"\\ud800"'])
+def test_a_bad_line_takes_no_good_one_of_its_key_with_it(replay: list[str], bad: bytes) -> None:
+    good = b'{"k":"a","t":1}\n'
+    given = b'{"k":"a","t":1,' + bad + b"}\n"
+    for stdin in (given + good * 3, good * 3 + given, good + given + good * 2):
+        done = run("--key=k", "--timespan=60", *replay, input=stdin, stdout=subprocess.PIPE)
+        (row,) = map(json.loads, done.stdout.splitlines())
+        assert (row["key"], row["count"], row["event"]) == ("a", 3, {"k": "a", "t": 1})
+        assert done.stderr.startswith(b"received 4, duplicates 2, distinct 1, late 0, rejected 1 (malformed 1),")
+
+
+def test_each_bad_line_has_its_own_number() -> None:
+    done = run("--timespan=60", "--verbose", input=b"{\n{\n}\n\n{\n{}\n", stdout=subprocess.PIPE)
+    assert [line.split(b": ")[0] for line in done.stderr.splitlines()[:-1]] == [b"-:1", b"-:2", b"-:3", b"-:5"]
+
+
+def test_a_late_line_is_not_a_bad_one() -> None:
+    done = run("--timespan=10", "--time=t", "--strict", input=b'{"t":20}\n{"t":1}\n{"t":21}', stdout=subprocess.PIPE)
+    assert done.returncode == 0
+    assert b"late 1, rejected 0," in done.stderr
+
+
+@REPLAY
+def test_a_disk_that_is_full(replay: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = run("--key=k", "--timespan=60", *replay, input=b'{"k":1,"t":1}\n', stdout=full)
+    assert done.returncode == 2
+    assert b"No space left on device" in done.stderr
+
+
+def test_a_disk_that_is_full_while_the_input_idles() -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        subprocess.Popen(
+            [*COMMAND, "--timespan=0.1"], stdin=subprocess.PIPE, stdout=full, stderr=subprocess.PIPE
+        ) as process,
+    ):
+        assert process.stdin and process.stderr
+        process.stdin.write(b'{"k":1}\n')
+        process.stdin.flush()
+        assert process.wait(30) == 2  # though the input stays open
+        assert b"No space left on device" in process.stderr.read()
+
+
+@REPLAY
+def test_damaged_gzip(replay: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "events.gz"
+    path.write_bytes(gzip.compress(b'{"k":1,"t":1}\n') + b"garbage")
+    done = run("--key=k", "--timespan=60", *replay, path, stdout=subprocess.PIPE)
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 1
+    assert str(path).encode() in done.stderr
+
+
+@REPLAY
+def test_standard_input_that_is_closed(replay: list[str]) -> None:
+    shell = f"{sys.executable} -m rxcompact compact --timespan=1 {' '.join(replay)} <&-"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=30)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert b"standard input" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["", ",", "a,", ",a"])
+def test_a_field_without_a_name_is_wrong_usage(key: str) -> None:
+    assert run("--timespan=1", f"--key={key}", input=b"", stdout=subprocess.PIPE).returncode == 2
+
+
+def test_what_is_written_is_one_line_an_event_whatever_white_space_it_has() -> None:
+    done = run("--timespan=60", input=b'{"a":\r1,\t"b" : [ 1 ]}\n', stdout=subprocess.PIPE)
+    (line,) = done.stdout.split(b"\n")[:-1]
+    assert json.loads(line)["event"] == {"a": 1, "b": [1]}

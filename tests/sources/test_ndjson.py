@@ -1,0 +1,421 @@
+"""NdjsonSource: lines, their numbers, gzip, pipes, ends and errors."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import os
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rxcompact.errors import ArgumentError
+from rxcompact.sources import NdjsonSource
+from rxcompact.sources.gunzip import Gunzip
+from rxcompact.sources.lines import Lines
+
+MIB = 1 << 20
+
+
+class Seen:
+    """An observer that notes what it is told, and the number of every line."""
+
+    def __init__(self, source: NdjsonSource) -> None:
+        self.source = source
+        self.lines: list[bytes] = []
+        self.numbers: list[tuple[str, int | None]] = []
+        self.errors: list[Exception] = []
+        self.completed = 0
+        self.ended = asyncio.Event()
+
+    def on_next(self, chunk: list[bytes]) -> None:
+        self.lines += chunk
+        self.numbers += [(self.source.position.path, self.source.position.number(line)) for line in chunk]
+
+    def on_error(self, error: Exception) -> None:
+        self.errors.append(error)
+        self.ended.set()
+
+    def on_completed(self) -> None:
+        self.completed += 1
+        self.ended.set()
+
+
+def pulled(source: NdjsonSource) -> Seen:
+    seen = Seen(source)
+    source.stream().subscribe(seen.on_next, seen.on_error, seen.on_completed)
+    return seen
+
+
+def live(source: NdjsonSource) -> Seen:
+    async def run() -> Seen:
+        seen = Seen(source)
+        source.stream().subscribe(seen.on_next, seen.on_error, seen.on_completed)
+        async with asyncio.timeout(20):
+            await seen.ended.wait()
+        return seen
+
+    return asyncio.run(run())
+
+
+both = pytest.mark.parametrize("read", [pulled, live])
+
+
+def open_files() -> set[str]:
+    found: set[str] = set()
+    for fd in Path("/proc/self/fd").iterdir():
+        try:
+            found.add(str(fd.readlink()))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def standard_input(data: bytes | None = None) -> Iterator[int]:
+    """A pipe as standard input; its writing end, or the data written to it by a thread."""
+    kept = os.dup(0)
+    reading, writing = os.pipe()
+    os.dup2(reading, 0)
+    os.close(reading)
+    writer = None
+    try:
+        if data is None:
+            yield writing
+        else:
+
+            def write() -> None:
+                with open(writing, "wb", closefd=False) as pipe:
+                    pipe.write(data)
+                os.close(writing)
+
+            writer = threading.Thread(target=write)
+            writer.start()
+            yield writing
+            writer.join()
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
+
+
+@pytest.fixture(autouse=True)
+def _uncaptured(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Standard:
+        @staticmethod
+        def fileno() -> int:
+            return 0
+
+    monkeypatch.setattr("sys.stdin", Standard)
+
+
+@both
+def test_lines_without_their_ends_and_the_empty_ones(read: Callable[..., Seen], tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b'{"a":1}\n\n{"a":2}\r\n\r\n{"a":3}')
+    seen = read(NdjsonSource(path))
+    assert seen.lines == [b'{"a":1}', b'{"a":2}', b'{"a":3}']
+    assert seen.numbers == [(str(path), 1), (str(path), 3), (str(path), 5)]
+    assert (seen.completed, seen.errors) == (1, [])
+    assert str(path) not in open_files()
+
+
+@given(
+    st.lists(st.sampled_from([b"", b"{", b"x", b"ab", b"ab", b"a\rb", b"long " * 9, b"\r"]), max_size=30),
+    st.sampled_from([b"\n", b"\r\n"]),
+    st.booleans(),
+    st.lists(st.integers(1, 40), min_size=1, max_size=10),
+    st.booleans(),
+    st.booleans(),
+)
+def test_however_the_bytes_are_cut(
+    written: list[bytes], end: bytes, last: bool, sizes: list[int], packed: bool, marked: bool
+) -> None:
+    whole = b"\xef\xbb\xbf" * marked + end.join(written) + end * last
+    data = gzip.compress(whole[: len(whole) // 2]) + gzip.compress(whole[len(whole) // 2 :]) if packed else whole
+    lines = Lines("here", MIB)
+    found: list[tuple[bytes, int | None]] = []
+
+    def take(chunks: Iterator[list[bytes]]) -> None:
+        for chunk in chunks:
+            found.extend((line, lines.position.number(line)) for line in chunk)
+
+    start = 0
+    for turn in range(10**6):
+        block = data[start : start + sizes[turn % len(sizes)]]
+        if not block:
+            break
+        take(lines.feed(block))
+        start += len(block)
+    take(lines.end())
+    # by the book: the mark is taken off, a line ends at \n, and one \r before it belongs to the end
+    expected = [line.removesuffix(b"\r") for line in (whole.removeprefix(b"\xef\xbb\xbf")).split(b"\n")]
+    assert found == [(line, number) for number, line in enumerate(expected, 1) if line]
+
+
+@both
+@pytest.mark.parametrize("members", [[0], [0, 0], [MIB, MIB], [3 * MIB + 1, 5], [5, 3 * MIB]])
+def test_gzip_of_several_members(read: Callable[..., Seen], tmp_path: Path, members: list[int]) -> None:
+    path = tmp_path / "events.gz"
+    parts = [b"x" * size + b"\n" + b"y\n" for size in members]
+    path.write_bytes(b"".join(map(gzip.compress, parts)) + b"\0" * 1000)
+    seen = read(NdjsonSource(path))
+    assert seen.lines == [line for line in b"".join(parts).split(b"\n") if line]
+    assert (seen.completed, seen.errors) == (1, [])
+
+
+@pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
+def test_a_member_that_just_fits_is_no_end(size: int) -> None:
+    gunzip = Gunzip()
+    out = [gunzip.feed(gzip.compress(b"a" * size) + gzip.compress(b"b" * 10), MIB)]
+    for _ in range(5):
+        if gunzip.pending:
+            out.append(gunzip.feed(b"", MIB))
+    assert max(map(len, out)) <= MIB
+    assert b"".join(out) == b"a" * size + b"b" * 10
+    assert gunzip.complete
+
+
+@both
+@pytest.mark.parametrize("cut", [1, 8, 12, 40])
+def test_gzip_cut_short_is_an_error_after_what_came_before(read: Callable[..., Seen], tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "events.gz"  # S20
+    path.write_bytes((gzip.compress(b"first\n") + gzip.compress(os.urandom(100).hex().encode() + b"\n"))[:-cut])
+    seen = read(NdjsonSource(path))
+    assert seen.lines[:1] == [b"first"]
+    assert isinstance(seen.errors[0], EOFError)
+    assert str(path) in str(seen.errors[0])
+    assert seen.completed == 0
+    assert str(path) not in open_files()
+
+
+@both
+@pytest.mark.parametrize("rest", [b"garbage after the end", b"\x1f\x8bgarbage"])
+def test_damaged_gzip_is_an_error_after_what_came_before(
+    read: Callable[..., Seen], tmp_path: Path, rest: bytes
+) -> None:
+    path = tmp_path / "events.gz"
+    path.write_bytes(gzip.compress(b"first\nsecond\n") + rest)
+    seen = read(NdjsonSource(path))
+    assert seen.lines == [b"first", b"second"]
+    assert isinstance(seen.errors[0], gzip.BadGzipFile)
+    assert "after line 2" in str(seen.errors[0])
+
+
+@both
+def test_files_are_read_one_after_the_other(read: Callable[..., Seen], tmp_path: Path) -> None:
+    one, two = tmp_path / "1", tmp_path / "2.gz"
+    one.write_bytes(b"a\nb")
+    two.write_bytes(gzip.compress(b"\nc\n"))
+    with standard_input(b"d\n"):
+        seen = read(NdjsonSource(one, "-", two))
+    assert seen.lines == [b"a", b"b", b"d", b"c"]
+    assert seen.numbers == [(str(one), 1), (str(one), 2), ("-", 1), (str(two), 2)]
+
+
+@both
+def test_what_cannot_be_opened_is_an_error_with_its_name(read: Callable[..., Seen], tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        seen = read(NdjsonSource(path))
+        assert isinstance(seen.errors[0], OSError)
+        assert str(path) in str(seen.errors[0])
+    assert str(tmp_path) not in open_files()
+
+
+@both
+def test_an_empty_file(read: Callable[..., Seen], tmp_path: Path) -> None:
+    path = tmp_path / "empty"
+    for data in (b"", b"\n", b"\n\n\r\n"):
+        path.write_bytes(data)
+        seen = read(NdjsonSource(path, "/dev/null"))
+        assert (seen.lines, seen.completed, seen.errors) == ([], 1, [])
+
+
+@both
+def test_a_line_that_is_too_long_is_cut_and_not_held(read: Callable[..., Seen], tmp_path: Path) -> None:
+    path = tmp_path / "events.gz"
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b'{"a":1}\n{"b":"')
+        for _ in range(64):
+            file.write(b"x" * MIB)
+        file.write(b'"}\n{"a":2}\n')
+    tracemalloc.start()
+    seen = read(NdjsonSource(path, max_line=MIB))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [line[:7] for line in seen.lines] == [b'{"a":1}', b'{"b":"x', b'{"a":2}']
+    assert len(seen.lines[1]) < 1000
+    assert [number for _, number in seen.numbers] == [1, 2, 3]
+    assert seen.completed == 1
+    assert peak < 8 * MIB
+
+
+@pytest.mark.parametrize("block_size", [1, 7, 1000])
+def test_the_longest_line_counts_wherever_it_stands(tmp_path: Path, block_size: int) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b"\n".join([b"a" * 10, b"b" * 11, b"c" * 10, b"d" * 30, b"e" * 10]))
+    seen = pulled(NdjsonSource(path, max_line=10, block_size=block_size))
+    assert [line.endswith(b"\0") for line in seen.lines] == [False, True, False, True, False]
+    assert [number for _, number in seen.numbers] == [1, 2, 3, 4, 5]
+
+
+def test_a_pipe_is_read_without_blocking_the_loop_and_line_by_line() -> None:
+    async def run() -> list[tuple[bytes, int]]:
+        turns = 0
+        heard: list[tuple[bytes, int]] = []
+        arrived = asyncio.Event()
+        ended = asyncio.Event()
+
+        def note(chunk: list[bytes]) -> None:
+            heard.extend((line, turns) for line in chunk)
+            arrived.set()
+
+        NdjsonSource("-").stream().subscribe(note, on_completed=ended.set)
+        for line in (b"one", b"two"):
+            for _ in range(100):  # the loop goes on while nothing comes
+                turns += 1
+                await asyncio.sleep(0)
+            assert not arrived.is_set()
+            os.write(writing, line + b"\nhal")
+            async with asyncio.timeout(10):
+                await arrived.wait()
+            arrived.clear()
+        os.close(writing)
+        async with asyncio.timeout(10):
+            await ended.wait()
+        return heard
+
+    with standard_input() as writing:
+        assert asyncio.run(run()) == [(b"one", 100), (b"haltwo", 200), (b"hal", 200)]
+
+
+def test_disposal_stops_reading_and_closes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b"x\n" * 100_000)
+
+    async def run() -> int:
+        chunks: list[list[bytes]] = []
+        first = asyncio.Event()
+
+        def note(chunk: list[bytes]) -> None:
+            chunks.append(chunk)
+            first.set()
+
+        subscription = NdjsonSource(path, block_size=1000).stream().subscribe(note)
+        await first.wait()
+        subscription.dispose()
+        assert str(path) in open_files()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert str(path) not in open_files()
+        return len(chunks)
+
+    assert asyncio.run(run()) == 1
+
+
+def test_disposal_while_a_pipe_is_idle() -> None:
+    async def run() -> None:
+        subscription = NdjsonSource("-").stream().subscribe(lambda _: None)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        subscription.dispose()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == 1
+        asyncio.get_running_loop().add_reader(0, lambda: None)
+        assert asyncio.get_running_loop().remove_reader(0)  # ours alone was there
+
+    with standard_input() as writing:
+        asyncio.run(run())
+        os.close(writing)
+
+
+def test_a_take_of_some_stops_a_pull(tmp_path: Path) -> None:
+    from reactivex import operators as ops
+
+    path = tmp_path / "events"
+    path.write_bytes(b"x\n" * 10_000)
+    source = NdjsonSource(path, block_size=100)
+    assert len(source.stream().pipe(ops.take(2), ops.to_list()).run()) == 2
+    assert str(path) not in open_files()
+
+
+class Demand:
+    """Room for three at a time, given when asked for."""
+
+    limit = 3
+    refused = 0
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Semaphore(0)
+
+    def room(self) -> int:
+        return 3
+
+    def admits(self, chunk: Any) -> bool:
+        return len(chunk) <= 3
+
+    async def wait(self) -> int:
+        await self.gate.acquire()
+        return 3
+
+    def account(self) -> Any:
+        raise NotImplementedError
+
+
+def test_no_more_is_emitted_than_there_is_room_for(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b"".join(b"%d\n" % number for number in range(8)))
+
+    async def run() -> None:
+        demand, chunks, ended = Demand(), list[list[bytes]](), asyncio.Event()
+        NdjsonSource(path).stream(demand).subscribe(chunks.append, on_completed=ended.set)
+        for turn, expected in enumerate([[b"0", b"1", b"2"], [b"3", b"4", b"5"], [b"6", b"7"]], 1):
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(chunks) == turn - 1
+            demand.gate.release()
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert chunks[-1] == expected
+        demand.gate.release()
+        async with asyncio.timeout(10):
+            await ended.wait()
+
+    asyncio.run(run())
+
+
+def test_an_observer_that_raises_is_not_told_of_it_as_a_fault_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b"x\n")
+    reported: list[dict[str, Any]] = []
+
+    async def run() -> list[Exception]:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        errors: list[Exception] = []
+
+        def fail(_: object) -> None:
+            raise ZeroDivisionError
+
+        NdjsonSource(path).stream().subscribe(fail, errors.append)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return errors
+
+    assert asyncio.run(run()) == []
+    gc.collect()  # a task reports what nobody asked it for when it goes
+    assert [type(context["exception"]) for context in reported] == [ZeroDivisionError]
+    assert str(path) not in open_files()
+
+
+def test_arguments_out_of_range() -> None:
+    for wrong in ({"block_size": 0}, {"max_line": 0}):
+        with pytest.raises(ArgumentError):
+            NdjsonSource("x", **wrong)

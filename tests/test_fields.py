@@ -1,0 +1,214 @@
+"""Reading fields of raw lines gives what decoding every line in full gives, bad lines included."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rxcompact.errors import DecodeError, TimeMapperError
+from rxcompact.fields import Json, JsonKey, JsonTime, decode, json_key, json_value
+
+SCALARS = [
+    b"1",
+    b"1.0",
+    b"-0.0",
+    b"true",
+    b"null",
+    b'"1"',
+    b'"a b"',
+    b'"\\u00e4"',
+    '"ä"'.encode(),
+    b'"}\\n{"',
+    b'"5e123"',
+]
+RANGE = [b"1e308", b"1e309", b"1E+999", b"-1e400", b"1" * 310 + b".5", b"1" * 250 + b"e99", b"9" * 4300, b"9" * 4301, b"0e999", b"1e-999", b"1e0000000400", b"1e00000000001", b"1.5E00400"]  # fmt: skip  # noqa: E501
+BAD = [b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"', b'"\\udc00x"', b'"a\tb"', b'"\x00"', b"NaN", b"-Infinity", b"01", b"1.", b"tru", b"", b"[1,]", b"{", b"}", b'"', b"[" * 2000, b"[" * 2000 + b"]" * 2000, b"1}{", b'1}\n{"a":1', b'1,\n"b":2', b"\xef\xbb\xbf1"]  # fmt: skip  # noqa: E501
+WHOLE = [b"", b" ", b"{}", b" {}", b"{} ", b"{}{}", b"{} {}", b"{}\n{}", b"{", b"}", b"[{}]", b"1", b"null", b'{"a":', b"1}", b'{"a":{}', b'"b":{}}', b'{"a":"}', b'{"}', b"\xef\xbb\xbf{}", b'{"a":1,"a":2}', b'{"a.b":7}', b'{"a":{"b":8}}', b'{"a":{"b":8},"a.b":7}', b'{"a":{"b":8},"a":3}', b'{"\\u0061":9}', b'{"a":null,"b":1}']  # fmt: skip  # noqa: E501
+
+values = st.recursive(
+    st.sampled_from(SCALARS),
+    lambda inner: (
+        st.lists(inner, max_size=3).map(lambda parts: b"[" + b", ".join(parts) + b"]")
+        | st.lists(inner, max_size=3).map(lambda parts: b'{"b":' + b',"k":'.join(parts) + b"}" if parts else b"{}")
+    ),
+    max_leaves=6,
+)
+rare = st.sampled_from(RANGE + BAD)
+names = st.sampled_from([b'"a"', b'"b"', b'"a.b"', b'"x"', b'"\xff"', b'"\\ud800"', b'""'])
+members = st.tuples(names, st.one_of(values, values, values, rare)).map(b":".join)
+objects = st.lists(members, max_size=4).map(lambda parts: b"{" + b",".join(parts) + b"}")
+lines = st.one_of(objects, objects, objects, st.sampled_from(WHOLE))
+chunks = st.lists(lines, min_size=1, max_size=6)
+paths = st.lists(st.sampled_from(["a", "b", "a.b", "a.k", "", "x", "a.b.k"]), max_size=3)
+
+
+def typed(value: Any) -> Any:
+    """An independent notion of what makes two JSON values one key: Python's own json, which tells types apart."""
+    return json.dumps(value, sort_keys=True)
+
+
+def look_up(event: dict[str, Any], name: str) -> Any:
+    if name in event:
+        return event[name]
+    found: Any = event
+    for part in name.split("."):
+        found = found.get(part) if isinstance(found, dict) else None
+    return found
+
+
+def eagerly(line: bytes, path: list[str]) -> str | None:
+    """Decode in full; None for a bad line."""
+    try:
+        event = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if not isinstance(event, dict):
+        return None
+    found = [look_up(event, name) for name in path] if path else [event]
+    return typed(found if len(found) > 1 else found[0])
+
+
+def by_fields(mapper: JsonKey, line: bytes) -> str | None:
+    try:
+        return typed(json_value(mapper(line)))
+    except DecodeError:
+        return None
+
+
+@given(chunks, paths)
+@example([b'{"a":1}\n{"b":2', b"}"], ["a"])
+@example([b'{"a":"}', b'{"}', b'{"a":1}{"a":2}'], ["a"])
+@example([b'{"a":1,"x":1e999}', b'{"a":1}'], ["a"])
+@example([b'{"a":1,"x":"\xff"}', b'{"a":1}'], ["a"])
+def test_a_chunk_is_what_its_lines_are_decoded_in_full(chunk: list[bytes], path: list[str]) -> None:
+    mapper = JsonKey(*path)
+    expected = [eagerly(line, path) for line in chunk]
+    assert [by_fields(mapper, line) for line in chunk] == expected
+    try:
+        keys = mapper.many(chunk)
+    except Exception:  # then each line is asked for alone
+        return
+    assert [typed(json_value(key)) for key in keys] == expected  # so none may be bad
+
+
+@given(st.lists(objects, min_size=1, max_size=6), paths)
+def test_good_chunks_take_the_fast_way(chunk: list[bytes], path: list[str]) -> None:
+    good = [line for line in chunk if eagerly(line, path) is not None]
+    assert list(JsonKey(*path).many(good)) == [JsonKey(*path)(line) for line in good]
+
+
+@given(st.lists(values, min_size=2, max_size=8))
+def test_two_values_are_one_key_when_they_are_one_json_value(texts: list[bytes]) -> None:
+    decoded = [msgspec.json.decode(text) for text in texts]
+    keys = [json_key(value) for value in decoded]
+    for key, value in zip(keys, decoded, strict=True):
+        for other_key, other in zip(keys, decoded, strict=True):
+            assert (key == other_key) == (typed(value) == typed(other))
+            assert key != other_key or hash(key) == hash(other_key)
+
+
+def test_1_and_1_0_and_true_and_the_string_1_are_four_keys() -> None:
+    found = JsonKey("k").many([b'{"k":1}', b'{"k":1.0}', b'{"k":true}', b'{"k":"1"}', b'{"k":1}'])
+    assert len(set(found)) == 4
+    assert found == [1, Json("1.0"), Json("true"), "1", 1]
+
+
+def test_the_order_of_members_does_not_matter() -> None:
+    first, second = JsonKey().many([b'{"a":{"x":1,"y":2},"b":3}', b'{"b":3,"a":{"y":2,"x":1}}'])
+    assert first == second
+    assert hash(first) == hash(second)
+
+
+def test_a_name_is_looked_up_whole_before_it_is_a_path() -> None:
+    mapper = JsonKey("id.orig_h")
+    assert mapper.many([b'{"id.orig_h":"whole"}', b'{"id":{"orig_h":"path"}}', b'{"id":{"orig_h":1},"id.orig_h":2}', b'{"id":5}']) == ["whole", "path", 2, None]  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize("name", ["class", "a b", "ä", "f0", "__init__", "1", "a\nb", '"', "\\"])
+def test_odd_names(name: str) -> None:
+    line = json.dumps({name: "x", "other": 1}).encode()
+    assert list(JsonKey(name).many([line, b"{}"])) == ["x", None]
+
+
+def test_a_duplicate_member_counts_with_its_last_value() -> None:  # S9: vmalert does it
+    assert JsonKey("k").many([b'{"k":1,"k":2}']) == [2]
+    assert JsonKey("k")(b'{"k":1,"k":2}') == 2
+
+
+def test_mappings_and_lines_give_the_same_key() -> None:
+    mapper = JsonKey("a", "b.c")
+    event = {"a": 1.0, "b": {"c": [True]}}
+    assert mapper(event) == mapper(json.dumps(event).encode()) == mapper.many([event])[0]
+    assert list(mapper.many([event, json.dumps(event).encode()])) == [mapper(event)] * 2
+
+
+def test_an_empty_chunk() -> None:
+    for mapper in (JsonKey(), JsonKey("a"), JsonKey("a", "b"), JsonTime("a")):
+        assert list(mapper.many([])) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"", "truncated"),
+        (b"nope", "malformed"),
+        (b'{"a":1} x', "trailing"),
+        (b'{"a":NaN}', "byte 5"),
+        (b'{"a":1e999}', "out of range"),
+        (b'{"a":' + b"9" * 5000 + b"}", "out of range"),
+        (b'{"text":"abc\xff"}', "UTF-8 (byte 12)"),
+        (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "deep"),
+        (b"[" * 100_000, "deep"),
+        (b"[1]", "list"),
+        (b"null", "NoneType"),
+        (b"5", "int"),
+        (b'"text"', "str"),
+        (b'{"a":"\\ud800\\u0041"}', "surrogate"),
+    ],
+    ids=lambda case: repr(case)[:30],
+)
+def test_a_bad_line_says_why_and_is_not_quoted(line: bytes, why: str) -> None:  # S1 to S13
+    for read in (decode, JsonKey("a"), JsonKey(), JsonTime("a")):
+        with pytest.raises(DecodeError) as caught:
+            read(line)
+        assert caught.value.reason == "malformed"
+        assert why in str(caught.value)
+        assert len(str(caught.value)) < 100
+        assert "nope" not in str(caught.value)
+
+
+def test_a_key_that_is_nested_as_deep_as_can_be_is_a_key_or_malformed() -> None:
+    for depth in range(850, 1000, 3):
+        line = b'{"k":' + b"[" * depth + b"]" * depth + b"}"
+        try:
+            key = JsonKey("k")(line)
+        except DecodeError:
+            continue
+        assert isinstance(key, Json)
+
+
+def test_times_of_a_chunk() -> None:
+    chunk = [b'{"t":"1970-01-01T00:00:10Z"}', b'{"t":20}', b'{"t":"1970-01-01 01:00:30+01:00"}']
+    assert JsonTime("t").many(chunk) == [10.0, 20.0, 30.0]
+    assert [JsonTime("t")(line) for line in chunk] == [10.0, 20.0, 30.0]
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"t":null}', b'{"t":true}', b'{"t":"soon"}', b'{"t":{"s":1}}'])
+def test_a_line_without_a_time(line: bytes) -> None:
+    with pytest.raises(TimeMapperError) as caught:
+        JsonTime("t")(line)
+    assert caught.value.reason == "time"
+    with pytest.raises(TimeMapperError):
+        JsonTime("t").many([b'{"t":1}', line])
+
+
+def test_a_key_goes_back_to_its_json_value() -> None:
+    for text in SCALARS:
+        value = msgspec.json.decode(text)
+        assert typed(json_value(json_key(value))) == typed(value)
+    assert json_value((1, Json("[1.0]"), None)) == [1, [1.0], None]

@@ -1,0 +1,178 @@
+"""Timestamps: expected values by integer arithmetic on the calendar, never by the code under test."""
+
+from __future__ import annotations
+
+from calendar import timegm
+from datetime import UTC, timedelta, timezone, tzinfo
+from fractions import Fraction
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rxcompact.errors import TimeMapperError
+from rxcompact.timestamps import posix
+
+NOON = timegm((2018, 3, 24, 12, 0, 0))
+MICRO = 10**6
+
+whole = st.integers(timegm((1902, 1, 1, 0, 0, 0)), timegm((2261, 1, 1, 0, 0, 0)))
+since_1974 = st.integers(timegm((1974, 1, 1, 0, 0, 0)), timegm((2261, 1, 1, 0, 0, 0)))
+micros = st.integers(0, MICRO - 1)
+offsets = st.integers(-23 * 60, 23 * 60)
+
+
+def nearest(seconds: int, microseconds: int) -> float:
+    return float(Fraction(seconds * MICRO + microseconds, MICRO))
+
+
+def calendar(seconds: int) -> tuple[int, int, int, int, int, int]:
+    """Date and time of day by Hinnant's civil_from_days."""
+    days, rest = divmod(seconds, 86_400)
+    era, of_era = divmod(days + 719_468, 146_097)
+    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    of_year = of_era - (365 * year + year // 4 - year // 100)
+    month = (5 * of_year + 2) // 153
+    day = of_year - (153 * month + 2) // 5 + 1
+    month = month + 3 if month < 10 else month - 9
+    return year + era * 400 + (month <= 2), month, day, rest // 3600, rest % 3600 // 60, rest % 60
+
+
+@given(
+    seconds=whole,
+    nanos=st.integers(0, 10**9 - 1),
+    digits=st.integers(0, 9),
+    offset=offsets,
+    separator=st.sampled_from("T t"),
+    style=st.sampled_from(["Z", "z", "none", "+00:00", "+0000", "+00"]),
+)
+def test_iso_8601(seconds: int, nanos: int, digits: int, offset: int, separator: str, style: str) -> None:
+    sign, minutes = ("-" if offset < 0 else "+"), abs(offset)
+    zone = {
+        "Z": "Z",
+        "z": "z",
+        "none": "",
+        "+00:00": f"{sign}{minutes // 60:02}:{minutes % 60:02}",
+        "+0000": f"{sign}{minutes // 60:02}{minutes % 60:02}",
+        "+00": f"{sign}{minutes // 60:02}",
+    }[style]
+    shift = {"+00:00": offset * 60, "+0000": offset * 60, "+00": (minutes // 60) * (-3600 if offset < 0 else 3600)}
+    year, month, day, hour, minute, second = calendar(seconds + shift.get(style, 0))
+    fraction = f"{nanos:09}"[:digits]
+    text = f"{year:04}-{month:02}-{day:02}{separator}{hour:02}:{minute:02}:{second:02}"
+    text += f".{fraction}" * bool(digits) + zone
+    assert posix(text) == nearest(seconds, int(fraction.ljust(9, "0")[:6])), text
+
+
+@given(since_1974, st.integers(0, 10**9 - 1))
+def test_epochs_of_every_unit_as_numbers_and_strings(seconds: int, nanos: int) -> None:
+    millis, mics = nanos // 10**6, nanos // 1000
+    for value, expected in (
+        (seconds, nearest(seconds, 0)),
+        (seconds * 10**3 + millis, nearest(seconds, millis * 1000)),
+        (seconds * 10**6 + mics, nearest(seconds, mics)),
+        (seconds * 10**9 + nanos, nearest(seconds, mics)),  # cut, as nine digits of ISO are
+    ):
+        assert posix(value) == posix(str(value)) == expected
+    text = f"{seconds}.{mics:06}"
+    assert posix(text) == posix(float(text)) == nearest(seconds, mics)
+
+
+@given(st.integers(-(10**11) + 1, 10**11 - 1))
+def test_seconds_before_1970_too(seconds: int) -> None:
+    assert posix(seconds) == posix(str(seconds)) == posix(f"{seconds}.0") == seconds
+
+
+@given(since_1974, st.integers(0, 10**6 - 1), st.sampled_from([1, 10, 60, 3600]))
+def test_buckets_are_those_of_integer_microseconds(seconds: int, microseconds: int, span: int) -> None:
+    """As reference.json defines them."""
+    start = (seconds * MICRO + microseconds) // (span * MICRO) * span
+    assert posix(seconds * MICRO + microseconds) // span * span == start
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2018-03-24T12:00:00Z", NOON),
+        ("2018-03-24 12:00:00", NOON),
+        ("2018-03-24T12:00:00 +0100", NOON - 3600),
+        ("2018-03-24T12:00:00.Z", NOON),
+        ("2018-03-24T12:00:00,5Z", NOON + 0.5),
+        ("2018-03-24T12:00Z", NOON),
+        ("20180324T120000Z", NOON),
+        ("2018-03-24", NOON - 43_200),
+        (" 2018-03-24T12:00:00Z\n", NOON),
+        ("2018-03-24T12:00:00.001260z", NOON + 0.001260),
+        ("2018-03-24T12:00:00.000000060z", NOON),
+        ("2018-03-24T12:00:00.123456789123Z", NOON + 0.123456),
+        ("2016-12-31T23:59:60Z", timegm((2017, 1, 1, 0, 0, 0))),  # S43
+        ("2016-12-31T23:59:60.25Z", timegm((2017, 1, 1, 0, 0, 0)) + 0.25),
+        ("2016-12-31T24:00:00Z", timegm((2017, 1, 1, 0, 0, 0))),
+        ("2016-12-31 24:00", timegm((2017, 1, 1, 0, 0, 0))),
+        ("2017-01-01T00:59:60+01:00", timegm((2017, 1, 1, 0, 0, 0))),
+        ("1969-12-31T23:59:59.5Z", -0.5),
+        ("9999-12-31T23:59:59-05:00", timegm((9999, 12, 31, 23, 59, 59)) + 5 * 3600),
+        ("+5", 5.0),
+        ("-1.5", -1.5),
+        (0, 0.0),
+        (1.5e9, 1.5e9),
+    ],
+)
+def test_variants(text: object, expected: float) -> None:
+    assert posix(text) == expected
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, True, False, "", " ", "Z", "soon", "nan", "inf", "-", ".", "1e9", "0x10", "１２３",
+        float("nan"), float("inf"), -float("inf"), 10**21, -(10**21), 10**5000, "9" * 5000, "9" * 5000 + ".5",
+        [1], {"s": 1}, b"2018", nested(200_000), "x" * 10**6,
+        "0001-01-01T00:00:00Z", "0001-01-01T00:00:00+05:00", "0001-01-01T00:00:00.000000000Z",
+        "2018-13-01T00:00:00Z", "2018-02-30T00:00:00Z", "2018-03-24T25:00:00Z", "2018-03-24T24:00:01Z",
+        "2018-03-24T24:01Z", "2018-03-24T24:00:00.5Z", "2018-03-24T12:60:00Z", "2018-03-24T12:00:61Z",
+        "2018-03-24T12:60:60Z", "2018-03-24T12:00:00+25:00", "10000-01-01T00:00:00Z",
+        "\ud800", "2018-03-24T12:00:00\ud800Z",
+    ],
+    ids=lambda value: "a big one" if not isinstance(value, str | float | None) else repr(value)[:40],
+)  # fmt: skip
+def test_what_is_no_timestamp(value: object) -> None:
+    with pytest.raises(TimeMapperError) as caught:
+        posix(value)
+    assert len(str(caught.value)) < 120
+    assert "\n" not in str(caught.value)
+
+
+@given(st.text() | st.text(alphabet="0123456789-+:.,TZ W", max_size=30) | st.integers() | st.floats() | st.binary())
+def test_never_another_exception(value: object) -> None:
+    try:
+        assert isinstance(posix(value), float)
+    except TimeMapperError:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("zone", "hours"),
+    [(UTC, 0), (timezone(timedelta(hours=-5)), -5), (ZoneInfo("Europe/Vienna"), 1), (ZoneInfo("Asia/Kolkata"), 5.5)],
+)
+def test_a_time_without_an_offset_is_in_the_stated_zone(zone: tzinfo, hours: float) -> None:  # S39
+    assert posix("2018-03-24T12:00:00", zone) == NOON - hours * 3600
+    assert posix("2018-03-24T12:00:00.123456789", zone) == NOON - hours * 3600 + 0.123456
+    assert posix("2018-03-24T12:00:00Z", zone) == NOON
+    assert posix(str(NOON), zone) == NOON
+
+
+def test_summer_time() -> None:
+    vienna = ZoneInfo("Europe/Vienna")
+    assert posix("2018-07-01T12:00:00", vienna) == timegm((2018, 7, 1, 10, 0, 0))
+    assert posix("2018-03-25T02:30:00", vienna) == timegm((2018, 3, 25, 1, 30, 0))  # never was
+    assert posix("2018-10-28T02:30:00", vienna) == timegm((2018, 10, 28, 0, 30, 0))  # was twice: the first
