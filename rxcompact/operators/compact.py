@@ -123,6 +123,8 @@ def compact(
             subscription = CompositeDisposable(timer)
 
             def arm() -> None:
+                if timer.is_disposed:
+                    return
                 delay = max(0.0, open_windows.due() - open_windows.clock.monotonic())
                 # in its place before it can fire: on another thread its own successor may be armed first
                 timer.disposable = armed = SingleAssignmentDisposable()

@@ -274,8 +274,6 @@ def test_no_event_is_lost_between_a_timer_thread_and_a_producer(make: Any) -> No
         assert done.wait(60)
     finally:
         sys.setswitchinterval(interval)
-        if isinstance(scheduler, EventLoopScheduler):
-            scheduler.dispose()
     assert len(windows) > 5
     assert sum(window.received for window in windows) == total
     counts: Counter[Any] = Counter()
