@@ -108,9 +108,9 @@ class Orchestrator(Observed):
             if self._ending is not None:
                 await asyncio.wait({self._ending})
             if self._state in ENDED:
-                self._start()
+                await self._start()
 
-    def _start(self) -> None:
+    async def _start(self) -> None:
         self._cut = asyncio.Event()
         self._ending = None
         self._report = None
@@ -123,16 +123,17 @@ class Orchestrator(Observed):
         )
         self._flow.ended.add_done_callback(self._on_ended)
         self._become("running")
-        self._supervise(self._flow)
+        await self._supervise(self._flow)
 
-    def _supervise(self, flow: Flow) -> None:
-        self._supervisor = Supervisor(
+    async def _supervise(self, flow: Flow) -> None:
+        supervisor = self._supervisor = Supervisor(
             self.pipeline.source,
             flow,
             wait=self._wait,
             healthy_after=self._healthy_after,
             announce=self._on_signal,
         )
+        await supervisor.subscribed()
 
     async def _stop_source(self, deadline: float) -> None:
         if self._supervisor is not None:
@@ -145,14 +146,14 @@ class Orchestrator(Observed):
             if self._ending is not None:
                 await asyncio.wait({self._ending})
             if self._state in ENDED or self._flow is None:
-                self._start()
+                await self._start()
                 return
             self._become("restarting")
             if self._supervisor is not None:
                 await self._supervisor.pause(DEADLINE)
             if self._state == "restarting":
                 self._become("running")
-                self._supervise(self._flow)
+                await self._supervise(self._flow)
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

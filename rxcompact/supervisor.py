@@ -40,7 +40,13 @@ class Supervisor:
         self._wait = wait
         self._healthy_after = healthy_after
         self._announce = announce
+        self._subscribed = asyncio.Event()
         self._task = asyncio.create_task(self._keep_alive(), name="rxcompact supervisor")
+        self._task.add_done_callback(lambda _: self._subscribed.set())
+
+    async def subscribed(self) -> None:
+        """Wait until the source is subscribed to for the first time, so that what it emits from then on is taken."""
+        await self._subscribed.wait()
 
     async def stop(self, deadline: float) -> None:
         """Close the source, and unsubscribe; no longer than the deadline, seconds."""
@@ -80,10 +86,12 @@ class Supervisor:
         subscription: DisposableBase | None = None
         try:
             subscription = self._source.stream(self._flow).subscribe(self._flow.push, end, end)
+            self._subscribed.set()
             return await ended
         except Exception as error:  # noqa: BLE001 - a source may fail in any way
             return error
         finally:
+            self._subscribed.set()
             if subscription is not None:
                 subscription.dispose()
 

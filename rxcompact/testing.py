@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactivex import Observable
@@ -29,6 +30,8 @@ T = TypeVar("T")
 DAY = 86_400.0
 TICK = 1e-6
 START = 1_700_000_000.0
+YEAR_ONE = -62_135_596_800.0
+"""Before the first instant that a datetime can show, in every timezone; and the time that Go calls zero."""
 
 
 class VirtualLoop(Solipsistic):
@@ -41,10 +44,15 @@ class VirtualLoop(Solipsistic):
     def __init__(self, start: float = START) -> None:
         super().__init__()
         self._wall = start
+        self.interrupted = False
+        """Set it from another thread to have the loop raise KeyboardInterrupt, once."""
         selector: Any = self._selector  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         select: Callable[[float | None], list[Any]] = selector.select
 
         def patient(timeout: float | None = None) -> list[Any]:
+            if self.interrupted:
+                self.interrupted = False
+                raise KeyboardInterrupt
             # asyncio sleeps at most a day at a time; the library takes that for a sleep without end
             if timeout is None or timeout < DAY:
                 # nor does it go on by less than a tick
@@ -80,14 +88,17 @@ def virtual_loop() -> VirtualLoop:
     return loop
 
 
-def run(main: Callable[[], Coroutine[Any, Any, T]], *, start: float = START, seed: int = 0) -> T:
-    """Run a coroutine function in virtual time, as `asyncio.run` does in real time.
+def run(
+    main: Callable[[], Coroutine[Any, Any, T]] | Coroutine[Any, Any, T], *, start: float = START, seed: int = 0
+) -> T:
+    """Run a coroutine, or a function that makes one, in virtual time, as `asyncio.run` does in real time.
 
     Operators and `asyncio.sleep` inside it take the loop's time by themselves. Called where a loop is running already,
     as in a notebook, it does its work on a thread of its own and returns when that is done: asyncio does not nest.
+    Interrupting the cell interrupts it.
 
     Args:
-        main: Called without arguments.
+        main: A function is called without arguments.
         start: What the wall clock shows at first, POSIX seconds.
         seed: Of the `random` module, which jitter is taken from; its state is put back.
 
@@ -100,13 +111,14 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], *, start: float = START, see
     >>> run(two_hours)
     7200.0
     """
+    loop = VirtualLoop(start)
 
     def runner() -> T:
         state = random.getstate()
         random.seed(seed)
         try:
-            with asyncio.Runner(loop_factory=lambda: VirtualLoop(start)) as virtual:
-                return virtual.run(main())
+            with asyncio.Runner(loop_factory=lambda: loop) as virtual:
+                return virtual.run(main if isinstance(main, Coroutine) else main())
         finally:
             random.setstate(state)
 
@@ -115,7 +127,12 @@ def run(main: Callable[[], Coroutine[Any, Any, T]], *, start: float = START, see
     except RuntimeError:
         return runner()
     with ThreadPoolExecutor(1, "rxcompact virtual time") as thread:
-        return thread.submit(runner).result()
+        running = thread.submit(copy_context().run, runner)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            loop.interrupted = True  # or leaving would wait for the thread
+            raise
 
 
 def replay(
@@ -127,8 +144,11 @@ def replay(
     """Run operators over history, as if it happened now: an hour in milliseconds.
 
     Events are pushed in their order, each when the clock shows the largest event time so far, so that what was in
-    disorder still is. One without a time, or of a time in the real future, is pushed when it is its turn. Same input,
-    same output.
+    disorder still is. One without a time, or of a time more than a day in the real future, is pushed when it is its
+    turn. Same input, same output.
+
+    Time passes from timer to timer, so a gap costs what the operators' timers in it cost; where the first event may be
+    ages too early (a time of 0, say), give ``start``.
 
     Args:
         events: What happened.
@@ -141,6 +161,7 @@ def replay(
 
     Raises:
         Exception: what the stream ended with, if it did.
+        async_solipsism.SleepForeverError: when the stream can never end: a hang.
 
     >>> from rxcompact import operators as rxo
     >>> hour = [{"ts": float(second), "id": second % 7} for second in range(3600)]
@@ -152,29 +173,40 @@ def replay(
     present = time.time()
     history = list(events)
 
-    async def main() -> list[Any]:
+    emitted: list[Any] = []
+    failures: list[Exception] = []
+
+    async def main() -> None:
         loop = virtual_loop()
         source: Subject[Any] = Subject()
-        emitted: list[Any] = []
-        ended: asyncio.Future[None] = loop.create_future()
+        ended = asyncio.Event()
+
+        def fail(error: Exception) -> None:
+            failures.append(error)
+            ended.set()
+
         source.pipe(*operators).subscribe(
             emitted.append,
-            ended.set_exception,
-            lambda: ended.set_result(None),
+            fail,
+            ended.set,
             scheduler=LoopScheduler(loop),  # for stock operators, which would take a thread and real time
         )
         for event in history:
             delay = _time(time_of, event, present, loop.wall()) - loop.wall()
             if delay > 0:
                 await asyncio.sleep(delay)
+            if ended.is_set():  # `take`, or an error: nobody listens any more
+                break
             source.on_next(event)
         source.on_completed()
-        await ended
-        return emitted
+        await ended.wait()
 
     times = (_time(time_of, event, present, float("nan")) for event in history)
     first = next((at for at in times if at == at), START)  # noqa: PLR0124 - it may be none
-    return run(main, start=first if start is None else start)
+    run(main, start=first if start is None else start)
+    if failures:
+        raise failures[0]  # here, since no coroutine may raise StopIteration
+    return emitted
 
 
 def _time(time_of: Mapper, event: Any, present: float, otherwise: float) -> float:
@@ -182,7 +214,7 @@ def _time(time_of: Mapper, event: Any, present: float, otherwise: float) -> floa
         at = float(time_of(event))
     except Exception:  # noqa: BLE001 - the operators say what is wrong with it
         return otherwise
-    return at if -DAY <= at <= present + DAY else otherwise
+    return at if YEAR_ONE < at <= present + DAY else otherwise
 
 
 class SimulatedApi:
