@@ -65,6 +65,15 @@ def test_a_sleep_of_a_month() -> None:
     assert run(main) == pytest.approx(30 * 86_400)
 
 
+def test_a_sleep_below_the_clocks_tick_ends() -> None:
+    async def main() -> float:
+        for _ in range(10):
+            await asyncio.sleep(1e-9)
+        return asyncio.get_running_loop().time()
+
+    assert run(main) <= 1e-4
+
+
 def test_a_jump_of_the_wall_clock_moves_no_interval_and_no_age() -> None:
     async def main() -> list[Any]:
         loop: Any = asyncio.get_running_loop()
@@ -110,7 +119,9 @@ def test_replay_is_the_same_in_another_process() -> None:
     program = (
         "from rxcompact import operators as rxo; from rxcompact.testing import *;"
         "e = [{'ts': START + n * 3, 'id': f'k{n % 5}'} for n in range(99)];"
-        "print([list(w) for w in replay(e, rxo.compact(10, key_mapper='id'), time_mapper='ts')])"
+        "api = SimulatedApi(latency=(1, 9), error_rate=0.5);"
+        "stages = rxo.compact(10, key_mapper='id'), rxo.enrich(api, max_age=60.0);"
+        "print(replay(e, *stages, time_mapper='ts'), api.calls)"  # with what jitter gave
     )
     outputs = {
         subprocess.run(
