@@ -12,9 +12,9 @@ from reactivex.disposable import CompositeDisposable, Disposable
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.operators.job import Call, Entry, Job
 from rxcompact.operators.observing import Probe, log_dead_letter, teller
 from rxcompact.operators.order import InOrder
-from rxcompact.operators.pool import Call, Entry, Job
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
 from rxcompact.operators.stage import PooledStage
 

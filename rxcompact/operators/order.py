@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rxcompact.events import Compacted
-from rxcompact.operators.pool import Entry
+from rxcompact.operators.job import Entry
 
 
 class InOrder:

@@ -13,7 +13,8 @@ from reactivex.scheduler.eventloop import AsyncIOScheduler
 from rxcompact.clock import Clock, default_scheduler
 from rxcompact.errors import AbandonedError, ExpiredError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Stage, Window
-from rxcompact.operators.pool import Call, Entry, Job, Pool
+from rxcompact.operators.job import Call, Entry, Job
+from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import RetryPolicy, reason
 
 T = TypeVar("T")

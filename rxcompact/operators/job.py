@@ -1,0 +1,59 @@
+"""What a pool works on: events on their way through a stage, and what becomes of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from rxcompact.events import Compacted
+from rxcompact.operators.retry import Attempts, RetryPolicy
+
+
+class Entry:
+    """A distinct event on its way through a stage."""
+
+    __slots__ = ("compacted", "deadline")
+
+    def __init__(self, compacted: Compacted, deadline: float) -> None:
+        self.compacted = compacted
+        self.deadline = deadline
+        """The instant at which it is too old, in the loop's seconds."""
+
+
+class Job(Attempts):
+    """Events that one call is made for."""
+
+    __slots__ = ("due", "entries", "overtime", "queued", "timer")
+
+    def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
+        super().__init__(policy)
+        self.entries = entries
+        self.due = 0.0
+        self.queued = False
+        self.overtime = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Ends(Protocol):
+    """What a stage does with the ends of its events."""
+
+    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+        """The call took these."""
+
+    def expired(self, job: Job, entry: Entry) -> None:
+        """Too old."""
+
+    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+        """Retrying cannot mend it."""
+
+    def abandoned(self, job: Job, entry: Entry) -> None:
+        """Stopped."""
+
+    def settled(self) -> None:
+        """Some were told of; more may be held."""
+
+
+Call = Callable[[Sequence[Compacted]], Any]
+"""Calls for some events; gives as many results, or something to await that does: an exception for one that failed, or
+raises for all."""
