@@ -6,17 +6,16 @@ from collections.abc import Callable, Hashable, Iterable, MutableMapping, Sequen
 from typing import Any
 
 from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, Disposable
+from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.job import Call, Entry, Job
-from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.observing import Probe
 from rxcompact.operators.order import InOrder
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledStage
+from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledStage, call_options, staged
 
 Mapper = Callable[[Any], Any]
 
@@ -90,43 +89,32 @@ def enrich(
     Source:
         https://reactivex.io/documentation/operators/flatmap.html; https://tenacity.readthedocs.io
     """
-    if max_concurrent < 1:
-        raise ArgumentError("max_concurrent", max_concurrent, "at least 1")
     if batch is not None and batch < 1:
         raise ArgumentError("batch", batch, "at least 1")
-    options: dict[str, Any] = {
-        "max_age": seconds("max_age", max_age),
-        "timeout": None if timeout is None else seconds("timeout", timeout),
-        "max_concurrent": max_concurrent,
-        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
-    }
+    options = call_options(
+        max_age=max_age,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        wait=wait,
+        retry=retry,
+        before_sleep=before_sleep,
+        dead_letters=dead_letters,
+    )
     call = _batched(mapper) if batch else _single(mapper)
 
-    def operator(source: Observable[Window] | Observable[Compacted]) -> Observable[Compacted]:
-        def subscribe(observer: ObserverBase[Compacted], scheduler_: SchedulerBase | None = None) -> DisposableBase:
-            stage = EnrichStage(
-                call,
-                observer,
-                batched=batch is not None,
-                size=batch or 1,
-                ordered=ordered,
-                cache=cache,
-                scheduler=scheduler or scheduler_,
-                **options,
-            )
-            if probe is not None:
-                probe(stage)
-            subscription = CompositeDisposable()
-            if flushes is not None:
-                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler_))
-            subscription.add(source.subscribe(stage, scheduler=scheduler_))
-            subscription.add(Disposable(stage.dispose))
-            return subscription
+    def stage_for(observer: ObserverBase[Any], scheduler_: SchedulerBase | None) -> EnrichStage:
+        return EnrichStage(
+            call,
+            observer,
+            batched=batch is not None,
+            size=batch or 1,
+            ordered=ordered,
+            cache=cache,
+            scheduler=scheduler or scheduler_,
+            **options,
+        )
 
-        return Observable(subscribe)
-
-    return operator
+    return staged(stage_for, flushes=flushes, probe=probe)
 
 
 async def _result(value: Any) -> Any:

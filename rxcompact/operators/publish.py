@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, Disposable
+from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.job import Call, Entry, Job
-from rxcompact.operators.observing import Probe, log_dead_letter, teller
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledStage
+from rxcompact.operators.observing import Probe
+from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledStage, call_options, staged
 
 
 def publish(
@@ -80,35 +79,25 @@ def publish(
     Source:
         https://www.rfc-editor.org/rfc/rfc9110#name-idempotent-methods
     """
-    for argument, value in (("count", count), ("max_concurrent", max_concurrent)):
-        if value < 1:
-            raise ArgumentError(argument, value, "at least 1")
-    options: dict[str, Any] = {
-        "max_age": seconds("max_age", max_age),
-        "timeout": None if timeout is None else seconds("timeout", timeout),
-        "max_concurrent": max_concurrent,
-        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
-    }
+    if count < 1:
+        raise ArgumentError("count", count, "at least 1")
+    options = call_options(
+        max_age=max_age,
+        max_concurrent=max_concurrent,
+        timeout=timeout,
+        wait=wait,
+        retry=retry,
+        before_sleep=before_sleep,
+        dead_letters=dead_letters,
+    )
     linger = seconds("timespan", timespan, zero=True)
 
-    def operator(source: Observable[Window] | Observable[Compacted]) -> Observable[Delivered]:
-        def subscribe(observer: ObserverBase[Delivered], scheduler_: SchedulerBase | None = None) -> DisposableBase:
-            stage = PublishStage(
-                _delivery(sink), observer, count=count, linger=linger, scheduler=scheduler or scheduler_, **options
-            )
-            if probe is not None:
-                probe(stage)
-            subscription = CompositeDisposable()
-            if flushes is not None:
-                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler_))
-            subscription.add(source.subscribe(stage, scheduler=scheduler_))
-            subscription.add(Disposable(stage.dispose))
-            return subscription
+    def stage_for(observer: ObserverBase[Any], scheduler_: SchedulerBase | None) -> PublishStage:
+        return PublishStage(
+            _delivery(sink), observer, count=count, linger=linger, scheduler=scheduler or scheduler_, **options
+        )
 
-        return Observable(subscribe)
-
-    return operator
+    return staged(stage_for, flushes=flushes, probe=probe)
 
 
 def _delivery(sink: Callable[[Batch], Any]) -> Call:

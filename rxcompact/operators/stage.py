@@ -7,15 +7,18 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
-from reactivex.abc import ObserverBase, SchedulerBase
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import CompositeDisposable, Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
-from rxcompact.clock import Clock, default_scheduler
-from rxcompact.errors import AbandonedError, ExpiredError, LoopError
+from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
+from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Stage, Window
 from rxcompact.operators.job import Call, Entry, Job
+from rxcompact.operators.observing import Probe, log_dead_letter, teller
 from rxcompact.operators.pool import Pool
-from rxcompact.operators.retry import RetryPolicy, reason
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, reason
 
 T = TypeVar("T")
 
@@ -32,6 +35,57 @@ def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoo
         return asyncio.get_running_loop()
     except RuntimeError:
         raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
+
+
+def call_options(
+    *,
+    max_age: Seconds,
+    max_concurrent: int,
+    timeout: Seconds | None,
+    wait: Wait,
+    retry: Predicate,
+    before_sleep: Callback | None,
+    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None,
+) -> dict[str, Any]:
+    """Return the options of a stage, checked.
+
+    Raises:
+        ArgumentError: for one out of range.
+    """
+    if max_concurrent < 1:
+        raise ArgumentError("max_concurrent", max_concurrent, "at least 1")
+    return {
+        "max_age": seconds("max_age", max_age),
+        "timeout": None if timeout is None else seconds("timeout", timeout),
+        "max_concurrent": max_concurrent,
+        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
+        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
+    }
+
+
+def staged(
+    stage_for: Callable[[ObserverBase[T], SchedulerBase | None], PooledStage[T]],
+    *,
+    flushes: Observable[Any] | None,
+    probe: Probe | None,
+) -> Callable[[Observable[Any]], Observable[T]]:
+    """Return the operator that puts a stage behind its source, one a subscription."""
+
+    def operator(source: Observable[Any]) -> Observable[T]:
+        def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
+            stage = stage_for(observer, scheduler)
+            if probe is not None:
+                probe(stage)
+            subscription = CompositeDisposable()
+            if flushes is not None:
+                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler))
+            subscription.add(source.subscribe(stage, scheduler=scheduler))
+            subscription.add(Disposable(stage.dispose))
+            return subscription
+
+        return Observable(subscribe)
+
+    return operator
 
 
 class PooledStage(ObserverBase[Any], Generic[T]):

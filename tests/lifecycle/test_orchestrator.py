@@ -8,7 +8,7 @@ import itertools
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -19,15 +19,7 @@ from loguru import logger
 from rxcompact import Counters, LogObserver, Orchestrator, Pipeline
 from rxcompact.errors import NoRoomError, TransientError
 from rxcompact.signals import ObserverFailed, SourceFailed
-from rxcompact.testing import START, SimulatedApi, run
-
-
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test_in_virtual_time() -> None:
-        run(test)
-
-    test_in_virtual_time.__name__ = test.__name__
-    return test_in_virtual_time
+from rxcompact.testing import START, SimulatedApi
 
 
 def orchestrated(source: Any, sink: Any = None, **options: Any) -> tuple[Orchestrator, list[Any]]:
@@ -40,7 +32,6 @@ def events(*keys: Any) -> list[dict[str, Any]]:
     return [{"id": key} for key in keys]
 
 
-@virtual
 async def test_a_source_that_completes_ends_it_with_everything_published() -> None:
     orchestrator, out = orchestrated(events("a", "b", "a"), enricher=SimulatedApi())
     states: list[str] = []
@@ -55,7 +46,6 @@ async def test_a_source_that_completes_ends_it_with_everything_published() -> No
     assert late == ["stopped"]
 
 
-@virtual
 async def test_the_restart_that_lost_the_go_services_events_in_flight_loses_none_of_ours() -> None:
     loop: Any = asyncio.get_running_loop()
     subject: rx.Subject[Any] = rx.Subject()
@@ -80,7 +70,6 @@ async def test_the_restart_that_lost_the_go_services_events_in_flight_loses_none
     assert sum(c.count for c in out) == 40
 
 
-@virtual
 async def test_start_stop_and_restart_may_be_called_at_once_and_again() -> None:
     for calls in itertools.product(("start", "stop", "restart"), repeat=3):
         orchestrator, _ = orchestrated(rx.Subject())
@@ -93,7 +82,6 @@ async def test_start_stop_and_restart_may_be_called_at_once_and_again() -> None:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@virtual
 async def test_stop_closes_the_open_window_and_cuts_waits_short() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     api = SimulatedApi(latency=0.1, outages=[(START, START + 12)])
@@ -114,7 +102,6 @@ async def test_stop_closes_the_open_window_and_cuts_waits_short() -> None:
     await orchestrator.stop()
 
 
-@virtual
 async def test_stop_returns_by_its_deadline_whatever_a_users_coroutine_does() -> None:
     release = asyncio.Event()
 
@@ -160,7 +147,6 @@ class Mortal:
         )
 
 
-@virtual
 async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays() -> None:
     from rxcompact.clock import LoopScheduler
 
@@ -183,7 +169,6 @@ async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays() -
     assert (await orchestrator.stop()).account.published == 4
 
 
-@virtual
 async def test_no_room_under_the_policy_error_is_said_and_loses_nothing_held() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator, _ = orchestrated(subject, max_in_flight=2, overflow="error")
@@ -196,7 +181,6 @@ async def test_no_room_under_the_policy_error_is_said_and_loses_nothing_held() -
     assert orchestrator.account.published == 2
 
 
-@virtual
 async def test_an_iterable_is_not_pulled_beyond_what_there_is_room_for() -> None:
     pulled = 0
     stuck = asyncio.Event()
@@ -218,7 +202,6 @@ async def test_an_iterable_is_not_pulled_beyond_what_there_is_room_for() -> None
     assert report.account.published == 200
 
 
-@virtual
 async def test_a_bad_observer_is_reported_and_detached_and_nobody_else_notices() -> None:
     async def source() -> AsyncIterator[Any]:
         for n in range(6):
@@ -255,7 +238,6 @@ async def test_a_bad_observer_is_reported_and_detached_and_nobody_else_notices()
     assert "raises" in failures[0].observer
 
 
-@virtual
 async def test_the_log_has_no_bodies_unless_asked_for() -> None:
     subject: rx.Subject[Any] = rx.Subject()
 
@@ -283,7 +265,6 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
         assert counters.counts["rejected"] == 1
 
 
-@virtual
 async def test_showing_it_changes_nothing_in_any_state() -> None:
     orchestrator, _ = orchestrated(rx.Subject())
     assert repr(orchestrator).startswith("<Orchestrator idle: received 0")
@@ -293,7 +274,6 @@ async def test_showing_it_changes_nothing_in_any_state() -> None:
     assert repr(orchestrator).startswith("<Orchestrator stopped")
 
 
-@virtual
 async def test_jumps_of_the_wall_clock_lose_nothing_and_close_no_window() -> None:
     loop: Any = asyncio.get_running_loop()
     subject: rx.Subject[Any] = rx.Subject()

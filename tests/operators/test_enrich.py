@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import cachetools
@@ -60,22 +60,12 @@ class Bench:
         return [c.key for _, c in self.enriched]
 
 
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test_in_virtual_time() -> None:
-        run(test)
-
-    test_in_virtual_time.__name__ = test.__name__
-    return test_in_virtual_time
-
-
-@virtual
 async def test_events_are_replaced_and_nothing_else() -> None:
     bench = Bench(SimulatedApi())
     await bench.feed(item("a"))
     assert bench.enriched[0][1] == item("a")._replace(event={"enriched": {"id": "a"}})
 
 
-@virtual
 async def test_functions_and_observables_are_mappers_too() -> None:
     for mapper in (lambda event: event["id"], lambda event: rx.just(event["id"])):
         bench = Bench(mapper)
@@ -83,7 +73,6 @@ async def test_functions_and_observables_are_mappers_too() -> None:
         assert bench.enriched[0][1].event == "a"
 
 
-@virtual
 async def test_at_most_max_concurrent_calls_and_none_for_who_waits() -> None:
     running, most = 0, 0
 
@@ -108,7 +97,6 @@ async def test_at_most_max_concurrent_calls_and_none_for_who_waits() -> None:
     assert [at for at, c in bench.enriched if c.key < 10] == [32] * 10
 
 
-@virtual
 async def test_one_events_failure_is_its_own() -> None:
     async def mapper(event: Any) -> Any:
         match event["id"]:
@@ -140,7 +128,6 @@ async def test_one_events_failure_is_its_own() -> None:
     assert isinstance(down.error.__cause__ if down.error else None, TransientError)
 
 
-@virtual
 async def test_too_old_on_arrival_makes_no_call() -> None:
     api = SimulatedApi()
     bench = Bench(api)
@@ -149,7 +136,6 @@ async def test_too_old_on_arrival_makes_no_call() -> None:
     assert [(each.outcome, each.attempts) for _, each in bench.letters] == [("expired", 0)]
 
 
-@virtual
 async def test_a_call_that_takes_too_long_is_tried_again() -> None:
     calls: list[float] = []
 
@@ -164,7 +150,6 @@ async def test_a_call_that_takes_too_long_is_tried_again() -> None:
     assert bench.keys() == ["a"]
 
 
-@virtual
 async def test_rate_limits_are_waited_for() -> None:
     calls: list[float] = []
 
@@ -179,7 +164,6 @@ async def test_rate_limits_are_waited_for() -> None:
     assert calls == [0, 7, 14]
 
 
-@virtual
 async def test_an_outage_longer_than_max_age_expires_just_what_was_too_old() -> None:
     api = SimulatedApi(latency=0.0, outages=[(START, START + 100)])
     bench = Bench(api, wait=tenacity.wait_random_exponential(multiplier=0.5, max=30))
@@ -204,7 +188,6 @@ def event_born(births: list[float], event: Any) -> float:
     return births[event["id"]]
 
 
-@virtual
 async def test_calls_for_a_key_in_flight_are_made_once() -> None:
     api = SimulatedApi(latency=5)
     bench = Bench(api)
@@ -215,7 +198,6 @@ async def test_calls_for_a_key_in_flight_are_made_once() -> None:
     assert sorted(bench.keys()) == ["a", "a", "a", "b"]
 
 
-@virtual
 async def test_when_the_first_of_a_key_expires_the_next_goes_on() -> None:
     bench = Bench(SimulatedApi(latency=0.0, outages=[(START, START + 70)]))
     bench.source.on_next(item("a"))
@@ -225,7 +207,6 @@ async def test_when_the_first_of_a_key_expires_the_next_goes_on() -> None:
     assert bench.keys() == ["a"]
 
 
-@virtual
 async def test_a_cache_spares_calls() -> None:
     api = SimulatedApi()
     bench = Bench(api, cache=cachetools.LRUCache(10))
@@ -236,7 +217,6 @@ async def test_a_cache_spares_calls() -> None:
     assert [c.event for _, c in bench.enriched] == [{"enriched": {"id": "a"}}] * 2
 
 
-@virtual
 async def test_in_order_on_request() -> None:
     async def mapper(event: Any) -> Any:
         if event["id"] == 3:
@@ -252,7 +232,6 @@ async def test_in_order_on_request() -> None:
     assert bench.keys() == [0, 1, 2, 4, 5, 6, 7]
 
 
-@virtual
 async def test_a_mapper_of_batches() -> None:
     sizes: list[int] = []
 
@@ -268,7 +247,6 @@ async def test_a_mapper_of_batches() -> None:
     assert [each.event.key for _, each in bench.letters] == [4]
 
 
-@virtual
 async def test_a_mapper_of_batches_that_forgets_one_is_a_bug_of_theirs() -> None:
     bench = Bench(lambda events: events[1:], batch=3)
     await bench.feed(rx_window(*map(item, range(3))))
@@ -279,7 +257,6 @@ def rx_window(*items: Compacted) -> list[Compacted]:
     return list(items)
 
 
-@virtual
 async def test_a_flush_gives_each_one_last_attempt() -> None:
     flushes: rx.Subject[None] = rx.Subject()
     api = SimulatedApi(latency=0.0, outages=[(START, START + 10)])
@@ -295,7 +272,6 @@ async def test_a_flush_gives_each_one_last_attempt() -> None:
     assert sorted(bench.keys()) == ["late", "later"]
 
 
-@virtual
 async def test_disposal_abandons_and_leaves_no_task() -> None:
     bench = Bench(SimulatedApi(latency=100), max_concurrent=2)
     for n in range(5):
@@ -310,7 +286,6 @@ async def test_disposal_abandons_and_leaves_no_task() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-@virtual
 async def test_an_observer_that_raises_ends_no_worker() -> None:
     loop = asyncio.get_running_loop()
     told: list[Any] = []
@@ -329,7 +304,6 @@ async def test_an_observer_that_raises_ends_no_worker() -> None:
     assert len(told) == 300
 
 
-@virtual
 async def test_a_source_that_fails_fails_when_all_have_met_their_end() -> None:
     bench = Bench(SimulatedApi(latency=5))
     bench.source.on_next(item("a"))

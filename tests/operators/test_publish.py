@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,15 +57,6 @@ class Bench:
         await self.ended.wait()
 
 
-def virtual(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
-    def test_in_virtual_time() -> None:
-        run(test)
-
-    test_in_virtual_time.__name__ = test.__name__
-    return test_in_virtual_time
-
-
-@virtual
 async def test_batches_close_by_count_by_linger_and_at_the_end() -> None:
     bench = Bench()
     await asyncio.sleep(1)
@@ -80,7 +71,6 @@ async def test_batches_close_by_count_by_linger_and_at_the_end() -> None:
     assert [published.age for published in bench.delivered[1].outcomes()] == [9]
 
 
-@virtual
 async def test_windows_are_cut_into_batches() -> None:
     bench = Bench()
     bench.source.on_next(Window.of(START, START, "time", 7, [item(n) for n in range(7)]))
@@ -88,7 +78,6 @@ async def test_windows_are_cut_into_batches() -> None:
     assert bench.given == [(0, [0, 1, 2]), (0, [3, 4, 5]), (5, [6])]
 
 
-@virtual
 async def test_a_batch_that_fails_is_tried_again_without_what_expired_and_holds_no_other_back() -> None:
     def down_for_a(batch: Batch) -> None:
         if any(c.key in "ab" for c in batch) and asyncio.get_running_loop().time() < 30:
@@ -106,7 +95,6 @@ async def test_a_batch_that_fails_is_tried_again_without_what_expired_and_holds_
     assert [[c.key for c in delivered.batch] for delivered in bench.delivered] == [["c", "d"], ["b"]]
 
 
-@virtual
 async def test_a_sink_may_say_which_failed_and_only_they_are_tried_again() -> None:
     def partly(batch: Batch) -> dict[int, BaseException]:
         if len(batch) == 3:
@@ -122,7 +110,6 @@ async def test_a_sink_may_say_which_failed_and_only_they_are_tried_again() -> No
     assert [(each.outcome, each.event.key) for _, each in bench.letters] == [("rejected", "c")]
 
 
-@virtual
 async def test_the_same_content_has_the_same_idempotency_key() -> None:
     calls = iter(range(99))
 
@@ -153,7 +140,6 @@ def test_the_idempotency_key_is_the_same_in_another_process() -> None:
     assert len(keys) == 1
 
 
-@virtual
 async def test_deliveries_are_one_at_a_time_unless_asked_for() -> None:
     async def slow(_: Batch) -> None:
         await asyncio.sleep(2)
@@ -167,7 +153,6 @@ async def test_deliveries_are_one_at_a_time_unless_asked_for() -> None:
         assert [at - began for at, _ in bench.given] == times
 
 
-@virtual
 async def test_a_flush_delivers_what_is_open_and_gives_one_last_attempt() -> None:
     flushes: rx.Subject[None] = rx.Subject()
 
@@ -185,7 +170,6 @@ async def test_a_flush_delivers_what_is_open_and_gives_one_last_attempt() -> Non
     assert len(bench.letters) == 4
 
 
-@virtual
 async def test_disposal_abandons_what_is_open_and_what_is_on_its_way() -> None:
     async def hang(_: Batch) -> None:
         await asyncio.sleep(1000)
