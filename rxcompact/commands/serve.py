@@ -15,6 +15,7 @@ from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
+from rxcompact.signals import Signal, SourceFailed
 from rxcompact.sinks import HttpSink, NdjsonSink
 from rxcompact.sources import HttpSource
 
@@ -93,17 +94,27 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
 
 async def _serve(options: argparse.Namespace) -> Report:
     description = pipeline(options)
+    source = description.source
+    if not isinstance(source, HttpSource):
+        raise TypeError("serve listens")
     orchestrator = Orchestrator(description)
     if options.verbose:
         orchestrator.attach(LogObserver())
     orchestrator.stop_on(deadline=options.deadline)
+    cannot: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+
+    def fail(signal: Signal) -> None:
+        if isinstance(signal, SourceFailed) and not cannot.done():
+            cannot.set_result(signal.error)
+
+    first = orchestrator.attach(fail)
     await orchestrator.start()
-    source = description.source
-    if isinstance(source, HttpSource):
-        listening = asyncio.ensure_future(source.listening())
-        ended = asyncio.ensure_future(orchestrator.wait())
-        await asyncio.wait({listening, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if listening.done():
-            print(f"listening on {source.url}", file=sys.stderr, flush=True)
-        return await ended
+    listening = asyncio.ensure_future(source.listening())
+    await asyncio.wait({listening, cannot}, return_when=asyncio.FIRST_COMPLETED)
+    first.dispose()
+    if not listening.done():  # later failures are retried; this one is for who typed the address
+        listening.cancel()
+        await orchestrator.stop()
+        raise cannot.result()
+    print(f"listening on {source.url}", file=sys.stderr, flush=True)
     return await orchestrator.wait()

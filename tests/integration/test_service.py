@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -242,6 +243,19 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     )
     assert done.returncode == 2
     assert "got" in done.stderr
+
+
+def test_an_address_that_is_taken_is_said_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"--listen=127.0.0.1:{taken.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-m", "rxcompact", "serve", address, "--key=id", "--timespan=1", "--max-age=1"],
+            capture_output=True, text=True, timeout=30,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "address already in use" in done.stderr
 
 
 @pytest.mark.parametrize("longer", [False, True])
