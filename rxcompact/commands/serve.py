@@ -110,11 +110,14 @@ async def _serve(options: argparse.Namespace) -> Report:
     first = orchestrator.attach(fail)
     await orchestrator.start()
     listening = asyncio.ensure_future(source.listening())
-    await asyncio.wait({listening, cannot}, return_when=asyncio.FIRST_COMPLETED)
+    ended = asyncio.ensure_future(orchestrator.wait())
+    waits: set[asyncio.Future[Any]] = {listening, cannot, ended}
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     first.dispose()
-    if not listening.done():  # later failures are retried; this one is for who typed the address
+    if cannot.done():  # later failures are retried; this one is for who typed the address
         listening.cancel()
         await orchestrator.stop()
         raise cannot.result()
-    print(f"listening on {source.url}", file=sys.stderr, flush=True)
-    return await orchestrator.wait()
+    if listening.done():
+        print(f"listening on {source.url}", file=sys.stderr, flush=True)
+    return await ended
