@@ -161,7 +161,8 @@ class Pipeline:
         if max_in_flight < 1:
             raise ArgumentError("max_in_flight", max_in_flight, "at least 1")
         self.source = _source(source)
-        self.sink: Sink = sink if isinstance(sink, Sink) else FunctionSink(sink)
+        # a Subject has a method of that name too, with another meaning
+        self.sink: Sink = sink if isinstance(sink, Sink) and not isinstance(sink, ObserverBase) else FunctionSink(sink)
         self.enricher = enricher.enrich if isinstance(enricher, Enricher) else enricher
         self.max_age = seconds("max_age", max_age)
         self.max_in_flight = max_in_flight

@@ -82,6 +82,34 @@ async def test_start_stop_and_restart_may_be_called_at_once_and_again() -> None:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_sources_and_sinks_may_be_what_their_meaning_is_clear_of() -> None:
+    async def generator() -> AsyncIterator[Any]:
+        for event in events("a", "b"):
+            yield event
+
+    seen: list[Any] = []
+    subject: rx.Subject[Any] = rx.Subject()
+    subject.subscribe(lambda compacted: seen.append(compacted.key))
+
+    async def coroutine(batch: Any) -> None:
+        seen.extend(c.key for c in batch)
+
+    sources = (events("a", "b"), iter(events("a", "b")), generator(), rx.from_iterable(events("a", "b")))
+    for source, sink in itertools.product(
+        sources[:1], (subject, coroutine, lambda batch: seen.extend(c[0] for c in batch))
+    ):
+        seen.clear()
+        orchestrator, _ = orchestrated(source, sink)
+        await orchestrator.start()
+        await orchestrator.wait()
+        assert seen == ["a", "b"]
+    for source in sources[1:]:
+        orchestrator, out = orchestrated(source)
+        await orchestrator.start()
+        await orchestrator.wait()
+        assert [c.key for c in out] == ["a", "b"]
+
+
 async def test_stop_closes_the_open_window_and_cuts_waits_short() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     api = SimulatedApi(latency=0.1, outages=[(START, START + 12)])
