@@ -16,6 +16,8 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,25}")
 NUMBER = re.compile(r"[+-]?[0-9]+\.[0-9]*")
 # more digits than datetime takes, or none after the point
 FRACTION = re.compile(r"[.,](\d*)")
+# one, and of a second: datetime takes that of an hour or minute for it too
+SECONDS = re.compile(r"(:?\d\d){3}[.,]\d*[^.,]*$")
 # what ISO has at the end of a day, and datetime has not
 LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE)
 MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE)
@@ -42,6 +44,8 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
             moment = datetime.fromisoformat(value)
         except ValueError:
             return _unusual(value, timezone)
+        if ("." in value or "," in value) and not SECONDS.search(value):
+            raise _error(value)
         # digits alone are an epoch, though ISO has a basic form of them
         return _epoch(int(value), value) if value.isdecimal() else _seconds(moment, timezone, value)
     if isinstance(value, float | int) and not isinstance(value, bool):
@@ -58,6 +62,8 @@ def _unusual(value: str, timezone: tzinfo) -> float:
     text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
     text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
     more = SECOND if leaps else DAY if midnights else NOTHING
+    if FRACTION.search(text) and not SECONDS.search(text):
+        raise _error(value)
     text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
     try:
         return _seconds(datetime.fromisoformat(text.upper()), timezone, value, more)

@@ -212,3 +212,78 @@ def test_a_key_goes_back_to_its_json_value() -> None:
         value = msgspec.json.decode(text)
         assert typed(json_value(json_key(value))) == typed(value)
     assert json_value((1, Json("[1.0]"), None)) == [1, [1.0], None]
+
+
+cut_up = st.tuples(
+    st.lists(objects, min_size=1, max_size=4),
+    st.sampled_from([b"", b" ", b",", b"\n", b"}{", b"{", b"}", b"\r\n", b"\xef\xbb\xbf"]),
+    st.lists(st.integers(0, 200), max_size=5),
+).map(lambda drawn: _cut(drawn[1].join(drawn[0]), drawn[2]))
+
+
+def _cut(text: bytes, places: list[int]) -> list[bytes]:
+    borders = [0, *sorted(min(place, len(text)) for place in places), len(text)]
+    return [text[start:end] for start, end in zip(borders, borders[1:], strict=False)]
+
+
+@given(cut_up, paths)
+@example([b'{"id":', b"3}"], ["id"])
+@example([b'{"id":{"a":1}', b'{"a":2}}'], ["id"])
+@example([b'{"a":1},{"a":2}', b'{"a":3}'], ["a"])
+@example([b'{"a":1}{"a":2}', b"{}", b""], ["a"])
+@example([b'{"a":[{}', b'{}]}{"a":1}'], ["a"])
+@example([b'{"a":1,}', b'{"a":1}'], ["a"])
+def test_lines_that_make_json_only_together_are_bad_each(chunk: list[bytes], path: list[str]) -> None:
+    mapper = JsonKey(*path)
+    expected = [eagerly(line, path) for line in chunk]
+    assert [by_fields(mapper, line) for line in chunk] == expected
+    if None in expected:
+        with pytest.raises(Exception):  # noqa: B017 - of whatever kind: then each line is asked for alone
+            mapper.many(chunk)
+    else:
+        assert [typed(json_value(key)) for key in mapper.many(chunk)] == expected
+
+
+@pytest.mark.parametrize(
+    "line", [b'{ "id" : 3 }', b'\t{"id":3}\r', b'{\n"id"\n:\n3\n}', b'{"x":[ ], "id":3, "y":{ } }']
+)
+def test_white_space_anywhere_changes_nothing(line: bytes) -> None:
+    assert JsonKey("id")(line) == 3
+    assert by_fields(JsonKey("id"), line) == eagerly(line, ["id"]) == "3"
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize(
+    "bad",
+    [b"", b"[]", b"1", b'"{}"', b'{"id":3', b'"id":3}', b'{"id":3}{"id":3}', b'{"id":3},', b'{"id":NaN}',
+     b"\xef\xbb\xbf{}", b'{"x":"\xff"}', b'{"x":"\\ud800"}', b'{"x":1e400}', b'{"x":{}', b'{"x":}}',
+     b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"x":' + b"9" * 5000 + b"}"],
+    ids=lambda case: repr(case)[:30],
+)  # fmt: skip
+def test_a_bad_line_anywhere_in_a_chunk_is_noticed_though_its_bad_part_is_skipped(bad: bytes, position: int) -> None:
+    chunk = [b'{"id":1}', b'{"id":2}']
+    chunk.insert(position, bad)
+    for mapper in (JsonKey("id"), JsonKey("id", "n.x"), JsonKey(), JsonTime("id")):
+        with pytest.raises(Exception):  # noqa: B017
+            mapper.many(chunk)
+        with pytest.raises(DecodeError):
+            mapper(bad)
+
+
+def test_what_is_missing_null_or_no_object_on_the_way_is_none() -> None:
+    mapper = JsonKey("a.b.c")
+    chunk = [b"{}", b'{"a":null}', b'{"a":{}}', b'{"a":{"b":[{"c":1}]}}', b'{"a":{"b":{"c":null}}}', b'{"a":{"b":"c"}}']
+    assert list(mapper.many(chunk)) == [mapper(line) for line in chunk] == [None] * 6
+    assert list(JsonKey("a", "b").many([b"{}"])) == [(None, None)]
+
+
+@given(st.recursive(st.sampled_from(["1", "1.0", "true", '"1"', "null"]),
+                    lambda inner: st.lists(inner, max_size=3).map(lambda parts: f"[{','.join(parts)}]"), max_leaves=5),
+       st.permutations(["a", "b", "ä", "a.b"]))  # fmt: skip
+def test_a_key_of_an_object_is_the_same_in_any_order_of_its_members(value: str, order: list[str]) -> None:
+    first = "{" + ",".join(f'"{name}":{value}' for name in sorted(order)) + "}"
+    second = "{ " + " , ".join(f'"{name}" : {value}' for name in order) + " }"
+    line = b'{"k":%s}'
+    keys = [JsonKey("k")(line % text.encode()) for text in (first, second)]
+    assert keys[0] == keys[1] == JsonKey("k").many([line % second.encode()])[0]
+    assert hash(keys[0]) == hash(keys[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from calendar import timegm
-from datetime import UTC, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from fractions import Fraction
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -176,3 +176,91 @@ def test_summer_time() -> None:
     assert posix("2018-07-01T12:00:00", vienna) == timegm((2018, 7, 1, 10, 0, 0))
     assert posix("2018-03-25T02:30:00", vienna) == timegm((2018, 3, 25, 1, 30, 0))  # never was
     assert posix("2018-10-28T02:30:00", vienna) == timegm((2018, 10, 28, 0, 30, 0))  # was twice: the first
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+zones = st.integers(-86_399, 86_399).map(lambda seconds: timezone(timedelta(seconds=seconds)))
+moments = st.datetimes(datetime(2, 1, 2), datetime(9999, 12, 30), timezones=zones)
+
+
+@given(moments, st.sampled_from(["T", " ", "_"]), st.sampled_from(["auto", "microseconds", "milliseconds", "seconds"]))
+def test_what_datetime_writes_is_read_to_the_microsecond(moment: datetime, separator: str, precision: str) -> None:
+    """With offsets that have seconds, too."""
+    text = moment.isoformat(separator, precision)
+    expected = datetime.fromisoformat(text) - EPOCH
+    assert posix(text) == float(Fraction(expected // timedelta(microseconds=1), MICRO))
+
+
+by_minutes = st.datetimes(
+    datetime(2, 1, 2),
+    datetime(9999, 12, 30),
+    timezones=st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes))),
+)
+
+
+@given(by_minutes, st.text("0123456789", min_size=7, max_size=30), st.sampled_from(".,"))
+def test_more_digits_than_six_are_cut(moment: datetime, digits: str, point: str) -> None:
+    text = moment.replace(microsecond=0).isoformat()
+    date, offset = text[:19], text[19:]
+    expected = moment.replace(microsecond=int(digits[:6])) - EPOCH
+    assert posix(f"{date}{point}{digits}{offset}") == expected.total_seconds()
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()
+    | st.decimals() | st.fractions() | st.dates() | st.datetimes() | st.timedeltas(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=5,
+)  # fmt: skip
+damaged = st.tuples(moments.map(datetime.isoformat), st.integers(0, 40), st.integers(0, 3), st.text(max_size=3)).map(
+    lambda drawn: drawn[0][: drawn[1]] + drawn[3] + drawn[0][drawn[1] + drawn[2] :]
+)
+
+
+@given(anything | damaged, zones | st.sampled_from([UTC, ZoneInfo("Europe/Vienna"), ZoneInfo("Pacific/Apia")]))
+def test_never_another_exception_for_anything_in_any_zone(value: object, zone: tzinfo) -> None:
+    try:
+        found = posix(value, zone)
+    except TimeMapperError as error:
+        assert len(str(error)) < 120
+    else:
+        assert isinstance(found, float)
+        assert abs(found) < 1e12
+
+
+@pytest.mark.parametrize(
+    "text", ["0001-01-01T00:00:00", "9999-12-31T23:59:59.999999", "9999-12-31T24:00:00", "0002-01-01"]
+)
+@pytest.mark.parametrize(
+    "zone", [timezone(timedelta(hours=14)), timezone(timedelta(hours=-12)), ZoneInfo("Asia/Tokyo")]
+)
+def test_the_ends_of_the_calendar_in_any_zone(text: str, zone: tzinfo) -> None:
+    if text.startswith("0001"):
+        with pytest.raises(TimeMapperError):
+            posix(text, zone)
+    else:
+        assert isinstance(posix(text, zone), float)
+
+
+def test_the_borders_between_the_units() -> None:
+    for power, unit in ((11, 10**3), (14, 10**6), (17, 10**9)):
+        for sign in (1, -1):
+            assert posix(sign * 10**power) == sign * 10**power / unit
+            assert posix(sign * (10**power - 1)) == sign * (10**power - 1) * 1000 / unit
+            assert posix(str(sign * 10**power)) == posix(float(sign * 10**power)) == sign * 10**power / unit
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("2018-03-24T12.5Z", NOON + 1800), ("2018-03-24T12:30.5Z", NOON + 1830)]
+)
+def test_a_fraction_of_an_hour_or_a_minute_is_one_or_is_refused(text: str, expected: float) -> None:
+    try:
+        found = posix(text)
+    except TimeMapperError:
+        return
+    assert found == expected
+
+
+def test_a_second_fraction_is_refused() -> None:
+    with pytest.raises(TimeMapperError):
+        posix("2018-03-24T12:00:00.1.2Z")

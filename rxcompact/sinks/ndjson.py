@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import FileIO
 from os import PathLike
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import msgspec
 
@@ -47,7 +49,7 @@ class NdjsonSink:
     def __init__(self, path: str | PathLike[str] = "-", *, to_json: Callable[[Compacted], Any] = json_object) -> None:
         self._path = os.fspath(path)
         self._to_json = to_json
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     async def publish(self, batch: Sequence[Compacted]) -> None:
         """Write a batch.
@@ -57,15 +59,26 @@ class NdjsonSink:
             TypeError: when an event cannot be made JSON.
         """
         lines = encoder.encode_lines(list(map(self._to_json, batch)))
-        file = self._file = self._file or self._opened()
-        file.write(lines)
-        file.flush()
-
-    def _opened(self) -> BinaryIO:
-        return sys.stdout.buffer if self._path == "-" else Path(self._path).open("ab")
+        if self._path == "-":
+            sys.stdout.buffer.write(lines)
+            sys.stdout.buffer.flush()
+            return
+        file = self._file = self._file or FileIO(self._path, "ab")
+        size = os.fstat(file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(lines):
+                taken: int | None = file.write(memoryview(lines)[written:])
+                if taken is None:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), self._path)
+                written += taken
+        except OSError:
+            with suppress(OSError):  # what is no regular file keeps what it got
+                file.truncate(size)  # the batch comes again
+            raise
 
     async def aclose(self) -> None:
         """Close the file."""
-        if self._file is not None and self._path != "-":
-            self._file.close()
-        self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

@@ -84,7 +84,7 @@ class IterableSource:
             yield [event]
 
     async def aclose(self) -> None:
-        """Wait for no more of an async iterable."""
+        """Wait for no more of an async iterable; a generator that was waiting itself ends by that."""
         pending, self._next = self._next, None
         if pending is not None:
             pending.cancel()

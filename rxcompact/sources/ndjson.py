@@ -52,7 +52,8 @@ class NdjsonSource:
         Errors:
             OSError: when a file cannot be opened or read.
             EOFError: when gzip is cut short; what came before has been emitted.
-            gzip.BadGzipFile: when it is damaged, or followed by something else.
+            gzip.BadGzipFile: when it is damaged, or followed by something else; nothing of the block with the damage
+                has been emitted.
         """
         return pull(self._chunks, self._live, demand)
 

@@ -419,3 +419,134 @@ def test_arguments_out_of_range() -> None:
     for wrong in ({"block_size": 0}, {"max_line": 0}):
         with pytest.raises(ArgumentError):
             NdjsonSource("x", **wrong)
+
+
+@both
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("block_size", [*range(1, 24), 60])
+def test_any_size_of_block_gives_the_same_lines(
+    read: Callable[..., Seen], tmp_path: Path, packed: bool, block_size: int
+) -> None:
+    path = tmp_path / "events"
+    whole = b'\xef\xbb\xbf{"a":1}\r\n\r\n\n{"b":"\xc3\xa4\\r"}\nx\rx\n{"c":3}\r'
+    path.write_bytes(gzip.compress(whole[:20]) + gzip.compress(whole[20:]) if packed else whole)
+    seen = read(NdjsonSource(path, block_size=block_size))
+    assert seen.lines == [b'{"a":1}', b'{"b":"\xc3\xa4\\r"}', b"x\rx", b'{"c":3}']
+    assert [number for _, number in seen.numbers] == [1, 4, 5, 6]
+    assert (seen.completed, seen.errors) == (1, [])
+
+
+@both
+def test_a_mark_is_taken_off_every_file_but_only_at_its_start(read: Callable[..., Seen], tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    for name in "12":
+        (tmp_path / name).write_bytes(mark + b"a\n" + mark + b"b")
+    seen = read(NdjsonSource(tmp_path / "1", tmp_path / "2"))
+    assert seen.lines == [b"a", mark + b"b"] * 2
+
+
+@both
+@pytest.mark.parametrize("data", [b"\x1f", b"\x1f\x1f", b"\x8b\x1f", b"{"])
+def test_a_part_of_the_magic_is_no_gzip(read: Callable[..., Seen], tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(data)
+    for block_size in (1, 100):
+        seen = read(NdjsonSource(path, block_size=block_size))
+        assert (seen.lines, seen.completed, seen.errors) == ([data], 1, [])
+
+
+@both
+@pytest.mark.parametrize("rest", [b"", b"\x08", b"\x08\x00"])
+def test_the_magic_and_little_else_is_gzip_cut_short(read: Callable[..., Seen], tmp_path: Path, rest: bytes) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(b"\x1f\x8b" + rest)
+    seen = read(NdjsonSource(path, block_size=1))
+    assert (seen.lines, seen.completed, [type(error) for error in seen.errors]) == ([], 0, [EOFError])
+
+
+@both
+@pytest.mark.parametrize("garbage", [b"\x1f\x8bgarbage" * 3, b"\x1f\x8b\x08" + b"\xff" * 100])
+def test_the_magic_and_garbage_is_damaged_gzip(read: Callable[..., Seen], tmp_path: Path, garbage: bytes) -> None:
+    path = tmp_path / "events"
+    path.write_bytes(garbage)
+    for block_size in (1, 100):
+        seen = read(NdjsonSource(path, block_size=block_size))
+        assert (seen.lines, seen.completed) == ([], 0)
+        assert isinstance(seen.errors[0], gzip.BadGzipFile)
+        assert str(path) in str(seen.errors[0])
+        assert str(path) not in open_files()
+
+
+@pytest.mark.parametrize("block_size", [1, 100])
+def test_damage_within_a_member_comes_after_the_lines_of_the_blocks_before_it(tmp_path: Path, block_size: int) -> None:
+    path = tmp_path / "events"
+    packed = bytearray(gzip.compress(b"".join(b"line %d\n" % number for number in range(2000))))
+    packed[-8] ^= 0xFF  # the checksum
+    path.write_bytes(packed)
+    seen = pulled(NdjsonSource(path, block_size=block_size))
+    assert isinstance(seen.errors[0], gzip.BadGzipFile)
+    assert len(seen.lines) == 2000
+    assert "after line 2000" in str(seen.errors[0])
+
+
+@both
+def test_a_missing_file_among_others_is_an_error_after_those_before_it(
+    read: Callable[..., Seen], tmp_path: Path
+) -> None:
+    here, missing = tmp_path / "here", tmp_path / "missing"
+    here.write_bytes(b"a\nb")
+    seen = read(NdjsonSource(here, missing, here))
+    assert seen.lines == [b"a", b"b"]
+    assert [type(error) for error in seen.errors] == [FileNotFoundError]
+    assert str(missing) in str(seen.errors[0])
+    assert seen.completed == 0
+    assert not {str(here), str(missing)} & open_files()
+
+
+@both
+def test_standard_input_that_is_closed_is_an_error(read: Callable[..., Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    seen = read(NdjsonSource())
+    assert (seen.lines, seen.completed, [type(error) for error in seen.errors]) == ([], 0, [OSError])
+
+
+@both
+def test_standard_input_is_left_open(read: Callable[..., Seen]) -> None:
+    with standard_input(b"a\nb") as _:
+        assert read(NdjsonSource()).lines == [b"a", b"b"]
+        os.fstat(0)
+
+
+@both
+def test_lines_that_are_too_long_are_never_held_in_a_plain_file_either(
+    read: Callable[..., Seen], tmp_path: Path
+) -> None:
+    path = tmp_path / "events"
+    with path.open("wb") as file:
+        for _ in range(3):
+            file.write(b'{"b":"')
+            for _ in range(16):
+                file.write(b"x" * MIB)
+            file.write(b'"}\n{}\n')
+        file.write(b"y" * MIB * 16)
+    tracemalloc.start()
+    seen = read(NdjsonSource(path, max_line=MIB, block_size=1 << 16))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(line) < 1000 for line in seen.lines] == [True] * 7
+    assert [line[:1] for line in seen.lines] == [b"{"] * 6 + [b"y"]
+    assert [number for _, number in seen.numbers] == list(range(1, 8))
+    assert peak < 4 * MIB
+
+
+@given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 25), st.integers(1, 50))
+def test_a_line_is_cut_if_and_only_if_it_is_too_long(sizes: list[int], max_line: int, block: int) -> None:
+    lines, found = Lines("here", max_line), list[tuple[int, bytes]]()
+    data = b"\n".join(b"x" * size for size in sizes)
+    for chunks in (*(lines.feed(data[start : start + block]) for start in range(0, len(data), block)), lines.end()):
+        for chunk in chunks:
+            found += [(lines.position.number(line) or 0, line) for line in chunk]
+    assert [number for number, _ in found] == [number for number, size in enumerate(sizes, 1) if size]
+    for number, line in found:
+        size = sizes[number - 1]
+        assert line == b"x" * size if size <= max_line else line.endswith(b"\0")
