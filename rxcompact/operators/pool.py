@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import Any
 
@@ -15,6 +15,9 @@ from rxcompact.operators.retry import RetryPolicy
 INFINITY = float("inf")
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
+
+
+SPARE = 64
 
 
 class Pool:
@@ -84,6 +87,9 @@ class Pool:
     def _watch(self, job: Job) -> None:
         deadline = min(entry.deadline for entry in job.entries)
         if deadline < INFINITY:
+            if len(self._deadlines) > 2 * len(self._queue) + SPARE:  # most have found a worker since
+                self._deadlines = [watched for watched in self._deadlines if watched[2].queued]
+                heapify(self._deadlines)
             heappush(self._deadlines, (deadline, next(self._numbers), job))
             self._set_alarm()
 
@@ -96,6 +102,8 @@ class Pool:
 
     def _expire_queued(self) -> None:
         self._alarm = None
+        if not self._deadlines:
+            return
         now = self._loop.time() + TICK
         while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].queued):
             _, _, job = heappop(self._deadlines)
@@ -114,6 +122,7 @@ class Pool:
         while True:
             while self._queue:
                 await self._attempt(self._queue.popleft(), worker)
+            self._deadlines.clear()
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter

@@ -286,6 +286,20 @@ async def test_disposal_abandons_and_leaves_no_task() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
+async def test_what_has_been_called_for_is_remembered_no_longer() -> None:
+    bench = Bench(SimulatedApi(latency=0.01), max_concurrent=1, max_age=100_000)
+    watched = bench.stages[0]._pool
+    for n in range(2000):  # always some that wait, for a day's worth of age
+        bench.source.on_next(item(n, bench.loop.wall()))
+        if n > 5:
+            await asyncio.sleep(0.01)
+        assert len(watched._deadlines) < 100
+    bench.source.on_completed()
+    await bench.ended.wait()
+    await asyncio.sleep(0.1)
+    assert watched._deadlines == []
+
+
 async def test_an_observer_that_raises_ends_no_worker() -> None:
     loop = asyncio.get_running_loop()
     told: list[Any] = []
