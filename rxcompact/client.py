@@ -10,7 +10,7 @@ import aiohttp
 from loguru import logger
 from yarl import URL
 
-from rxcompact.errors import PermanentError, RateLimitedError, TransientError
+from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
 
 KIB = 1024
@@ -70,11 +70,13 @@ def failure(status: int, headers: Mapping[str, str], where: str) -> Exception | 
     """
     if 200 <= status < 300:  # noqa: PLR2004
         return None
-    error: Exception
+    error: RxCompactError
+    wait = parse_retry_after(headers.get("Retry-After"), time.time())
     if status == TOO_MANY_REQUESTS:
-        error = RateLimitedError("HTTP 429", parse_retry_after(headers.get("Retry-After"), time.time()))
+        error = RateLimitedError("HTTP 429", wait)
     elif status in RETRIED_STATUS or status >= SERVER_ERROR or status in REFUSED:
         error = TransientError(f"HTTP {status}")
+        error.retry_after = wait
     else:
         error = PermanentError(f"HTTP {status}")
     error.reason = f"HTTP {status}"

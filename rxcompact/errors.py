@@ -80,6 +80,8 @@ class TransientError(RxCompactError):
     """The call failed in a way that a later one may not."""
 
     reason = "transient"
+    retry_after: float | None = None
+    """How long the service asked to wait, seconds; None when it did not say."""
 
 
 class RateLimitedError(TransientError):

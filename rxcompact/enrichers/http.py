@@ -14,6 +14,7 @@ from rxcompact.client import KIB, Client, failure, origin
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.fields import JsonKey, json_value
 
+RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
 
 
@@ -42,7 +43,8 @@ class HttpEnricher:
         max_concurrent: int = 100,
         max_answer: int = 1024 * KIB,
     ) -> None:
-        self._url = _template(url) if isinstance(url, str) else url
+        # URL encodes what a function leaves unencoded, so that nothing breaks out of the request
+        self._url = _template(url) if isinstance(url, str) else lambda event: URL(url(event))
         self._merge = merge
         self._method = method
         self._client = Client(limit=max_concurrent, headers=headers, max_answer=max_answer)
@@ -55,7 +57,7 @@ class HttpEnricher:
             PermanentError: for one that will not.
             aiohttp.ClientError: when there was no answer.
         """
-        url = URL(self._url(event), encoded=True)
+        url = self._url(event)
         status, headers, body = await self._client.request(self._method, url)
         if status in NO_ENRICHMENT:
             return event
@@ -77,12 +79,15 @@ class HttpEnricher:
         await self._client.aclose()
 
 
-def _template(url: str) -> Callable[[Any], str]:
-    parts = [(text, None if name is None else JsonKey(name)) for text, name, _, _ in Formatter().parse(url)]
+def _template(url: str) -> Callable[[Any], URL]:
+    parts = [
+        (quote(text, safe=RESERVED), None if name is None else JsonKey(name))
+        for text, name, _, _ in Formatter().parse(url)
+    ]
     if URL(url.partition("{")[0]).host is None:
         raise ArgumentError("url", url, "an absolute URL whose host is no field")
 
-    def fill(event: Any) -> str:
+    def fill(event: Any) -> URL:
         filled: list[str] = []
         for text, field in parts:
             filled.append(text)
@@ -90,7 +95,10 @@ def _template(url: str) -> Callable[[Any], str]:
                 value = json_value(field(event))
                 if value is None:
                     raise PermanentError(f"event lacks a field that {url!r} needs")
-                filled.append(quote(value if isinstance(value, str) else msgspec.json.encode(value), safe=""))
-        return "".join(filled)
+                name = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+                if name in ("", ".", ".."):
+                    raise PermanentError(f"value {name!r} of a field would lead to another path")
+                filled.append(quote(name, safe=""))
+        return URL("".join(filled), encoded=True)
 
     return fill

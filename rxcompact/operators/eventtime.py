@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import repeat
 from operator import floordiv
 from typing import Any
@@ -105,9 +105,6 @@ class EventTimeWindows(Windows):
 
     def held(self) -> int:
         return sum(len(bucket.events) for bucket in self._open.values())
-
-    def _held_keys(self) -> Iterable[Iterable[Hashable]]:
-        return ()
 
     def _bucket(self, index: int) -> Bucket:
         return self._open.get(index) or self._open.setdefault(index, self._new_bucket())

@@ -64,7 +64,7 @@ def http_status(error: BaseException) -> int | None:
 
 def retry_after(error: BaseException) -> float | None:
     """Return how long the service asked to wait, seconds, or None where it did not say."""
-    if isinstance(error, RateLimitedError):
+    if isinstance(error, TransientError):
         return error.retry_after
     if isinstance(error, aiohttp.ClientResponseError) and error.headers is not None:
         return parse_retry_after(error.headers.get("Retry-After"), time.time())

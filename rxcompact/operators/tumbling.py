@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from reactivex.abc import ObserverBase
@@ -54,8 +55,15 @@ class TumblingWindows(Windows):
     def held(self) -> int:
         return len(self._open.events)
 
-    def _held_keys(self) -> Iterable[Iterable[Hashable]]:
-        return (self._open.events,)
+    def new_keys(self, chunk: Sequence[Any]) -> int:
+        """Return how many keys a chunk has at most that need room: of those held none, but for windows cut by count."""
+        if self._options.count is not None:
+            return len(chunk)
+        keys: set[Hashable] = set()
+        for event in chunk:
+            with suppress(Exception):  # what has no key needs no room
+                keys.add(self._key_of(event))
+        return len(keys.difference(self._open.events))
 
     def due(self) -> float:
         return self._due

@@ -100,11 +100,8 @@ class Windows(ABC):
             hand.settle()
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
-        """Return how many keys a chunk has at most that are not held."""
-        try:
-            return len(set(self._keys_of(chunk)).difference(*self._held_keys()))
-        except Exception:  # noqa: BLE001 - some key cannot be had; that many at most
-            return len(chunk)
+        """Return how many keys a chunk has at most that need room."""
+        return len(chunk)
 
     def tick(self) -> None:
         """Close what the clock says is over."""
@@ -141,10 +138,6 @@ class Windows(ABC):
     def distinct(self) -> int:
         """How many keys the buckets have held so far, the open ones included."""
         return self._left + self.held()
-
-    @abstractmethod
-    def _held_keys(self) -> Iterable[Iterable[Hashable]]:
-        """Return the keys of the buckets, if an event of such a key needs no room whatever its time."""
 
     @abstractmethod
     def due(self) -> float:

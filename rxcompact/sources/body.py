@@ -37,7 +37,7 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
             return _elements(inner)
     lines = body.split(b"\n")
     # with a brace at either end of each line no value reaches over two: NDJSON, and the common case
-    if len(lines) > 1 and body.count(b"}\n{") == len(lines) - 1 and b"}{" not in body:
+    if len(lines) > 1 and body.count(b"}\n{") == len(lines) - 1 and b"}{" not in body and b"} {" not in body:
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]

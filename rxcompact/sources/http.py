@@ -9,7 +9,7 @@ import json
 import zlib
 from typing import Any
 
-from aiohttp import web
+from aiohttp import ClientError, web
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
@@ -87,7 +87,8 @@ class HttpSource:
     @property
     def url(self) -> str:
         """Where to post; the port is known once it listens."""
-        return f"http://{self._host}:{self._port}{self._path}"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._port}{self._path}"
 
     async def listening(self) -> None:
         """Wait until it listens."""
@@ -127,6 +128,9 @@ class HttpSource:
             await runner.setup()
             site = web.TCPSite(runner, self._host, self._port, reuse_address=True)
             await site.start()
+        except asyncio.CancelledError:  # unsubscribed meanwhile
+            await runner.cleanup()
+            raise
         except OSError as error:
             await runner.cleanup()
             observer.on_error(error)
@@ -154,6 +158,8 @@ class HttpSource:
             return _answer(408, {"error": f"the body took longer than {self._body_timeout} s"}, {"Connection": "close"})
         except DecodeError as error:
             return _answer(400, {"error": str(error)})
+        except (ConnectionError, ClientError):  # it went away in the middle: nobody reads this, nothing was taken
+            return web.Response(status=400)
         if self._strict and (bad := _bad(lines)):
             return _answer(400, {"accepted": 0, "rejected": len(bad), "errors": bad[:SHOWN]})
         return self._take(lines)
