@@ -11,7 +11,7 @@ from yarl import URL
 from rxcompact.client import KIB, Client, failure, origin
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, Compacted
-from rxcompact.sinks.ndjson import encoder, json_object
+from rxcompact.sinks.ndjson import encoded, encoder, json_object
 
 TOO_LARGE = 413
 
@@ -55,14 +55,16 @@ class HttpSink:
         self._client = Client(limit=max_concurrent, headers=headers, max_answer=1024 * KIB)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Post a batch; return the error of each position that was not taken, when it had to be split.
+        """Post a batch; return the error of each position that was not taken: no JSON, or of a half of it.
 
         Raises:
             TransientError: for an answer that may be another later; `RateLimitedError` for 429.
             PermanentError: for one that will not.
             aiohttp.ClientError: when there was no answer. It may have been taken all the same.
         """
-        body = self._encode([self._to_json(compacted) for compacted in batch])
+        body, failed = encoded(batch, self._to_json, self._encode)
+        if len(failed) == len(batch):
+            return failed
         if self._gzip:
             body = zlib.compress(body, wbits=31)
         headers = self._headers | {self._idempotency_header: Batch(batch).idempotency_key}
@@ -72,7 +74,7 @@ class HttpSink:
         error = failure(status, answered, origin(self._url))
         if error is not None:
             raise error
-        return None
+        return failed or None
 
     async def _halve(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException]:
         middle = len(batch) // 2
@@ -81,7 +83,7 @@ class HttpSink:
             try:
                 answer = await self.publish(half) or {}
             except Exception as error:  # noqa: BLE001 - of this half; the other may have been taken
-                answer = dict.fromkeys(range(len(half)), error)
+                answer = dict[int, BaseException].fromkeys(range(len(half)), error)
             failed |= {start + position: error for position, error in answer.items()}
         return failed
 

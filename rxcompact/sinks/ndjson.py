@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
 from os import PathLike
@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from rxcompact.errors import PermanentError
 from rxcompact.events import Compacted, Window
 from rxcompact.fields import json_value
 
@@ -30,6 +31,25 @@ def json_object(compacted: Compacted) -> dict[str, Any]:
         # one line it must be; a newline in JSON is but white space
         "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
     }
+
+
+def encoded(
+    batch: Sequence[Compacted], to_json: Callable[[Compacted], Any], encode: Callable[[list[Any]], bytes]
+) -> tuple[bytes, dict[int, BaseException]]:
+    """Return a batch as bytes, and the error of each position that cannot be made JSON."""
+    with suppress(Exception):
+        return encode(list(map(to_json, batch))), {}
+    good: list[Any] = []
+    failed: dict[int, BaseException] = {}
+    for position, compacted in enumerate(batch):
+        try:
+            found = to_json(compacted)
+            encoder.encode(found)
+        except Exception as error:  # noqa: BLE001 - of one event; the others go on
+            failed[position] = PermanentError(f"cannot be made JSON: {type(error).__name__}")
+        else:
+            good.append(found)
+    return encode(good), failed
 
 
 def window_lines(window: Window) -> bytes:
@@ -51,18 +71,21 @@ class NdjsonSink:
         self._to_json = to_json
         self._file: FileIO | None = None
 
-    async def publish(self, batch: Sequence[Compacted]) -> None:
-        """Write a batch.
+    async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
+        """Write a batch; return the error of each position that cannot be made JSON.
 
         Raises:
             OSError: when it cannot be written.
-            TypeError: when an event cannot be made JSON.
         """
-        lines = encoder.encode_lines(list(map(self._to_json, batch)))
+        lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
         if self._path == "-":
             sys.stdout.buffer.write(lines)
             sys.stdout.buffer.flush()
-            return
+        else:
+            self._append(lines)
+        return failed or None
+
+    def _append(self, lines: bytes) -> None:
         file = self._file = self._file or FileIO(self._path, "ab")
         size = os.fstat(file.fileno()).st_size
         try:

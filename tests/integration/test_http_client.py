@@ -1,0 +1,772 @@
+"""HttpEnricher and HttpSink against real servers on loopback; rows E and K of the fault table."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import gzip
+import json
+import socket
+import time
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import Any
+from urllib.parse import unquote
+
+import aiohttp
+import pytest
+from aiohttp import web
+from loguru import logger
+
+from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
+from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
+from rxcompact.events import Batch, Compacted, DeadLetter
+from rxcompact.operators.retry import is_transient
+from rxcompact.orchestrator import Report
+
+Handler = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@asynccontextmanager
+async def answering(handler: Handler) -> AsyncIterator[str]:
+    async def handle(request: web.Request) -> web.Response:  # a handler may be an object too
+        return await handler(request)
+
+    app = web.Application(client_max_size=1 << 24)
+    app.router.add_route("*", r"/{tail:[\s\S]*}", handle)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def saying(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that says these bytes, one after the other and then the last again, and closes each connection."""
+    heads: list[bytes] = []
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            heads.append(await reader.readuntil(b"\r\n\r\n"))
+            writer.write(answers[min(len(heads), len(answers)) - 1])
+            await writer.drain()
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", heads
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def enrich(url: Any, event: Any, **options: Any) -> Any:
+    enricher = HttpEnricher(url, **options)
+    try:
+        async with asyncio.timeout(5):
+            return await enricher.enrich(event)
+    finally:
+        await enricher.aclose()
+
+
+def enriched(event: Any, handler: Handler, template: str = "/{id}", **options: Any) -> Any:
+    async def main() -> Any:
+        async with answering(handler) as base:
+            return await enrich(base + template, event, **options)
+
+    return asyncio.run(main())
+
+
+def told(*answers: bytes, template: str = "/{id}", event: Any = None) -> Any:
+    """What an event is enriched to by an API that says these bytes."""
+
+    async def main() -> Any:
+        async with saying(*answers) as (base, _):
+            return await enrich(base + template, event or {"id": 1})
+
+    return asyncio.run(main())
+
+
+def answer(status: int = 200, body: Any = b"{}", headers: Any = None) -> Handler:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status, body=body, headers=headers)
+
+    return handler
+
+
+async def echo(request: web.Request) -> web.Response:
+    return web.json_response({"method": request.method, "path": request.raw_path, "query": dict(request.query)})
+
+
+# ── the URL ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("template", "event", "segments"),
+    [
+        ("/{id}", {"id": "a/b?c#d é"}, ["a/b?c#d é"]),
+        ("/{id}", {"id": "%2e+&=;:@"}, ["%2e+&=;:@"]),
+        ("/{id}", {"id": "x HTTP/1.1\r\nX-Evil: 1"}, ["x HTTP/1.1\r\nX-Evil: 1"]),
+        ("/{id}", {"id": "nul\0"}, ["nul\0"]),
+        ("/{id}", {"id": "{id}"}, ["{id}"]),
+        ("/{id}/x", {"id": "a/../b"}, ["a/../b", "x"]),
+        ("/{id}", {"id": 7}, ["7"]),
+        ("/{id}", {"id": 1.5}, ["1.5"]),
+        ("/{id}", {"id": True}, ["true"]),
+        ("/{id}", {"id": 0}, ["0"]),
+        ("/{id}", {"id": [1, "a"]}, ['[1,"a"]']),
+        ("/{a.b.c}", {"a": {"b": {"c": "x"}}}, ["x"]),
+        ("/{a.b}", {"a.b": "whole", "a": {"b": "nested"}}, ["whole"]),
+        ("/{a}/of/{b}?q={a}", {"a": "x", "b": "y"}, ["x", "of", "y"]),
+        ("/{{id}}/{id}", {"id": 1}, ["{id}", "1"]),
+        ("/fixed", {"id": 1}, ["fixed"]),
+    ],
+)
+def test_fields_are_put_into_the_url_percent_encoded(template: str, event: Any, segments: list[str]) -> None:
+    path = enriched(event, echo, template)["enrichment"]["path"]
+    assert path.isascii()
+    assert path.isprintable()
+    assert " " not in path
+    assert [unquote(segment) for segment in path.partition("?")[0].split("/")] == ["", *segments]
+
+
+def test_what_was_percent_encoded_arrives_as_it_was() -> None:
+    value = "a/b?c#d é&=+%20"
+    assert enriched({"id": value}, echo, "/x?q={id}")["enrichment"]["query"] == {"q": value}
+
+
+@pytest.mark.parametrize("event", [{}, {"a": None}, {"a": {}}, {"a": {"b": None}}, {"a": "b"}])
+def test_an_event_that_lacks_a_field_is_rejected_and_no_call_is_made(event: Any) -> None:
+    async def main() -> None:
+        async with saying(b"") as (base, heads):
+            with pytest.raises(PermanentError, match="lacks a field"):
+                await enrich(base + "/{a.b}", event)
+            assert heads == []
+
+    asyncio.run(main())
+
+
+def test_the_url_may_be_a_function_and_the_method_another() -> None:
+    async def main() -> Any:
+        async with answering(echo) as base:
+            return await enrich(lambda event: f"{base}/x/{event['id']}", {"id": 3}, method="POST")
+
+    assert asyncio.run(main())["enrichment"] == {"method": "POST", "path": "/x/3", "query": {}}
+
+
+@pytest.mark.parametrize("url", ["/relative/{id}", "{host}/x", "http://{host}/x", ""])
+def test_a_url_whose_host_is_not_said_is_refused(url: str) -> None:
+    with pytest.raises(ArgumentError, match="url"):
+        HttpEnricher(url)
+
+
+def test_a_template_that_is_no_url_as_it_is_is_encoded() -> None:
+    async def main() -> bytes:
+        async with saying(b"HTTP/1.1 204 No Content\r\n\r\n") as (base, heads):
+            await enrich(base + "/a b/é/{id}", {"id": 1})
+            return heads[0].split(b"\r\n")[0]
+
+    assert asyncio.run(main()) == b"GET /a%20b/%C3%A9/1 HTTP/1.1"
+
+
+def test_a_function_cannot_break_the_request() -> None:
+    async def main() -> bytes:
+        async with saying(b"HTTP/1.1 204 No Content\r\n\r\n") as (base, heads):
+            await enrich(lambda event: f"{base}/{event['id']}", {"id": "a b"})
+            return heads[0].split(b"\r\n")[0]
+
+    assert asyncio.run(main()) == b"GET /a%20b HTTP/1.1"
+
+
+@pytest.mark.parametrize("value", ["..", ".", ""])
+def test_a_value_cannot_lead_to_another_path(value: str) -> None:
+    async def main() -> None:
+        async with saying(b"HTTP/1.1 204 No Content\r\n\r\n") as (base, heads):
+            with pytest.raises(PermanentError):
+                await enrich(base + "/hosts/{id}/info", {"id": value})
+            assert heads == []
+
+    asyncio.run(main())
+
+
+# ── answers ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_answer_is_merged_by_name_or_by_function() -> None:
+    event = {"id": 1, "api": "old"}
+    assert enriched(event, answer(body=b'{"x":2}')) == event | {"enrichment": {"x": 2}}
+    assert enriched(event, answer(body=b'{"x":2}'), merge="api") == {"id": 1, "api": {"x": 2}}
+    assert enriched(event, answer(body=b'{"x":2}'), merge=lambda old, new: {**old, **new}) == event | {"x": 2}
+    assert event == {"id": 1, "api": "old"}
+
+
+def test_a_function_is_given_nothing_but_objects() -> None:
+    with pytest.raises(PermanentError, match="no JSON object but list"):
+        enriched({"id": 1}, answer(body=b"[1]"), merge=lambda old, new: old)
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "text/html", "application/json; charset=utf-8"])
+def test_json_is_json_whatever_it_calls_itself(content_type: str) -> None:
+    assert enriched({"id": 1}, answer(headers={"Content-Type": content_type}))["enrichment"] == {}
+
+
+@pytest.mark.parametrize("status", [204, 404])
+@pytest.mark.parametrize("merge", ["enrichment", lambda old, new: 1 / 0])
+def test_204_and_404_add_nothing(status: int, merge: Any) -> None:
+    assert enriched({"id": 1}, answer(status, b""), merge=merge) == {"id": 1}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, PermanentError), (405, PermanentError), (418, PermanentError), (422, PermanentError),
+        (301, PermanentError), (308, PermanentError),
+        (401, TransientError), (403, TransientError), (410, TransientError), (408, TransientError),
+        (425, TransientError), (429, RateLimitedError), (500, TransientError), (503, TransientError),
+    ],
+)  # fmt: skip
+def test_a_status_is_an_error_of_its_kind(status: int, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=f"HTTP {status}") as caught:
+        enriched({"id": 1}, answer(status, b"no"))
+    assert caught.type is kind
+    assert caught.value.reason == f"HTTP {status}"
+
+
+@pytest.mark.parametrize(
+    ("header", "low", "high"),
+    [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        (formatdate(time.time() + 100, usegmt=True), 80, 100),
+        (formatdate(time.time() - 100, usegmt=True), 0, 0),
+    ],
+)
+def test_429_says_how_long_to_wait(header: str, low: float, high: float) -> None:
+    with pytest.raises(RateLimitedError) as caught:
+        enriched({"id": 1}, answer(429, headers={"Retry-After": header}))
+    assert caught.value.retry_after is not None
+    assert low <= caught.value.retry_after <= high
+
+
+@pytest.mark.parametrize("header", [None, "", "soon", "-3", "1.5", "Mon, 99 Foo 2020 00:00:00 GMT"])
+def test_429_that_does_not_say_is_waited_for_as_any_failure(header: str | None) -> None:
+    with pytest.raises(RateLimitedError) as caught:
+        enriched({"id": 1}, answer(429, headers=None if header is None else {"Retry-After": header}))
+    assert caught.value.retry_after is None
+
+
+def test_a_redirect_is_not_followed() -> None:
+    async def main() -> None:
+        async with saying(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}") as (elsewhere, heads):
+            async with answering(answer(302, headers={"Location": elsewhere + "/"})) as base:
+                with pytest.raises(PermanentError, match="HTTP 302"):
+                    await enrich(base + "/{id}", {"id": 1}, headers={"Authorization": "Bearer secret"})
+            assert heads == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        web.Response,
+        lambda body: web.Response(body=gzip.compress(body), headers={"Content-Encoding": "gzip"}),
+    ],
+    ids=["plain", "gzip"],
+)
+def test_an_answer_that_is_too_long_is_not_read_and_the_event_rejected(response: Any) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        made: web.Response = response(body=b'"' + b"x" * 5_000_000 + b'"')
+        return made
+
+    with pytest.raises(PermanentError, match="longer than 1000 bytes"):
+        enriched({"id": 1}, handler, max_answer=1000)
+
+
+def test_an_answer_may_be_as_long_as_the_limit() -> None:
+    body = b'"' + b"x" * 998 + b'"'
+    assert enriched({"id": 1}, answer(body=body), max_answer=1000)["enrichment"] == "x" * 998
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"<html>", b'{"a":', b"{}{}", b'{"a":NaN}', b'"\xff"', b"[" * 100_000], ids=lambda body: str(body[:9])
+)
+def test_an_answer_that_is_no_json_is_tried_again(body: bytes) -> None:
+    with pytest.raises(TransientError, match="no JSON"):
+        enriched({"id": 1}, answer(body=body))
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", aiohttp.ClientPayloadError),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n", aiohttp.ClientPayloadError),
+        (b"", aiohttp.ServerDisconnectedError),
+        (b"HTTP/1.1 OK what\r\n\r\n", aiohttp.ClientError),
+        (b"garbage\r\n\r\n", aiohttp.ClientError),
+    ],
+    ids=["mid-body", "mid-chunk", "before the answer", "status line", "garbage"],
+)
+def test_a_broken_connection_is_an_error_that_is_tried_again(said: bytes, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as caught:
+        told(said)
+    assert is_transient(caught.value)
+
+
+def test_a_gzip_answer_that_is_cut_short_is_not_taken() -> None:
+    packed = gzip.compress(b'{"id": [' + b"1, " * 2000 + b"1]}")[:-30]
+    head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed)
+    with pytest.raises((TransientError, aiohttp.ClientError)):
+        told(head + packed)
+
+
+def test_a_refused_connection_is_an_error_of_the_connection() -> None:
+    with socket.socket() as bound:  # and does not listen
+        bound.bind(("127.0.0.1", 0))
+        with pytest.raises(aiohttp.ClientConnectorError):
+            asyncio.run(enrich(f"http://127.0.0.1:{bound.getsockname()[1]}/{{id}}", {"id": 1}))
+
+
+# ── in a pipeline ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def ran(count: int = 1, **options: Any) -> tuple[list[Compacted], list[DeadLetter], Report]:
+    """What comes out of a pipeline that a few events go into; the letters; the report."""
+    out: list[Compacted] = []
+    letters: list[DeadLetter] = []
+    options = {
+        "source": [{"id": n} for n in range(count)], "key_mapper": "id", "timespan": 0.01, "sink": out.extend,
+        "max_age": 30, "batch_timespan": 0.01, "wait": lambda _: 0.01,
+    } | options  # fmt: skip
+    orchestrator = Orchestrator(Pipeline(**options))
+    orchestrator.dead_letters.subscribe(letters.append)
+    async with asyncio.timeout(8):
+        await orchestrator.start()
+        report = await orchestrator.wait()
+    return out, letters, report
+
+
+def flaky(*statuses: int, headers: Any = None) -> tuple[Handler, list[float]]:
+    """A handler that answers these, then 200; when it was asked."""
+    asked: list[float] = []
+
+    async def handler(_: web.Request) -> web.Response:
+        asked.append(time.monotonic())
+        status = statuses[len(asked) - 1] if len(asked) <= len(statuses) else 200
+        return web.Response(status=status, body=b"{}", headers=headers if status != 200 else None)
+
+    return handler, asked
+
+
+@pytest.mark.parametrize("statuses", [(500,), (502, 503, 504), (429, 429), (408, 425), (401, 403, 410)])
+def test_what_may_be_another_answer_later_is_asked_for_again(statuses: tuple[int, ...]) -> None:
+    async def main() -> None:
+        handler, asked = flaky(*statuses)
+        async with answering(handler) as base:
+            out, letters, _ = await ran(enricher=HttpEnricher(base + "/{id}"))
+        assert [compacted.event for compacted in out] == [{"id": 0, "enrichment": {}}]
+        assert letters == []
+        assert len(asked) == len(statuses) + 1
+
+    asyncio.run(main())
+
+
+def test_429_is_waited_for_as_long_as_it_says() -> None:
+    async def main() -> None:
+        for header, least in ((lambda: "1", 0.99), (lambda: formatdate(time.time() + 2, usegmt=True), 0.8)):
+            handler, asked = flaky(429, headers={"Retry-After": header()})
+            async with answering(handler) as base:
+                out, _, _ = await ran(enricher=HttpEnricher(base + "/{id}"))
+            assert len(out) == 1
+            assert asked[1] - asked[0] >= least
+
+    asyncio.run(main())
+
+
+def test_what_will_not_is_rejected_with_its_status_as_the_reason() -> None:
+    async def main() -> None:
+        handler, asked = flaky(418)
+        async with answering(handler) as base:
+            out, letters, report = await ran(enricher=HttpEnricher(base + "/{id}"))
+        assert out == []
+        assert len(asked) == 1
+        [letter] = letters
+        assert (letter.outcome, letter.stage, letter.reason, letter.attempts) == ("rejected", "enrich", "HTTP 418", 1)
+        assert report.account.rejected == 1
+
+    asyncio.run(main())
+
+
+def test_an_event_without_the_field_is_rejected_and_others_go_on() -> None:
+    async def main() -> None:
+        async with answering(echo) as base:
+            out, letters, _ = await ran(
+                source=[{"id": 1, "h": "a"}, {"id": 2}, {"id": 3, "h": "c"}], enricher=HttpEnricher(base + "/{h}")
+            )
+        assert sorted(compacted.key for compacted in out) == [1, 3]
+        assert [(letter.event.key, letter.outcome) for letter in letters] == [(2, "rejected")]
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_breaks_is_made_again() -> None:
+    async def main() -> None:
+        cut = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"
+        whole = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+        async with saying(cut, b"garbage\r\n\r\n", cut, whole) as (base, heads):
+            out, letters, _ = await ran(enricher=HttpEnricher(base + "/{id}"))
+        assert len(out) == 1
+        assert letters == []
+        assert len(heads) == 4
+
+    asyncio.run(main())
+
+
+def test_an_api_that_comes_up_late_is_waited_for() -> None:
+    async def main() -> None:
+        with socket.socket() as bound:
+            bound.bind(("127.0.0.1", 0))
+            port = bound.getsockname()[1]
+        running = asyncio.create_task(ran(enricher=HttpEnricher(f"http://127.0.0.1:{port}/{{id}}")))
+        await asyncio.sleep(0.2)
+        app = web.Application()
+        app.router.add_get("/{id}", echo)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        out, _, _ = await running
+        await runner.cleanup()
+        assert len(out) == 1
+
+    asyncio.run(main())
+
+
+def test_a_hung_answer_is_given_up_and_the_event_expires_on_time() -> None:
+    async def main() -> None:
+        async def hang(_: web.Request) -> web.Response:
+            await asyncio.sleep(100)
+            raise AssertionError
+
+        async with answering(hang) as base:
+            out, letters, report = await ran(enricher=HttpEnricher(base + "/{id}"), timeout=0.1, max_age=0.5)
+        assert out == []
+        assert [(letter.outcome, letter.reason) for letter in letters] == [("expired", "too old")]
+        assert letters[0].attempts > 1
+        assert letters[0].age == pytest.approx(0.5, abs=0.2)
+        assert report.account.expired == 1
+
+    asyncio.run(main())
+
+
+def test_each_answer_comes_to_its_own_event() -> None:
+    async def main() -> None:
+        async def handler(request: web.Request) -> web.Response:
+            number = int(request.path[1:])
+            await asyncio.sleep((50 - number) / 500)
+            return web.json_response({"n": number})
+
+        async with answering(handler) as base:
+            out, _, _ = await ran(50, enricher=HttpEnricher(base + "/{id}"))
+        assert {compacted.key: compacted.event["enrichment"]["n"] for compacted in out} == {n: n for n in range(50)}
+
+    asyncio.run(main())
+
+
+# ── the sink ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+BATCH = Batch(Compacted(n, {"n": n, "text": "é\n"}, 1, float(n), float(n)) for n in range(5))
+
+
+class Store:
+    """Takes batches, and remembers who asked for what."""
+
+    def __init__(self, answers: Callable[[list[int]], int] = lambda _: 200) -> None:
+        self.answers = answers
+        self.headers: list[Any] = []
+        self.given: list[list[int]] = []
+        self.taken: list[int] = []
+
+    async def __call__(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        rows = json.loads(body) if body.startswith(b"[") else [json.loads(line) for line in body.splitlines()]
+        ids = [row["key"] for row in rows]
+        self.headers.append(request.headers)
+        self.given.append(ids)
+        status = self.answers(ids)
+        if status < 300:
+            self.taken += ids
+        return web.Response(status=status)
+
+
+def published(handler: Handler, *, times: int = 1, batch: Batch = BATCH, **options: Any) -> Any:
+    async def main() -> Any:
+        async with answering(handler) as base:
+            sink = HttpSink(base + "/", **options)
+            try:
+                for _ in range(times):
+                    result = await sink.publish(batch)
+            finally:
+                await sink.aclose()
+            return result
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("form", ["ndjson", "array"])
+def test_a_batch_is_posted_as_lines_or_as_an_array_packed_or_not(form: Any, packed: bool) -> None:
+    raw: list[tuple[Any, bytes]] = []
+
+    async def main() -> None:
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            raw.append((headers, await reader.readexactly(int(headers["content-length"]))))
+            writer.write(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        sink = HttpSink(
+            f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", format=form, gzip=packed,
+            headers={"Authorization": "Bearer t"},
+        )  # fmt: skip
+        assert not await sink.publish(BATCH)
+        await sink.aclose()
+        server.close()
+
+    asyncio.run(main())
+    [(headers, body)] = raw
+    assert headers.get("content-encoding") == ("gzip" if packed else None)
+    assert headers["content-type"] == ("application/x-ndjson" if form == "ndjson" else "application/json")
+    assert headers["authorization"] == "bearer t"
+    assert headers["idempotency-key"] == BATCH.idempotency_key
+    body = zlib.decompress(body, wbits=31) if packed else body
+    if form == "ndjson":
+        assert body.endswith(b"\n")
+        assert body.count(b"\n") == 5
+    rows = json.loads(body) if form == "array" else [json.loads(line) for line in body.splitlines()]
+    assert rows == [
+        {"key": n, "count": 1, "first_seen": n, "last_seen": n, "event": {"n": n, "text": "é\n"}} for n in range(5)
+    ]
+
+
+def test_what_is_sent_of_an_event_and_how_the_key_is_called_is_the_callers_choice() -> None:
+    store = Store()
+    published(store, to_json=lambda compacted: {"key": compacted.key * 10}, idempotency_header="webhook-id")
+    assert store.given == [[0, 10, 20, 30, 40]]
+    assert store.headers[0]["webhook-id"] == BATCH.idempotency_key
+    assert "Idempotency-Key" not in store.headers[0]
+
+
+def test_a_retry_has_the_same_idempotency_key_and_another_batch_another() -> None:
+    async def main() -> None:
+        store = Store(lambda _: 503 if len(store.given) < 3 else 200)
+        async with answering(store) as base:
+            await ran(3, sink=HttpSink(base))
+            keys = [headers["Idempotency-Key"] for headers in store.headers]
+            assert store.given == [[0, 1, 2]] * 3
+            assert len(set(keys)) == 1
+            await ran(3, sink=HttpSink(base), batch_count=1)
+        assert len({headers["Idempotency-Key"] for headers in store.headers}) == 4
+        assert sorted(store.taken) == [0, 0, 1, 1, 2, 2]
+
+    asyncio.run(main())
+
+
+def test_413_halves_a_batch_until_what_is_too_large_alone_is_rejected() -> None:
+    store = Store(lambda ids: 413 if len(ids) > 2 or 3 in ids else 200)
+    failed = published(store)
+    assert sorted(store.taken) == [0, 1, 2, 4]
+    assert list(failed) == [3]
+    assert isinstance(failed[3], PermanentError)
+    assert failed[3].reason == "HTTP 413"
+    assert len({headers["Idempotency-Key"] for headers in store.headers}) == len(store.headers)
+
+
+def test_413_for_everything_rejects_each_in_the_end() -> None:
+    async def main() -> None:
+        store = Store(lambda _: 413)
+        async with answering(store) as base:
+            _, letters, report = await ran(7, sink=HttpSink(base))
+        assert report.account.rejected == 7
+        assert {(letter.outcome, letter.reason) for letter in letters} == {("rejected", "HTTP 413")}
+        assert len(store.given) == 13  # the nodes of a tree of seven leaves
+
+    asyncio.run(main())
+
+
+def test_of_a_halved_batch_only_what_failed_is_posted_again() -> None:
+    async def main() -> None:
+        failures = iter([503, 503])
+        store = Store(lambda ids: 413 if len(ids) > 2 else next(failures, 200) if 0 in ids else 200)
+        async with answering(store) as base:
+            _, letters, report = await ran(4, sink=HttpSink(base))
+        assert store.given == [[0, 1, 2, 3], [0, 1], [2, 3], [0, 1], [0, 1]]
+        assert sorted(store.taken) == [0, 1, 2, 3]
+        assert letters == []
+        assert report.account.published == 4
+
+    asyncio.run(main())
+
+
+def test_of_a_halved_batch_what_is_refused_is_rejected_and_what_failed_tried_again() -> None:
+    async def main() -> None:
+        failures = iter([500])
+
+        def status(ids: list[int]) -> int:
+            if len(ids) > 1:
+                return 413
+            return {1: 422, 2: next(failures, 200) if ids == [2] else 200}.get(ids[0], 200)
+
+        store = Store(status)
+        async with answering(store) as base:
+            _, letters, report = await ran(4, sink=HttpSink(base))
+        assert sorted(store.taken) == [0, 2, 3]
+        assert [(letter.event.key, letter.reason) for letter in letters] == [(1, "HTTP 422")]
+        assert (report.account.published, report.account.rejected) == (3, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
+def test_wrong_credentials_are_said_aloud_and_tried_again(status: int) -> None:
+    said: list[str] = []
+    logger.enable("rxcompact")
+    sink_id = logger.add(lambda message: said.append(f"{message.record['level'].name} {message.record['message']}"))
+
+    async def main() -> str:
+        store = Store(lambda _: status if len(store.given) < 3 else 200)
+        async with answering(store) as base:
+            sink = HttpSink(base + "/path?key=secret", headers={"Authorization": "Bearer secret"})
+            _, letters, report = await ran(1, sink=sink)
+        assert letters == []
+        assert report.account.published == 1
+        return base
+
+    try:
+        base = asyncio.run(main())
+    finally:
+        logger.remove(sink_id)
+        logger.disable("rxcompact")
+    assert [line for line in said if f"HTTP {status}" in line and line.startswith("ERROR")]
+    assert base in said[0]
+    assert "secret" not in "".join(said)
+
+
+def test_a_batch_that_is_refused_is_rejected_at_once() -> None:
+    async def main() -> None:
+        store = Store(lambda _: 400)
+        async with answering(store) as base:
+            _, letters, _ = await ran(3, sink=HttpSink(base))
+        assert len(store.given) == 1
+        assert {(letter.stage, letter.outcome, letter.reason) for letter in letters} == {
+            ("publish", "rejected", "HTTP 400")
+        }
+
+    asyncio.run(main())
+
+
+def test_a_post_whose_answer_was_lost_is_made_again_with_the_same_key() -> None:
+    async def main() -> None:
+        async with saying(b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (base, heads):
+            _, _, report = await ran(2, sink=HttpSink(base))
+        assert report.account.published == 2
+        keys = {line for head in heads for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key")}
+        assert len(heads) == 2
+        assert len(keys) == 1
+
+    asyncio.run(main())
+
+
+def test_a_redirect_of_a_post_is_not_followed() -> None:
+    async def main() -> None:
+        async with saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (elsewhere, heads):
+            moved = f"HTTP/1.1 307 Moved\r\nLocation: {elsewhere}/\r\nContent-Length: 0\r\n\r\n".encode()
+            async with saying(moved) as (base, _):
+                _, letters, _ = await ran(1, sink=HttpSink(base))
+            assert [letter.reason for letter in letters] == ["HTTP 307"]
+            assert heads == []
+
+    asyncio.run(main())
+
+
+@pytest.mark.xfail(reason="two fields that make a dot segment together lead to another path")
+def test_nor_can_two_values_side_by_side() -> None:
+    path = enriched({"a": ".", "b": "."}, echo, "/hosts/{a}{b}/info")["enrichment"]["path"]
+    assert path.startswith("/hosts/")
+
+
+@pytest.mark.xfail(reason="what would lead to another path is refused in a query too, where it does no harm")
+@pytest.mark.parametrize("value", ["", ".", ".."])
+def test_in_a_query_any_value_will_do(value: str) -> None:
+    assert enriched({"id": value}, echo, "/x?q={id}")["enrichment"]["query"] == {"q": value}
+
+
+def test_one_event_that_cannot_be_made_json_takes_no_other_with_it() -> None:
+    async def main() -> None:
+        store = Store()
+        async with answering(store) as base:
+            _, letters, _ = await ran(source=[{"id": 0}, {"id": 1, "x": "\ud800"}, {"id": 2}], sink=HttpSink(base))
+        assert sorted(store.taken) == [0, 2]
+        assert [letter.event.key for letter in letters] == [1]
+
+    asyncio.run(main())
+
+
+def test_503_too_is_waited_for_as_long_as_it_says() -> None:
+    async def main() -> None:
+        handler, asked = flaky(503, headers={"Retry-After": "1"})
+        async with answering(handler) as base:
+            await ran(sink=HttpSink(base))
+        assert asked[1] - asked[0] >= 0.99
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("options", "argument"), [({"url": "/relative"}, "url"), ({"format": "xml"}, "format")])
+def test_arguments_of_the_sink_out_of_range(options: dict[str, Any], argument: str) -> None:
+    with pytest.raises(ArgumentError, match=argument):
+        HttpSink(**({"url": "http://127.0.0.1/"} | options))
+
+
+# ── closing ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_closed_it_leaves_no_session_and_may_be_used_again() -> None:
+    async def main() -> None:
+        async with answering(echo) as base:
+            enricher = HttpEnricher(base + "/{id}")
+            sink = HttpSink(base)
+            await enricher.aclose()  # never used
+            for _ in range(2):
+                assert await enricher.enrich({"id": 1})
+                assert not await sink.publish(BATCH)
+                await enricher.aclose()
+                await enricher.aclose()
+                await sink.aclose()
+        del enricher, sink
+        gc.collect()  # a session that is open says so when it is collected, and warnings are errors
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+def test_a_pipeline_closes_what_it_used() -> None:
+    async def main() -> None:
+        store = Store()
+        async with answering(echo) as api, answering(store) as base:
+            enricher, sink = HttpEnricher(api + "/{id}"), HttpSink(base)
+            await ran(3, enricher=enricher, sink=sink)
+            assert sorted(store.taken) == [0, 1, 2]
+            assert enricher._client._session is None
+            assert sink._client._session is None
+        gc.collect()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
