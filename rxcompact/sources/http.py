@@ -82,6 +82,7 @@ class HttpSource:
         self._observer: ObserverBase[Chunk] | None = None
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
+        self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
     @property
@@ -105,12 +106,11 @@ class HttpSource:
 
         def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
             self._observer, self._demand = observer, demand
-            starting = asyncio.ensure_future(self._start(observer))
+            starting = self._starting = asyncio.ensure_future(self._start(observer))
 
             def dispose() -> None:
-                starting.cancel()
                 self._observer = None
-                self._closing = asyncio.ensure_future(self.aclose())
+                self._closing = asyncio.ensure_future(self._close(starting))
 
             return Disposable(dispose)
 
@@ -128,9 +128,6 @@ class HttpSource:
             await runner.setup()
             site = web.TCPSite(runner, self._host, self._port, reuse_address=True)
             await site.start()
-        except asyncio.CancelledError:  # unsubscribed meanwhile
-            await runner.cleanup()
-            raise
         except OSError as error:
             await runner.cleanup()
             observer.on_error(error)
@@ -141,6 +138,11 @@ class HttpSource:
 
     async def aclose(self) -> None:
         """Take no more, answer what is being asked, and stop listening."""
+        await self._close(self._starting)
+
+    async def _close(self, starting: asyncio.Future[None] | None) -> None:
+        if starting is not None:  # cut short, it would leave its socket
+            await asyncio.wait({starting})
         runner, self._runner = self._runner, None
         self._listening.clear()
         if runner is not None:

@@ -877,7 +877,6 @@ def test_a_port_in_use_is_tried_again_until_it_is_free() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.xfail(reason="unsubscribed while it starts to listen, it leaves a socket that listens for ever")
 def test_a_restart_while_it_starts_to_listen_does_no_harm() -> None:
     async def main() -> list[int]:
         deaf: list[int] = []
