@@ -181,11 +181,11 @@ class Pool:
         job.entries = retried = []
         now = self._loop.time() + TICK
         wait = 0.0
-        for error, of_error in _by_error(failed):
-            job.error = error
-            remaining = max(entry.deadline for entry in of_error) - now
-            waits = job.failed(error, remaining) if remaining > 0 else 0.0
-            for entry in of_error:
+        for alike in _by_kind(failed):
+            job.error = alike[0][1]
+            remaining = max(entry.deadline for entry, _ in alike) - now
+            waits = job.failed(job.error, remaining) if remaining > 0 else 0.0
+            for entry, error in alike:
                 if waits is None:
                     self._ends.rejected(job, entry, error)
                 elif entry.deadline <= now:
@@ -275,8 +275,9 @@ def _failed(result: Any) -> bool:
     return isinstance(result, BaseException)
 
 
-def _by_error(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[tuple[BaseException, list[Entry]]]:
-    groups: dict[int, tuple[BaseException, list[Entry]]] = {}
+def _by_kind(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[list[tuple[Entry, BaseException]]]:
+    """Group what failed alike: one attempt failed, however many events it was for."""
+    kinds: dict[type[BaseException], list[tuple[Entry, BaseException]]] = {}
     for entry, error in failed:
-        groups.setdefault(id(error), (error, []))[1].append(entry)
-    return groups.values()
+        kinds.setdefault(type(error), []).append((entry, error))
+    return kinds.values()

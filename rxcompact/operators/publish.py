@@ -10,7 +10,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.errors import AbandonedError, ArgumentError
+from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.job import Call, Entry, Job
 from rxcompact.operators.observing import Probe
@@ -105,10 +105,14 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call:
         answer = sink(Batch(events))
         if hasattr(answer, "__await__"):
             answer = await answer
-        failed: Mapping[int, BaseException] = answer if isinstance(answer, Mapping) else {}
-        return [failed.get(position) for position in range(len(events))]
+        failed: Mapping[int, Any] = answer if isinstance(answer, Mapping) else {}
+        return [_error(failed.get(position)) for position in range(len(events))]
 
     return deliver
+
+
+def _error(said: Any) -> BaseException | None:
+    return said if said is None or isinstance(said, BaseException) else PermanentError(f"not taken: {said!r:.80}")
 
 
 class PublishStage(PooledStage[Delivered]):

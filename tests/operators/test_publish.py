@@ -416,7 +416,6 @@ def test_the_idempotency_key_of_a_set_is_the_same_in_another_process() -> None:
     assert len(keys) == 1
 
 
-@pytest.mark.xfail(reason="each exception of a partial failure counts as an attempt, and is told of by itself")
 async def test_a_partial_failure_is_one_failed_attempt() -> None:
     attempts: list[int] = []
 
@@ -440,7 +439,6 @@ async def test_an_event_that_is_young_enough_when_it_comes_is_tried_at_least_onc
     assert [keys for _, keys in bench.given] == [["a"]]
 
 
-@pytest.mark.xfail(reason="what is no exception is taken for success")
 async def test_a_position_that_failed_for_no_exception_is_not_published() -> None:
     bench = Bench(lambda _: {0: "refused"}, count=1)
     bench.source.on_next(item("a"))
