@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Self
 
 from rxcompact.clock import Seconds, seconds
+from rxcompact.deadline import Deadline
 from rxcompact.flow import Flow
 from rxcompact.observed import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, State
-from rxcompact.supervisor import Supervisor, close, within
+from rxcompact.supervisor import Supervisor, close
 
 DEADLINE = 10.0
-GRACE = 0.1
-"""Share of a stop's deadline that is kept for closing connections."""
+STOPPED, DRAINED = 0.45, 0.9
+"""Shares of a stop's deadline after which its source is left behind, and what has not met its end abandoned."""
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
+Steps = Callable[[Flow, Deadline], Coroutine[Any, Any, "Report"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +76,8 @@ class Orchestrator(Observed):
         self._flow: Flow | None = None
         self._supervisor: Supervisor | None = None
         self._ending: asyncio.Task[Report] | None = None
+        self._deadline: Deadline
         self._report: Report | None = None
-        self._cut: asyncio.Event = asyncio.Event()
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
 
@@ -111,7 +114,6 @@ class Orchestrator(Observed):
                 await self._start()
 
     async def _start(self) -> None:
-        self._cut = asyncio.Event()
         self._ending = None
         self._report = None
         self._flow = Flow(
@@ -132,25 +134,31 @@ class Orchestrator(Observed):
             wait=self._wait,
             healthy_after=self._healthy_after,
             announce=self._on_signal,
+            completed=self._on_source_completed,
         )
         await supervisor.subscribed()
 
-    async def _stop_source(self, deadline: float) -> None:
-        if self._supervisor is not None:
-            await self._supervisor.stop(deadline)
-            self._supervisor = None
+    def _on_source_completed(self) -> None:
+        if self._flow is not None and self._ending is None:
+            self._become("draining")
+            self._flow.complete()
 
     async def restart(self) -> None:
-        """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay."""
+        """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay.
+
+        Nothing is done while the last events of a source that completed are on their way.
+        """
         async with self._lock:
             if self._ending is not None:
                 await asyncio.wait({self._ending})
             if self._state in ENDED or self._flow is None:
                 await self._start()
                 return
+            if self._state == "draining":
+                return
             self._become("restarting")
             if self._supervisor is not None:
-                await self._supervisor.pause(DEADLINE)
+                await self._supervisor.pause(Deadline(DEADLINE), 1.0)
             if self._state == "restarting":
                 self._become("running")
                 await self._supervise(self._flow)
@@ -161,57 +169,57 @@ class Orchestrator(Observed):
         """Stop, and return what the run came to, by the deadline.
 
         Args:
-            deadline: Seconds; of several calls the earliest deadline holds.
+            deadline: Seconds; of several calls the earliest deadline holds, also when its caller was cancelled.
         """
         limit = seconds("deadline", deadline, zero=True)
-        if self._ending is None:
-            if self._state in ENDED:
-                return self._report or Report(self.account, 0.0, in_time=True)
-            self._ending = asyncio.create_task(self._drain(limit), name="rxcompact drain")
-        timer = asyncio.get_running_loop().call_later(limit * (1 - GRACE), self._cut.set)
-        try:
-            return await asyncio.shield(self._ending)
-        finally:
-            timer.cancel()
+        ending = self._ending
+        if ending is not None:
+            self._deadline.move_up(limit)
+        elif self._flow is None or self._state in ENDED:
+            return self._report or Report(self.account, 0.0, in_time=True)
+        else:
+            ending = self._end(self._drain, self._flow, limit)
+        return await asyncio.shield(ending)
 
-    async def _drain(self, limit: float) -> Report:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        flow = self._flow
-        if flow is None:
-            raise AssertionError("nothing runs")
+    def _end(self, steps: Steps, flow: Flow, limit: float) -> asyncio.Task[Report]:
         self._become("draining")
-        await self._stop_source(limit * (1 - GRACE) / 2)
+        self._deadline = Deadline(limit)
+        self._ending = asyncio.create_task(steps(flow, self._deadline), name="rxcompact drain")
+        return self._ending
+
+    async def _drain(self, flow: Flow, deadline: Deadline) -> Report:
+        began = asyncio.get_running_loop().time()
+        await self._stop_source(deadline)
         flow.drain()
-        cut = asyncio.create_task(self._cut.wait())
-        waits: set[asyncio.Future[Any]] = {flow.ended, cut}
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        cut.cancel()
-        in_time = flow.ended.done()
+        in_time = await deadline.wait(flow.ended, DRAINED)
         if not in_time:
             flow.abandon()
-        left = max(0.0, limit - (loop.time() - began))
-        return await self._finish(flow, began, in_time=in_time, left=left)
+        return await self._finish(flow, deadline, began, in_time=in_time)
 
     def _on_ended(self, ended: asyncio.Future[None]) -> None:
         """End the run when its source completed or its stream failed."""
         if self._ending is None and self._flow is not None and not ended.cancelled():
-            self._ending = asyncio.ensure_future(self._wind_up(self._flow))
+            self._end(self._wind_up, self._flow, DEADLINE)
 
-    async def _wind_up(self, flow: Flow) -> Report:
-        self._become("draining")
+    async def _wind_up(self, flow: Flow, deadline: Deadline) -> Report:
         began = asyncio.get_running_loop().time()
-        await self._stop_source(DEADLINE)
+        await self._stop_source(deadline)
         if flow.ended.exception() is not None:
             flow.abandon()
-        return await self._finish(flow, began, in_time=True, left=DEADLINE)
+        return await self._finish(flow, deadline, began, in_time=True)
 
-    async def _finish(self, flow: Flow, began: float, *, in_time: bool, left: float) -> Report:
+    async def _stop_source(self, deadline: Deadline) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.stop(deadline, STOPPED)
+            self._supervisor = None
+
+    async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:
         parts = (self.pipeline.enricher, self.pipeline.sink)
-        await within(asyncio.gather(*map(close, parts)), left)
+        await deadline.within(asyncio.gather(*map(close, parts)))
         took = asyncio.get_running_loop().time() - began
-        self._report = Report(flow.account(), took, in_time and flow.ended.exception() is None)
-        self._become("stopped" if flow.ended.exception() is None else "failed")
+        failed = flow.ended.exception() is not None
+        self._report = Report(flow.account(), took, in_time and not failed)
+        self._become("failed" if failed else "stopped")
         return self._report
 
     async def wait(self) -> Report:
@@ -235,7 +243,7 @@ class Orchestrator(Observed):
 
         def stop() -> None:
             if self._ending is not None:
-                self._cut.set()
+                self._deadline.move_up(0.0)
             task = asyncio.ensure_future(self.stop(deadline))
             self._stops.add(task)
             task.add_done_callback(self._stops.discard)

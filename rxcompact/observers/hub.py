@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -34,6 +35,8 @@ class Hub(Observable[T], Generic[T]):
         self._latest = latest
         self._observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: told without a lock or a copy
         self._failures: dict[ObserverBase[T], int] = {}
+        self._items: deque[T] = deque()
+        self._telling = False
 
     @property
     def observed(self) -> bool:
@@ -53,10 +56,19 @@ class Hub(Observable[T], Generic[T]):
 
     def announce(self, item: T) -> None:
         """Tell everyone."""
-        if self._latest is not None:
-            self._latest = item
-        for observer in self._observers:
-            self._tell(observer, item)
+        self._items.append(item)
+        if self._telling:  # an observer's doing: first everyone is told of what is being told
+            return
+        self._telling = True
+        try:
+            while self._items:
+                item = self._items.popleft()
+                if self._latest is not None:
+                    self._latest = item
+                for observer in self._observers:
+                    self._tell(observer, item)
+        finally:
+            self._telling = False
 
     def _tell(self, observer: ObserverBase[T], item: T) -> None:
         try:
@@ -69,7 +81,8 @@ class Hub(Observable[T], Generic[T]):
                 self._detach(observer)
             self._report(ObserverFailed(_name(observer), error, failures, detached))
         else:
-            if self._failures:
+            # to be told of its failures without a failure is no recovery
+            if self._failures and not isinstance(item, ObserverFailed):
                 self._failures.pop(observer, None)
 
 

@@ -46,11 +46,11 @@ class Pool:
         self._policy = policy
         self._loop = loop
         self._queue: deque[Job] = deque()
-        self._waiting: set[Job] = set()
-        self._running: set[Job] = set()
+        self._waiting: dict[Job, None] = {}  # sets in order, so that what is done to all of them is repeatable
+        self._running: dict[Job, None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
-        self._stopping = False
+        self._stopping = self._closed = False
         self._deadlines: list[tuple[float, int, Job]] = []  # a heap, of queued jobs that found no worker
         self._numbers = count()
         self._alarm: asyncio.TimerHandle | None = None
@@ -123,6 +123,8 @@ class Pool:
             while self._queue:
                 await self._attempt(self._queue.popleft(), worker)
             self._deadlines.clear()
+            if self._closed:  # during a call that would not be cancelled
+                return
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(waiter)
             await waiter
@@ -137,12 +139,12 @@ class Pool:
             return
         job.count += 1
         job.overtime = False
-        self._running.add(job)
+        self._running[job] = None
         results = await self._results(job, entries, worker)
         if job.overtime:
             worker.uncancel()
         if job in self._running:  # else it was abandoned meanwhile
-            self._running.discard(job)
+            self._running.pop(job, None)
             self._settle(job, entries, results)
 
     async def _results(self, job: Job, entries: Sequence[Entry], worker: asyncio.Task[Any]) -> Sequence[Any]:
@@ -159,7 +161,7 @@ class Pool:
         except asyncio.CancelledError as error:
             if worker.cancelling() > job.overtime:
                 if job in self._running:  # not by close: the loop is being shut down
-                    self._running.discard(job)
+                    self._running.pop(job, None)
                     self._abandon(job)
                 raise
             return (TimeoutError() if job.overtime else error,) * len(entries)  # else the call cancelled itself
@@ -184,10 +186,10 @@ class Pool:
         for alike in _by_kind(failed):
             job.error = alike[0][1]
             remaining = max(entry.deadline for entry, _ in alike) - now
-            waits = job.failed(job.error, remaining) if remaining > 0 else 0.0
+            waits, raised = self._next_wait(job, job.error, remaining)
             for entry, error in alike:
                 if waits is None:
-                    self._ends.rejected(job, entry, error)
+                    self._ends.rejected(job, entry, raised or error)
                 elif entry.deadline <= now:
                     self._ends.expired(job, entry)
                 else:
@@ -204,8 +206,17 @@ class Pool:
             self._abandon(job)
             return
         job.due = self._loop.time() + wait
-        self._waiting.add(job)
+        self._waiting[job] = None
         self._sleep(job)
+
+    def _next_wait(self, job: Job, error: BaseException, remaining: float) -> tuple[float | None, Exception | None]:
+        if remaining <= 0:
+            return 0.0, None
+        try:
+            return job.failed(error, remaining), None
+        except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
+            raised.__cause__ = error
+            return None, raised
 
     def _sleep(self, job: Job) -> None:
         wake = min(job.due, *(entry.deadline for entry in job.entries))
@@ -213,10 +224,10 @@ class Pool:
 
     def _wake(self, job: Job) -> None:
         if not self._drop_expired(job):
-            self._waiting.discard(job)
+            self._waiting.pop(job, None)
             self._ends.settled()
         elif job.due <= self._loop.time() + TICK:
-            self._waiting.discard(job)
+            self._waiting.pop(job, None)
             self._enqueue(job)
         else:
             self._sleep(job)
@@ -236,7 +247,7 @@ class Pool:
     def hurry(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
-        waiting, self._waiting = self._waiting, set()
+        waiting, self._waiting = self._waiting, {}
         for job in waiting:
             if job.timer is not None:
                 job.timer.cancel()
@@ -244,7 +255,7 @@ class Pool:
 
     def close(self) -> None:
         """Abandon what is held and end the workers, without waiting for a call that does not end."""
-        self._stopping = True
+        self._stopping = self._closed = True
         jobs = [*self._running, *self._queue, *self._waiting]
         for job in self._waiting:
             if job.timer is not None:

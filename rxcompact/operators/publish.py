@@ -166,6 +166,7 @@ class PublishStage(PooledStage[Delivered]):
         super()._finish(completion)
 
     def hurry(self) -> None:
+        self._linger = 0.0  # what is still to come is not held up either
         self._run(self._close_batch)
         super().hurry()
 

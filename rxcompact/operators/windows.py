@@ -71,6 +71,7 @@ class Windows(ABC):
         self._dead_letter = reject
         self._hand = HandOver()
         self._abandoned = False
+        self._full: NoRoomError | None = None
         self._left = 0  # keys that are in no open bucket any more
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
         self._time_of = options.time_mapper
@@ -83,19 +84,16 @@ class Windows(ABC):
     def add_many(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
         hand = self._hand
-        failed: NoRoomError | None = None
         hand.adding = True
         if hand.asked:
             hand.close()
         try:
             if chunk:
                 self._absorb(*self._map(chunk))
-        except NoRoomError as error:
-            failed = error
         finally:
             hand.adding = False
-        if failed is not None:
-            self.fail(failed)
+        if self._full is not None:
+            self.fail(self._full)
         elif hand.asked or hand.calls:
             hand.settle()
 
@@ -225,7 +223,7 @@ class Windows(ABC):
             return True
         error = NoRoomError(limit)
         if overflow == "error":
-            raise error
+            self._full = self._full or error  # which ends the stream, when what came with it has been looked at
         if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
             self._reject(oldest.evict(), error, "dropped")
             return True

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -17,8 +19,8 @@ import tenacity
 from loguru import logger
 
 from rxcompact import Counters, LogObserver, Orchestrator, Pipeline
-from rxcompact.errors import NoRoomError, TransientError
-from rxcompact.signals import ObserverFailed, SourceFailed
+from rxcompact.errors import NoRoomError, PermanentError, TransientError
+from rxcompact.signals import Account, ObserverFailed, SourceFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
 
 
@@ -396,3 +398,708 @@ def test_a_whole_pipeline_replays_to_the_byte() -> None:
     assert outputs[0].count(b"Published(") > 50
     assert b"outcome='expired'" in outputs[0]
     assert b"RetryScheduled(" in outputs[0]
+
+
+# ── any order, any task ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_every_pair_of_calls_may_be_made_at_once_from_several_tasks_in_every_state() -> None:
+    async def nothing(_: Any) -> None: ...
+
+    async def run(one: Orchestrator) -> None:
+        await one.start()
+
+    async def stopped(one: Orchestrator) -> None:
+        await one.start()
+        await one.stop()
+
+    async def draining(one: Orchestrator) -> None:
+        await one.start()
+        drains.append(asyncio.create_task(one.stop(2)))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert one.state == "draining"
+
+    async def restarting(one: Orchestrator) -> None:
+        await one.start()
+        drains.append(asyncio.create_task(one.restart()))
+        await asyncio.sleep(0)
+        assert one.state == "restarting"
+
+    loop = asyncio.get_running_loop()
+    drains: list[asyncio.Task[Any]] = []
+    for before in (nothing, run, stopped, draining, restarting):
+        for pair in itertools.product(("start", "stop", "restart", "wait"), repeat=2):
+            orchestrator, _ = orchestrated(rx.Subject())
+            await before(orchestrator)
+            tasks = [asyncio.create_task(getattr(orchestrator, call)()) for call in pair for _ in range(3)]
+            await asyncio.sleep(1)
+            began = loop.time()
+            await orchestrator.stop(1)
+            assert loop.time() - began <= 1
+            assert orchestrator.state in {"stopped", "idle"}
+            await asyncio.gather(*tasks, *drains)
+            drains.clear()
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_starting_twice_is_starting_once() -> None:
+    source = Recorded()
+    orchestrator, _ = orchestrated(source)
+    for _ in range(3):
+        await asyncio.gather(orchestrator.start(), orchestrator.start())
+    assert source.streams == 1
+    await orchestrator.stop()
+    assert source.streams == 1
+
+
+async def test_before_its_first_start_there_is_nothing_to_stop_or_to_wait_for() -> None:
+    orchestrator, _ = orchestrated(rx.Subject())
+    assert (await orchestrator.stop()).account == (await orchestrator.wait()).account == Account()
+    assert (orchestrator.state, orchestrator.held) == ("idle", {})
+    await orchestrator.restart()
+    assert orchestrator.state == "running"
+    await orchestrator.stop()
+
+
+async def test_states_come_in_order_and_as_signals_too() -> None:
+    orchestrator, _ = orchestrated(rx.Subject())
+    states: list[str] = []
+    changes: list[tuple[str, str]] = []
+    orchestrator.states.subscribe(states.append)
+    orchestrator.attach(lambda s: changes.append((s.old, s.new)) if isinstance(s, StateChanged) else None)
+    for _ in range(2):
+        await orchestrator.start()
+        await orchestrator.restart()
+        await orchestrator.stop()
+    run = ["running", "restarting", "running", "draining", "stopped"]
+    assert states == ["idle", *run, *run]
+    assert changes == list(itertools.pairwise(states))
+
+
+async def test_leaving_async_with_drains_also_when_its_body_raises() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject)
+    with pytest.raises(ZeroDivisionError):
+        async with orchestrator:
+            subject.on_next({"id": "a"})
+            raise ZeroDivisionError
+    assert orchestrator.state == "stopped"
+    assert [c.key for c in out] == ["a"]
+
+
+async def test_wait_gives_every_task_the_same_report() -> None:
+    orchestrator, _ = orchestrated(events("a"), enricher=SimulatedApi(latency=3))
+    await orchestrator.start()
+    reports = await asyncio.gather(*(orchestrator.wait() for _ in range(3)), asyncio.sleep(1, None))
+    assert reports[0] is reports[1] is reports[2]
+    assert await orchestrator.stop() is reports[0]
+
+
+async def test_stop_during_start_and_during_restart_stops() -> None:
+    for call in ("start", "restart"):
+        subject: rx.Subject[Any] = rx.Subject()
+        orchestrator, out = orchestrated(subject)
+        if call == "restart":
+            await orchestrator.start()
+            subject.on_next({"id": "a"})
+        task = asyncio.create_task(getattr(orchestrator, call)())
+        while orchestrator.state not in ("running", "restarting") or (call, orchestrator.state) == (
+            "restart",
+            "running",
+        ):
+            await asyncio.sleep(0)
+        report = await orchestrator.stop()
+        await task
+        assert orchestrator.state == "stopped"
+        assert report.account.published == len(out) == (call == "restart")
+        assert not subject.observers
+
+
+# ── stop and its deadline ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_stop_during_backoff_makes_one_last_attempt_and_no_more() -> None:
+    for mends in (True, False):
+        calls: list[float] = []
+
+        async def enrich(event: Any) -> Any:
+            calls.append(asyncio.get_running_loop().time() - began)
+            if len(calls) == 1 or not mends:
+                raise TransientError
+            return event
+
+        began = asyncio.get_running_loop().time()
+        subject: rx.Subject[Any] = rx.Subject()
+        orchestrator, out = orchestrated(subject, enricher=enrich, wait=tenacity.wait_fixed(20))
+        letters: list[Any] = []
+        orchestrator.dead_letters.subscribe(letters.append)
+        await orchestrator.start()
+        subject.on_next({"id": "a"})
+        await asyncio.sleep(12)
+        report = await orchestrator.stop()
+        assert calls == [pytest.approx(10), pytest.approx(12)]
+        assert (len(out), report.account.published) == ((1, 1) if mends else (0, 0))
+        assert [(each.outcome, each.attempts) for each in letters] == ([] if mends else [("abandoned", 2)])
+        assert isinstance(letters[0].error.__cause__ if letters else TransientError(), TransientError)
+
+
+async def test_what_an_enricher_holds_up_does_not_keep_its_neighbours_from_the_sink_when_stopped() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+
+    async def enrich(event: Any) -> Any:
+        if event["id"] == "hangs":
+            await asyncio.get_running_loop().create_future()
+        return event
+
+    orchestrator, out = orchestrated(subject, enricher=enrich, batch_timespan=30, timeout=None)
+    await orchestrator.start()
+    for event in events("hangs", "good"):
+        subject.on_next(event)
+    report = await orchestrator.stop(10)
+    assert [c.key for c in out] == ["good"]
+    assert (report.account.published, report.account.abandoned) == (1, 1)
+
+
+async def test_a_call_that_swallows_its_cancellation_leaves_no_task_once_it_is_over() -> None:
+    release = asyncio.Event()
+    for part in ("enricher", "sink"):
+        release.clear()
+
+        async def stubborn(event: Any) -> Any:
+            while not release.is_set():
+                try:
+                    await release.wait()
+                except asyncio.CancelledError:
+                    continue
+            return event if part == "enricher" else None
+
+        orchestrator, _ = orchestrated(events("a", "b"), **{part: stubborn})
+        outcomes: list[Any] = []
+        orchestrator.outcomes.subscribe(outcomes.append)
+        await orchestrator.start()
+        await asyncio.sleep(5)
+        report = await orchestrator.stop(3)
+        assert orchestrator.held == dict.fromkeys(orchestrator.held, 0)
+        release.set()
+        await asyncio.sleep(100)
+        assert orchestrator.account == report.account
+        assert sorted((each.event.key, each.outcome) for each in outcomes) == [("a", "abandoned"), ("b", "abandoned")]
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_stop_returns_by_its_deadline_whatever_closing_does() -> None:
+    loop = asyncio.get_running_loop()
+    forever = loop.create_future()
+
+    class Hangs:
+        def __init__(self) -> None:
+            self.began: list[float] = []
+
+        def stream(self, _: Any) -> Any:
+            return rx.never()
+
+        async def enrich(self, event: Any) -> Any:
+            return event
+
+        async def publish(self, batch: Any) -> None: ...
+
+        async def aclose(self) -> None:
+            self.began.append(loop.time())
+            while True:
+                try:
+                    await asyncio.shield(forever)
+                except asyncio.CancelledError:
+                    if forever.done():
+                        return
+
+    for part in ("source", "enricher", "sink"):
+        hangs = Hangs()
+        orchestrator, _ = orchestrated(**({"source": rx.Subject()} | {part: hangs}))
+        await orchestrator.start()
+        began = loop.time()
+        await orchestrator.stop(4)
+        assert loop.time() - began <= 4 + 1e-6, part
+        assert hangs.began
+    forever.cancel()
+    await asyncio.sleep(1)
+
+
+async def test_of_several_stops_the_earliest_deadline_holds() -> None:
+    loop = asyncio.get_running_loop()
+
+    class Hangs(Recorded):
+        async def enrich(self, event: Any) -> Any:
+            await loop.create_future()
+
+        async def publish(self, batch: Any) -> None: ...
+
+        async def aclose(self) -> None:
+            await loop.create_future()
+
+    late: list[str] = []
+    for part in ("enricher", "source", "sink"):
+        settings: dict[str, Any] = {"source": Recorded()} | {part: Hangs()}
+        orchestrator, _ = orchestrated(**settings)
+        await orchestrator.start()
+        settings["source"].push(events("a"))
+        began = loop.time()
+        patient = asyncio.create_task(orchestrator.stop(100))
+        await asyncio.sleep(1)
+        await asyncio.gather(orchestrator.stop(2), patient)
+        if loop.time() - began > 3 + 1e-6:
+            late.append(f"{part}: {loop.time() - began}")
+    assert not late
+    source = Hangs()  # whose events are all through, so that it ends by itself
+    orchestrator, _ = orchestrated(source)
+    await orchestrator.start()
+    source.observer.on_completed()
+    while orchestrator.state == "running":
+        await asyncio.sleep(0.1)
+    began = loop.time()
+    await orchestrator.stop(1)
+    assert loop.time() - began <= 1 + 1e-6
+
+
+async def test_a_stop_whose_caller_is_cancelled_still_has_its_deadline() -> None:
+    loop = asyncio.get_running_loop()
+
+    async def hangs(event: Any) -> Any:
+        await loop.create_future()
+
+    source = Recorded()
+    orchestrator, _ = orchestrated(source, enricher=hangs, timeout=None, max_age=100_000)
+    await orchestrator.start()
+    source.push(events("a"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(orchestrator.stop(5), 1)
+    await asyncio.sleep(5)
+    state = orchestrator.state
+    await orchestrator.stop(0)
+    assert state == "stopped"
+
+
+async def test_stop_without_any_time_abandons_what_is_held() -> None:
+    source = Recorded()
+    orchestrator, out = orchestrated(source, enricher=SimulatedApi(latency=1))
+    await orchestrator.start()
+    source.push(events("a", "b"))
+    report = await orchestrator.stop(0)
+    assert (report.account.abandoned, report.in_time, out) == (2, False, [])
+    assert report.seconds == pytest.approx(0, abs=1e-3)
+
+
+async def test_a_new_run_has_an_account_of_its_own_and_the_report_stays_that_of_the_old() -> None:
+    source = Recorded()
+    orchestrator, out = orchestrated(source)
+    reports = []
+    for n in range(3):
+        await orchestrator.start()
+        assert orchestrator.account == Account()
+        source.push(events(*range(n + 1)))
+        reports.append(await orchestrator.stop())
+    assert [report.account.published for report in reports] == [1, 2, 3]
+    assert len(out) == 6
+
+
+async def test_no_timer_is_left_after_stop() -> None:
+    loop: Any = asyncio.get_running_loop()
+    source = Recorded()
+    api = SimulatedApi(outages=[(START, START + 5000)])
+    orchestrator, _ = orchestrated(source, enricher=api, max_age=5000, timespan=5, batch_timespan=100)
+    await orchestrator.start()
+    for n in range(50):
+        source.push(events(n))
+        await asyncio.sleep(1)
+    await orchestrator.stop(20)
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+# ── the source ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Recorded:
+    """A source that emits what it is told to, while it is subscribed to."""
+
+    def __init__(self) -> None:
+        self.streams = 0
+        self.observer: Any = None
+
+    def stream(self, _: Any) -> Any:
+        def subscribe(observer: Any, _: Any = None) -> Any:
+            self.observer = observer
+            return rx.disposable.Disposable(lambda: setattr(self, "observer", None))
+
+        self.streams += 1
+        return rx.Observable(subscribe)
+
+    def push(self, chunk: Any) -> None:
+        self.observer.on_next(chunk)
+
+    def die(self) -> None:
+        self.observer.on_error(OSError("died"))
+
+
+async def test_an_open_window_closes_when_due_though_its_source_is_dead() -> None:
+    source = Recorded()
+    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(7))
+    windows: list[Any] = []
+    orchestrator.windows.subscribe(windows.append)
+    await orchestrator.start()
+    source.push(events("a"))
+    await asyncio.sleep(5)
+    source.die()
+    await asyncio.sleep(6)
+    assert source.observer is None
+    assert [(window.closed - START, window.trigger, len(window)) for window in windows] == [(10, "time", 1)]
+    await asyncio.sleep(2)
+    source.push(events("a"))
+    report = await orchestrator.stop()
+    assert report.account.published == 2
+
+
+async def test_stop_does_not_wait_for_a_source_to_be_subscribed_to_again() -> None:
+    source = Recorded()
+    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1000))
+    await orchestrator.start()
+    source.push(events("a"))
+    source.die()
+    await asyncio.sleep(1)
+    report = await orchestrator.stop()
+    assert (report.account.published, source.streams) == (1, 1)
+    assert report.seconds < 1
+    await orchestrator.start()
+    source.die()
+    await asyncio.sleep(1)
+    await orchestrator.restart()  # at once, and so does a restart
+    assert source.streams == 3
+    await orchestrator.stop()
+
+
+async def test_a_restart_goes_on_where_an_iterator_was() -> None:
+    async def ticking() -> AsyncIterator[Any]:
+        for n in range(20):
+            await asyncio.sleep(1)
+            yield {"id": n}
+
+    for source in (ticking(), iter(events(*range(20)))):
+        orchestrator, out = orchestrated(source, max_in_flight=5, timespan=3)
+        await orchestrator.start()
+        for _ in range(15):
+            await asyncio.sleep(0.7)
+            await orchestrator.restart()
+        report = await orchestrator.wait()
+        assert [c.key for c in out] == list(range(20))
+        assert (report.account.received, report.account.published) == (20, 20)
+
+
+async def test_a_restart_when_the_source_has_completed_loses_nothing() -> None:
+    api = SimulatedApi(outages=[(START, START + 20)])
+    orchestrator, out = orchestrated(events("a", "b"), enricher=api)
+    await orchestrator.start()
+    await asyncio.sleep(5)
+    await orchestrator.restart()
+    report = await orchestrator.wait()
+    assert sum(c.count for c in out) == report.account.received
+    assert report.account.duplicates == sum(c.count for c in out) - len(out)
+
+
+async def test_a_wait_function_that_raises_is_no_end_of_the_source() -> None:
+    source = Recorded()
+    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    orchestrator = Orchestrator(pipeline, wait=lambda _: 1 / 0)
+    failures: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+    await orchestrator.start()
+    source.die()
+    await asyncio.sleep(100)
+    state, streams = orchestrator.state, source.streams
+    await orchestrator.stop()
+    del orchestrator
+    gc.collect()
+    assert (state, streams > 1) in {("running", True), ("failed", False)}
+
+
+# ── room ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+async def test_a_subject_that_overflows_drops_what_the_policy_says_and_absorbs_every_duplicate(overflow: Any) -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject, max_in_flight=10, overflow=overflow)
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    for n in range(15):
+        subject.on_next({"id": n})
+    for _ in range(3):  # the held keys again: all absorbed
+        for n in range(10):
+            subject.on_next({"id": n + 5 if overflow == "drop_oldest" else n})
+        await asyncio.sleep(0.1)
+    now = orchestrator.account
+    assert (now.received, now.distinct, now.duplicates, now.dropped, now.in_flight) == (45, 15, 30, 5, 10)
+    report = await orchestrator.stop()
+    kept = list(range(5, 15)) if overflow == "drop_oldest" else list(range(10))
+    assert [(c.key, c.count) for c in out] == [(key, 4) for key in kept]
+    assert [each.event.key for each in letters] == [key for key in range(15) if key not in kept]
+    assert {(each.outcome, each.stage, each.reason) for each in letters} == {("dropped", "compact", "no room")}
+    assert report.account.dropped == 5
+
+
+async def test_no_room_under_the_policy_error_leaves_an_account_that_balances() -> None:
+    source = Recorded()
+    orchestrator, out = orchestrated(source, max_in_flight=2, overflow="error")
+    outcomes: list[Any] = []
+    orchestrator.outcomes.subscribe(outcomes.append)
+    await orchestrator.start()
+    source.push(events("a", "b", "a", "c", "d", "e"))
+    with pytest.raises(NoRoomError):
+        await orchestrator.wait()
+    account = orchestrator.account
+    assert sorted((c.key, c.count) for c in out) == [("a", 2), ("b", 1)]
+    assert (account.received, account.published, account.in_flight) == (6, 2, 0)
+    assert account.duplicates == 1, "what found no room is not a duplicate"
+    assert sum(each.event.count for each in outcomes) == account.received
+
+
+async def test_after_a_failure_it_may_be_started_again() -> None:
+    source = Recorded()
+    orchestrator, out = orchestrated(source, max_in_flight=2, overflow="error")
+    await orchestrator.start()
+    source.push(events("a", "b", "c"))
+    with pytest.raises(NoRoomError):
+        await orchestrator.wait()
+    assert repr(orchestrator).startswith("<Orchestrator failed")
+    assert not (await orchestrator.stop()).in_time
+    assert orchestrator.state == "failed"
+    await orchestrator.start()
+    source.push(events("d"))
+    assert (await orchestrator.stop()).account.published == 1
+    assert [c.key for c in out] == ["a", "b", "d"]
+
+
+# ── observers ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_an_observer_that_raises_now_and_then_is_not_detached() -> None:
+    source = Recorded()
+    orchestrator, _ = orchestrated(source)
+    told: list[Any] = []
+    failures: list[ObserverFailed] = []
+
+    def moody(window: Any) -> None:
+        told.append(window)
+        if len(told) % 3:
+            raise asyncio.CancelledError
+
+    orchestrator.windows.subscribe(moody)
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, ObserverFailed) else None)
+    await orchestrator.start()
+    for n in range(9):
+        source.push(events(n))
+        await asyncio.sleep(10)
+    await orchestrator.stop()
+    assert len(told) == 9
+    assert [(each.failures, each.detached) for each in failures] == [(1, False), (2, False)] * 3
+
+
+async def test_an_observer_of_signals_that_raises_is_detached_after_three_and_told_of_causes_first() -> None:
+    for always in (True, False):
+        orchestrator, _ = orchestrated(Recorded())
+        told: list[Any] = []
+        good: list[Any] = []
+
+        def raises(signal: Any) -> None:
+            told.append(signal)
+            if always or isinstance(signal, StateChanged):
+                raise RuntimeError
+
+        orchestrator.attach(raises)
+        orchestrator.attach(good.append)
+        for _ in range(5):
+            await orchestrator.start()
+            await orchestrator.stop()
+        changes = [each for each in good if isinstance(each, StateChanged)]
+        assert len(changes) == 15, "the others are told of everything"
+        failures = [each for each in good if isinstance(each, ObserverFailed)]
+        assert [(each.failures, each.detached) for each in failures] == [(1, False), (2, False), (3, True)], always
+        assert isinstance(good[0], StateChanged)
+
+
+async def test_observers_may_come_and_go_while_they_are_told() -> None:
+    source = Recorded()
+    orchestrator, out = orchestrated(source, timespan=1)
+    visits: list[str] = []
+
+    def once(name: str) -> None:
+        def observer(_: Any) -> None:
+            visits.append(name)
+            subscription.dispose()
+            once(name + "'")
+
+        subscription = orchestrator.windows.subscribe(observer)
+
+    for name in "ab":
+        once(name)
+    last: list[Any] = []
+    orchestrator.windows.subscribe(last.append)
+    await orchestrator.start()
+    for n in range(3):
+        source.push(events(n))
+        await asyncio.sleep(1)
+    await orchestrator.stop()
+    assert visits == ["a", "b", "a'", "b'", "a''", "b''"]
+    assert len(last) == len(out) == 3
+
+
+async def test_counters_agree_with_the_account() -> None:
+    source = Recorded()
+    api = SimulatedApi(latency=(0.1, 2), error_rate=0.4, outages=[(START + 30, START + 60)], seed=1)
+    orchestrator, _ = orchestrated(source, enricher=api, max_age=20, timespan=2)
+    counters = Counters()
+    orchestrator.attach(counters)
+    orchestrator.windows.subscribe(lambda _: 1 / 0)
+    await orchestrator.start()
+    for n in range(200):
+        source.push([{"id": n % 7}, {"id": n % 5}, {}])
+        await asyncio.sleep(0.5)
+        if n % 50 == 25:
+            source.die()
+            await asyncio.sleep(0.1)
+            await orchestrator.restart()
+    account = (await orchestrator.stop()).account
+    counts = counters.counts
+    assert account.refused == 200 == counts["compact key"] == counts["rejected"]
+    assert counts["received"] == account.received - account.refused
+    for name in ("distinct", "published", "expired", "abandoned", "dropped"):
+        assert counts[name] == getattr(account, name), name
+    assert counts["expired"] == counts["enrich too old"] + counts["publish too old"] > 0
+    assert counts["source failures"] == 4
+    assert counts["observer failures"] == 3
+    assert counts["retries"] > 0
+    assert counts["batches"] > 0
+
+
+async def test_the_log_says_what_happened_and_nothing_private() -> None:
+    async def enrich(event: Any) -> Any:
+        if event["id"] == "secret key":
+            raise PermanentError("secret no")
+        if len(calls) < 2:
+            calls.append(event)
+            raise TransientError("secret text")
+        return event
+
+    for bodies in (False, True):
+        calls: list[Any] = []
+        source = Recorded()
+        pipeline = Pipeline(
+            source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60, enricher=enrich
+        )
+        orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
+        lines: list[str] = []
+        handler = logger.add(lines.append, level="DEBUG", format="{level} {message}")
+        logger.enable("rxcompact")
+        try:
+            orchestrator.attach(LogObserver(bodies=bodies))
+            orchestrator.windows.subscribe(lambda _: 1 / 0)
+            await orchestrator.start()
+            source.push([*events("secret key", "fine"), {"body": "secret body"}])
+            source.observer.on_error(OSError("secret place"))
+            await asyncio.sleep(15)
+            await orchestrator.stop()
+        finally:
+            logger.disable("rxcompact")
+            logger.remove(handler)
+        text = "".join(lines)
+        for said in ("window closed by time: received 2, distinct 2", "rejected at enrich: permanent", "source failed",
+                     "rejected at compact: key", "observer ", "ZeroDivisionError"):  # fmt: skip
+            assert said in text, (said, text)
+        assert ("secret" in text) == bodies, text
+
+
+async def test_showing_it_works_in_every_state_and_changes_nothing() -> None:
+    orchestrator, _ = orchestrated(rx.Subject())
+    shown: list[str] = []
+    orchestrator.states.subscribe(lambda _: shown.append(repr(orchestrator).split(":")[0]))
+    await orchestrator.start()
+    await orchestrator.restart()
+    before = (orchestrator.account, orchestrator.held, len(asyncio.all_tasks()))
+    assert f"{orchestrator}" == repr(orchestrator)
+    assert before == (orchestrator.account, orchestrator.held, len(asyncio.all_tasks()))
+    await orchestrator.stop()
+    states = ("idle", "running", "restarting", "running", "draining", "stopped")
+    assert shown == [f"<Orchestrator {state}" for state in states]
+
+
+# ── clocks, signals, threads ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("hours", [-1000, -3, 3, 1000])
+async def test_a_wall_clock_that_jumps_by_hours_makes_nothing_older(hours: int) -> None:
+    loop: Any = asyncio.get_running_loop()
+    source = Recorded()
+    calls: list[float] = []
+
+    async def enrich(event: Any) -> Any:
+        calls.append(loop.time())
+        if len(calls) < 4:
+            raise TransientError
+        return event
+
+    orchestrator, out = orchestrated(source, enricher=enrich, wait=tenacity.wait_fixed(4), batch_timespan=3)
+    ages: list[Any] = []
+    orchestrator.outcomes.subscribe(lambda outcome: ages.append((outcome.event.key, outcome.age)))
+    await orchestrator.start()
+    source.push(events("a"))
+    for _ in range(30):  # in the window, in backoff, in the batch
+        await asyncio.sleep(1)
+        loop.jump(hours * 3600)
+    assert calls == [pytest.approx(at) for at in (10, 14, 18, 22)]
+    assert [(key, pytest.approx(25, abs=0.01)) for key in "a"] == ages
+    assert [(c.first_seen, c.last_seen) for c in out] == [(START, START)]
+    await orchestrator.stop()
+
+
+def test_a_second_signal_cuts_the_drain_short() -> None:
+    async def main() -> tuple[Any, float]:
+        subject: rx.Subject[Any] = rx.Subject()
+
+        async def hangs(event: Any) -> Any:
+            await asyncio.get_running_loop().create_future()
+
+        orchestrator, _ = orchestrated(subject, enricher=hangs)
+        orchestrator.stop_on(deadline=15)
+        await orchestrator.start()
+        subject.on_next({"id": "held"})
+        began = asyncio.get_running_loop().time()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            while orchestrator.state == "running":
+                await asyncio.sleep(0)
+        report = await orchestrator.wait()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().remove_signal_handler(number)
+        return report, asyncio.get_running_loop().time() - began
+
+    report, took = asyncio.run(main())
+    assert (report.account.abandoned, report.in_time) == (1, False)
+    assert took < 5
+
+
+def test_events_from_other_threads_are_all_taken() -> None:
+    async def main() -> None:
+        subject: rx.Subject[Any] = rx.Subject()
+        orchestrator, out = orchestrated(subject, timespan=0.02, batch_timespan=0.01)
+
+        def push(first: int) -> None:
+            for n in range(first, first + 500):
+                subject.on_next({"id": n})
+
+        async with orchestrator:
+            await asyncio.gather(*(asyncio.to_thread(push, first) for first in range(0, 2000, 500)))
+        assert sorted(c.key for c in out) == list(range(2000))
+        assert orchestrator.account.received == 2000
+
+    asyncio.run(main())
