@@ -140,8 +140,17 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         """
         digest = blake2b(digest_size=16)
         for compacted in self:
-            digest.update(repr((compacted.key, *compacted[2:])).encode("utf-8", "backslashreplace"))
+            digest.update(_stable((compacted.key, *compacted[2:])).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
+
+
+def _stable(value: object) -> str:
+    """Return what is the same in every process for values that are the same; the order of a set is not."""
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(_stable, value))) + "}"
+    if isinstance(value, tuple):
+        return "(" + ",".join(map(_stable, value)) + ",)"
+    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)

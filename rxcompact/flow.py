@@ -13,7 +13,7 @@ from reactivex.disposable import Disposable
 from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
-from rxcompact.errors import DecodeError
+from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
 from rxcompact.operators import enrich, publish
@@ -161,14 +161,18 @@ class Flow:
 
     def room(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        return max(0, self.limit - self.account().in_flight)
+        return max(0, self.limit - self.account().in_flight) if self._chunks is not None else 0
 
     def admits(self, chunk: Sequence[Any]) -> bool:
         """Tell whether there is room for a chunk; duplicates of what is held need none."""
         room = self.room()
         if len(chunk) <= room:
             return True
-        return bool(self._windows) and all(windows.new_keys(chunk) <= room for windows in self._windows)
+        return (
+            self._chunks is not None
+            and bool(self._windows)
+            and all(windows.new_keys(chunk) <= room for windows in self._windows)
+        )
 
     async def wait(self) -> int:
         """Wait until there is room; return how much."""
@@ -188,14 +192,19 @@ class Flow:
 
     def push(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
-        if self._chunks is not None and not self.ended.done():
-            self._account = self._account._replace(received=self._account.received + len(chunk))
+        self._account = self._account._replace(received=self._account.received + len(chunk))
+        if self._chunks is not None:
             self._chunks.on_next(list(chunk))
+            return
+        for event in chunk:
+            error = AbandonedError("it came after the end of the stream")
+            self._dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
 
     def complete(self) -> None:
         """End when everything that is held has met its end, waits and all."""
-        if self._chunks is not None:
-            self._chunks.on_completed()
+        chunks, self._chunks = self._chunks, None
+        if chunks is not None:
+            chunks.on_completed()
 
     def drain(self) -> None:
         """Close the open windows, cut all waits short, and end."""
@@ -208,9 +217,11 @@ class Flow:
         self._end()
 
     def _end(self) -> None:
+        self._chunks = None
         if not self.ended.done():
             self.ended.set_result(None)
 
     def _fail(self, error: Exception) -> None:
+        self._chunks = None
         if not self.ended.done():
             self.ended.set_exception(error)

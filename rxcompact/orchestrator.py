@@ -111,9 +111,9 @@ class Orchestrator(Observed):
             if self._ending is not None:
                 await asyncio.wait({self._ending})
             if self._state in ENDED:
-                await self._start()
+                self._start()
 
-    async def _start(self) -> None:
+    def _start(self) -> None:
         self._ending = None
         self._report = None
         self._flow = Flow(
@@ -125,10 +125,10 @@ class Orchestrator(Observed):
         )
         self._flow.ended.add_done_callback(self._on_ended)
         self._become("running")
-        await self._supervise(self._flow)
+        self._supervise(self._flow)
 
-    async def _supervise(self, flow: Flow) -> None:
-        supervisor = self._supervisor = Supervisor(
+    def _supervise(self, flow: Flow) -> None:
+        self._supervisor = Supervisor(
             self.pipeline.source,
             flow,
             wait=self._wait,
@@ -136,7 +136,6 @@ class Orchestrator(Observed):
             announce=self._on_signal,
             completed=self._on_source_completed,
         )
-        await supervisor.subscribed()
 
     def _on_source_completed(self) -> None:
         if self._flow is not None and self._ending is None:
@@ -152,16 +151,12 @@ class Orchestrator(Observed):
             if self._ending is not None:
                 await asyncio.wait({self._ending})
             if self._state in ENDED or self._flow is None:
-                await self._start()
-                return
-            if self._state == "draining":
-                return
-            self._become("restarting")
-            if self._supervisor is not None:
-                await self._supervisor.pause(Deadline(DEADLINE), 1.0)
-            if self._state == "restarting":
+                self._start()
+            elif self._state == "running" and self._supervisor is not None:
+                self._become("restarting")
+                self._supervisor.pause()
                 self._become("running")
-                await self._supervise(self._flow)
+                self._supervise(self._flow)
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -209,8 +204,9 @@ class Orchestrator(Observed):
         return await self._finish(flow, deadline, began, in_time=True)
 
     async def _stop_source(self, deadline: Deadline) -> None:
+        await deadline.within(close(self.pipeline.source), STOPPED)
         if self._supervisor is not None:
-            await self._supervisor.stop(deadline, STOPPED)
+            self._supervisor.pause()
             self._supervisor = None
 
     async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:

@@ -6,21 +6,19 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from reactivex.abc import DisposableBase
+from reactivex.disposable import SingleAssignmentDisposable
 from tenacity import RetryCallState, Retrying
 
-from rxcompact.deadline import Deadline
 from rxcompact.flow import Flow
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Source
 from rxcompact.signals import SourceFailed
 
-CLOSING = 0.8
-"""Share of its time that a source has for closing; the rest is for unsubscribing."""
-
 
 class Supervisor:
-    """Feeds a source's events into a flow until the source completes, or this is stopped.
+    """Feeds a source's events into a flow until the source completes, or this is paused.
+
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next.
 
     Args:
         source: Asked for its stream anew each time.
@@ -47,68 +45,53 @@ class Supervisor:
         self._healthy_after = healthy_after
         self._announce = announce
         self._completed = completed
-        self._subscribed = asyncio.Event()
-        self._task = asyncio.create_task(self._keep_alive(), name="rxcompact supervisor")
-        self._task.add_done_callback(lambda _: self._subscribed.set())
+        self._loop = asyncio.get_running_loop()
+        self._attempts = _attempts()
+        self._timer: asyncio.TimerHandle | None = None
+        self._subscribe()
 
-    async def subscribed(self) -> None:
-        """Wait until the source is subscribed to for the first time, so that what it emits from then on is taken."""
-        await self._subscribed.wait()
+    def pause(self) -> None:
+        """Unsubscribe; the source may be subscribed to again."""
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            self._subscription.dispose()
+        except Exception as error:  # noqa: BLE001 - a source may fail in any way
+            self._loop.call_exception_handler({"message": "unsubscribing from the source failed", "exception": error})
 
-    async def stop(self, deadline: Deadline, share: float) -> None:
-        """Close the source, and unsubscribe, in this share of the time."""
-        await deadline.within(close(self._source), share * CLOSING)
-        await self.pause(deadline, share)
+    def _subscribe(self) -> None:
+        self._since = self._loop.time()
+        subscription = self._subscription = SingleAssignmentDisposable()
 
-    async def pause(self, deadline: Deadline, share: float) -> None:
-        """Unsubscribe, and no more: the source may be subscribed to again."""
-        self._task.cancel()
-        await deadline.wait(self._task, share)
+        def end(error: Exception | None = None) -> None:
+            if subscription is self._subscription and not subscription.is_disposed:
+                self.pause()
+                self._ended(error)
 
-    async def _keep_alive(self) -> None:
-        loop = asyncio.get_running_loop()
-        attempts = _attempts()
-        while True:
-            since = loop.time()
-            error = await self._until_it_ends()
-            if error is None:
-                self._completed()
-                return
-            if loop.time() - since >= self._healthy_after:
-                attempts = _attempts()
-            attempts.set_exception((type(error), error, error.__traceback__))
-            wait = self._next_wait(attempts)
-            self._announce(SourceFailed(error, attempts.attempt_number, wait))
-            attempts.prepare_for_next_attempt()
-            await asyncio.sleep(wait)
+        try:
+            subscription.disposable = self._source.stream(self._flow).subscribe(self._flow.push, end, end)
+        except Exception as error:  # noqa: BLE001 - as above
+            end(error)
+
+    def _ended(self, error: Exception | None) -> None:
+        if error is None:
+            self._completed()
+            return
+        if self._loop.time() - self._since >= self._healthy_after:
+            self._attempts = _attempts()
+        attempts = self._attempts
+        attempts.set_exception((type(error), error, error.__traceback__))
+        wait = self._next_wait(attempts)
+        self._timer = self._loop.call_later(wait, self._subscribe)
+        self._announce(SourceFailed(error, attempts.attempt_number, wait))
+        attempts.prepare_for_next_attempt()
 
     def _next_wait(self, attempts: RetryCallState) -> float:
         try:
-            return self._wait(attempts)
+            return max(0.0, self._wait(attempts))
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything, and supervision goes on
-            context = {"message": "the wait of the source raised", "exception": error}
-            asyncio.get_running_loop().call_exception_handler(context)
+            self._loop.call_exception_handler({"message": "the wait of the source raised", "exception": error})
             return full_jitter(attempts)
-
-    async def _until_it_ends(self) -> Exception | None:
-        """Return what the source died of, or None when it completed."""
-        ended: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
-
-        def end(error: Exception | None = None) -> None:
-            if not ended.done():
-                ended.set_result(error)
-
-        subscription: DisposableBase | None = None
-        try:
-            subscription = self._source.stream(self._flow).subscribe(self._flow.push, end, end)
-            self._subscribed.set()
-            return await ended
-        except Exception as error:  # noqa: BLE001 - a source may fail in any way
-            return error
-        finally:
-            self._subscribed.set()
-            if subscription is not None:
-                subscription.dispose()
 
 
 def _attempts() -> RetryCallState:

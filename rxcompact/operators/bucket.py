@@ -36,7 +36,7 @@ class Bucket:
         self._counts: Counter[Hashable] | None = Counter() if "count" in fields else None
         self._first: dict[Hashable, float] | None = {} if "first_seen" in fields else None
         self._last: dict[Hashable, float] | None = {} if "last_seen" in fields else None
-        self._marks: list[tuple[int, float]] = []
+        self._marks: deque[tuple[int, float]] = deque()  # where in the order of keys an instant of arrival begins
         self._evicted = 0
 
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
@@ -120,12 +120,17 @@ class Bucket:
         """Take out the oldest key."""
         key, event = next(iter(self.events.items()))
         del self.events[key]
+        while len(self._marks) > 1 and self._marks[1][0] <= self._evicted:
+            self._marks.popleft()
+        arrived = self._marks[0][1] if self._marks else None
         self._evicted += 1
-        if self._first:
-            self._first.pop(key)
-        if self._last is not None:
-            self._last.pop(key)
-        return Compacted(key, event, None if self._counts is None else self._counts.pop(key))
+        return Compacted(
+            key,
+            event,
+            None if self._counts is None else self._counts.pop(key),
+            arrived if not self._first else self._first.pop(key),
+            None if self._last is None else self._last.pop(key),
+        )
 
     def window(self, opened: float, closed: float, trigger: Trigger) -> Window:
         """Close the bucket; nothing may be added after."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, MutableMapping, Sequence
 from typing import Any
 
+from loguru import logger
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
@@ -18,6 +19,8 @@ from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, tr
 from rxcompact.operators.stage import PooledStage, call_options, staged
 
 Mapper = Callable[[Any], Any]
+UNKNOWN = object()
+"""No answer: None may be one."""
 
 
 def enrich(
@@ -164,7 +167,7 @@ class EnrichStage(PooledStage[Compacted]):
     def _is_empty(self) -> bool:
         return not self._leaders and not self._order and super()._is_empty()
 
-    def _take(self, items: Iterable[Compacted]) -> None:
+    def _take(self, items: Sequence[Compacted]) -> None:
         entries: list[Entry] = []
         for compacted in items:
             entry = self._entry(compacted)
@@ -172,12 +175,28 @@ class EnrichStage(PooledStage[Compacted]):
                 continue
             if self._order is not None:
                 self._order.enter(entry)
-            if self._cache is not None and compacted.key in self._cache:
-                self._came_through(entry, self._cache[compacted.key])
+            answer = UNKNOWN if self._cache is None else self._remembered(self._cache, compacted.key)
+            if answer is not UNKNOWN:
+                self._came_through(entry, answer)
             elif not self._follow(entry):
                 entries.append(entry)
         for start in range(0, len(entries), self._size):
             self._pool.submit(entries[start : start + self._size])
+
+    @staticmethod
+    def _remembered(cache: MutableMapping[Hashable, Any], key: Hashable) -> Any:
+        try:
+            return cache.get(key, UNKNOWN)
+        except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
+            logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
+            return UNKNOWN
+
+    @staticmethod
+    def _remember(cache: MutableMapping[Hashable, Any], key: Hashable, answer: Any) -> None:
+        try:
+            cache[key] = answer
+        except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
+            logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
 
     def _follow(self, entry: Entry) -> bool:
         """Tell whether a call is under way that serves an event too."""
@@ -210,7 +229,7 @@ class EnrichStage(PooledStage[Compacted]):
         del job
         for entry, event in zip(entries, results, strict=True):
             if self._cache is not None:
-                self._cache[entry.compacted.key] = event
+                self._remember(self._cache, entry.compacted.key, event)
             for each in (entry, *self._followers(entry)):
                 self._came_through(each, event)
 

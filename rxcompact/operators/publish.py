@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 from reactivex import Observable
@@ -16,6 +17,8 @@ from rxcompact.operators.job import Call, Entry, Job
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
 from rxcompact.operators.stage import PooledStage, call_options, staged
+
+_first_seen = attrgetter("first_seen")
 
 
 def publish(
@@ -135,15 +138,23 @@ class PublishStage(PooledStage[Delivered]):
     def _is_empty(self) -> bool:
         return not self._open and super()._is_empty()
 
-    def _take(self, items: Iterable[Compacted]) -> None:
+    def _take(self, items: Sequence[Compacted]) -> None:
         self._open.extend(items)
         while len(self._open) >= self._count:
             batch, self._open = self._open[: self._count], self._open[self._count :]
             self._submit(batch)
-        if not self._open:
             self._cancel_timer()
-        elif self._timer is None:
-            self._timer = self._loop.call_later(self._linger, self._close_batch)
+        if self._open:
+            self._linger_for(items)
+
+    def _linger_for(self, items: Sequence[Compacted]) -> None:
+        """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
+        now = self._clock.wall()
+        born = min(filter(None, map(_first_seen, items)), default=now)
+        due = self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
+        if self._timer is None or due < self._timer.when():
+            self._cancel_timer()
+            self._timer = self._loop.call_at(due, self._close_batch)
 
     def _submit(self, batch: Sequence[Compacted]) -> None:
         entries = [entry for entry in map(self._entry, batch) if entry is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
@@ -161,7 +161,7 @@ class PooledStage(ObserverBase[Any], Generic[T]):
         return self._pool.idle()
 
     @abstractmethod
-    def _take(self, items: Iterable[Compacted]) -> None: ...
+    def _take(self, items: Sequence[Compacted]) -> None: ...
 
     def _entry(self, compacted: Compacted) -> Entry | None:
         """Return an event with its deadline; None, and a dead letter, if it is too old already."""

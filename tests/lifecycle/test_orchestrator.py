@@ -423,8 +423,6 @@ async def test_every_pair_of_calls_may_be_made_at_once_from_several_tasks_in_eve
     async def restarting(one: Orchestrator) -> None:
         await one.start()
         drains.append(asyncio.create_task(one.restart()))
-        await asyncio.sleep(0)
-        assert one.state == "restarting"
 
     loop = asyncio.get_running_loop()
     drains: list[asyncio.Task[Any]] = []
@@ -496,24 +494,73 @@ async def test_wait_gives_every_task_the_same_report() -> None:
     assert await orchestrator.stop() is reports[0]
 
 
-async def test_stop_during_start_and_during_restart_stops() -> None:
-    for call in ("start", "restart"):
-        subject: rx.Subject[Any] = rx.Subject()
-        orchestrator, out = orchestrated(subject)
-        if call == "restart":
-            await orchestrator.start()
-            subject.on_next({"id": "a"})
-        task = asyncio.create_task(getattr(orchestrator, call)())
-        while orchestrator.state not in ("running", "restarting") or (call, orchestrator.state) == (
-            "restart",
-            "running",
-        ):
-            await asyncio.sleep(0)
-        report = await orchestrator.stop()
-        await task
-        assert orchestrator.state == "stopped"
-        assert report.account.published == len(out) == (call == "restart")
-        assert not subject.observers
+@pytest.mark.parametrize("during", ["running", "restarting"])
+async def test_a_stop_asked_for_while_it_starts_or_restarts_stops(during: str) -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject)
+    stops: list[asyncio.Task[Any]] = []
+
+    def stop(state: str) -> None:
+        if state == during and not stops:
+            stops.append(asyncio.create_task(orchestrator.stop()))
+
+    if during == "running":
+        orchestrator.states.subscribe(stop)
+        await orchestrator.start()
+        subject.on_next({"id": "a"})
+    else:
+        await orchestrator.start()
+        subject.on_next({"id": "a"})
+        orchestrator.states.subscribe(stop)
+        await orchestrator.restart()
+    report = await stops[0]
+    assert orchestrator.state == "stopped"
+    assert report.account.published == len(out) == 1
+    assert not subject.observers
+
+
+async def test_a_hot_source_loses_nothing_in_a_restart() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject)
+    await orchestrator.start()
+    restart = asyncio.create_task(orchestrator.restart())
+    for n in range(10):
+        subject.on_next({"id": n})
+        await asyncio.sleep(0)
+    await restart
+    await orchestrator.stop()
+    assert sorted(c.key for c in out) == list(range(10))
+
+
+async def test_a_restart_in_the_turn_in_which_the_source_dies_does_not_hide_that() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, _ = orchestrated(rx.merge(subject, rx.never()))
+    failures: list[Any] = []
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
+    await orchestrator.start()
+    subject.on_error(OSError("gone"))
+    await asyncio.sleep(0)
+    await orchestrator.restart()
+    await orchestrator.stop()
+    assert (str(failures[0].error), failures[0].failures) == ("gone", 1)
+
+
+async def test_what_comes_after_the_end_of_the_stream_is_refused_and_counted() -> None:
+    class Late:
+        def stream(self, demand: Any) -> Any:
+            self.demand = demand
+            return rx.never()
+
+    source = Late()
+    orchestrator, out = orchestrated(source)
+    await orchestrator.start()
+    source.demand.push([{"id": "a"}])
+    source.demand.complete()
+    assert source.demand.room() == 0
+    assert not source.demand.admits([{"id": "b"}])
+    source.demand.push([{"id": "b"}])
+    account = (await orchestrator.stop()).account
+    assert (account.received, account.refused, account.published) == (2, 1, 1)
 
 
 # ── stop and its deadline ─────────────────────────────────────────────────────────────────────────────────────────

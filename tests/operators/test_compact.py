@@ -198,6 +198,18 @@ def test_a_full_house_drops_by_the_policy_and_absorbs_what_it_holds(
     assert [c.first_seen for c in bench.windows[0]] == [3.0 if c.key in "de" else 1.0 for c in bench.windows[0]]
 
 
+def test_what_is_dropped_as_the_oldest_has_its_times() -> None:
+    bench = Bench(1000, max_keys=2, overflow="drop_oldest")
+    for second, key in enumerate("abacbad", 1):
+        bench.at(second, key)
+    dropped = [letter.event for letter in bench.letters]
+    assert [(c.key, c.count, c.first_seen, c.last_seen) for c in dropped] == [
+        ("a", 2, 1.0, 3.0),
+        ("b", 2, 2.0, 5.0),
+        ("c", 1, 4.0, 4.0),
+    ]
+
+
 def test_a_full_house_may_be_an_error_that_loses_nothing_held() -> None:
     bench = Bench(10, max_keys=2, overflow="error")
     bench.at(1, "a", "b", "a", "c")

@@ -217,6 +217,39 @@ async def test_a_cache_spares_calls() -> None:
     assert [c.event for _, c in bench.enriched] == [{"enriched": {"id": "a"}}] * 2
 
 
+async def test_a_cache_that_fails_costs_a_call_and_no_event() -> None:
+    too_small = cachetools.LRUCache(maxsize=1, getsizeof=lambda _: 2)  # refuses with a ValueError
+
+    class Broken(dict[Any, Any]):
+        def get(self, *_: Any) -> Any:
+            raise ConnectionError("the cache is down")
+
+    for cache in (too_small, Broken()):
+        api = SimulatedApi()
+        bench = Bench(api, cache=cache)
+        await bench.feed(item("a"), item("b"))
+        assert sorted(bench.keys()) == ["a", "b"]
+        assert bench.letters == []
+
+
+@pytest.mark.parametrize("argument", ["wait", "retry", "before_sleep"])
+async def test_a_function_of_the_caller_that_raises_rejects_its_own_event(argument: str) -> None:
+    def broken(_: Any) -> Any:
+        raise ZeroDivisionError("broken")
+
+    async def mapper(event: Any) -> Any:
+        if event["id"] == "a":
+            raise TransientError("down")
+        return event
+
+    bench = Bench(mapper, **{argument: broken})
+    await bench.feed(item("a"), item("b"))
+    assert bench.keys() == ["b"]
+    [(_, letter)] = bench.letters
+    assert (letter.outcome, letter.reason) == ("rejected", "ZeroDivisionError")
+    assert isinstance(letter.error.__cause__, TransientError)
+
+
 async def test_in_order_on_request() -> None:
     async def mapper(event: Any) -> Any:
         if event["id"] == 3:

@@ -401,7 +401,6 @@ def test_keys_that_python_takes_for_one_have_several_idempotency_keys() -> None:
 # ── known defects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.xfail(reason="the order of a set's repr is that of its hashes")
 def test_the_idempotency_key_of_a_set_is_the_same_in_another_process() -> None:
     program = (
         "from rxcompact import Batch, Compacted\n"
@@ -430,7 +429,6 @@ async def test_a_partial_failure_is_one_failed_attempt() -> None:
     assert attempts == [1, 2]
 
 
-@pytest.mark.xfail(reason="the linger does not look at the age of what it holds")
 async def test_an_event_that_is_young_enough_when_it_comes_is_tried_at_least_once() -> None:
     bench = Bench(timespan=5)
     bench.source.on_next(item("a", START - 58))
