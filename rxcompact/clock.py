@@ -68,13 +68,19 @@ class Clock:
     Attributes:
         wall: POSIX seconds, for ages; set when this was made, it does not jump when the system's clock does.
         monotonic: Seconds of no particular epoch, for intervals; never goes back.
+        soon: Calls a function in the next turn of the scheduler's loop, from whatever thread; None where it has none.
     """
 
-    __slots__ = ("monotonic", "wall")
+    __slots__ = ("monotonic", "soon", "wall")
 
     def __init__(self, scheduler: SchedulerBase) -> None:
         self.wall: Callable[[], float]
         self.monotonic: Callable[[], float]
+        self.soon: Callable[[Callable[[], None]], object] | None = None
+        if isinstance(scheduler, AsyncIOScheduler):
+            self.soon = in_turn(scheduler._loop)  # pyright: ignore[reportPrivateUsage]
+        elif isinstance(scheduler, TimerThread):
+            self.soon = lambda action: scheduler.schedule(lambda *_: action())
         if isinstance(scheduler, LoopScheduler):
             self.wall, self.monotonic = scheduler.wall, scheduler.loop.time
         elif isinstance(scheduler, AsyncIOScheduler):
@@ -89,6 +95,19 @@ class Clock:
                 return scheduler.now.timestamp()
 
             self.wall = self.monotonic = now
+
+
+def in_turn(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
+    """Return what calls a function in a loop's next turn, from whatever thread."""
+
+    def soon(action: Callable[[], None]) -> None:
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        (loop.call_soon if here else loop.call_soon_threadsafe)(action)
+
+    return soon
 
 
 class TimerThread(EventLoopScheduler):

@@ -87,6 +87,9 @@ class Window(Sequence[Compacted]):
     def __getitem__(self, index: int | slice) -> Compacted | tuple[Compacted, ...]:
         return self._read()[index]
 
+    def __iter__(self) -> Iterator[Compacted]:
+        return iter(self._read())
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Window):
             return NotImplemented

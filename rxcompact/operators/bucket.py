@@ -50,21 +50,6 @@ class Bucket:
         else:
             self._add_arrived(keys, events, seen)
 
-    def add_new(self, key: Hashable, event: Any, arrived: float) -> None:
-        """Take one event whose key is not held."""
-        if self._first is not None:
-            self._marks.append((len(self.events) + self._evicted, arrived))
-        self.events[key] = event
-        self.add_repeat(key, arrived)
-
-    def add_repeat(self, key: Hashable, arrived: float) -> None:
-        """Take one event whose key is held, where the first is kept."""
-        self.received += 1
-        if self._counts is not None:
-            self._counts[key] += 1
-        if self._last is not None:
-            self._last[key] = arrived
-
     def _add_arrived(self, keys: Sequence[Hashable], events: Sequence[Any], arrived: float) -> None:
         size = len(self.events)
         if self._first is not None:

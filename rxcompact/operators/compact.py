@@ -139,7 +139,7 @@ def compact(
             arm()
             if flushes is not None:
                 subscription.add(flushes.subscribe(lambda _: open_windows.flush("drain"), scheduler=scheduler_))
-            add = open_windows.add_many if chunked else open_windows.add
+            add = open_windows.add_many if chunked else open_windows.taker()
             subscription.add(source.subscribe(add, open_windows.fail, open_windows.complete, scheduler=scheduler_))
             subscription.add(Disposable(open_windows.abandon))
             return subscription

@@ -169,13 +169,10 @@ class EnrichStage(PooledStage[Compacted]):
 
     def _take(self, items: Sequence[Compacted]) -> None:
         entries: list[Entry] = []
-        for compacted in items:
-            entry = self._entry(compacted)
-            if entry is None:
-                continue
+        for entry in self._entries(items):
             if self._order is not None:
                 self._order.enter(entry)
-            answer = UNKNOWN if self._cache is None else self._remembered(self._cache, compacted.key)
+            answer = UNKNOWN if self._cache is None else self._remembered(self._cache, entry.compacted.key)
             if answer is not UNKNOWN:
                 self._came_through(entry, answer)
             elif not self._follow(entry):

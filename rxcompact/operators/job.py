@@ -24,14 +24,18 @@ class Entry:
 class Job(Attempts):
     """Events that one call is made for."""
 
-    __slots__ = ("due", "entries", "overtime", "queued", "timer")
+    __slots__ = ("due", "entries", "limit", "overtime", "queued", "timer", "worker")
 
     def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
         super().__init__(policy)
         self.entries = entries
         self.due = 0.0
         self.queued = False
+        self.limit = 0.0
+        """The instant at which the call has taken too long."""
         self.overtime = False
+        """Whether it was cut short then."""
+        self.worker: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
-from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import Any
 
+from rxcompact.operators.alarm import INFINITY, TICK, Alarm, Deadlines
 from rxcompact.operators.job import Call, Ends, Entry, Job
 from rxcompact.operators.retry import RetryPolicy
-
-INFINITY = float("inf")
-TICK = 1e-6
-"""Timers count in microseconds: what is due in less than one is due."""
-
-
-SPARE = 64
 
 
 class Pool:
@@ -51,9 +43,9 @@ class Pool:
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._stopping = self._closed = False
-        self._deadlines: list[tuple[float, int, Job]] = []  # a heap, of queued jobs that found no worker
-        self._numbers = count()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._deadlines = Deadlines()  # of queued jobs that found no worker
+        self._expiry = Alarm(loop, self._expire_queued)
+        self._overtime = Alarm(loop, self._cut_short)
 
     def held(self) -> int:
         """Return how many events are queued, called for, or waiting to be tried again."""
@@ -85,33 +77,17 @@ class Pool:
     # ── waiting for a worker ──────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self, job: Job) -> None:
-        deadline = min(entry.deadline for entry in job.entries)
+        deadline = _earliest(job.entries)
         if deadline < INFINITY:
-            if len(self._deadlines) > 2 * len(self._queue) + SPARE:  # most have found a worker since
-                self._deadlines = [watched for watched in self._deadlines if watched[2].queued]
-                heapify(self._deadlines)
-            heappush(self._deadlines, (deadline, next(self._numbers), job))
-            self._set_alarm()
+            self._deadlines.add(job, deadline, len(self._queue))
+            self._expiry.set(deadline)
 
-    def _set_alarm(self) -> None:
-        earliest = self._deadlines[0][0]
-        if self._alarm is None or earliest < self._alarm.when():
-            if self._alarm is not None:
-                self._alarm.cancel()
-            self._alarm = self._loop.call_at(earliest, self._expire_queued)
-
-    def _expire_queued(self) -> None:
-        self._alarm = None
-        if not self._deadlines:
-            return
-        now = self._loop.time() + TICK
-        while self._deadlines and (self._deadlines[0][0] <= now or not self._deadlines[0][2].queued):
-            _, _, job = heappop(self._deadlines)
-            if job.queued and self._drop_expired(job):
+    def _expire_queued(self) -> float:
+        for job in self._deadlines.due(self._loop.time() + TICK):
+            if self._drop_expired(job):
                 self._watch(job)
-        if self._deadlines:
-            self._set_alarm()
         self._ends.settled()
+        return self._deadlines.next()
 
     # ── working ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,36 +115,42 @@ class Pool:
             return
         job.count += 1
         job.overtime = False
-        self._running[job] = None
-        results = await self._results(job, entries, worker)
-        if job.overtime:
-            worker.uncancel()
-        if job in self._running:  # else it was abandoned meanwhile
-            self._running.pop(job, None)
-            self._settle(job, entries, results)
-
-    async def _results(self, job: Job, entries: Sequence[Entry], worker: asyncio.Task[Any]) -> Sequence[Any]:
+        job.worker = worker
         latest = entries[0].deadline if len(entries) == 1 else max(entry.deadline for entry in entries)
-        limit = min(self._loop.time() + self._timeout, latest)
-        # asyncio.timeout does the same at several times the cost
-        alarm = self._loop.call_at(limit, _cut_short, job, worker) if limit < INFINITY else None
+        job.limit = min(self._loop.time() + self._timeout, latest)
+        self._overtime.set(job.limit)
+        self._running[job] = None
         try:
             results: Any = self._call([entry.compacted for entry in entries])
             if hasattr(results, "__await__"):
                 results = await results
+            results = (results,) if self._single else results
         except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
-            return (error,) * len(entries)
+            results = (error,) * len(entries)
         except asyncio.CancelledError as error:
             if worker.cancelling() > job.overtime:
                 if job in self._running:  # not by close: the loop is being shut down
-                    self._running.pop(job, None)
+                    del self._running[job]
                     self._abandon(job)
                 raise
-            return (TimeoutError() if job.overtime else error,) * len(entries)  # else the call cancelled itself
-        finally:
-            if alarm is not None:
-                alarm.cancel()
-        return (results,) if self._single else results
+            results = (TimeoutError() if job.overtime else error,) * len(entries)  # else the call cancelled itself
+        if job.overtime:
+            worker.uncancel()
+        if job in self._running:  # else it was abandoned meanwhile
+            del self._running[job]
+            self._settle(job, entries, results)
+
+    def _cut_short(self) -> float:
+        """Cancel the calls that have taken their time; asyncio.timeout does it at a timer for each."""
+        now = self._loop.time() + TICK
+        following = INFINITY
+        for job in self._running:
+            if job.limit > now:
+                following = min(following, job.limit)
+            elif not job.overtime and job.worker is not None:
+                job.overtime = True
+                job.worker.cancel()
+        return following
 
     def _settle(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
         if not any(map(_failed, results)):
@@ -219,7 +201,7 @@ class Pool:
             return None, raised
 
     def _sleep(self, job: Job) -> None:
-        wake = min(job.due, *(entry.deadline for entry in job.entries))
+        wake = min(job.due, _earliest(job.entries))
         job.timer = self._loop.call_at(wake, self._wake, job) if wake < INFINITY else None
 
     def _wake(self, job: Job) -> None:
@@ -235,7 +217,7 @@ class Pool:
     def _drop_expired(self, job: Job) -> Sequence[Entry]:
         now = self._loop.time() + TICK
         entries = job.entries
-        if not entries or (entries[0].deadline if len(entries) == 1 else min(e.deadline for e in entries)) <= now:
+        if not entries or _earliest(entries) <= now:
             job.entries = [entry for entry in entries if entry.deadline > now]
             for entry in entries:
                 if entry.deadline <= now:
@@ -263,8 +245,8 @@ class Pool:
         self._running.clear()
         self._queue.clear()
         self._waiting.clear()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._expiry.cancel()
+        self._overtime.cancel()
         for worker in self._workers:
             worker.cancel()
         for job in jobs:
@@ -277,9 +259,8 @@ class Pool:
         job.entries = ()
 
 
-def _cut_short(job: Job, worker: asyncio.Task[Any]) -> None:
-    job.overtime = True
-    worker.cancel()
+def _earliest(entries: Sequence[Entry]) -> float:
+    return entries[0].deadline if len(entries) == 1 else min(entry.deadline for entry in entries)
 
 
 def _failed(result: Any) -> bool:

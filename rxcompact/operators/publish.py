@@ -157,8 +157,7 @@ class PublishStage(PooledStage[Delivered]):
             self._timer = self._loop.call_at(due, self._close_batch)
 
     def _submit(self, batch: Sequence[Compacted]) -> None:
-        entries = [entry for entry in map(self._entry, batch) if entry is not None]
-        if entries:
+        if entries := self._entries(batch):
             self._pool.submit(entries)
 
     def _close_batch(self) -> None:

@@ -163,14 +163,19 @@ class PooledStage(ObserverBase[Any], Generic[T]):
     @abstractmethod
     def _take(self, items: Sequence[Compacted]) -> None: ...
 
-    def _entry(self, compacted: Compacted) -> Entry | None:
-        """Return an event with its deadline; None, and a dead letter, if it is too old already."""
-        now = self._loop.time()
-        entry = Entry(compacted, now + self._max_age - self._age(compacted))
-        if entry.deadline > now:
-            return entry
-        self._bury("expired", compacted, ExpiredError(self._age(compacted), self._max_age, 0), 0)
-        return None
+    def _entries(self, items: Sequence[Compacted]) -> list[Entry]:
+        """Return events with their deadlines; dead letters of those that are too old already."""
+        now, wall = self._loop.time(), self._clock.wall()
+        from_birth = now - wall + self._max_age
+        entries: list[Entry] = []
+        for compacted in items:
+            born = compacted.first_seen
+            entry = Entry(compacted, from_birth + (wall if born is None else born))
+            if entry.deadline > now:
+                entries.append(entry)
+            else:
+                self._bury("expired", compacted, ExpiredError(self._age(compacted), self._max_age, 0), 0)
+        return entries
 
     def _age(self, compacted: Compacted) -> float:
         return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen

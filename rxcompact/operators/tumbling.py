@@ -11,6 +11,7 @@ from reactivex.abc import ObserverBase
 from rxcompact.clock import Clock
 from rxcompact.events import DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
+from rxcompact.operators.gather import Gather
 from rxcompact.operators.windows import TICK, Options, Windows
 
 
@@ -24,35 +25,23 @@ class TumblingWindows(Windows):
         self._due = clock.monotonic() + options.timespan
         self._opened = clock.wall()
         self._open = self._new_bucket()
-        self._lean = (options.keep, options.count, options.room, options.time_mapper) == ("first", None, None, None)
-        self._bare = not {"count", "last_seen"} & set(options.fields)
+        # where the clock alone closes windows it makes no difference if an event is looked at a turn later
+        by_clock_alone = (options.count, options.room, options.time_mapper) == (None, None, None)
+        self._gather = Gather(clock.soon, self._look) if clock.soon is not None and by_clock_alone else None
 
-    def add(self, event: Any) -> None:
-        """Take one event: what `add_many` makes of a chunk of one, without the detour."""
-        if not self._lean:
-            self.add_many((event,))
-            return
-        hand = self._hand
-        hand.adding = True
-        if hand.asked:
-            hand.close()
-        bucket = self._open
-        try:
-            key = self._key_of(event)
-            if key not in bucket.events:
-                bucket.add_new(key, event, self.clock.wall())
-            elif self._bare:
-                bucket.received += 1
-            else:
-                bucket.add_repeat(key, self.clock.wall())
-        except Exception:  # noqa: BLE001 - found out there
-            self._absorb(*self._map((event,)))
-        finally:
-            hand.adding = False
-        if hand.asked or hand.calls:
-            hand.settle()
+    def taker(self) -> Callable[[Any], None]:
+        return self._gather.add if self._gather is not None else super().taker()
+
+    def _look(self) -> None:
+        self._hand.do(self._absorb_gathered)
+
+    def _absorb_gathered(self) -> None:
+        if self._gather is not None:
+            self._add(self._gather.take())
 
     def held(self) -> int:
+        if self._gather is not None:
+            self._look()
         return len(self._open.events)
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
@@ -79,6 +68,7 @@ class TumblingWindows(Windows):
         return self._open if self._open.events else None
 
     def _close_due(self) -> None:
+        self._absorb_gathered()
         overdue = self.clock.monotonic() - self._due
         if overdue > -TICK:
             self._cut("time")
@@ -91,6 +81,7 @@ class TumblingWindows(Windows):
         self._due = self.clock.monotonic() + self._options.timespan
 
     def _close_all(self, trigger: Trigger) -> None:
+        self._absorb_gathered()
         self._close(0, trigger)
 
     def _cut(self, trigger: Trigger) -> None:

@@ -60,7 +60,7 @@ class Options:
 
 
 class Windows(ABC):
-    """Open buckets. ``add`` and ``add_many`` belong to one thread at a time; the rest to any."""
+    """Open buckets. Events and closings may come from any thread."""
 
     def __init__(
         self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
@@ -77,25 +77,19 @@ class Windows(ABC):
         self._time_of = options.time_mapper
         self._times_of = _many(options.time_mapper) if options.time_mapper else None
 
-    def add(self, event: Any) -> None:
-        """Take one event."""
-        self.add_many((event,))
+    def taker(self) -> Callable[[Any], None]:
+        """Return what takes one event."""
+        return lambda event: self.add_many((event,))
 
     def add_many(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
-        hand = self._hand
-        hand.adding = True
-        if hand.asked:
-            hand.close()
-        try:
-            if chunk:
-                self._absorb(*self._map(chunk))
-        finally:
-            hand.adding = False
+        self._hand.do(partial(self._add, chunk))
         if self._full is not None:
             self.fail(self._full)
-        elif hand.asked or hand.calls:
-            hand.settle()
+
+    def _add(self, chunk: Sequence[Any]) -> None:
+        if chunk:
+            self._absorb(*self._map(chunk))
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
         """Return how many keys a chunk has at most that need room."""
@@ -103,23 +97,23 @@ class Windows(ABC):
 
     def tick(self) -> None:
         """Close what the clock says is over."""
-        self._hand.ask(self._close_due)
+        self._hand.do(self._close_due)
 
     def flush(self, trigger: Trigger) -> None:
         """Close everything."""
-        self._hand.ask(partial(self._close_all, trigger))
+        self._hand.do(partial(self._close_all, trigger))
 
     def complete(self) -> None:
         """Close everything and end the stream."""
         self.flush("completed")
         self._hand.calls.append(self._observer.on_completed)
-        self._hand.settle()
+        self._hand.emit()
 
     def fail(self, error: Exception) -> None:
         """Close everything, so that nothing is lost, and pass the error on."""
         self.flush("completed")
         self._hand.calls.append(partial(self._observer.on_error, error))
-        self._hand.settle()
+        self._hand.emit()
 
     def abandon(self) -> None:
         """Make dead letters of what is held: who subscribed wants no more of it."""

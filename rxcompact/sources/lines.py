@@ -112,7 +112,8 @@ class Lines:
             # its \n may be in the next block
             self._return = b"\r" if block.endswith(b"\r") else b""
             block = block.removesuffix(b"\r").replace(b"\r\n", b"\n")
-        *lines, rest = block.split(b"\n")
+        lines = block.split(b"\n")
+        rest = lines.pop()
         if lines:
             lines[0] = self._ended(lines[0])
             if len(block) > self._max_line:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,10 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from rxcompact.clock import in_turn
 from rxcompact.demand import UNBOUNDED, Demand
 from rxcompact.errors import LoopError
+from rxcompact.operators.gather import Gather
 from rxcompact.sources.pull import Chunk
 
 
@@ -29,7 +30,7 @@ class ObservableSource:
 
     def __init__(self, events: Observable[Any]) -> None:
         self._events = events
-        self._waiting: deque[Any] = deque()
+        self._left: list[Any] = []
         self._close: Callable[[], None] | None = None
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
@@ -41,11 +42,13 @@ class ObservableSource:
         del demand  # it cannot wait
 
         def subscribe(observer: ObserverBase[Chunk], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            waiting, self._waiting = self._waiting, deque()
             try:
-                intake = Intake(asyncio.get_running_loop(), observer, waiting)
+                intake = Intake(asyncio.get_running_loop(), observer)
             except RuntimeError:
                 raise LoopError("an observable source hands over to a running asyncio loop") from None
+            left, self._left = self._left, []
+            for event in left:
+                intake.push(event)
             subscription = self._events.subscribe(
                 intake.push,
                 lambda error: intake.end(lambda: observer.on_error(error)),
@@ -55,7 +58,7 @@ class ObservableSource:
 
             def dispose() -> None:
                 subscription.dispose()
-                self._waiting = intake.release()
+                self._left = intake.take()
 
             def close() -> None:
                 subscription.dispose()
@@ -76,47 +79,21 @@ class ObservableSource:
 class Intake:
     """Gathers what any thread pushes, and hands it to an observer on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[Chunk], waiting: deque[Any]) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[Chunk]) -> None:
         self._observer = observer
-        self._waiting = waiting
-        self._woken = False
-        self._released = False
+        self._soon = in_turn(loop)
         self._end: Callable[[], None] | None = None
-        if waiting:
-            self._wake()
-
-    def push(self, event: Any) -> None:
-        """Take an event."""
-        self._waiting.append(event)
-        if not self._woken:
-            self._wake()
+        gather = Gather(self._soon, self.hand_over, size=float("inf"))
+        self.push, self.take = gather.add, gather.take
 
     def end(self, end: Callable[[], None]) -> None:
         """Do this after all that was pushed."""
         self._end = end
-        self._wake()
-
-    def _wake(self) -> None:
-        self._woken = True
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self.hand_over)
-
-    def release(self) -> deque[Any]:
-        """Hand over no more; return what waits."""
-        self._released = True
-        return self._waiting
+        self._soon(self.hand_over)
 
     def hand_over(self) -> None:
         """Hand over what came so far."""
-        if self._released:
-            return
-        self._woken = False  # before emptying: who appends from here on wakes the loop again
-        end, waiting = self._end, self._waiting
-        chunk = [waiting.popleft() for _ in range(len(waiting))]
+        end, chunk = self._end, self.take()
         if chunk:
             self._observer.on_next(chunk)
         if end is not None:

@@ -330,7 +330,7 @@ async def test_what_has_been_called_for_is_remembered_no_longer() -> None:
     bench.source.on_completed()
     await bench.ended.wait()
     await asyncio.sleep(0.1)
-    assert watched._deadlines == []
+    assert len(watched._deadlines) == 0
 
 
 async def test_an_observer_that_raises_ends_no_worker() -> None:
