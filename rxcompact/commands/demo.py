@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from rxcompact.commands.loop import run
 from rxcompact.enrichers import HttpEnricher
 from rxcompact.fields import JsonKey
 from rxcompact.observers import Counters
@@ -45,7 +46,7 @@ def add_parser(commands: Any) -> None:
     parser: argparse.ArgumentParser = commands.add_parser(
         "demo", help="show it at work on loopback", description=DESCRIPTION
     )
-    parser.set_defaults(run=lambda _: asyncio.run(_demo()))
+    parser.set_defaults(run=lambda _: run(_demo()))
 
 
 class Services:

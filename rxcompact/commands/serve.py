@@ -9,6 +9,7 @@ from typing import Any
 
 from loguru import logger
 
+from rxcompact.commands.loop import run
 from rxcompact.enrichers import HttpEnricher
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import JsonKey, JsonTime
@@ -53,6 +54,7 @@ def add_parser(commands: Any) -> None:
     add("--time", metavar="FIELD", help="an event's age counts from this field (default: its arrival)")
     add("--enrich", metavar="URL", help="ask this API about each event; {field} stands for a field's value")
     add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
+    add("--path", default="/", metavar="PATH", help="what senders post to (%(default)s)")
     add("--items", metavar="FIELD", help="the field of a posted object that holds the list of events, such as alerts")
     add("--token", help="ask senders for this bearer token")
     add("--max-in-flight", type=int, default=100_000, metavar="N", help="distinct events held at most (%(default)s)")
@@ -66,7 +68,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.verbose:
         logger.enable("rxcompact")
     try:
-        report = asyncio.run(_serve(options))
+        report = run(_serve(options))
     except (ArgumentError, OSError) as error:
         parser.error(str(error))
     print(report.account, file=sys.stderr)
@@ -80,7 +82,13 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
         raise ArgumentError("--listen", options.listen, "HOST:PORT")
     names = options.key.split(",")
     return Pipeline(
-        source=HttpSource(host=host or "0.0.0.0", port=int(port), items=options.items, token=options.token),  # noqa: S104 - asked for
+        source=HttpSource(
+            host=host or "0.0.0.0",  # noqa: S104 - asked for
+            port=int(port),
+            path=options.path,
+            items=options.items,
+            token=options.token,
+        ),
         key_mapper=JsonKey(*names),
         time_mapper=JsonTime(options.time) if options.time else None,
         timespan=options.timespan,

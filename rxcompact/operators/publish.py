@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -13,6 +12,7 @@ from reactivex.abc import ObserverBase, SchedulerBase
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
+from rxcompact.operators.alarm import INFINITY, Alarm
 from rxcompact.operators.job import Call, Entry, Job
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
@@ -130,7 +130,7 @@ class PublishStage(PooledStage[Delivered]):
         self._count = count
         self._linger = linger
         self._open: list[Compacted] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._close_batch)
 
     def held(self) -> int:
         return len(self._open) + self._pool.held()
@@ -139,11 +139,12 @@ class PublishStage(PooledStage[Delivered]):
         return not self._open and super()._is_empty()
 
     def _take(self, items: Sequence[Compacted]) -> None:
-        self._open.extend(items)
-        while len(self._open) >= self._count:
-            batch, self._open = self._open[: self._count], self._open[self._count :]
-            self._submit(batch)
-            self._cancel_timer()
+        gathered = [*self._open, *items]
+        full = len(gathered) - len(gathered) % self._count
+        self._open = gathered[full:]
+        for start in range(0, full, self._count):
+            self._alarm.cancel()
+            self._submit(gathered[start : start + self._count])
         if self._open:
             self._linger_for(items)
 
@@ -151,41 +152,37 @@ class PublishStage(PooledStage[Delivered]):
         """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
         now = self._clock.wall()
         born = min(filter(None, map(_first_seen, items)), default=now)
-        due = self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
-        if self._timer is None or due < self._timer.when():
-            self._cancel_timer()
-            self._timer = self._loop.call_at(due, self._close_batch)
+        self._alarm.set(self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2)))
 
     def _submit(self, batch: Sequence[Compacted]) -> None:
         if entries := self._entries(batch):
             self._pool.submit(entries)
 
-    def _close_batch(self) -> None:
-        self._cancel_timer()
+    def _close_batch(self) -> float:
+        self._alarm.cancel()
         batch, self._open = self._open, []
         self._submit(batch)
         self.settled()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        return INFINITY
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._close_batch()
         super()._finish(completion)
 
     def hurry(self) -> None:
-        self._linger = 0.0  # what is still to come is not held up either
-        self._run(self._close_batch)
+        self._run(self._hurry)
         super().hurry()
+
+    def _hurry(self) -> None:
+        self._linger = 0.0  # what is still to come is not held up either
+        self._close_batch()
 
     def dispose(self) -> None:
         self._run(self._give_up)
         super().dispose()
 
     def _give_up(self) -> None:
-        self._cancel_timer()
+        self._alarm.cancel()
         batch, self._open = self._open, []
         for compacted in batch:
             self._bury("abandoned", compacted, AbandonedError("stopped before delivery"), 0)

@@ -240,4 +240,6 @@ def _bad(lines: list[bytes]) -> list[dict[str, Any]]:
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+    if status >= 400:  # noqa: PLR2004
+        body = {"status": status, **body}  # as Elasticsearch has it: rsyslog takes JSON without it for success
     return web.Response(status=status, body=json.dumps(body).encode(), headers=headers, content_type="application/json")

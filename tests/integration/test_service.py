@@ -21,6 +21,7 @@ import pytest
 from aiohttp import web
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
+from rxcompact.commands.loop import run
 from rxcompact.signals import Account
 
 ACCOUNT = re.compile(r"(\w+(?: \w+)?) (\d+)(?:, |$)")
@@ -300,3 +301,10 @@ def test_the_demo_balances() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("✓") == 6
     assert "✗" not in done.stdout
+
+
+def test_it_runs_on_uvloop_where_that_is_installed() -> None:
+    async def loop() -> str:
+        return type(asyncio.get_running_loop()).__module__
+
+    assert run(loop()).startswith("uvloop")
