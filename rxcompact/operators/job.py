@@ -6,19 +6,18 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from rxcompact.events import Compacted
 from rxcompact.operators.retry import Attempts, RetryPolicy
 
 
-class Entry:
-    """A distinct event on its way through a stage."""
+class Entry(msgspec.Struct, gc=False, eq=False):
+    """A distinct event on its way through a stage. The garbage collector need not look at it: it is in no cycle."""
 
-    __slots__ = ("compacted", "deadline")
-
-    def __init__(self, compacted: Compacted, deadline: float) -> None:
-        self.compacted = compacted
-        self.deadline = deadline
-        """The instant at which it is too old, in the loop's seconds."""
+    compacted: Compacted
+    deadline: float
+    """The instant at which it is too old, in the loop's seconds."""
 
 
 class Job(Attempts):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 from rxcompact.operators.alarm import INFINITY, TICK, Alarm, Deadlines
 from rxcompact.operators.job import Call, Ends, Entry, Job
 from rxcompact.operators.retry import RetryPolicy
+
+_deadline = attrgetter("deadline")
 
 
 class Pool:
@@ -116,7 +119,7 @@ class Pool:
         job.count += 1
         job.overtime = False
         job.worker = worker
-        latest = entries[0].deadline if len(entries) == 1 else max(entry.deadline for entry in entries)
+        latest = entries[0].deadline if len(entries) == 1 else max(map(_deadline, entries))
         job.limit = min(self._loop.time() + self._timeout, latest)
         self._overtime.set(job.limit)
         self._running[job] = None
@@ -153,7 +156,7 @@ class Pool:
         return following
 
     def _settle(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
-        if not any(map(_failed, results)):
+        if not any(issubclass(kind, BaseException) for kind in set(map(type, results))):
             job.entries = ()
             self._ends.succeeded(job, entries, results)
             self._ends.settled()
@@ -260,7 +263,7 @@ class Pool:
 
 
 def _earliest(entries: Sequence[Entry]) -> float:
-    return entries[0].deadline if len(entries) == 1 else min(entry.deadline for entry in entries)
+    return entries[0].deadline if len(entries) == 1 else min(map(_deadline, entries))
 
 
 def _failed(result: Any) -> bool:

@@ -18,7 +18,7 @@ from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
 from rxcompact.operators.stage import PooledStage, call_options, staged
 
-_first_seen = attrgetter("first_seen")
+_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
 
 
 def publish(
@@ -108,7 +108,9 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call:
         answer = sink(Batch(events))
         if hasattr(answer, "__await__"):
             answer = await answer
-        failed: Mapping[int, Any] = answer if isinstance(answer, Mapping) else {}
+        if not answer or not isinstance(answer, Mapping):
+            return [None] * len(events)
+        failed: Mapping[int, Any] = answer
         return [_error(failed.get(position)) for position in range(len(events))]
 
     return deliver
@@ -189,4 +191,4 @@ class PublishStage(PooledStage[Delivered]):
 
     def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
         del results
-        self._emit(Delivered(Batch(entry.compacted for entry in entries), job.count, self._clock.wall()))
+        self._emit(Delivered(Batch(map(_compacted, entries)), job.count, self._clock.wall()))

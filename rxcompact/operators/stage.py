@@ -167,15 +167,18 @@ class PooledStage(ObserverBase[Any], Generic[T]):
         """Return events with their deadlines; dead letters of those that are too old already."""
         now, wall = self._loop.time(), self._clock.wall()
         from_birth = now - wall + self._max_age
-        entries: list[Entry] = []
-        for compacted in items:
-            born = compacted.first_seen
-            entry = Entry(compacted, from_birth + (wall if born is None else born))
+        births = [wall if compacted.first_seen is None else compacted.first_seen for compacted in items]
+        entries = list(map(Entry, items, map(from_birth.__add__, births)))
+        if not births or min(births) + from_birth > now:
+            return entries
+        young: list[Entry] = []
+        for entry in entries:
             if entry.deadline > now:
-                entries.append(entry)
+                young.append(entry)
             else:
-                self._bury("expired", compacted, ExpiredError(self._age(compacted), self._max_age, 0), 0)
-        return entries
+                age = self._age(entry.compacted)
+                self._bury("expired", entry.compacted, ExpiredError(age, self._max_age, 0), 0)
+        return young
 
     def _age(self, compacted: Compacted) -> float:
         return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
