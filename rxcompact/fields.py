@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, tzinfo
+from itertools import chain
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
 
-from rxcompact.errors import DecodeError
+from rxcompact.errors import DecodeError, KeyMapperError
 from rxcompact.timestamps import posix
 
 BOM = b"\xef\xbb\xbf"
@@ -22,6 +24,8 @@ KINDS = bytes.maketrans(b"123456789E", b"000000000e")
 LEADS = {b":", b",", b"[", b"-", b" ", b"\t", b"\r", b"\n"}
 # without three digits of exponent, a number that does not fit a double has more digits than this
 LONG = b"0" * 200
+MAX_LENGTH = 65_536
+"""Characters of a key."""
 
 
 class Json(NamedTuple):
@@ -183,6 +187,7 @@ class JsonKey:
     Args:
         names: Fields, each looked up whole before it is read as a dotted path. Of one field the key is its value, of
             several a tuple of them, of none the whole event. A missing field is None.
+        max_length: Characters of the longest key. An event with a longer one is rejected: keys are held.
 
     >>> JsonKey("id")(b'{"id": "a", "n": 1}')
     'a'
@@ -190,22 +195,31 @@ class JsonKey:
     [('a', Json(text='true')), (1, None)]
     """
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, max_length: int = MAX_LENGTH) -> None:
         self._fields = _Fields(names)
         self._count = len(names)
+        self._max_length = max_length
 
     def __call__(self, event: bytes | Mapping[str, Any]) -> Hashable:
-        if not self._count:
-            return json_key(decode(event))
-        keys = tuple(map(json_key, self._fields.one(event)))
+        values = self._fields.one(event) if self._count else [decode(event)]
+        keys = tuple(map(json_key, values))
+        for key in keys:
+            self._check(key)
         return keys if self._count > 1 else keys[0]
 
     def many(self, events: Sequence[Any]) -> Sequence[Hashable]:
         """Return the keys of a chunk; raises when any event is bad."""
-        if not self._count:
+        if not self._count or not events or not isinstance(events[0], bytes):
             return list(map(self, events))
         columns = [_typed(column) for column in self._fields.many(events)]
+        if max(map(len, events)) > self._max_length:  # else no part of one can be
+            deque(map(self._check, chain(*columns)), maxlen=0)
         return list(zip(*columns, strict=True)) if self._count > 1 else columns[0]
+
+    def _check(self, key: Hashable) -> None:
+        length = len(key.text) if isinstance(key, Json) else len(key) if isinstance(key, str) else 0
+        if length > self._max_length:
+            raise KeyMapperError(f"a key of {length} characters: at most {self._max_length}")
 
     def __repr__(self) -> str:
         return f"JsonKey({', '.join(map(repr, self._fields._names))})"  # pyright: ignore[reportPrivateUsage]

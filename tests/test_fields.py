@@ -7,10 +7,13 @@ from typing import Any
 
 import msgspec
 import pytest
+import reactivex as rx
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rxcompact.errors import DecodeError, TimeMapperError
+from rxcompact import DeadLetter, Window
+from rxcompact import operators as rxo
+from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import Json, JsonKey, JsonTime, decode, json_key, json_value
 
 SCALARS = [
@@ -237,7 +240,7 @@ def test_lines_that_make_json_only_together_are_bad_each(chunk: list[bytes], pat
     mapper = JsonKey(*path)
     expected = [eagerly(line, path) for line in chunk]
     assert [by_fields(mapper, line) for line in chunk] == expected
-    if None in expected:
+    if None in expected or any(line != line.strip() for line in chunk):
         with pytest.raises(Exception):  # noqa: B017 - of whatever kind: then each line is asked for alone
             mapper.many(chunk)
     else:
@@ -287,3 +290,24 @@ def test_a_key_of_an_object_is_the_same_in_any_order_of_its_members(value: str, 
     keys = [JsonKey("k")(line % text.encode()) for text in (first, second)]
     assert keys[0] == keys[1] == JsonKey("k").many([line % second.encode()])[0]
     assert hash(keys[0]) == hash(keys[1])
+
+
+def test_a_key_that_is_too_long_is_refused_and_its_neighbours_are_not() -> None:
+    key = JsonKey("id", max_length=10)
+    assert key.many([b'{"id":1}', b'{"id":2}']) == [1, 2]
+    for value in ("x" * 11, ["x" * 11], {"x" * 11: 1}):
+        long = msgspec.json.encode({"id": value})
+        with pytest.raises(KeyMapperError, match="characters: at most 10"):
+            key(long)
+        with pytest.raises(KeyMapperError):
+            key.many([b'{"id":1}', long])
+    assert key(msgspec.json.encode({"id": "x" * 10, "more": "y" * 100})) == "x" * 10
+    windows: list[Window] = []
+    letters: list[DeadLetter] = []
+    lines = [b'{"id":"a"}', b'{"id":"' + b"x" * (1 << 20) + b'"}', b'{"id":"a", "n":1}']
+    rx.just(lines).pipe(rxo.compact(10, key_mapper=JsonKey("id"), chunked=True, dead_letters=letters.append)).subscribe(
+        windows.append
+    )
+    assert [(c.key, c.count) for window in windows for c in window] == [("a", 2)]
+    assert [letter.reason for letter in letters] == ["key"]
+    assert str(letters[0].error) == "a key of 1048576 characters: at most 65536"
