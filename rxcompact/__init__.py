@@ -9,6 +9,7 @@ from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import Counters, LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
+from rxcompact.receipts import Receipt, Receipted
 from rxcompact.signals import Account
 from rxcompact.sinks import FunctionSink, HttpSink, NdjsonSink
 from rxcompact.sources import HttpSource, IterableSource, NdjsonSource, ObservableSource
@@ -38,6 +39,8 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Published",
+    "Receipt",
+    "Receipted",
     "Reducer",
     "Report",
     "Sink",

@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
+from rxcompact.receipts import Claims
+
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 """Why a window closed: its timespan, its count, the end of the source, or a drain."""
 
@@ -33,6 +35,7 @@ class Compacted(NamedTuple):
 _compacted = partial(tuple.__new__, Compacted)
 
 
+NONE: Claims = ()
 Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]
 
 
@@ -46,15 +49,19 @@ class Window(Sequence[Compacted]):
         received: Events received into it; the counts of its `Compacted` sum to this.
         columns: Five columns, one for each field of `Compacted`; read once, when an item is asked for. The first, of
             keys, tells how many there are.
+        claims: Receipts of a durable source that wait for what is in it.
     """
 
-    __slots__ = ("_columns", "_items", "_size", "closed", "opened", "received", "trigger")
+    __slots__ = ("_columns", "_items", "_size", "claims", "closed", "opened", "received", "trigger")
 
-    def __init__(self, opened: float, closed: float, trigger: Trigger, received: int, columns: Columns) -> None:
+    def __init__(
+        self, opened: float, closed: float, trigger: Trigger, received: int, columns: Columns, *, claims: Claims = NONE
+    ) -> None:
         self.opened = opened
         self.closed = closed
         self.trigger: Trigger = trigger
         self.received = received
+        self.claims = claims
         self._size = len(columns[0])
         self._columns: Columns | None = columns
         self._items: tuple[Compacted, ...] = ()
@@ -78,7 +85,9 @@ class Window(Sequence[Compacted]):
 
     def having(self, items: Sequence[Compacted]) -> Window:
         """Return this window with other items."""
-        return Window.of(self.opened, self.closed, self.trigger, self.received, items)
+        window = Window.of(self.opened, self.closed, self.trigger, self.received, items)
+        window.claims = self.claims
+        return window
 
     @overload
     def __getitem__(self, index: int) -> Compacted: ...

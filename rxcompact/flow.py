@@ -16,6 +16,7 @@ from rxcompact.clock import LoopScheduler
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
+from rxcompact.ledger import Ledger
 from rxcompact.operators import enrich, publish
 from rxcompact.operators.observing import Holder
 from rxcompact.operators.windows import Windows
@@ -47,6 +48,7 @@ class Flow:
         self._on_retry = on_retry
         self._loop = asyncio.get_running_loop()
         self._account = Account()
+        self._ledger = Ledger()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._stages: list[Holder] = []
         self._closed = 0  # distinct events of a reducer that is not
@@ -61,6 +63,7 @@ class Flow:
             self._closed += len(window)
 
         def tell(window: Window) -> None:
+            self._ledger.enter(window)
             on_window(window)
 
         windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(ops.do_action(count))
@@ -141,11 +144,14 @@ class Flow:
         self._account = self._account._replace(**{field: getattr(self._account, field) + 1})
         self._make_room()
         self._on_dead_letter(letter)
+        if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
+            self._ledger.settle(letter.event)
 
     def _delivered(self, delivered: Delivered) -> None:
         self._account = self._account._replace(published=self._account.published + len(delivered.batch))
         self._make_room()
         self._on_delivered(delivered)
+        self._ledger.settle(*delivered.batch)
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -194,7 +200,7 @@ class Flow:
         """Take a chunk of events."""
         self._account = self._account._replace(received=self._account.received + len(chunk))
         if self._chunks is not None:
-            self._chunks.on_next(list(chunk))
+            self._chunks.on_next(chunk if isinstance(chunk, list) else list(chunk))
             return
         for event in chunk:
             error = AbandonedError("it came after the end of the stream")

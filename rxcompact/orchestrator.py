@@ -16,7 +16,7 @@ from rxcompact.observed import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, State
-from rxcompact.supervisor import Supervisor, close
+from rxcompact.supervisor import Supervisor, close, release
 
 DEADLINE = 10.0
 STOPPED, DRAINED = 0.45, 0.9
@@ -210,8 +210,8 @@ class Orchestrator(Observed):
             self._supervisor = None
 
     async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:
-        parts = (self.pipeline.enricher, self.pipeline.sink)
-        await deadline.within(asyncio.gather(*map(close, parts)))
+        parts = (close(self.pipeline.enricher), close(self.pipeline.sink), release(self.pipeline.source))
+        await deadline.within(asyncio.gather(*parts))
         took = asyncio.get_running_loop().time() - began
         failed = flow.ended.exception() is not None
         self._report = Report(flow.account(), took, in_time and not failed)

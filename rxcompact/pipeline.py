@@ -23,7 +23,8 @@ from rxcompact.sinks import FunctionSink
 from rxcompact.sources import IterableSource, ObservableSource
 
 # Beside its method a source, an enricher or a sink may have ``async def aclose()``, awaited when the pipeline stops; a
-# source also before it is subscribed to again. A source whose events are raw JSON lines has a true attribute ``raw``.
+# source when it shall take no more. A source whose events are raw JSON lines has a true attribute ``raw``. A durable
+# one emits `Receipted` chunks, and may have ``async def release()``, awaited when no more receipts will be settled.
 
 
 @runtime_checkable

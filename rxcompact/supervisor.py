@@ -100,6 +100,15 @@ def _attempts() -> RetryCallState:
 
 async def close(part: Any) -> None:
     """Close a source, an enricher or a sink, if it can be closed; of a method the object it belongs to."""
-    aclose: Callable[[], Awaitable[object]] | None = getattr(getattr(part, "__self__", part), "aclose", None)
-    if aclose is not None:
-        await aclose()
+    await _call(getattr(part, "__self__", part), "aclose")
+
+
+async def release(source: Source) -> None:
+    """Have a source with receipts return what was not settled, if it can."""
+    await _call(source, "release")
+
+
+async def _call(part: Any, method: str) -> None:
+    call: Callable[[], Awaitable[object]] | None = getattr(part, method, None)
+    if call is not None:
+        await call()

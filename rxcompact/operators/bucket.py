@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from rxcompact.errors import AccumulatorError, RxCompactError
 from rxcompact.events import Compacted, Trigger, Window
+from rxcompact.receipts import Receipt
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
 Keep: TypeAlias = Literal["first", "last"] | Accumulator
@@ -23,7 +24,7 @@ class Bucket:
     Arrivals are kept as one mark per chunk that brought a new key, not one per event.
     """
 
-    __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "events", "received")
+    __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "claims", "events", "received")
 
     def __init__(
         self, keep: Keep, fields: Collection[Field], reject: Callable[[Any, RxCompactError], None], *, evicts: bool
@@ -31,6 +32,7 @@ class Bucket:
         # a plain dict that loses its oldest key again and again looks longer for it each time
         self.events: dict[Hashable, Any] = OrderedDict() if evicts else {}
         self.received = 0
+        self.claims: list[tuple[Receipt, Iterable[Hashable]]] = []
         self._keep: Keep = keep
         self._reject = reject
         self._counts: Counter[Hashable] | None = Counter() if "count" in fields else None
@@ -101,6 +103,11 @@ class Bucket:
             return False
         return True
 
+    def claim(self, receipt: Receipt, keys: Iterable[Hashable]) -> None:
+        """Have a receipt wait for keys that were added."""
+        receipt.hold()
+        self.claims.append((receipt, dict.fromkeys(keys)))
+
     def evict(self) -> Compacted:
         """Take out the oldest key."""
         key, event = next(iter(self.events.items()))
@@ -127,7 +134,7 @@ class Bucket:
             self._arrivals() if self._marks else _column(self._first, keys),
             _column(self._last, keys),
         )
-        return Window(opened, closed, trigger, self.received, columns)
+        return Window(opened, closed, trigger, self.received, columns, claims=self.claims)
 
     def _arrivals(self) -> Iterator[float]:
         # keys are in order of arrival: each mark holds from its position to the next mark's

@@ -19,6 +19,7 @@ from rxcompact.errors import AbandonedError, ArgumentError, KeyMapperError, NoRo
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import FIELDS, Bucket, Field, Keep
 from rxcompact.operators.handover import HandOver
+from rxcompact.receipts import Receipt
 
 Mapper: TypeAlias = Callable[[Any], Any]
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
@@ -72,6 +73,7 @@ class Windows(ABC):
         self._hand = HandOver()
         self._abandoned = False
         self._full: NoRoomError | None = None
+        self._receipt: Receipt | None = None  # of the chunk that is being added
         self._left = 0  # keys that are in no open bucket any more
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
         self._time_of = options.time_mapper
@@ -88,8 +90,13 @@ class Windows(ABC):
             self.fail(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
+        receipt = self._receipt = getattr(chunk, "receipt", None)
+        if receipt is not None:
+            receipt.hold()
         if chunk:
             self._absorb(*self._map(chunk))
+        if receipt is not None:
+            self._hand.calls.append(receipt.release)  # when what was set aside at the door has been told of
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
         """Return how many keys a chunk has at most that need room."""
@@ -200,12 +207,16 @@ class Windows(ABC):
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
             with suppress(TypeError):  # unhashable
                 bucket.add(keys, events, seen)
+                if self._receipt is not None:
+                    bucket.claim(self._receipt, keys)
                 return
         each: Iterable[Any] = zip(seen, strict=True) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, time in zip(keys, events, each, strict=False):
             try:
                 if self._has_room(index, key, event):
                     self._bucket(index).add((key,), (event,), time)
+                    if self._receipt is not None:
+                        self._bucket(index).claim(self._receipt, (key,))
             except TypeError as error:
                 self._reject(event, KeyMapperError(str(error)))
             if count is not None and len(self._bucket(index).events) >= count:
