@@ -23,6 +23,8 @@ from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import Pipeline, Surroundings
 from rxcompact.signals import Account, RetryScheduled
 
+COUNTED = ("received", "refused", "published", "expired", "rejected", "dropped", "abandoned")
+
 
 class Flow:
     """The stages behind the source. They outlive it: a source may die, or be restarted, and nothing is lost.
@@ -47,7 +49,8 @@ class Flow:
         self._on_dead_letter = on_dead_letter
         self._on_retry = on_retry
         self._loop = asyncio.get_running_loop()
-        self._account = Account()
+        self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
+        self._over = 0  # distinct events that have met their end
         self._ledger = Ledger()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._stages: list[Holder] = []
@@ -127,12 +130,16 @@ class Flow:
 
     def account(self) -> Account:
         """Return what came in and what became of it."""
-        distinct = sum(windows.distinct for windows in self._windows) if self._windows else self._closed
-        now = self._account
-        ended = now.published + now.expired + now.rejected + now.dropped + now.abandoned
-        return now._replace(
-            distinct=distinct, duplicates=now.received - distinct - now.refused, in_flight=distinct - ended
+        now, distinct = self._counts, self._distinct()
+        return Account(
+            **now,
+            distinct=distinct,
+            duplicates=now["received"] - distinct - now["refused"],
+            in_flight=distinct - self._over,
         )
+
+    def _distinct(self) -> int:
+        return sum(windows.distinct for windows in self._windows) if self._windows else self._closed
 
     def held(self) -> dict[str, int]:
         """Return how many distinct events each stage holds."""
@@ -140,15 +147,16 @@ class Flow:
 
     def _dead_letter(self, letter: DeadLetter) -> None:
         at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
-        field = "refused" if at_the_door else letter.outcome
-        self._account = self._account._replace(**{field: getattr(self._account, field) + 1})
+        self._counts["refused" if at_the_door else letter.outcome] += 1
+        self._over += not at_the_door
         self._make_room()
         self._on_dead_letter(letter)
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._ledger.settle(letter.event)
 
     def _delivered(self, delivered: Delivered) -> None:
-        self._account = self._account._replace(published=self._account.published + len(delivered.batch))
+        self._counts["published"] += len(delivered.batch)
+        self._over += len(delivered.batch)
         self._make_room()
         self._on_delivered(delivered)
         self._ledger.settle(*delivered.batch)
@@ -163,11 +171,11 @@ class Flow:
     @property
     def refused(self) -> int:
         """Events that were rejected at the door so far."""
-        return self._account.refused
+        return self._counts["refused"]
 
     def room(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        return max(0, self.limit - self.account().in_flight) if self._chunks is not None else 0
+        return max(0, self.limit - self._distinct() + self._over) if self._chunks is not None else 0
 
     def admits(self, chunk: Sequence[Any]) -> bool:
         """Tell whether there is room for a chunk; duplicates of what is held need none."""
@@ -198,7 +206,7 @@ class Flow:
 
     def push(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
-        self._account = self._account._replace(received=self._account.received + len(chunk))
+        self._counts["received"] += len(chunk)
         if self._chunks is not None:
             self._chunks.on_next(chunk if isinstance(chunk, list) else list(chunk))
             return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 import msgspec
 
 from rxcompact.errors import DecodeError
@@ -36,8 +38,8 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         if inner is not None:
             return _elements(inner)
     lines = body.split(b"\n")
-    # with a brace at either end of each line no value reaches over two: NDJSON, and the common case
-    if len(lines) > 1 and body.count(b"}\n{") == len(lines) - 1 and b"}{" not in body and b"} {" not in body:
+    # where each line has but one pair of braces, at its ends, there is no other way to take it apart
+    if body.count(b"}") == len(lines) == body.count(b"{") and set(map(itemgetter(-1), lines)) == {ord("}")}:
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]

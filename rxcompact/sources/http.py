@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import json
 import zlib
 from typing import Any
 
+import msgspec
 from aiohttp import ClientError, web
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
@@ -106,19 +106,20 @@ class HttpSource:
 
         def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
             self._observer, self._demand = observer, demand
-            starting = self._starting = asyncio.ensure_future(self._start(observer))
+            starting = self._starting = asyncio.ensure_future(self._start(observer, self._closing))
 
             def dispose() -> None:
                 self._observer = None
+                self._listening.clear()
                 self._closing = asyncio.ensure_future(self._close(starting))
 
             return Disposable(dispose)
 
         return Observable(subscribe)
 
-    async def _start(self, observer: ObserverBase[Chunk]) -> None:
-        if self._closing is not None:
-            await self._closing
+    async def _start(self, observer: ObserverBase[Chunk], after: asyncio.Future[None] | None) -> None:
+        if after is not None:
+            await after
         app = web.Application(client_max_size=self._max_body)
         app.router.add_post(self._path, self._post)
         for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
@@ -154,8 +155,11 @@ class HttpSource:
         if self._credentials and not self._may(request):
             return _answer(401, {"error": "credentials"}, {"WWW-Authenticate": "Bearer, Basic"})
         try:
-            async with asyncio.timeout(self._body_timeout):
+            if request.content.is_eof():  # it came with the head
                 lines = lines_of(await self._body(request), self._items)
+            else:
+                async with asyncio.timeout(self._body_timeout):
+                    lines = lines_of(await self._body(request), self._items)
         except TimeoutError:
             return _answer(408, {"error": f"the body took longer than {self._body_timeout} s"}, {"Connection": "close"})
         except DecodeError as error:
@@ -242,4 +246,4 @@ def _bad(lines: list[bytes]) -> list[dict[str, Any]]:
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
     if status >= 400:  # noqa: PLR2004
         body = {"status": status, **body}  # as Elasticsearch has it: rsyslog takes JSON without it for success
-    return web.Response(status=status, body=json.dumps(body).encode(), headers=headers, content_type="application/json")
+    return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type="application/json")
