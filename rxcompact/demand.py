@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from rxcompact.events import DeadLetter
 from rxcompact.signals import Account
 
 
@@ -17,8 +18,8 @@ class Demand(Protocol):
         ...
 
     @property
-    def refused(self) -> int:
-        """Events that were rejected at the door so far."""
+    def refusals(self) -> Sequence[DeadLetter]:
+        """What was rejected at the door of the chunk pushed last."""
         ...
 
     def room(self) -> int:
@@ -42,7 +43,7 @@ class Unbounded:
     """Room for everything."""
 
     limit = 1 << 62
-    refused = 0
+    refusals: Sequence[DeadLetter] = ()
 
     def room(self) -> int:
         return self.limit

@@ -33,6 +33,7 @@ class Flow:
 
     Attributes:
         ended: Done when everything has met its end, or failed with what the stream failed with.
+        refusals: What was rejected at the door of the chunk pushed last.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Flow:
         self._on_retry = on_retry
         self._loop = asyncio.get_running_loop()
         self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
+        self.refusals: list[DeadLetter] = []
         self._over = 0  # distinct events that have met their end
         self._ledger = Ledger()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
@@ -147,6 +149,8 @@ class Flow:
 
     def _dead_letter(self, letter: DeadLetter) -> None:
         at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
+        if at_the_door:
+            self.refusals.append(letter)
         self._counts["refused" if at_the_door else letter.outcome] += 1
         self._over += not at_the_door
         self._make_room()
@@ -167,11 +171,6 @@ class Flow:
     def limit(self) -> int:
         """Distinct events that can be held at all."""
         return self._pipeline.max_in_flight
-
-    @property
-    def refused(self) -> int:
-        """Events that were rejected at the door so far."""
-        return self._counts["refused"]
 
     def room(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
@@ -207,6 +206,8 @@ class Flow:
     def push(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
         self._counts["received"] += len(chunk)
+        if self.refusals:
+            self.refusals = []
         if self._chunks is not None:
             self._chunks.on_next(chunk if isinstance(chunk, list) else list(chunk))
             return

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
+from typing import Any
 
 import msgspec
 
 from rxcompact.errors import DecodeError
-from rxcompact.fields import BOM
+from rxcompact.fields import BOM, decode
 
 _values = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -64,3 +66,31 @@ def _inside(body: bytes, path: str) -> bytes | None:
             return None
         body = bytes(found)
     return body if body.startswith(b"[") else None
+
+
+def undecodable(lines: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
+    """Yield the lines that are no JSON object, and why."""
+    for line in lines:
+        try:
+            decode(line)
+        except DecodeError as error:
+            yield line, str(error)
+
+
+def located(body: bytes, lines: Sequence[bytes], bad: Iterable[tuple[bytes, str]]) -> list[dict[str, Any]]:
+    """Return where in a body lines stand, as JSON: number and line of the event, and what is wrong.
+
+    Args:
+        body: The body, unpacked.
+        lines: What `lines_of` made of it.
+        bad: Some of these very lines, and why they are told of.
+    """
+    reasons = {id(line): why for line, why in bad}
+    found: list[dict[str, Any]] = []
+    end = 0
+    for number, line in enumerate(lines, 1):
+        start = body.find(line, end)  # between one and the next there is nothing but space and commas
+        end = start + len(line)
+        if (why := reasons.pop(id(line), None)) is not None:
+            found.append({"event": number, "line": 1 + body.count(b"\n", 0, start), "reason": why})
+    return found

@@ -16,8 +16,7 @@ from reactivex.disposable import Disposable
 
 from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.fields import decode
-from rxcompact.sources.body import lines_of
+from rxcompact.sources.body import lines_of, located, undecodable
 from rxcompact.sources.gunzip import Gunzip
 from rxcompact.sources.metrics import exposition
 from rxcompact.sources.pull import Chunk
@@ -156,21 +155,22 @@ class HttpSource:
             return _answer(401, {"error": "credentials"}, {"WWW-Authenticate": "Bearer, Basic"})
         try:
             if request.content.is_eof():  # it came with the head
-                lines = lines_of(await self._body(request), self._items)
+                body = await self._body(request)
             else:
                 async with asyncio.timeout(self._body_timeout):
-                    lines = lines_of(await self._body(request), self._items)
+                    body = await self._body(request)
+            lines = lines_of(body, self._items)
         except TimeoutError:
             return _answer(408, {"error": f"the body took longer than {self._body_timeout} s"}, {"Connection": "close"})
         except DecodeError as error:
             return _answer(400, {"error": str(error)})
         except (ConnectionError, ClientError):  # it went away in the middle: nobody reads this, nothing was taken
             return web.Response(status=400)
-        if self._strict and (bad := _bad(lines)):
-            return _answer(400, {"accepted": 0, "rejected": len(bad), "errors": bad[:SHOWN]})
-        return self._take(lines)
+        if self._strict and (bad := list(undecodable(lines))):
+            return _answer(400, {"accepted": 0, "rejected": len(bad), "errors": located(body, lines, bad[:SHOWN])})
+        return self._take(body, lines)
 
-    def _take(self, lines: list[bytes]) -> web.Response:
+    def _take(self, body: bytes, lines: list[bytes]) -> web.Response:
         observer, demand = self._observer, self._demand
         if observer is None or demand is None or self._runner is None:
             return self._come_again("stopping")
@@ -178,12 +178,12 @@ class HttpSource:
             if demand.room() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
             return self._come_again("no room")
-        refused = demand.refused
         observer.on_next(lines)
-        rejected = demand.refused - refused
+        rejected = len(demand.refusals)
         counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
         if rejected:
-            counts["errors"] = _bad(lines)[:SHOWN]
+            told = [(letter.event, str(letter.error)) for letter in demand.refusals[:SHOWN]]
+            counts["errors"] = located(body, lines, told)
         return _answer(400 if rejected and rejected == len(lines) else 202, counts)
 
     def _come_again(self, why: str) -> web.Response:
@@ -230,17 +230,6 @@ class HttpSource:
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})
-
-
-def _bad(lines: list[bytes]) -> list[dict[str, Any]]:
-    """Return which lines are bad, and why."""
-    bad: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            decode(line)
-        except DecodeError as error:
-            bad.append({"line": number, "reason": str(error)})
-    return bad
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
