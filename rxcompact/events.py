@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
 
 from rxcompact.receipts import Claims
+from rxcompact.render import compacted_html, dead_letter_html, window_html
 
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 """Why a window closed: its timespan, its count, the end of the source, or a drain."""
@@ -29,6 +30,9 @@ class Compacted(NamedTuple):
     """POSIX seconds of the key's earliest event: its event time, else its arrival."""
     last_seen: float | None = None
     """POSIX seconds of the key's latest event: its event time, else its arrival."""
+
+    def _repr_html_(self) -> str:
+        return compacted_html(self)
 
 
 # NamedTuple's own constructor is a Python function; windows hold many
@@ -118,6 +122,9 @@ class Window(Sequence[Compacted]):
             f"received={self.received}, distinct={len(self)})"
         )
 
+    def _repr_html_(self) -> str:
+        return window_html(self)
+
 
 Stage: TypeAlias = Literal["compact", "decode", "enrich", "publish"]
 """Where an event met its end."""
@@ -138,6 +145,9 @@ class DeadLetter:
     attempts: int = 0
     age: float | None = None
     """Seconds since birth, where a birth is known."""
+
+    def _repr_html_(self) -> str:
+        return dead_letter_html(self)
 
 
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed

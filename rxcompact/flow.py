@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ from rxcompact.operators import enrich, publish
 from rxcompact.operators.observing import Holder
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import Pipeline, Surroundings
+from rxcompact.render import StageNow
 from rxcompact.signals import Account, RetryScheduled
 
 COUNTED = ("received", "refused", "published", "expired", "rejected", "dropped", "abandoned")
@@ -56,6 +58,8 @@ class Flow:
         self._ledger = Ledger()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._stages: list[Holder] = []
+        self._aside: Counter[str] = Counter()  # dead letters by stage
+        self._errors: dict[str, BaseException] = {}  # the last of each stage
         self._closed = 0  # distinct events of a reducer that is not
         self._waiters: list[asyncio.Future[None]] = []
         self._drain: Subject[None] = Subject()
@@ -108,7 +112,9 @@ class Flow:
 
     def _stage(self, stage: Any) -> dict[str, Any]:
         def before_sleep(state: Any) -> None:
-            self._on_retry(RetryScheduled(stage, state.attempt_number, state.upcoming_sleep, state.outcome.exception()))
+            error = state.outcome.exception()
+            self.blame(stage, error)
+            self._on_retry(RetryScheduled(stage, state.attempt_number, state.upcoming_sleep, error))
 
         return self._pipeline.options(stage) | {
             "before_sleep": before_sleep,
@@ -147,7 +153,23 @@ class Flow:
         """Return how many distinct events each stage holds."""
         return {type(stage).__name__: stage.held() for stage in (*self._windows, *self._stages)}
 
+    def blame(self, stage: str, error: BaseException) -> None:
+        """Remember the last error of a stage."""
+        self._errors[stage] = error
+
+    def stages(self) -> dict[str, StageNow]:
+        """Return what each stage holds, and what went wrong in it."""
+        now = {name: StageNow(aside=self._aside[name], error=self._errors.get(name)) for name in ("source", "decode")}
+        for holder in (*self._windows, *self._stages):
+            name = getattr(holder, "stage", "compact")
+            oldest = getattr(holder, "oldest", lambda: None)()  # a reducer of one's own need not know
+            now[name] = StageNow(holder.held(), oldest, self._aside[name], self._errors.get(name))
+        return now
+
     def _dead_letter(self, letter: DeadLetter) -> None:
+        self._aside[letter.stage] += 1
+        if letter.error is not None:
+            self.blame(letter.stage, letter.error)
         at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
         if at_the_door:
             self.refusals.append(letter)
@@ -237,6 +259,7 @@ class Flow:
             self.ended.set_result(None)
 
     def _fail(self, error: Exception) -> None:
+        self.blame("compact", error)
         self._chunks = None
         if not self.ended.done():
             self.ended.set_exception(error)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase
+from reactivex.abc import DisposableBase
+from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
+from rxcompact.observers.attach import attach
 from rxcompact.observers.hub import Hub
 from rxcompact.signals import BatchPublished, DeadLettered, Signal, State, StateChanged, WindowClosed
 
@@ -20,6 +22,7 @@ class Observed:
     """
 
     def __init__(self) -> None:
+        self._attached: list[tuple[object, DisposableBase]] = []
         self._signals: Hub[Signal] = Hub(self._on_signal)
         self._windows: Hub[Window] = Hub(self._on_signal)
         self._outcomes: Hub[Outcome] = Hub(self._on_signal)
@@ -51,9 +54,26 @@ class Observed:
         """The state, the present one first."""
         return self._states
 
-    def attach(self, observer: ObserverBase[Signal] | Callable[[Signal], object]) -> DisposableBase:
-        """Have an observer, or a function, told of every signal; dispose of what is returned to detach it."""
-        return self._signals.subscribe(observer)  # type: ignore[arg-type]
+    def attach(self, observer: Any) -> DisposableBase:
+        """Have an observer told of what happens; dispose of what is returned to detach it.
+
+        One that is attached is not attached again, so that a notebook's cell may be run again.
+
+        Args:
+            observer: A function of a signal; an RxPY Observer of signals; or an object with some of the methods
+                ``on_signal``, ``on_window``, ``on_outcome``, ``on_dead_letter``, ``on_state``.
+
+        Raises:
+            TypeError: for one that is none of these.
+        """
+        for attached, subscription in self._attached:
+            if attached is observer:
+                return subscription
+        subscription = CompositeDisposable(attach(self, observer))
+        entry = (observer, subscription)
+        self._attached.append(entry)
+        subscription.add(Disposable(lambda: self._attached.remove(entry)))
+        return subscription
 
     def _on_signal(self, what: Signal) -> None:
         self._signals.announce(what)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -15,6 +15,7 @@ from rxcompact.flow import Flow
 from rxcompact.observed import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
+from rxcompact.render import StageNow, orchestrator_html
 from rxcompact.signals import Account, State
 from rxcompact.supervisor import Supervisor, close, release
 
@@ -80,6 +81,11 @@ class Orchestrator(Observed):
         self._report: Report | None = None
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
+        self._time: Callable[[], float] = float
+        self._began, self._ended = 0.0, 0.0
+        self.restarts = 0
+        """How often the source was subscribed to anew, since the last start."""
+        pipeline.run_by(self)
 
     # ── what is to be seen ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -98,8 +104,22 @@ class Orchestrator(Observed):
         """How many distinct events each stage holds."""
         return self._flow.held() if self._flow is not None else {}
 
+    @property
+    def stages(self) -> Mapping[str, StageNow]:
+        """What each stage holds, how old the oldest of it is, and the last error; empty before the first start."""
+        return self._flow.stages() if self._flow is not None else {}
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the last start, or from it until the end."""
+        return (self._ended if self._state in ENDED else self._time()) - self._began
+
+    def _repr_html_(self) -> str:
+        return orchestrator_html(self.pipeline, self)
+
     def _become(self, state: State) -> None:
         if state != self._state:
+            self._ended = self._time()
             old, self._state = self._state, state
             self._on_state(old, state)
 
@@ -116,6 +136,8 @@ class Orchestrator(Observed):
     def _start(self) -> None:
         self._ending = None
         self._report = None
+        self._time = asyncio.get_running_loop().time
+        self._began, self.restarts = self._time(), 0
         self._flow = Flow(
             self.pipeline,
             on_window=self._on_window,
@@ -155,6 +177,7 @@ class Orchestrator(Observed):
             elif self._state == "running" and self._supervisor is not None:
                 self._become("restarting")
                 self._supervisor.pause()
+                self.restarts += 1
                 self._become("running")
                 self._supervise(self._flow)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+from weakref import ref
 
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
@@ -19,6 +20,7 @@ from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
 from rxcompact.operators.windows import Mapper, Overflow
+from rxcompact.render import pipeline_html, pipeline_text
 from rxcompact.sinks import FunctionSink
 from rxcompact.sources import IterableSource, ObservableSource
 
@@ -131,7 +133,7 @@ class Pipeline:
         ArgumentError: for an argument out of range.
     """
 
-    __slots__ = ("_options", "enricher", "max_age", "max_in_flight", "overflow", "reducer", "sink", "source")
+    __slots__ = ("_options", "_runs", "enricher", "max_age", "max_in_flight", "overflow", "reducer", "sink", "source")
 
     def __init__(
         self,
@@ -161,6 +163,7 @@ class Pipeline:
     ) -> None:
         if max_in_flight < 1:
             raise ArgumentError("max_in_flight", max_in_flight, "at least 1")
+        self._runs: list[ref[Any]] = []
         self.source = _source(source)
         # a Subject has a method of that name too, with another meaning
         self.sink: Sink = sink if isinstance(sink, Sink) and not isinstance(sink, ObserverBase) else FunctionSink(sink)
@@ -194,6 +197,16 @@ class Pipeline:
         if hasattr(self, "_options"):
             raise AttributeError(f"a pipeline does not change: {name}")
         super().__setattr__(name, value)
+
+    def run_by(self, orchestrator: Any) -> None:
+        """Show the numbers of this orchestrator from now on, as long as there is one."""
+        self._runs[:] = [ref(orchestrator)]
+
+    def __repr__(self) -> str:
+        return pipeline_text(self)
+
+    def _repr_html_(self) -> str:
+        return pipeline_html(self, self._runs[0]() if self._runs else None)
 
     def options(self, stage: str) -> dict[str, Any]:
         """Return the options of an operator."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from rxcompact.events import DeadLetter, Stage, Trigger
+from rxcompact.render import account_html
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 
@@ -34,6 +35,9 @@ class Account(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
+
+    def _repr_html_(self) -> str:
+        return account_html(self)
 
 
 @dataclass(frozen=True, slots=True)

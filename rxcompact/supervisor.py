@@ -83,6 +83,7 @@ class Supervisor:
         attempts.set_exception((type(error), error, error.__traceback__))
         wait = self._next_wait(attempts)
         self._timer = self._loop.call_later(wait, self._subscribe)
+        self._flow.blame("source", error)
         self._announce(SourceFailed(error, attempts.attempt_number, wait))
         attempts.prepare_for_next_attempt()
 

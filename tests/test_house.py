@@ -16,7 +16,7 @@ import rxcompact
 PACKAGE = Path(rxcompact.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ["rxcompact", *(f"rxcompact.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if room.ispkg)]
-EXTRAS = ("async_solipsism", "prometheus_client", "rich")
+EXTRAS = ("async_solipsism", "opentelemetry", "pandas", "prometheus_client", "rich", "tqdm")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
@@ -41,7 +41,7 @@ def test_the_core_needs_no_extra() -> None:
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({EXTRAS}))\n"  # None: importing it raises
         "import rxcompact, rxcompact.__main__\n"
-        "import rxcompact.operators, rxcompact.sources, rxcompact.sinks\n"
+        "import rxcompact.operators, rxcompact.sources, rxcompact.sinks, rxcompact.observers\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 

@@ -108,6 +108,12 @@ class Bucket:
         receipt.hold()
         self.claims.append((receipt, dict.fromkeys(keys)))
 
+    def oldest(self) -> float | None:
+        """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
+        if self._first:  # event times, in any order
+            return min(self._first.values())
+        return self._marks[0][1] if self._marks and self.events else None
+
     def evict(self) -> Compacted:
         """Take out the oldest key."""
         key, event = next(iter(self.events.items()))

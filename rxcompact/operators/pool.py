@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
@@ -53,6 +54,11 @@ class Pool:
     def held(self) -> int:
         """Return how many events are queued, called for, or waiting to be tried again."""
         return sum(len(job.entries) for jobs in (self._queue, self._waiting, self._running) for job in jobs)
+
+    def earliest(self) -> float | None:
+        """Return the deadline, in the loop's seconds, that comes first of all that is held."""
+        jobs = chain(self._queue, self._waiting, self._running)
+        return min((_earliest(job.entries) for job in jobs if job.entries), default=None)
 
     def idle(self) -> bool:
         """Tell whether nothing is held."""

@@ -137,6 +137,11 @@ class PublishStage(PooledStage[Delivered]):
     def held(self) -> int:
         return len(self._open) + self._pool.held()
 
+    def oldest(self) -> float | None:
+        ages = [self._age(compacted) for compacted in self._open]
+        called = super().oldest()
+        return max(ages if called is None else [*ages, called], default=None)
+
     def _is_empty(self) -> bool:
         return not self._open and super()._is_empty()
 

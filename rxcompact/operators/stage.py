@@ -156,6 +156,11 @@ class PooledStage(ObserverBase[Any], Generic[T]):
     def held(self) -> int:
         """Return how many events are on their way through."""
 
+    def oldest(self) -> float | None:
+        """Return the age of the oldest event that is called for, or waits for it, seconds."""
+        earliest = self._pool.earliest()
+        return None if earliest is None else self._max_age - (earliest - self._loop.time())
+
     def _is_empty(self) -> bool:
         """Tell whether nothing is held, without counting."""
         return self._pool.idle()

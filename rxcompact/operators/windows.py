@@ -133,6 +133,12 @@ class Windows(ABC):
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
 
+    def oldest(self) -> float | None:
+        """Return the age of the oldest event held, seconds."""
+        bucket = self._oldest()
+        born = None if bucket is None else bucket.oldest()
+        return None if born is None else self.clock.wall() - born
+
     @property
     def distinct(self) -> int:
         """How many keys the buckets have held so far, the open ones included."""

@@ -1,0 +1,100 @@
+"""Time on paper: axes, their ticks, symbols for keys, counts in bins."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from math import ceil, floor, log10
+from string import ascii_letters
+from typing import NamedTuple
+
+from rxcompact.render.marks import Amount, Marks, WindowMark
+
+LETTERS = len(ascii_letters)
+_STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
+"""Seconds that people like between ticks."""
+
+
+class Axis(NamedTuple):
+    """A span of time."""
+
+    start: float
+    end: float
+
+    @property
+    def length(self) -> float:
+        """Seconds; never zero."""
+        return (self.end - self.start) or 1.0
+
+    def share(self, at: float) -> float:
+        """Return where an instant lies: 0 at the start, 1 at the end, and what lies outside at the nearer of them."""
+        return min(1.0, max(0.0, (at - self.start) / self.length))
+
+    def step(self, most: int) -> float:
+        """Return the least round number of seconds that makes no more steps than that."""
+        least = self.length / most
+        power = 10.0 ** floor(log10(least))
+        round_ones: Iterable[float] = _STEPS if least > 1 else (power, 2 * power, 5 * power, 10 * power)
+        return next((step for step in round_ones if step >= least), 86_400.0 * ceil(least / 86_400))
+
+    def ticks(self, most: int) -> list[float]:
+        """Return round numbers of seconds since the start."""
+        step = self.step(most)
+        return [number * step for number in range(floor(self.length / step + 1e-9) + 1)]
+
+
+class Axes(NamedTuple):
+    """When events came and windows were, and when everything else happened.
+
+    They are one, unless windows are of an event time that has nothing to do with the clock, as in a replay.
+    """
+
+    events: Axis
+    clock: Axis
+
+
+def axes(marks: Marks) -> Axes:
+    """Return the axes of a recording."""
+    clock = Axis(*marks.clock)
+    if not marks.windows:
+        return Axes(clock, clock)
+    if any(_foreign(window, clock.end - clock.start) for window in marks.windows):
+        return Axes(Axis(*marks.opened), clock)
+    both = Axis(min(clock.start, marks.opened[0]), max(clock.end, marks.opened[1]))
+    return Axes(both, both)
+
+
+def _foreign(window: WindowMark, recorded: float) -> bool:
+    lateness = abs(window.at - window.closed)
+    return lateness > max(recorded, 10 * (window.closed - window.opened))
+
+
+def within(window: WindowMark, at: float | None) -> float:
+    """Return an instant in the window's span: an event's own time may lie elsewhere."""
+    return min(window.closed, max(window.opened, window.opened if at is None else at))
+
+
+def symbols(marks: Marks) -> dict[Hashable, str]:
+    """Return a letter for each key, in the order the keys came, for the first `LETTERS` of them."""
+    keys = dict.fromkeys(event.key for event in marks.events)
+    keys.update(dict.fromkeys(outcome.key for outcome in marks.outcomes if outcome.key is not None))
+    return dict(zip(keys, ascii_letters, strict=False))
+
+
+def spread(axis: Axis, size: int, amounts: Iterable[Amount]) -> list[float]:
+    """Return the sums in bins of equal length.
+
+    Args:
+        axis: What is divided.
+        size: Into how many bins.
+        amounts: Spread evenly over their time.
+    """
+    bins = [0.0] * size
+    for start, end, amount in amounts:
+        left, right = axis.share(start) * size, axis.share(end) * size
+        first, last = min(size - 1, int(left)), min(size - 1, ceil(right) - 1)
+        if last <= first or right <= left:
+            bins[first] += amount
+            continue
+        for index in range(first, last + 1):
+            bins[index] += amount * (min(right, index + 1) - max(left, index)) / (right - left)
+    return bins

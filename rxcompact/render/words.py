@@ -1,0 +1,65 @@
+"""Values as short, harmless text."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from html import escape as escape_html
+from reprlib import Repr
+from typing import Any
+
+# what XML 1.0 does not allow, not even escaped
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_reprs = Repr()
+_reprs.maxdict = _reprs.maxlist = _reprs.maxtuple = 8
+_reprs.maxstring = _reprs.maxother = 200
+
+
+def escape(text: str) -> str:
+    """Return text for XML and HTML, in elements and attributes."""
+    return escape_html(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text))
+
+
+def short(value: Any, length: int = 80) -> str:
+    """Return a value on one line, as much of it as fits. Never raises, whatever the value's own ``__repr__`` does."""
+    try:
+        plain = value if type(value) is str and value.isprintable() and value else _reprs.repr(value)
+        text = " ".join(plain.split())
+        if not text.isprintable():  # neither a terminal nor XML takes everything
+            text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+    except Exception as error:  # noqa: BLE001 - a display must not fail for what it shows
+        text = f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the unit that suits them.
+
+    >>> [duration(seconds) for seconds in (0, 0.0125, 1.5, 90, 86_400)]
+    ['0 s', '12.5 ms', '1.5 s', '1.5 min', '1 d']
+    """
+    size, unit = next((unit for unit in _UNITS if abs(seconds) >= unit[0]), (1.0, "s"))
+    number = seconds / size
+    # three digits, but the hours of 1,000 days are no power of ten
+    return f"{number:.3g} {unit}" if abs(number) < 1000 else f"{number:,.0f} {unit}"  # noqa: PLR2004
+
+
+def instant(seconds: float | None) -> str:
+    """Return POSIX seconds as a date and time, UTC.
+
+    >>> instant(1_700_000_000.25)
+    '2023-11-14 22:13:20.250'
+    """
+    if seconds is None:
+        return "-"
+    try:
+        moment = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):  # no date
+        return f"{seconds:g}"
+    return moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{moment.microsecond // 1000:03}" if moment.microsecond else "")
+
+
+def error_name(error: BaseException | None) -> str:
+    """Return what an error is, not what it says, which may be secret."""
+    return "" if error is None else type(error).__name__

@@ -1,0 +1,209 @@
+"""The recorder: what it keeps, what it lets go, and that it is passive."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reactivex as rx
+
+from rxcompact import Compacted, DeadLetter, Orchestrator, Pipeline, Published, Window
+from rxcompact.errors import ArgumentError
+from rxcompact.observers import Recorder, Recording, attach
+from rxcompact.observers.timeline import Timeline
+from rxcompact.signals import ObserverFailed, RetryScheduled, SourceFailed
+from rxcompact.testing import START
+
+
+def window(at: float, *keys: Any, count: int = 1) -> Window:
+    items = [Compacted(key, {"body": "secret"}, count, at, at + 1) for key in keys]
+    return Window.of(at, at + 5, "time", count * len(keys), items)
+
+
+def test_it_records_what_happened_when(record: Callable[..., Recording]) -> None:
+    recording = record()
+    assert recording.totals == {
+        "windows": 3, "received": 8, "distinct": 5, "retries": 1, "rejected": 1, "published": 4,
+    }  # fmt: skip
+    seen = [(event.key, event.count, event.first_seen, event.last_seen) for event in recording.events]
+    assert seen[:2] == [("db", 3, START, START + 3), ("web", 1, START + 1, START + 1)]
+    (retry,) = recording.retries
+    assert (retry.at, retry.stage, retry.attempt, retry.wait, retry.error) == (
+        START + 5,
+        "enrich",
+        1,
+        2.0,
+        "TransientError",
+    )
+    ends = {(mark.outcome, mark.key): mark.at - START for mark in recording.outcomes}
+    assert ends["published", "db"] == pytest.approx(5, abs=0.01)
+    assert ends["rejected", "bad"] == pytest.approx(10, abs=0.01)
+    assert [mark.state for mark in recording.states] == ["running", "draining", "stopped"]
+
+
+def test_its_memory_has_a_bound_and_its_totals_are_right_all_the_same() -> None:
+    recorder = Recorder(limit=50)
+    sizes: list[int] = []
+    tracemalloc.start()
+    for n in range(4000):
+        recorder.on_window(window(n * 5.0, *range(100)))
+        recorder.on_outcome(Published(Compacted(n, None, 1), 1, 1.0))
+        recorder.on_signal(RetryScheduled("enrich", 1, 1.0, ValueError()))
+        if n % 2000 == 1999:
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    recording = recorder.recording
+    assert max(map(len, (recording.windows, recording.events, recording.retries, recording.outcomes))) == 50
+    assert recording.totals["received"] == 400_000
+    assert sum(amount for _, _, amount in recording.rates["received"]) == pytest.approx(400_000)
+    assert recording.opened == (0.0, 4000 * 5.0)
+    assert max(sizes) < 500_000  # all of it would be a hundred times that
+
+
+def test_of_a_window_too_large_the_latest_are_kept() -> None:
+    recorder = Recorder(limit=3)
+    recorder.on_window(window(0, *range(10)))
+    assert [event.key for event in recorder.recording.events] == [7, 8, 9]
+
+
+def test_neither_events_nor_what_errors_say_are_kept() -> None:
+    recorder = Recorder()
+    recorder.on_window(window(0, "key"))
+    error = ValueError("password")
+    letter = DeadLetter("rejected", {"body": "secret"}, "compact", "key", error)
+    recorder.on_outcome(letter)
+    for signal in (
+        RetryScheduled("enrich", 1, 1.0, error),
+        SourceFailed(error, 1, 1.0),
+        ObserverFailed("x", error, 1, False),
+    ):
+        recorder.on_signal(signal)
+    recording = recorder.recording
+    everything = (
+        f"{recording!r}{recording.svg()}{recording.states}{recording.outcomes}{recording.events}{recording.retries}"
+    )
+    assert "ValueError" in everything
+    assert "secret" not in everything
+    assert "password" not in everything
+
+
+def test_a_recording_does_not_change_any_more() -> None:
+    recorder = Recorder()
+    recorder.on_window(window(0, "a"))
+    before = recorder.recording
+    shown = repr(before)
+    recorder.on_window(window(5, "b"))
+    assert repr(before) == shown
+    assert repr(recorder) != shown
+    assert recorder._repr_mimebundle_()["text/plain"] == repr(recorder)
+
+
+async def test_it_may_come_late_and_go_early() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(
+        Pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
+    )
+    early, late = Recorder(), Recorder()
+    attached = attach(orchestrator, early)
+    async with orchestrator:
+        subject.on_next({"id": 1})
+        await orchestrator.restart()
+        attach(orchestrator, late)
+        attached.dispose()
+    assert "windows" not in early.recording.totals
+    assert late.recording.totals == {"windows": 1, "received": 1, "distinct": 1, "published": 1}
+    assert [mark.state for mark in late.recording.states] == ["running", "draining", "stopped"]
+
+
+async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(
+        Pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
+    )
+    recorder = Recorder()
+    attach(orchestrator, recorder)
+    hubs = [orchestrator._signals, orchestrator._windows, orchestrator._outcomes, orchestrator._states]
+    observers = [hub._observers for hub in hubs]
+
+    def look() -> None:
+        before = (orchestrator.account, orchestrator.state, recorder.recording)
+        for _ in range(2):
+            recorder._repr_mimebundle_()
+            recorder.recording.svg()
+            repr(recorder)
+        assert before == (orchestrator.account, orchestrator.state, recorder.recording)
+        assert [hub._observers for hub in hubs] == observers
+
+    look()
+    async with orchestrator:
+        subject.on_next({"id": 1})
+        look()
+    look()
+    assert orchestrator.account.published == 1
+
+
+async def test_a_failed_run_is_shown_too() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(
+        Pipeline(
+            source=subject,
+            key_mapper="id",
+            timespan=5,
+            sink=lambda _: None,
+            max_age=60,
+            max_in_flight=1,
+            overflow="error",
+        )
+    )
+    recorder = Recorder()
+    attach(orchestrator, recorder)
+    await orchestrator.start()
+    for key in range(3):
+        subject.on_next({"id": key})
+    with pytest.raises(Exception, match="no room"):
+        await orchestrator.wait()
+    assert repr(recorder).splitlines()[0].endswith("#")
+    assert "failed" in recorder.recording.svg()
+
+
+def test_it_is_saved_as_a_picture_or_as_text(record: Callable[..., Recording], tmp_path: Path) -> None:
+    recording = record()
+    assert recording.save(tmp_path / "run.svg").read_text(encoding="utf-8") == recording.svg()
+    assert recording.save(str(tmp_path / "run.txt")).read_text(encoding="utf-8") == f"{recording!r}\n"
+    with pytest.raises(ArgumentError, match="run.png"):
+        recording.save(tmp_path / "run.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.svg", "run.txt"]
+
+
+def test_it_is_a_table(record: Callable[..., Recording]) -> None:
+    pd = pytest.importorskip("pandas")
+    table = record().to_pandas()
+    assert dict(table["kind"].value_counts()) == {"event": 5, "outcome": 5, "window": 3, "state": 3, "retry": 1}
+    assert table["at"].is_monotonic_increasing
+    events = table[table["kind"] == "event"]
+    assert events["count"].sum() == table["received"].sum() == 8
+    assert events["first_seen"].min() == pd.Timestamp(START, unit="s", tz="UTC")
+    published = table[table["outcome"] == "published"]
+    assert set(published["key"]) == {"db", "web", "mail"}
+    assert published["age"].max() == pytest.approx(6, abs=0.01)
+    assert list(Recorder().recording.to_pandas().columns) == ["kind", "at"]
+
+
+def test_a_limit_must_leave_something() -> None:
+    with pytest.raises(ArgumentError, match="limit"):
+        Recorder(limit=0)
+
+
+def test_a_timeline_loses_nothing_and_has_a_bound() -> None:
+    timeline = Timeline(bins=10)
+    for n in range(1000):
+        timeline.add(n * 7.0, n * 7.0 + n % 3, 2)
+    amounts = timeline.amounts()
+    assert len(amounts) <= 10
+    assert sum(amount for _, _, amount in amounts) == pytest.approx(2000)
+    assert all(before[1] <= after[0] for before, after in zip(amounts, amounts[1:], strict=False))
+    half = sum(amount for start, _, amount in amounts if start < 3500)
+    assert half == pytest.approx(1000, rel=0.3)

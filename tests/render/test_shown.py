@@ -1,0 +1,137 @@
+"""Objects show themselves: idle, running and failed, and by being shown nothing changes."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import reactivex as rx
+
+from rxcompact import Account, Compacted, DeadLetter, Orchestrator, Pipeline, Window
+from rxcompact.errors import NoRoomError, TransientError
+from rxcompact.observers import Counters, Recorder
+
+
+def rows(thing: Any) -> dict[str, list[str]]:
+    tree = ET.fromstring(f"<div>{thing._repr_html_()}</div>")
+    lines = [["".join(cell.itertext()) for cell in row.iter("td")] for row in tree.iter("tr")]
+    return {line[0]: line[1:] for line in lines if line}
+
+
+def pipeline(source: Any, **options: Any) -> Pipeline:
+    settings = {"key_mapper": "id", "timespan": 10, "max_age": 60, "batch_timespan": 5} | options
+    return Pipeline(source=source, sink=lambda _: None, **settings)
+
+
+def look(orchestrator: Orchestrator) -> dict[str, list[str]]:
+    """Show it and its pipeline twice; nothing may change by it."""
+    hubs = ("_signals", "_windows", "_outcomes", "_dead_letters", "_states")
+
+    def state() -> tuple[Any, ...]:
+        observers = tuple(getattr(orchestrator, hub)._observers for hub in hubs)
+        return orchestrator.account, orchestrator.state, orchestrator.held, observers
+
+    before = state()
+    shown = rows(orchestrator)
+    assert rows(orchestrator) == shown == rows(orchestrator.pipeline)
+    assert repr(orchestrator.pipeline).startswith("<Pipeline ")
+    assert state() == before
+    return shown
+
+
+async def test_a_pipeline_shows_what_each_stage_holds_and_how_old_it_is() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+
+    async def lookup(event: Any) -> Any:
+        if event["id"] == "bad":
+            raise TransientError
+        return event
+
+    orchestrator = Orchestrator(pipeline(subject, enricher=lookup, wait=lambda _: 25))
+    assert {cell for row in look(orchestrator).values() for cell in row[1:-1]} == {"-"}
+    async with orchestrator:
+        for key in ("a", "bad", "a"):
+            subject.on_next({"id": key})
+        await asyncio.sleep(4)
+        shown = look(orchestrator)
+        assert shown["compact"][1:5] == ["3", "0", "2", "4 s"]
+        await asyncio.sleep(7)  # the window is closed; a waits for its batch, bad for its next attempt
+        shown = look(orchestrator)
+        assert shown["compact"][1:5] == ["3", "2", "0", "-"]
+        assert shown["enrich"][1:] == ["2", "1", "1", "11 s", "0", "TransientError"]
+        assert shown["publish"][1:5] == ["1", "0", "1", "11 s"]
+        await orchestrator.restart()
+        assert (orchestrator.uptime, orchestrator.restarts) == (pytest.approx(11, abs=0.1), 1)
+        assert "1 restart" in orchestrator._repr_html_()
+    await asyncio.sleep(1000)
+    assert orchestrator.uptime < 30
+    assert look(orchestrator)["publish"][2] == "1"
+
+
+async def test_event_time_windows_tell_their_oldest_too() -> None:
+    loop: Any = asyncio.get_running_loop()
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(pipeline(subject, time_mapper="ts", lateness=100, max_age=1000))
+    async with orchestrator:
+        for key, ago in (("a", 3), ("b", 7), ("c", 1)):
+            subject.on_next({"id": key, "ts": loop.wall() - ago})
+        await asyncio.sleep(1)
+        assert look(orchestrator)["compact"][3:5] == ["3", "8 s"]
+
+
+async def test_a_failed_one_says_what_failed() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(pipeline(subject, max_in_flight=1, overflow="error"))
+    await orchestrator.start()
+    for key in range(3):
+        subject.on_next({"id": key})
+    with pytest.raises(NoRoomError):
+        await orchestrator.wait()
+    assert orchestrator.state == "failed"
+    assert look(orchestrator)["compact"][-1] == "NoRoomError"
+
+
+async def test_a_source_that_died_is_blamed() -> None:
+    orchestrator = Orchestrator(pipeline(rx.throw(OSError("gone"))))
+    async with orchestrator:
+        await asyncio.sleep(1)
+        assert look(orchestrator)["source"][-1] == "OSError"
+
+
+async def test_a_pipeline_does_not_keep_what_ran_it() -> None:
+    description = pipeline(rx.Subject())
+    orchestrator = Orchestrator(description)
+    del orchestrator
+    gc.collect()
+    assert {cell for row in rows(description).values() for cell in row[1:-1]} == {"-"}
+
+
+def test_nouns_show_themselves() -> None:
+    compacted = Compacted("k", {"id": 1}, 2)
+    assert rows(compacted) == {"k": ["2", "-", "-", "{'id': 1}"]}
+    assert rows(Window.of(0, 10, "time", 2, [compacted])) == rows(compacted)
+    assert rows(DeadLetter("expired", compacted, "enrich", "too old"))["reason"] == ["too old"]
+    assert rows(Account(received=4, duplicates=3))["duplicates"] == ["3", "75.0% of received"]
+
+
+async def test_a_cell_that_is_run_again_does_not_attach_again() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(pipeline(subject))
+    counters, recorder = Counters(), Recorder()
+    for _ in range(3):
+        attached = [orchestrator.attach(counters), orchestrator.attach(recorder)]
+    async with orchestrator:
+        subject.on_next({"id": 1})
+    assert counters.counts["received"] == recorder.recording.totals["received"] == 1
+    for subscription in attached:
+        subscription.dispose()
+        subscription.dispose()
+    again = orchestrator.attach(counters)
+    async with orchestrator:
+        subject.on_next({"id": 1})
+    again.dispose()
+    assert counters.counts["received"] == 2
+    assert recorder.recording.totals["received"] == 1

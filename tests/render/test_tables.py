@@ -1,0 +1,172 @@
+"""Tables: well formed, short, and without a word of HTML that is not ours."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from rxcompact import Account, Compacted, DeadLetter, Pipeline, Window
+from rxcompact.errors import ExpiredError, TransientError
+from rxcompact.render import (
+    StageNow,
+    account_html,
+    compacted_html,
+    dead_letter_html,
+    orchestrator_html,
+    pipeline_html,
+    pipeline_text,
+    window_html,
+)
+from rxcompact.testing import START
+
+HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x00\ud800", {"<b>": "&"}]
+
+
+def parsed(html: str) -> ET.Element:
+    return ET.fromstring(f"<div>{html}</div>")
+
+
+def cells(html: str) -> list[list[str]]:
+    return [
+        ["".join(cell.itertext()) for cell in row.iter("td")]
+        for row in parsed(html).iter("tr")
+        if row.find("td") is not None
+    ]
+
+
+def caption(html: str) -> str:
+    return "".join(next(parsed(html).iter("caption")).itertext())
+
+
+def window(size: int) -> Window:
+    return Window.of(
+        START, START + 10, "time", size * 2, [Compacted(n, {"n": n}, 2, START, START + 9.5) for n in range(size)]
+    )
+
+
+def test_a_window_shows_its_first_events_and_how_many_more_there_are() -> None:
+    html = window_html(window(1234))
+    assert caption(html) == "Window: 2,468 received, 1,234 distinct 2023-11-14 22:13:20 UTC, 10 s, closed by time"
+    rows = cells(html)
+    assert len(rows) == 10
+    assert rows[3] == ["3", "2", "2023-11-14 22:13:20", "2023-11-14 22:13:29.500", "{'n': 3}"]
+    assert "and 1,224 more" in html
+    assert "more" not in window_html(window(10))
+
+
+def test_what_was_not_kept_is_a_dash() -> None:
+    assert cells(compacted_html(Compacted("k", b"raw"))) == [["k", "-", "-", "-", "b'raw'"]]
+
+
+def test_a_dead_letter_says_why() -> None:
+    error = ExpiredError(61.0, 60.0, 4)
+    error.__cause__ = TransientError("down")
+    html = dead_letter_html(DeadLetter("expired", Compacted("k", 1), "enrich", "too old", error, 4, 61.0))
+    assert caption(html).startswith("DeadLetter: expired")
+    said = dict(cells(html))
+    assert (said["reason"], said["stage"], said["attempts"], said["age"]) == ("too old", "enrich", "4", "1.02 min")
+    assert "61.000 s" in said["error"]
+    assert said["error"].endswith("after TransientError")
+    assert dict(cells(dead_letter_html(DeadLetter("rejected", 1, "compact", "key"))))["error"] == "-"
+
+
+def test_an_account_is_told_in_shares() -> None:
+    rows = cells(account_html(Account(received=200, duplicates=150, distinct=50, published=40, in_flight=10)))
+    assert ["duplicates", "150", "75.0% of received"] in rows
+    assert ["published", "40", "80.0% of distinct"] in rows
+    assert [name for name, *_ in rows] == [field.replace("_", " ") for field in Account._fields]
+    assert {share for _, _, share in cells(account_html(Account()))} == {""}
+
+
+@pytest.mark.parametrize("said", range(len(HOSTILE)))
+def test_hostile_text_stays_text(said: int) -> None:
+    text: Any = HOSTILE[said]
+    items = [Compacted("k", text, 1)]
+    for html in (
+        window_html(Window.of(0, 1, "time", 1, items)),
+        compacted_html(Compacted(str(text), text)),
+        dead_letter_html(DeadLetter("rejected", text, "compact", str(text), ValueError(text))),
+    ):
+        tree = parsed(html)
+        assert {each.tag for each in tree.iter()} <= {
+            "div",
+            "table",
+            "caption",
+            "b",
+            "span",
+            "thead",
+            "tbody",
+            "tr",
+            "th",
+            "td",
+        }
+        assert {name for each in tree.iter() for name in each.attrib} <= {"style"}
+        assert html.encode()
+
+
+def test_a_large_or_rude_event_is_cut_short() -> None:
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    for event in ("x" * 10**6, list(range(10**5)), Rude(), {"deep": [[[[[[[[]]]]]]]]}):
+        html = compacted_html(Compacted("k", event))
+        assert len(html) < 3000
+        parsed(html)
+
+
+def pipeline(**options: Any) -> Pipeline:
+    async def lookup(event: Any) -> Any:
+        return event
+
+    settings = {"key_mapper": "id", "timespan": 10, "max_age": 60, "enricher": lookup} | options
+    return Pipeline(source=[], sink=print, **settings)
+
+
+def run(**numbers: Any) -> SimpleNamespace:
+    stages = {
+        "source": StageNow(error=ConnectionError("secret")),
+        "compact": StageNow(held=3, oldest=7.5, aside=2),
+        "enrich": StageNow(held=5, oldest=42.0, aside=4, error=TransientError("secret")),
+        "publish": StageNow(held=1, oldest=50.0),
+    }
+    account = Account(received=100, duplicates=65, distinct=33, refused=2, published=20, expired=4, in_flight=9)
+    known = {"state": "running", "account": account, "stages": stages, "uptime": 90.0, "restarts": 1}
+    return SimpleNamespace(**known | numbers)
+
+
+def test_a_pipeline_that_was_not_run_shows_its_stages() -> None:
+    rows = cells(pipeline_html(pipeline()))
+    assert [row[:2] for row in rows] == [
+        ["source", "IterableSource"],
+        ["compact", "10 s by id"],
+        ["enrich", "lookup, 100 at once"],
+        ["publish", "FunctionSink, by 500 or 1 s"],
+    ]
+    assert {cell for row in rows for cell in row[2:-1]} == {"-"}
+    assert [row[0] for row in cells(pipeline_html(pipeline(enricher=None)))] == ["source", "compact", "publish"]
+    assert pipeline_text(pipeline()).startswith("<Pipeline IterableSource → 10 s by id → lookup, 100 at once → ")
+
+
+def test_a_flow_shows_what_went_in_and_out_of_each_stage() -> None:
+    rows = {row[0]: row[2:] for row in cells(orchestrator_html(pipeline(), run()))}
+    # in = out + in flight + set aside, from publish backwards
+    assert rows["publish"] == ["21", "20", "1", "50 s", "0", ""]
+    assert rows["enrich"] == ["30", "21", "5", "42 s", "4", "TransientError"]
+    assert rows["compact"] == ["100", "30", "3", "7.5 s", "2", ""]
+    assert rows["source"] == ["-", "100", "0", "-", "0", "ConnectionError"]
+    # what compact let through and what it holds are the distinct events
+    assert int(rows["compact"][1]) + int(rows["compact"][2]) == run().account.distinct
+
+
+def test_an_orchestrator_shows_its_state() -> None:
+    html = orchestrator_html(pipeline(), run())
+    assert caption(html) == "Orchestrator: running 1.5 min, 1 restart"
+    assert "received 100, duplicates 65" in html
+    assert "secret" not in html
+    idle = orchestrator_html(pipeline(), run(state="idle", stages={}, account=Account()))
+    assert caption(idle) == "Orchestrator: idle not started yet"
+    assert "3 restarts" in caption(orchestrator_html(pipeline(), run(restarts=3)))
