@@ -75,7 +75,9 @@ class Flow:
             self._ledger.enter(window)
             on_window(window)
 
-        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(ops.do_action(count))
+        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(
+            ops.do_action(count, self._shut)
+        )
         if getattr(pipeline.source, "raw", False):
             windows = windows.pipe(ops.map(self._decoded))
         windows = windows.pipe(ops.do_action(tell))
@@ -236,6 +238,10 @@ class Flow:
         for event in chunk:
             error = AbandonedError("it came after the end of the stream")
             self._dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
+
+    def _shut(self, _: Exception) -> None:
+        """Refuse what comes while those inside meet their end: the stream has failed, nobody would look at it."""
+        self._chunks = None
 
     def complete(self) -> None:
         """End when everything that is held has met its end, waits and all."""

@@ -72,7 +72,7 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     except (ArgumentError, OSError) as error:
         parser.error(str(error))
     print(report.account, file=sys.stderr)
-    return 0 if report.in_time else 1
+    return 0 if report.in_time and not report.account.abandoned else 1
 
 
 def pipeline(options: argparse.Namespace) -> Pipeline:

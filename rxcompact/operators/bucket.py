@@ -103,10 +103,11 @@ class Bucket:
             return False
         return True
 
-    def claim(self, receipt: Receipt, keys: Iterable[Hashable]) -> None:
+    def claim(self, receipt: Receipt, keys: Sequence[Hashable]) -> None:
         """Have a receipt wait for keys that were added."""
-        receipt.hold()
-        self.claims.append((receipt, dict.fromkeys(keys)))
+        if keys:
+            receipt.hold()
+            self.claims.append((receipt, dict.fromkeys(keys)))
 
     def oldest(self) -> float | None:
         """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
@@ -122,10 +123,12 @@ class Bucket:
             self._marks.popleft()
         arrived = self._marks[0][1] if self._marks else None
         self._evicted += 1
+        count = None if self._counts is None else self._counts.pop(key)
+        self.received -= count or 0  # which is of what the window has
         return Compacted(
             key,
             event,
-            None if self._counts is None else self._counts.pop(key),
+            count,
             arrived if not self._first else self._first.pop(key),
             None if self._last is None else self._last.pop(key),
         )

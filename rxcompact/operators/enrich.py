@@ -10,7 +10,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.job import Call, Entry, Job
 from rxcompact.operators.observing import Probe
@@ -255,6 +255,15 @@ class EnrichStage(PooledStage[Compacted]):
         for each in (entry, *self._followers(entry)):
             super().abandoned(job, each)
             self._leave(each)
+
+    def dispose(self) -> None:
+        self._run(self._give_up)
+        super().dispose()
+
+    def _give_up(self) -> None:
+        order, self._order = self._order, None
+        for compacted in order.waiting() if order is not None else ():
+            self._bury("abandoned", compacted, AbandonedError("stopped before its turn"), 0)
 
     def _leave(self, entry: Entry) -> None:
         if self._order is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -36,6 +37,27 @@ class Job(Attempts):
         """Whether it was cut short then."""
         self.worker: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
+
+
+_deadline = attrgetter("deadline")
+
+
+def earliest(entries: Sequence[Entry]) -> float:
+    """Return the first deadline."""
+    return entries[0].deadline if len(entries) == 1 else min(map(_deadline, entries))
+
+
+def latest(entries: Sequence[Entry]) -> float:
+    """Return the last deadline."""
+    return entries[0].deadline if len(entries) == 1 else max(map(_deadline, entries))
+
+
+def by_kind(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[list[tuple[Entry, BaseException]]]:
+    """Group what failed alike: one attempt failed, however many events it was for."""
+    kinds: dict[type[BaseException], list[tuple[Entry, BaseException]]] = {}
+    for entry, error in failed:
+        kinds.setdefault(type(error), []).append((entry, error))
+    return kinds.values()
 
 
 class Ends(Protocol):

@@ -24,6 +24,10 @@ class InOrder:
         """Return how many results wait for one before them."""
         return sum(result is not None for result in self._left.values())
 
+    def waiting(self) -> list[Compacted]:
+        """Return the results that wait for one before them."""
+        return [result for result in self._left.values() if result is not None]
+
     def enter(self, entry: Entry) -> None:
         """Stand in line."""
         self._line.append(entry)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from operator import attrgetter
 from typing import Any
 
 from rxcompact.operators.alarm import INFINITY, TICK, Alarm, Deadlines
-from rxcompact.operators.job import Call, Ends, Entry, Job
+from rxcompact.operators.job import Call, Ends, Entry, Job, by_kind, earliest, latest
 from rxcompact.operators.retry import RetryPolicy
 
-_deadline = attrgetter("deadline")
+SUCCESSION = 0.01
+"""Seconds after which a worker that was cancelled is replaced."""
 
 
 class Pool:
@@ -50,6 +50,7 @@ class Pool:
         self._deadlines = Deadlines()  # of queued jobs that found no worker
         self._expiry = Alarm(loop, self._expire_queued)
         self._overtime = Alarm(loop, self._cut_short)
+        self._succession = Alarm(loop, self._succeed)
 
     def held(self) -> int:
         """Return how many events are queued, called for, or waiting to be tried again."""
@@ -58,7 +59,7 @@ class Pool:
     def earliest(self) -> float | None:
         """Return the deadline, in the loop's seconds, that comes first of all that is held."""
         jobs = chain(self._queue, self._waiting, self._running)
-        return min((_earliest(job.entries) for job in jobs if job.entries), default=None)
+        return min((earliest(job.entries) for job in jobs if job.entries), default=None)
 
     def idle(self) -> bool:
         """Tell whether nothing is held."""
@@ -77,16 +78,30 @@ class Pool:
                 waiter.set_result(None)
                 return
         if len(self._workers) < self._max_concurrent:
-            worker = self._loop.create_task(self._work(), name="rxcompact worker")
-            self._workers.add(worker)
-            worker.add_done_callback(self._workers.discard)
+            self._start_worker()
         else:
             self._watch(job)
+
+    def _start_worker(self) -> None:
+        worker = self._loop.create_task(self._work(), name="rxcompact worker")
+        self._workers.add(worker)
+        worker.add_done_callback(self._left)
+
+    def _left(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not self._closed:  # someone else cancelled it: a call, or who shuts the loop down, which then turns no more
+            self._succession.set(self._loop.time() + SUCCESSION)
+
+    def _succeed(self) -> float:
+        while self._queue and len(self._workers) < min(self._max_concurrent, len(self._queue)):
+            self._start_worker()
+        self._ends.settled()
+        return INFINITY
 
     # ── waiting for a worker ──────────────────────────────────────────────────────────────────────────────────────
 
     def _watch(self, job: Job) -> None:
-        deadline = _earliest(job.entries)
+        deadline = earliest(job.entries)
         if deadline < INFINITY:
             self._deadlines.add(job, deadline, len(self._queue))
             self._expiry.set(deadline)
@@ -125,8 +140,7 @@ class Pool:
         job.count += 1
         job.overtime = False
         job.worker = worker
-        latest = entries[0].deadline if len(entries) == 1 else max(map(_deadline, entries))
-        job.limit = min(self._loop.time() + self._timeout, latest)
+        job.limit = min(self._loop.time() + self._timeout, latest(entries))
         self._overtime.set(job.limit)
         self._running[job] = None
         try:
@@ -167,14 +181,20 @@ class Pool:
             self._ends.succeeded(job, entries, results)
             self._ends.settled()
             return
-        failed = [(entry, result) for entry, result in zip(entries, results, strict=True) if _failed(result)]
+        failed = [
+            (entry, result) for entry, result in zip(entries, results, strict=True) if isinstance(result, BaseException)
+        ]
         if len(failed) < len(entries):
-            taken = [(entry, result) for entry, result in zip(entries, results, strict=True) if not _failed(result)]
+            taken = [
+                (entry, result)
+                for entry, result in zip(entries, results, strict=True)
+                if not isinstance(result, BaseException)
+            ]
             self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
         job.entries = retried = []
         now = self._loop.time() + TICK
         wait = 0.0
-        for alike in _by_kind(failed):
+        for alike in by_kind(failed):
             job.error = alike[0][1]
             remaining = max(entry.deadline for entry, _ in alike) - now
             waits, raised = self._next_wait(job, job.error, remaining)
@@ -210,7 +230,7 @@ class Pool:
             return None, raised
 
     def _sleep(self, job: Job) -> None:
-        wake = min(job.due, _earliest(job.entries))
+        wake = min(job.due, earliest(job.entries))
         job.timer = self._loop.call_at(wake, self._wake, job) if wake < INFINITY else None
 
     def _wake(self, job: Job) -> None:
@@ -226,7 +246,7 @@ class Pool:
     def _drop_expired(self, job: Job) -> Sequence[Entry]:
         now = self._loop.time() + TICK
         entries = job.entries
-        if not entries or _earliest(entries) <= now:
+        if not entries or earliest(entries) <= now:
             job.entries = [entry for entry in entries if entry.deadline > now]
             for entry in entries:
                 if entry.deadline <= now:
@@ -254,8 +274,10 @@ class Pool:
         self._running.clear()
         self._queue.clear()
         self._waiting.clear()
+        self._deadlines.clear()
         self._expiry.cancel()
         self._overtime.cancel()
+        self._succession.cancel()
         for worker in self._workers:
             worker.cancel()
         for job in jobs:
@@ -266,19 +288,3 @@ class Pool:
         for entry in job.entries:
             self._ends.abandoned(job, entry)
         job.entries = ()
-
-
-def _earliest(entries: Sequence[Entry]) -> float:
-    return entries[0].deadline if len(entries) == 1 else min(map(_deadline, entries))
-
-
-def _failed(result: Any) -> bool:
-    return isinstance(result, BaseException)
-
-
-def _by_kind(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[list[tuple[Entry, BaseException]]]:
-    """Group what failed alike: one attempt failed, however many events it was for."""
-    kinds: dict[type[BaseException], list[tuple[Entry, BaseException]]] = {}
-    for entry, error in failed:
-        kinds.setdefault(type(error), []).append((entry, error))
-    return kinds.values()

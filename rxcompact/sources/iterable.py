@@ -49,8 +49,14 @@ class IterableSource:
         if not isinstance(self._events, Iterable):
             raise LoopError("an async iterable needs a running asyncio loop")
         events = iter(self._events)
-        while chunk := list(islice(events, self._chunk_size)):
-            yield chunk
+        error: Exception | None = None
+        while error is None:
+            chunk, error = _pulled(events, self._chunk_size)
+            if chunk:
+                yield chunk
+            elif error is None:
+                return
+        raise error
 
     async def _live(self, demand: Demand) -> AsyncGenerator[Chunk, None]:
         if isinstance(self._events, AsyncIterable):
@@ -59,9 +65,15 @@ class IterableSource:
             return
         events = iter(self._events)
         # no more than is asked for: what is pulled and not taken would be lost with this source
-        while chunk := list(islice(events, min(self._chunk_size, max(1, demand.room())))):
-            yield chunk
-            await asyncio.sleep(0)
+        error: Exception | None = None
+        while error is None:
+            chunk, error = _pulled(events, min(self._chunk_size, max(1, demand.room())))
+            if chunk:
+                yield chunk
+                await asyncio.sleep(0)
+            elif error is None:
+                return
+        raise error
 
     async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[Chunk]:
         iterator = aiter(events)
@@ -89,3 +101,13 @@ class IterableSource:
         if pending is not None:
             pending.cancel()
             await asyncio.wait({pending})
+
+
+def _pulled(events: Iterator[Any], size: int) -> tuple[Chunk, Exception | None]:
+    """Return the next events, and what was raised after them, if anything: they came before it."""
+    chunk: Chunk = []
+    try:
+        chunk.extend(islice(events, size))
+    except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream, when these are handed over
+        return chunk, error
+    return chunk, None

@@ -18,13 +18,13 @@ class Door:
     """Listens for a server and lets so many connections in at once; one more is answered 503, and closed.
 
     Args:
-        server: What serves who is let in; of `aiohttp.web.AppRunner` its ``server``.
+        runner: What serves who is let in, set up.
         max_connections: How many at once.
         retry_after: Seconds after which who is turned away should come again.
     """
 
-    def __init__(self, server: web.Server, *, max_connections: int, retry_after: int) -> None:
-        self._server = server
+    def __init__(self, runner: web.BaseRunner, *, max_connections: int, retry_after: int) -> None:
+        self._runner = runner
         self._max = max_connections
         body = json.dumps({"status": 503, "error": f"more than {max_connections} connections (max_connections)"})
         self._answer = (
@@ -54,10 +54,11 @@ class Door:
 
     def enter(self, transport: asyncio.Transport) -> None:
         """Let a connection in, or turn it away."""
-        if self._listener is None:  # accepted while it was closed
+        server = self._runner.server
+        if self._listener is None or server is None:  # accepted while it was closed
             transport.abort()
-        elif len(self._server.connections) < self._max:
-            handler = self._server()
+        elif len(server.connections) < self._max:
+            handler = server()
             transport.set_protocol(handler)
             handler.connection_made(transport)
         elif len(self._leaving) < self._max:

@@ -1,0 +1,173 @@
+"""Sources that die, complete and fail in every other way, and know what the pipeline took of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import reactivex as rx
+from faulty import Dice
+from reactivex.disposable import Disposable
+
+from rxcompact.receipts import Receipt, Receipted
+from rxcompact.sources import IterableSource, ObservableSource
+
+
+class Feed:
+    """Makes events, and knows which of them the pipeline has taken charge of."""
+
+    def __init__(self, dice: Dice, wall: Callable[[], float]) -> None:
+        self.dice = dice
+        self.wall = wall
+        self.given: set[int] = set()
+        self.messages: list[list[int]] = []
+        self.settled: Counter[int] = Counter()
+        self.number = 0
+
+    def event(self, key: Any = None) -> dict[str, Any]:
+        self.number += 1
+        dice = self.dice
+        late = 0 if key is not None else dice.choice([0, 0, 0, 1, 5])
+        if key is None:
+            key = dice.choice([dice.randrange(4), dice.randrange(30), dice.randrange(1000)])
+        event = {"id": key, "ns": [self.number], "ts": self.wall() - late}
+        bad = dice.mood("event") if dice.random() < 0.2 else "up"
+        if bad == "no key":
+            del event["id"]
+        elif bad == "unhashable":
+            event["id"] = [key]
+        elif bad == "no time":
+            event["ts"] = float("nan")
+        return event
+
+    def give(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.given.update(event["ns"][0] for event in events)
+        return events
+
+
+class Hot:
+    """Pushes chunks; cannot wait. Subscribing, unsubscribing and closing may fail."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.observer: Any = None
+
+    def stream(self, _: Any) -> rx.Observable[list[Any]]:
+        if self.feed.dice.mood("source") == "stream raises":
+            raise OSError("stream")
+
+        def subscribe(observer: Any, _: Any = None) -> Any:
+            if self.feed.dice.mood("source") == "subscribe raises":
+                raise OSError("subscribe")
+            self.observer = observer
+
+            def unsubscribe() -> None:
+                if self.observer is observer:
+                    self.observer = None
+                if self.feed.dice.mood("source") == "dispose raises":
+                    raise OSError("dispose")
+
+            return Disposable(unsubscribe)
+
+        return rx.Observable(subscribe)
+
+    async def aclose(self) -> None:
+        match self.feed.dice.mood("source"):
+            case "close raises":
+                raise OSError("close")
+            case "close hangs":
+                await asyncio.sleep(500)
+            case "close is stubborn":
+                for _ in range(20):
+                    try:
+                        await asyncio.sleep(1)
+                    except asyncio.CancelledError:
+                        continue
+
+    def push(self, events: list[dict[str, Any]]) -> None:
+        if self.observer is not None:
+            message = len(self.feed.messages)
+            self.feed.messages.append([event["ns"][0] for event in events])
+            receipt = Receipt(lambda: self.feed.settled.update([message]))
+            self.observer.on_next(Receipted(self.feed.give(events), receipt))
+
+    def die(self) -> None:
+        if self.observer is not None:
+            self.observer.on_error(OSError("died"))
+
+    def complete(self) -> None:
+        if self.observer is not None:
+            self.observer.on_completed()
+
+
+class Streamed:
+    """A Subject, made anew when it has ended; events are gathered and handed over a turn later."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.subject: rx.Subject[Any] = rx.Subject()
+        self.source = ObservableSource(rx.defer(lambda _: self.fresh()))
+
+    def fresh(self) -> rx.Subject[Any]:
+        if self.subject.is_stopped:
+            self.subject = rx.Subject()
+        return self.subject
+
+    def push(self, events: list[dict[str, Any]]) -> None:
+        if self.subject.observers:
+            for event in self.feed.give(events):
+                self.subject.on_next(event)
+
+    def die(self) -> None:
+        self.subject.on_error(OSError("died"))
+
+    def complete(self) -> None:
+        self.subject.on_completed()
+
+
+class Pulled:
+    """An iterator, or an async one, that is given events to give; it can be made to wait."""
+
+    def __init__(self, feed: Feed, *, sync: bool) -> None:
+        self.feed = feed
+        self.waiting: list[dict[str, Any]] = []
+        self.error = self.ended = False
+        self.source = IterableSource(_Again(self.sync) if sync else self)
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        while not self.waiting:
+            await asyncio.sleep(0.05)
+            if self.error or self.ended:
+                error, self.error, self.ended = self.error, False, False
+                raise OSError("died") if error else StopAsyncIteration
+        return self.feed.give([self.waiting.pop(0)])[0]
+
+    def sync(self) -> Any:
+        if self.error and self.feed.dice.random() < 0.5:  # in the middle of a chunk
+            self.error = False
+            raise OSError("died")
+        if not self.waiting:  # an iterator cannot idle: it ends, and the next start goes on
+            raise StopIteration
+        return self.feed.give([self.waiting.pop(0)])[0]
+
+    def push(self, events: list[dict[str, Any]]) -> None:
+        self.waiting += events
+
+    def die(self) -> None:
+        self.error = True
+
+    def complete(self) -> None:
+        self.ended = True
+
+
+class _Again(Iterator[Any]):
+    def __init__(self, following: Callable[[], Any]) -> None:
+        self.following = following
+
+    def __next__(self) -> Any:
+        return self.following()

@@ -1,0 +1,73 @@
+"""A pipeline's life under faults at every boundary, in virtual time, from a seed.
+
+python tests/chaos/soak.py --seeds 1000      many lives
+python tests/chaos/soak.py --seed 17         one of them again
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import sys
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from life import Life
+from loguru import logger
+
+from rxcompact.testing import run
+
+MINUTES = 3.0
+"""Of virtual time; a life costs a fifth of a second of real time."""
+
+
+def soak(seed: int, minutes: float = MINUTES) -> Life:
+    """Live one life; return it, or raise what went wrong."""
+    lives: list[Life] = []
+
+    async def main() -> None:
+        lives.append(Life(seed))
+        await lives[0].live(minutes)
+
+    logger.disable("rxcompact")
+    try:
+        run(main, seed=seed)
+    except BaseException as error:
+        error.add_note(f"replay: python tests/chaos/{Path(__file__).name} --seed {seed} --minutes {minutes}")
+        raise
+    return lives[0]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--minutes", type=float, default=MINUTES)
+    options = parser.parse_args()
+    seeds = range(options.first, options.first + options.seeds) if options.seed is None else [options.seed]
+    events = turns = stops = failed = 0
+    injected: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            life = soak(seed, options.minutes)
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            failed += 1
+            traceback.print_exception(error, limit=None if options.seed is not None else -2)
+            continue
+        events, turns, stops = events + len(life.feed.given), turns + life.witness.turns, stops + life.stops
+        injected.update(life.dice.injected)
+        del life
+        gc.collect()
+    print(f"{len(seeds)} lives: {events} events, {turns} turns checked, {stops} stops, {injected.total()} faults")
+    for fault, number in sorted(injected.items()):
+        print(f"  {number:8} {fault}")
+    print(f"{failed} failed")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
