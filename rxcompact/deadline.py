@@ -28,6 +28,10 @@ class Deadline:
             self._moved.set_result(None)
             self._moved = self._loop.create_future()
 
+    def left(self) -> float:
+        """Return how many seconds are left."""
+        return self._at - self._loop.time()
+
     async def wait(self, future: asyncio.Future[Any], share: float = 1.0) -> bool:
         """Wait until a future is done, or this share of the time is over; tell whether it is done."""
         while not future.done():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from operator import itemgetter
 from typing import Any
@@ -13,6 +16,8 @@ from rxcompact.fields import BOM, decode
 
 _values = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_scanner = json.JSONDecoder()
+_space = re.compile(r"[ \t\r\n]*")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 WHITE = b" \t\r\n"
 MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -40,8 +45,7 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         if inner is not None:
             return _elements(inner)
     lines = body.split(b"\n")
-    # where each line has but one pair of braces, at its ends, there is no other way to take it apart
-    if body.count(b"}") == len(lines) == body.count(b"{") and set(map(itemgetter(-1), lines)) == {ord("}")}:
+    if body.count(b"}") == len(lines) == body.count(b"{") and _is_flat(lines):
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]
@@ -49,11 +53,40 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         return [line for line in (line.strip(WHITE) for line in lines) if line]
 
 
+def _is_flat(lines: Sequence[bytes]) -> bool:
+    """Tell whether a brace is at either end of each line: where there are no others, each is an object."""
+    return all(lines) and {ord("{")} == set(map(itemgetter(0), lines)) and {ord("}")} == set(map(itemgetter(-1), lines))
+
+
 def _elements(array: bytes) -> list[bytes]:
     try:
         return [bytes(element) for element in _array.decode(array)]
     except MALFORMED as error:
+        # half a surrogate pair is malformed to some and not to others; whose it is shows one by one
+        if b"\\u" in array and (elements := _one_by_one(array)) is not None:
+            return elements
         raise DecodeError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
+
+
+def _one_by_one(array: bytes) -> list[bytes] | None:
+    text = array.decode("utf-8", "surrogateescape")
+    elements: list[bytes] = []
+    try:
+        start = _after_space(text, 1)
+        while True:
+            _, end = _scanner.raw_decode(text, start)
+            elements.append(text[start:end].encode("utf-8", "surrogateescape"))
+            end = _after_space(text, end)
+            if text[end] != ",":
+                return elements if text[end:] == "]" else None
+            start = _after_space(text, end + 1)
+    except (ValueError, IndexError, RecursionError):
+        return None
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _space.match(text, position)
+    return position if found is None else found.end()
 
 
 def _inside(body: bytes, path: str) -> bytes | None:
@@ -77,20 +110,26 @@ def undecodable(lines: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
             yield line, str(error)
 
 
-def located(body: bytes, lines: Sequence[bytes], bad: Iterable[tuple[bytes, str]]) -> list[dict[str, Any]]:
+def located(
+    body: bytes, lines: Sequence[bytes], bad: Iterable[tuple[bytes, str]], items: str | None = None
+) -> list[dict[str, Any]]:
     """Return where in a body lines stand, as JSON: number and line of the event, and what is wrong.
 
     Args:
         body: The body, unpacked.
         lines: What `lines_of` made of it.
-        bad: Some of these very lines, and why they are told of.
+        bad: Some of these very lines, in their order, and why they are told of.
+        items: As for `lines_of`.
     """
-    reasons = {id(line): why for line, why in bad}
+    reasons: defaultdict[int, deque[str]] = defaultdict(deque)
+    for line, why in bad:
+        reasons[id(line)].append(why)  # bytes of length 1 are all the same
     found: list[dict[str, Any]] = []
-    end = 0
+    inner = _inside(body, items) if items is not None else None
+    end = 0 if inner is None else body.find(inner)
     for number, line in enumerate(lines, 1):
         start = body.find(line, end)  # between one and the next there is nothing but space and commas
         end = start + len(line)
-        if (why := reasons.pop(id(line), None)) is not None:
-            found.append({"event": number, "line": 1 + body.count(b"\n", 0, start), "reason": why})
+        if whys := reasons.get(id(line)):
+            found.append({"event": number, "line": 1 + body.count(b"\n", 0, start), "reason": whys.popleft()})
     return found

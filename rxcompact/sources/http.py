@@ -14,16 +14,20 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from rxcompact.clock import seconds
 from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError, DecodeError
 from rxcompact.sources.body import lines_of, located, undecodable
 from rxcompact.sources.gunzip import Gunzip
 from rxcompact.sources.metrics import exposition
 from rxcompact.sources.pull import Chunk
+from rxcompact.sources.server import Server
 
 MIB = 1024 * 1024
 SHOWN = 10
 """Bad lines that an answer tells of."""
+CLOSE = {"Connection": "close"}
+"""What is left of a body is not read."""
 
 
 class HttpSource:
@@ -44,6 +48,8 @@ class HttpSource:
         basic: Ask for this user and password.
         max_body: Bytes of the largest body, unpacked.
         body_timeout: Seconds a body may take.
+        header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
+        max_connections: How many at once; one more is answered 503.
         strict: 400 for a body with any bad line, and take none of it.
         retry_after: Seconds after which a refused sender should come again.
     """
@@ -61,11 +67,14 @@ class HttpSource:
         basic: tuple[str, str] | None = None,
         max_body: int = 16 * MIB,
         body_timeout: float = 30.0,
+        header_timeout: float = 30.0,
+        max_connections: int = 1000,
         strict: bool = False,
         retry_after: int = 1,
     ) -> None:
-        if max_body < 1:
-            raise ArgumentError("max_body", max_body, "at least 1")
+        for argument, value in (("max_body", max_body), ("max_connections", max_connections)):
+            if value < 1:
+                raise ArgumentError(argument, value, "at least 1")
         self._host = host
         self._port = port
         self._path = path
@@ -74,10 +83,12 @@ class HttpSource:
         if basic is not None:
             self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
         self._max_body = max_body
-        self._body_timeout = body_timeout
+        self._body_timeout = seconds("body_timeout", body_timeout)
+        self._header_timeout = seconds("header_timeout", header_timeout)
+        self._max_connections = max_connections
         self._strict = strict
-        self._retry_after = str(retry_after)
-        self._runner: web.AppRunner | None = None
+        self._retry_after = retry_after
+        self._server: Server | None = None
         self._observer: ObserverBase[Chunk] | None = None
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
@@ -123,17 +134,18 @@ class HttpSource:
         app.router.add_post(self._path, self._post)
         for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
             app.router.add_get(path, handler)
-        runner = web.AppRunner(app, auto_decompress=False, access_log=None, shutdown_timeout=2.0)
+        server = Server(
+            app,
+            max_connections=self._max_connections,
+            header_timeout=self._header_timeout,
+            retry_after=self._retry_after,
+        )
         try:
-            await runner.setup()
-            site = web.TCPSite(runner, self._host, self._port, reuse_address=True)
-            await site.start()
+            self._port = await server.open(self._host, self._port)
         except OSError as error:
-            await runner.cleanup()
             observer.on_error(error)
             return
-        self._runner = runner
-        self._port = runner.addresses[0][1]
+        self._server = server
         self._listening.set()
 
     async def aclose(self) -> None:
@@ -143,16 +155,26 @@ class HttpSource:
     async def _close(self, starting: asyncio.Future[None] | None) -> None:
         if starting is not None:  # cut short, it would leave its socket
             await asyncio.wait({starting})
-        runner, self._runner = self._runner, None
+        server, self._server = self._server, None
         self._listening.clear()
-        if runner is not None:
-            await runner.cleanup()
+        if server is not None:
+            await server.close()
 
     # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _post(self, request: web.Request) -> web.Response:
+        server = self._server
+        if server is None:
+            return self._come_again("stopping")
+        with server.answering():
+            try:
+                return await self._taken(request)
+            except _RefusalError as refusal:
+                return _answer(refusal.status, {"error": str(refusal)}, refusal.headers)
+
+    async def _taken(self, request: web.Request) -> web.Response:
         if self._credentials and not self._may(request):
-            return _answer(401, {"error": "credentials"}, {"WWW-Authenticate": "Bearer, Basic"})
+            raise _RefusalError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         try:
             if request.content.is_eof():  # it came with the head
                 body = await self._body(request)
@@ -161,18 +183,21 @@ class HttpSource:
                     body = await self._body(request)
             lines = lines_of(body, self._items)
         except TimeoutError:
-            return _answer(408, {"error": f"the body took longer than {self._body_timeout} s"}, {"Connection": "close"})
+            why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
+            raise _RefusalError(408, why, CLOSE) from None
         except DecodeError as error:
-            return _answer(400, {"error": str(error)})
+            raise _RefusalError(400, str(error)) from None
         except (ConnectionError, ClientError):  # it went away in the middle: nobody reads this, nothing was taken
-            return web.Response(status=400)
+            raise _RefusalError(400, "cut off") from None
         if self._strict and (bad := list(undecodable(lines))):
-            return _answer(400, {"accepted": 0, "rejected": len(bad), "errors": located(body, lines, bad[:SHOWN])})
+            return _answer(
+                400, {"accepted": 0, "rejected": len(bad), "errors": located(body, lines, bad[:SHOWN], self._items)}
+            )
         return self._take(body, lines)
 
     def _take(self, body: bytes, lines: list[bytes]) -> web.Response:
         observer, demand = self._observer, self._demand
-        if observer is None or demand is None or self._runner is None:
+        if observer is None or demand is None:
             return self._come_again("stopping")
         if not demand.admits(lines):
             if demand.room() == demand.limit:
@@ -183,11 +208,11 @@ class HttpSource:
         counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
         if rejected:
             told = [(letter.event, str(letter.error)) for letter in demand.refusals[:SHOWN]]
-            counts["errors"] = located(body, lines, told)
+            counts["errors"] = located(body, lines, told, self._items)
         return _answer(400 if rejected and rejected == len(lines) else 202, counts)
 
     def _come_again(self, why: str) -> web.Response:
-        return _answer(503, {"error": why}, {"Retry-After": self._retry_after})
+        return _answer(503, {"error": why}, {"Retry-After": str(self._retry_after)})
 
     def _may(self, request: web.Request) -> bool:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
@@ -196,10 +221,10 @@ class HttpSource:
     async def _body(self, request: web.Request) -> bytes:
         encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("identity", "gzip", "x-gzip", ""):
-            raise web.HTTPUnsupportedMediaType(text=f"Content-Encoding {encoding[:40]!r}: gzip or none")
+            raise _RefusalError(415, f"Content-Encoding {encoding[:40]!r}: gzip or none", CLOSE)
         charset = (request.charset or "utf-8").lower().replace("_", "-")
         if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
-            raise web.HTTPUnsupportedMediaType(text=f"charset {charset[:40]!r}: utf-8 only")
+            raise _RefusalError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
         gunzip = Gunzip() if "gzip" in encoding else None
         body = bytearray()
         async for block in request.content.iter_any():
@@ -208,7 +233,7 @@ class HttpSource:
             except zlib.error as error:
                 raise DecodeError(f"not gzip: {error}") from None
             if len(body) > self._max_body:
-                raise web.HTTPRequestEntityTooLarge(self._max_body, len(body))
+                raise _RefusalError(413, f"the body is longer than {self._max_body} bytes (max_body)", CLOSE)
         if gunzip is not None and body and not gunzip.complete:
             raise DecodeError("gzip is cut short")
         return bytes(body)
@@ -230,6 +255,15 @@ class HttpSource:
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})
+
+
+class _RefusalError(Exception):
+    """What is wrong with a request, and how it is answered."""
+
+    def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

@@ -1,0 +1,115 @@
+"""Rows S34, S35 of the fault table: who may post, where, and what the source says of itself."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+from typing import Any
+
+import pytest
+from source_support import HEAD, Service, served, status_of
+
+
+def test_s34_wrong_methods_are_405_and_wrong_paths_404() -> None:
+    async def test(service: Service) -> None:
+        for method in ("GET", "PUT", "DELETE", "PATCH"):
+            answer = await service.ask(method)
+            assert (answer.status, answer.headers["Allow"]) == (405, "POST")
+        base = service.source.url.removesuffix("events")
+        for path in ("", "other", "events/more"):
+            async with service.client.post(base + path, data=b'{"id":1}') as response:
+                assert response.status == 404
+        assert service.received == 0
+        await service.still_serves()
+
+    served(test, path="/events")
+
+
+def basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+BASIC = {"basic": ("user", "pässword:with:colons")}
+BOTH = BASIC | {"token": "secret"}
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "status"),
+    [
+        ({"token": "secret"}, "Bearer secret", 202),
+        ({"token": "secret"}, "Bearer wrong", 401),
+        ({"token": "secret"}, "Bearer secre", 401),
+        ({"token": "secret"}, "Bearer secrets", 401),
+        ({"token": "secret"}, "secret", 401),
+        ({"token": "secret"}, "Bearer sécret", 401),
+        ({"token": "secret"}, "Basic c2VjcmV0", 401),
+        ({"token": "secret"}, "", 401),
+        ({"token": "secret"}, None, 401),
+        (BASIC, basic("user", "pässword:with:colons"), 202),
+        (BASIC, basic("user", "password"), 401),
+        (BASIC, basic("other", "pässword:with:colons"), 401),
+        (BASIC, "Basic !", 401),
+        (BASIC, None, 401),
+        (BOTH, "Bearer secret", 202),
+        (BOTH, basic("user", "pässword:with:colons"), 202),
+        (BOTH, "Bearer pässword:with:colons", 401),
+        ({}, "Bearer whatever", 202),
+    ],
+)
+def test_s35_credentials_are_right_wrong_or_missing(options: Any, given: str | None, status: int) -> None:
+    async def test(service: Service) -> None:
+        answer = await service.post(b'{"id":1}', {"Authorization": given} if given is not None else None)
+        assert answer.status == status
+        assert ("WWW-Authenticate" in answer.headers) == (status == 401)
+        assert service.received == (status == 202)
+
+    served(test, **options)
+
+
+def test_s35_without_credentials_the_body_is_not_even_read() -> None:
+    async def test(service: Service) -> None:
+        async with service.raw(HEAD + b"Content-Length: 1000000\r\n\r\n{") as (reader, _):
+            assert await status_of(reader) == 401
+        for path in ("healthz", "readyz"):
+            assert (await service.ask("GET", path)).status == 200
+
+    served(test, token="secret")
+
+
+def test_s35_credentials_are_compared_in_constant_time_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time itself cannot be measured here; that `hmac.compare_digest` does it, and for all, can be seen."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def seen(given: bytes, wanted: bytes) -> bool:
+        compared.append((given, wanted))
+        return compare(given, wanted)
+
+    monkeypatch.setattr(hmac, "compare_digest", seen)
+
+    async def test(service: Service) -> None:
+        assert (await service.post(b'{"id":1}', {"Authorization": "Bearer secret"})).status == 202
+
+    served(test, **BOTH)
+    assert [given for given, _ in compared] == [b"Bearer secret"] * 2
+    assert {wanted.split()[0] for _, wanted in compared} == {b"Bearer", b"Basic"}
+
+
+def test_the_account_is_to_be_had_as_metrics() -> None:
+    async def test(service: Service) -> None:
+        await service.post(b'{"id":1}\n{"id":1}\n{"id":2}\nbad')
+        answer = await service.ask("GET", "metrics")
+        assert answer.status == 200
+        assert answer.headers["Content-Type"].startswith("text/plain")
+        samples = dict(line.split(" ") for line in answer.text.splitlines() if not line.startswith("#"))
+        expected = {
+            "received_total": 4,
+            "duplicates_total": 1,
+            "distinct_total": 2,
+            "refused_total": 1,
+            "published_total": 0,
+            "in_flight": 2,
+        }
+        assert {name: float(samples[f"rxcompact_{name}"]) for name in expected} == expected
+
+    served(test)

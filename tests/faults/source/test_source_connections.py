@@ -1,0 +1,220 @@
+"""Row S30 of the fault table: heads that come slowly, and connections that are too many; the door, then the source."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import pytest
+import uvloop
+from aiohttp import web
+from source_support import HEAD, Service, closed, served, status_of, until
+
+from rxcompact.sources import limits
+from rxcompact.sources.limits import Door
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+
+
+class House:
+    """A door with an aiohttp server behind it."""
+
+    def __init__(self, runner: web.AppRunner, door: Door, port: int) -> None:
+        self.runner = runner
+        self.door = door
+        self.port = port
+
+    @property
+    def inside(self) -> int:
+        return len(self.runner.server.connections)
+
+    async def visit(self, request: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        writer.write(request)
+        return reader, writer
+
+
+@asynccontextmanager
+async def house(most: int, *, header_timeout: float = 60.0) -> AsyncIterator[House]:
+    async def hello(_: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    runner = web.AppRunner(app, keepalive_timeout=header_timeout, access_log=None, logger=limits.server_log)
+    await runner.setup()
+    door = Door(runner, max_connections=most, retry_after=7)
+    try:
+        yield House(runner, door, await door.open("127.0.0.1", 0))
+    finally:
+        door.close()
+        await runner.cleanup()
+
+
+def run(main: object, loop: object) -> None:
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main)
+
+
+@LOOPS
+def test_s30_as_many_connections_as_may_be_are_let_in_though_all_come_at_once(loop: object) -> None:
+    async def main() -> None:
+        async with house(5) as it:
+            visits = await asyncio.gather(*(it.visit(REQUEST) for _ in range(10)))
+            statuses = await asyncio.gather(*(status_of(reader) for reader, _ in visits))
+            assert sorted(statuses) == [200] * 5 + [503] * 5
+            assert it.inside == 5
+            late = await it.visit(REQUEST)  # so many are being turned away that it is not even told
+            await closed(late[0])
+            assert it.inside == 5
+            for _, writer in [*visits, late]:
+                writer.close()
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_who_is_turned_away_is_told_why_and_when_to_come_again(loop: object) -> None:
+    async def main() -> None:
+        async with house(1) as it:
+            _, first = await it.visit(REQUEST)
+            await until(lambda: it.inside == 1)
+            reader, writer = await it.visit(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+            writer.write(b" " * 100_000)  # it sends before it reads, as clients do
+            head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"\r\nRetry-After: 7" in head
+            assert b"\r\nContent-Length: %d" % len(body) in head
+            assert json.loads(body) == {"status": 503, "error": "more than 1 connections (max_connections)"}
+            writer.close()
+            first.close()
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_when_one_leaves_another_is_let_in(loop: object) -> None:
+    async def main() -> None:
+        async with house(1) as it:
+            for _ in range(3):
+                reader, writer = await it.visit(REQUEST)
+                assert await status_of(reader) == 200
+                writer.close()
+                await until(lambda: it.inside == 0)
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_who_is_turned_away_and_stays_is_cut_off(loop: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "LINGER", 0.1)
+
+    async def main() -> None:
+        async with house(1) as it:
+            _, first = await it.visit()
+            await until(lambda: it.inside == 1)
+            reader, writer = await it.visit(REQUEST)
+            assert await status_of(reader) == 503
+            async with asyncio.timeout(5):  # it goes on sending
+                with pytest.raises(ConnectionError):
+                    while True:
+                        writer.write(b" " * 1000)
+                        await writer.drain()
+                        await asyncio.sleep(0.01)
+            first.close()
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_closed_it_leaves_no_connection(loop: object) -> None:
+    async def main() -> None:
+        async with house(1) as it:
+            inside, first = await it.visit(REQUEST)
+            await until(lambda: it.inside == 1)
+            outside, second = await it.visit(REQUEST)
+            assert await status_of(outside) == 503
+            it.door.close()
+            await closed(outside)  # long before it would be cut off
+            assert await status_of(inside) == 200  # that one is the server's
+            with pytest.raises(ConnectionRefusedError):
+                await it.visit()
+            first.close()
+            second.close()
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_a_head_that_comes_slowly_is_closed_in_time(loop: object) -> None:
+    """Also behind a request that was answered; and a connection that sends nothing at all."""
+
+    async def main() -> None:
+        async with house(100, header_timeout=0.3) as it:
+            for before in (b"", REQUEST):
+                for slow in (b"", b"GET / HTTP/1.1\r\nX-Slow: "):
+                    reader, writer = await it.visit(before + slow)
+                    began = time.monotonic()
+                    reading = asyncio.ensure_future(closed(reader))
+                    while not reading.done():
+                        if slow:
+                            writer.write(b"x")
+                        await asyncio.sleep(0.02)
+                    assert 0.25 < time.monotonic() - began < 2
+                    writer.close()
+
+    run(main(), loop)
+
+
+def test_s30_the_log_tells_of_errors_but_not_of_requests_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with house(100) as it:
+            for request in (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", HEAD + b"Content-Length: x\r\n\r\n"):
+                reader, writer = await it.visit(request)
+                assert await status_of(reader) == 400
+                writer.close()
+            limits.server_log.error("something else", exc_info=ValueError("of ours"))
+
+    with caplog.at_level(logging.DEBUG):
+        asyncio.run(main())
+    assert [record.message for record in caplog.records if record.name == limits.server_log.name] == ["something else"]
+
+
+# ── the source ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_s30_of_300_slow_heads_each_is_closed_and_the_others_are_served_meanwhile() -> None:
+    async def test(service: Service) -> None:
+        async with AsyncExitStack() as stack:
+            slow = [await stack.enter_async_context(service.raw(HEAD + b"X-Slow: ")) for _ in range(300)]
+            async with asyncio.timeout(2):
+                # kept alive, it might be closed just when it is used again
+                assert (await service.post(b'{"id":1}', {"Connection": "close"})).status == 202
+            await asyncio.gather(*(closed(reader) for reader, _ in slow))
+        await service.still_serves()
+
+    served(test, header_timeout=1.0)
+
+
+def test_s30_of_more_connections_than_may_be_the_last_is_503_and_served_when_there_is_room() -> None:
+    async def test(service: Service) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(20):
+                await stack.enter_async_context(service.raw(HEAD))
+            answer = await service.post(b'{"id":1}')
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "7")
+            assert "max_connections" in answer.json["error"]
+            assert service.received == 0
+
+        async def served_again() -> None:
+            while (await service.post(b'{"id":1}')).status == 503:
+                await asyncio.sleep(0.01)
+
+        await asyncio.wait_for(served_again(), 5)
+
+    served(test, max_connections=20, retry_after=7)

@@ -1,0 +1,131 @@
+"""Rows S44, S45 of the fault table: no room, and bodies that come again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from source_support import HEAD, Service, ndjson, served, until
+
+
+def test_s44_full_it_refuses_what_is_new_and_takes_duplicates_of_what_it_holds() -> None:
+    async def test(service: Service) -> None:
+        for ids, status in (
+            ((1, 2), 202), ((3, 4), 503), ((3, 1, 2, 1, 3), 202), ((4,), 503), ((1,), 202), ((3, 2, 1, 3), 202),
+            ((1, 4), 503),
+        ):  # fmt: skip
+            answer = await service.post(ndjson(*ids))
+            assert answer.status == status
+            assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
+        assert (await service.ask("GET", "readyz")).status == 503
+        assert (await service.ask("GET", "healthz")).status == 200
+        assert "rxcompact_in_flight 3.0" in (await service.ask("GET", "metrics")).text
+        assert sorted(await service.ids()) == [1, 2, 3]
+        account = service.orchestrator.account
+        assert (account.received, account.distinct, account.dropped, account.published) == (12, 3, 0, 3)
+
+    served(test, {"max_in_flight": 3}, retry_after=7)
+
+
+def test_s44_what_is_more_than_can_be_held_at_all_is_413() -> None:
+    async def test(service: Service) -> None:
+        assert (await service.post(ndjson(1, 2, 3, 4))).status == 413
+        assert (await service.post(ndjson(1, 2, 3, 3, 2, 1))).status == 202
+        assert (await service.post(ndjson(1, 2, 3, 4))).status == 503  # for now
+        assert service.orchestrator.account.dropped == 0
+
+    served(test, {"max_in_flight": 3})
+
+
+def test_s44_once_there_is_room_who_came_again_is_taken() -> None:
+    async def test(service: Service) -> None:
+        assert (await service.post(ndjson(1, 2, 3))).status == 202
+        assert (await service.post(ndjson(4))).status == 503
+        await until(lambda: len(service.out) == 3)
+        assert (await service.ask("GET", "readyz")).status == 200
+        assert (await service.post(ndjson(4))).status == 202
+        assert sorted(await service.ids()) == [1, 2, 3, 4]
+
+    served(test, {"max_in_flight": 3, "timespan": 0.2, "batch_timespan": 0.01})
+
+
+def test_s44_many_at_once_that_come_again_all_get_through_and_nothing_is_dropped() -> None:
+    async def test(service: Service) -> None:
+        refused = 0
+
+        async def sender(start: int) -> None:
+            nonlocal refused
+            while (status := (await service.post(ndjson(*range(start, start + 10)))).status) != 202:
+                assert status == 503
+                refused += 1
+                await asyncio.sleep(random.uniform(0.01, 0.05))
+
+        async with asyncio.timeout(8):
+            await asyncio.gather(*map(sender, range(0, 600, 10)))
+        assert refused
+        assert sorted(await service.ids()) == list(range(600))
+        assert service.orchestrator.account.dropped == 0
+
+    served(test, {"max_in_flight": 50, "timespan": 0.02, "batch_timespan": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("options", "body"),
+    [
+        ({"count": 2}, ndjson(1, 2, 1, 2, 1, 2)),
+        (
+            {"time_mapper": "ts", "lateness": 1e6},
+            b"\n".join(b'{"id":1,"ts":%d}' % (1.7e9 + 5000 * n) for n in range(4)),
+        ),
+    ],
+    ids=["windows by count", "windows by event time"],
+)
+def test_s44_what_was_accepted_is_not_dropped_for_want_of_room(options: Any, body: bytes) -> None:
+    async def test(service: Service) -> None:
+        if (await service.post(body)).status == 202:
+            assert service.orchestrator.account.dropped == 0
+
+    served(test, {"max_in_flight": 3} | options)
+
+
+@pytest.mark.parametrize("before", [(), (1, 2, 3)], ids=["empty", "full"])
+def test_s44_a_bad_line_among_duplicates_needs_no_room(before: tuple[int, ...]) -> None:
+    async def test(service: Service) -> None:
+        if before:
+            assert (await service.post(ndjson(*before))).status == 202
+        assert (await service.post(ndjson(1, 1, 1, 1) + b"\nbad")).counts == (202, 4, 1)
+
+    served(test, {"max_in_flight": 3})
+
+
+async def post_and_lose_the_answer(service: Service, body: bytes) -> None:
+    before = service.received
+    async with service.raw(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body):
+        await until(lambda: service.received > before)
+
+
+def test_s45_a_body_that_comes_again_within_the_window_changes_nothing_but_the_counts() -> None:
+    async def test(service: Service) -> None:
+        body = ndjson(1, 2, 3, 2)
+        await post_and_lose_the_answer(service, body)
+        for _ in range(2):
+            assert (await service.post(body)).counts == (202, 4, 0)
+        assert await service.ids() == [1, 2, 3]
+        assert [compacted.count for compacted in service.out] == [3, 6, 3]
+        account = service.orchestrator.account
+        assert (account.received, account.duplicates, account.distinct) == (12, 9, 3)
+
+    served(test, {"max_in_flight": 3})  # nor does it need room
+
+
+def test_s45_behind_the_window_it_is_published_again() -> None:
+    async def test(service: Service) -> None:
+        await post_and_lose_the_answer(service, ndjson(1, 2))
+        await until(lambda: len(service.out) == 2)
+        assert (await service.post(ndjson(1, 2))).status == 202
+        assert await service.ids() == [1, 2, 1, 2]
+        assert {compacted.count for compacted in service.out} == {1}
+
+    served(test, {"timespan": 0.2, "batch_timespan": 0.01})

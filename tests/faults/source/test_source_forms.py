@@ -1,0 +1,117 @@
+"""Rows S2, S4, S7, S9, S14, S15 of the fault table: bodies that are good, in whatever form they come."""
+
+from __future__ import annotations
+
+import pytest
+from source_support import Service, served
+
+FORMS = {
+    "object": (b'{"id":1}', [1]),
+    "object and newline": (b'{"id":1}\n', [1]),
+    "array": (b'[{"id":1},{"id":2}]', [1, 2]),
+    "array over lines": (b'[{"id":1},\n {"id":2}\n]\n', [1, 2]),
+    "array of one": (b'[{"id":1}]', [1]),
+    "NDJSON": (b'{"id":1}\n{"id":2}\n', [1, 2]),
+    "NDJSON without a final newline": (b'{"id":1}\n{"id":2}', [1, 2]),
+    "NDJSON with CRLF": (b'{"id":1}\r\n{"id":2}\r\n', [1, 2]),
+    "NDJSON with empty lines": (b'\n\n{"id":1}\n\n\r\n{"id":2}\n\n', [1, 2]),
+    "NDJSON with spaces": (b' {"id":1} \n\t{"id":2}\n', [1, 2]),
+    "pretty-printed": (b'{\n  "id": 1,\n  "x": {\n    "y": [\n      {}\n    ]\n  }\n}', [1]),
+    "pretty-printed, two": (b'{\n  "id": 1\n}\n{\n  "id": 2\n}\n', [1, 2]),
+    "braces in strings": (b'{"id":"}{"}\n{"id":"}\\n{"}', ["}{", "}\n{"]),
+    "large integer": (b'{"id":123456789012345678901234567890}', [123456789012345678901234567890]),
+}
+TYPES = ["application/json", "text/plain; charset=utf-8", "application/x-ndjson", "application/octet-stream"]
+
+
+async def taken(service: Service, body: bytes, ids: list[object], headers: dict[str, str] | None = None) -> None:
+    assert (await service.post(body, headers)).counts == (202, len(ids), 0)
+    assert service.received == len(ids)
+    assert await service.ids() == ids
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("content_type", TYPES)
+def test_s07_s14_a_body_is_taken_in_any_form_whatever_it_calls_itself(form: str, content_type: str) -> None:
+    body, ids = FORMS[form]
+    served(lambda service: taken(service, body, ids, {"Content-Type": content_type}))
+
+
+def test_s07_a_body_without_a_content_type_is_taken() -> None:
+    async def test(service: Service) -> None:
+        async with service.client.post(
+            service.source.url, data=b'{"id":1}', skip_auto_headers=["Content-Type"]
+        ) as response:
+            assert "Content-Type" not in response.request_info.headers
+            assert response.status == 202
+
+    served(test)
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        (b'{"id":1}{"id":2}{"id":3}', [1, 2, 3]),
+        (b'{"id":1} {"id":2}', [1, 2]),
+        (b'{"id":1}{"id":2}\n{"id":3}', [1, 2, 3]),
+        (b'{"id":1} {"id":2}\n{"id":3}', [1, 2, 3]),
+        (b'{"id":1}\t{"id":2}\r\n\r\n{"id":3} \n', [1, 2, 3]),
+        (b'{"id":{"a":1}}{"id":2}', [{"a": 1}, 2]),
+    ],
+)
+def test_s15_values_one_behind_the_other_are_taken_apart(body: bytes, ids: list[object]) -> None:
+    served(lambda service: taken(service, body, ids))
+
+
+@pytest.mark.parametrize(
+    ("body", "ids"),
+    [
+        (b'{"id":1}{"id":2}\n\n{"id":3}', [1, 2, 3]),
+        (b'{"id":{"a":1}\n,"x":1}', [{"a": 1}]),
+    ],
+)
+def test_s14_s15_values_are_taken_apart_wherever_their_lines_end(body: bytes, ids: list[object]) -> None:
+    served(lambda service: taken(service, body, ids))
+
+
+@pytest.mark.parametrize("body", [b'{"id":1}\n{"id":2}', b'[{"id":1},{"id":2}]', b' \n[{"id":1},{"id":2}]'])
+def test_s04_a_byte_order_mark_is_left_out(body: bytes) -> None:
+    served(lambda service: taken(service, b"\xef\xbb\xbf" + body, [1, 2]))
+
+
+@pytest.mark.parametrize("body", [b'{"id":0,"id":1}', b'[{"id":0,"id":1}]', b'{"id":0,"x":{"id":7},"id":1}'])
+def test_s09_of_a_duplicate_key_the_last_counts(body: bytes) -> None:
+    served(lambda service: taken(service, body, [1]))
+
+
+@pytest.mark.parametrize("body", [b"", b" \r\n", b"\xef\xbb\xbf"])
+def test_s02_an_empty_body_is_400(body: bytes) -> None:
+    async def test(service: Service) -> None:
+        answer = await service.post(body)
+        assert (answer.status, answer.json["error"]) == (400, "empty body")
+        assert service.received == 0
+
+    served(test)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"[ ]\n"])
+def test_s02_an_empty_array_is_no_events(body: bytes) -> None:
+    served(lambda service: taken(service, body, []))
+
+
+@pytest.mark.parametrize(
+    ("items", "body", "ids"),
+    [
+        ("alerts", b'{"version":"4","alerts":[{"id":1},{"id":2}]}\n', [1, 2]),
+        ("alerts", b'{\n "alerts": [\n {"id":1}\n]}', [1]),
+        ("alerts", b'{"alerts":[]}', []),
+        ("alerts", b'[{"id":1}]', [1]),
+        ("alerts", b'{"id":1}', [1]),
+        ("alerts", b'{"id":1,"alerts":"none"}', [1]),
+        ("alerts", b'{"id":1}\n{"id":2}', [1, 2]),
+        ("data.list", b'{"data":{"list":[{"id":1}]}}', [1]),
+        ("data.list", b'{"id":1,"data":null}', [1]),
+    ],
+)
+def test_the_list_may_be_inside_an_object(items: str, body: bytes, ids: list[object]) -> None:
+    served(lambda service: taken(service, body, ids), items=items)

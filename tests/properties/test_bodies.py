@@ -1,0 +1,112 @@
+"""Bodies, keys and times, good and malformed: the package reads what Python's json reads, and never fails."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from plain_json import check_body, check_items, check_mappers, events
+
+from rxcompact.errors import DecodeError
+from rxcompact.sources.body import lines_of
+
+SCALARS = [
+    b"0", b"1", b"-1", b"1.0", b"-0.0", b"1e5", b"true", b"false", b"null", b'""', b'"a"', b'"}{"', b'"}\\n{"', b'"["',
+    b'"\\u00e4"', b'"\\ud83d\\ude00"', '"ä"'.encode(), b"12345678901234567890123", b'"2018-03-24T12:00:00Z"', b"1.5e9",
+    b'"1521892800000"', b'"0001-01-01T00:00:00Z"', b"1e-999",
+]  # fmt: skip
+FAULTS = [
+    b"NaN", b"-Infinity", b"1e999", b"01", b"1.", b"-", b"tru", b"", b"'a'", b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"',
+    b'"\\x"', b'"\\u12"', b'"\\uzzzz"', b'"\x01"', b'"', b"[", b"]", b"{", b"}", b"[1,]", b"{,}", b"1 2",
+    b"\xef\xbb\xbf", b"\0", b"/**/", b"9" * 5000, b"[" * 3000,
+]  # fmt: skip
+SPACES = [b"", b"", b"", b" ", b"\n", b"\r\n", b"\t"]
+NAMES = [b'"a"', b'"b"', b'"a.b"', b'"list"', b'"\\u0061"']
+
+space = st.sampled_from(SPACES)
+scalars = st.sampled_from(SCALARS) | st.floats(allow_nan=False, allow_infinity=False).map(lambda n: repr(n).encode())
+
+
+def joined(parts: list[bytes], space: bytes, start: bytes, separator: bytes, end: bytes) -> bytes:
+    return start + space + (separator + space).join(parts) + space + end
+
+
+def containers(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    arrays = st.builds(joined, st.lists(inner, max_size=3), space, st.just(b"["), st.just(b","), st.just(b"]"))
+    return arrays | objects(inner)
+
+
+def objects(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    members = st.builds(lambda *parts: b"".join(parts), st.sampled_from(NAMES), space, st.just(b":"), space, inner)
+    return st.builds(joined, st.lists(members, max_size=3), space, st.just(b"{"), st.just(b","), st.just(b"}"))
+
+
+values = st.recursive(scalars, containers, max_leaves=5)
+faulty = st.recursive(scalars | st.sampled_from(FAULTS), containers, max_leaves=5)
+good = objects(values)
+items = st.one_of(good, good, good, objects(faulty), faulty)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, items: st.SearchStrategy[bytes] = items) -> bytes:
+    found = draw(st.lists(items, max_size=5))
+    form = draw(st.sampled_from(["lines", "lines", "array", "values"]))
+    if form == "array":
+        body = joined(found, draw(space), b"[", b",", b"]")
+    else:
+        body = draw(st.sampled_from([b"\n", b"\r\n", b"\n\n"]) if form == "lines" else space).join(found)
+    return draw(st.sampled_from([b"", b"", b"\xef\xbb\xbf"])) + draw(space) + body + draw(space)
+
+
+@st.composite
+def damaged(draw: st.DrawFn) -> bytes:
+    """A body in which some bytes are missing, doubled, or others."""
+    body = draw(bodies())
+    for _ in range(draw(st.integers(1, 3))):
+        at = draw(st.integers(0, len(body)))
+        length = draw(st.integers(0, 3))
+        by = draw(st.sampled_from([*b' \t\r\n{}[]",:\\0-.eE']).map(lambda n: bytes([n])) | st.binary(max_size=2))
+        body = body[:at] + by + body[at + length :]
+    return body
+
+
+@given(bodies() | damaged() | st.binary(max_size=40))
+@example(b'{"a":{"b":1}\n,"c":1}')
+@example(b"{}{}\n\n{}")
+@example(b'{"a":"}\n{"}\n{}')
+def test_a_body_is_what_the_plain_way_makes_of_it(body: bytes) -> None:
+    check_body(body)
+
+
+@given(bodies(good))
+@example(b"{}{}{\n\n}")
+def test_of_a_good_body_nothing_is_set_aside(body: bytes) -> None:
+    """And so the oracle does not agree only because both find everything bad."""
+    if body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"):
+        assert None not in events(body)
+        check_body(body)
+
+
+@given(bodies() | damaged(), st.sampled_from(["list", "a", "a.b", "a.list"]))
+@example(b"{}\n\n{}", "list")
+def test_a_list_in_an_object_is_what_the_plain_way_makes_of_it(body: bytes, path: str) -> None:
+    head, *tail = reversed(path.split("."))
+    check_items(body, path)
+    for name in [head, *tail]:
+        body = b'{"n":1,"%s":%s}' % (name.encode(), body)
+    check_items(body, path)
+
+
+@given(st.lists(items | damaged(), max_size=5), st.lists(st.sampled_from(["a", "b", "a.b", "list", ""]), max_size=3))
+def test_keys_and_times_are_those_of_the_decoded_events(lines: list[bytes], names: list[str]) -> None:
+    check_mappers(lines, names)
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[" * 50_000 + b"]" * 50_000, b'{"a":' * 50_000, b"{" * 100_000])
+@pytest.mark.parametrize("path", [None, "a", "a.a.a"])
+def test_nesting_without_end_is_malformed_and_no_more(body: bytes, path: str | None) -> None:
+    try:
+        lines = lines_of(body, path)
+    except DecodeError:
+        return
+    assert lines
