@@ -18,6 +18,9 @@ RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
 
 
+DOTS = {".", ".."}
+
+
 class HttpEnricher:
     """Asks an API about each event, and puts the answer, a JSON object, into it.
 
@@ -88,17 +91,19 @@ def _template(url: str) -> Callable[[Any], URL]:
         raise ArgumentError("url", url, "an absolute URL whose host is no field")
 
     def fill(event: Any) -> URL:
-        filled: list[str] = []
+        filled = ""
         for text, field in parts:
-            filled.append(text)
+            filled += text
             if field is not None:
                 value = json_value(field(event))
                 if value is None:
                     raise PermanentError(f"event lacks a field that {url!r} needs")
                 name = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-                if name in ("", ".", ".."):
-                    raise PermanentError(f"value {name!r} of a field would lead to another path")
-                filled.append(quote(name, safe=""))
-        return URL("".join(filled), encoded=True)
+                if not name and "?" not in filled:
+                    raise PermanentError(f"an empty field would lead to another path of {url!r}")
+                filled += quote(name, safe="")
+        if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
+            raise PermanentError(f"fields of dots would lead to another path of {url!r}")
+        return URL(filled, encoded=True)
 
     return fill

@@ -16,7 +16,7 @@ from rxcompact.fields import BOM, decode
 
 _values = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-_scanner = json.JSONDecoder()
+_scanner = json.JSONDecoder(parse_int=str, parse_float=str)
 _space = re.compile(r"[ \t\r\n]*")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 WHITE = b" \t\r\n"
@@ -62,8 +62,8 @@ def _elements(array: bytes) -> list[bytes]:
     try:
         return [bytes(element) for element in _array.decode(array)]
     except MALFORMED as error:
-        # half a surrogate pair is malformed to some and not to others; whose it is shows one by one
-        if b"\\u" in array and (elements := _one_by_one(array)) is not None:
+        # what is wrong with an element is malformed to some and not to others; whose it is shows one by one
+        if (elements := _one_by_one(array)) is not None:
             return elements
         raise DecodeError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
 

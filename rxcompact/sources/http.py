@@ -67,7 +67,7 @@ class HttpSource:
         basic: tuple[str, str] | None = None,
         max_body: int = 16 * MIB,
         body_timeout: float = 30.0,
-        header_timeout: float = 30.0,
+        header_timeout: float = 75.0,
         max_connections: int = 1000,
         strict: bool = False,
         retry_after: int = 1,

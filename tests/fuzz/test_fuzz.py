@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +24,8 @@ SEEDS = [
 
 
 def test_the_fuzzer_runs_for_a_while_and_finds_nothing(tmp_path: Path) -> None:
-    pytest.importorskip("atheris")
+    if "CI" not in os.environ:
+        pytest.importorskip("atheris")
     for number, seed in enumerate(SEEDS):
         (tmp_path / str(number)).write_bytes(b"\0" + seed)
     done = subprocess.run(
