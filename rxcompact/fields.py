@@ -24,6 +24,8 @@ KINDS = bytes.maketrans(b"123456789E", b"000000000e")
 LEADS = {b":", b",", b"[", b"-", b" ", b"\t", b"\r", b"\n"}
 # without three digits of exponent, a number that does not fit a double has more digits than this
 LONG = b"0" * 200
+FEW = 4
+"""Lines that are sooner decoded in full than looked at together."""
 MAX_LENGTH = 65_536
 """Characters of a key."""
 
@@ -209,7 +211,7 @@ class JsonKey:
 
     def many(self, events: Sequence[Any]) -> Sequence[Hashable]:
         """Return the keys of a chunk; raises when any event is bad."""
-        if not self._count or not events or not isinstance(events[0], bytes):
+        if not self._count or len(events) < FEW or not isinstance(events[0], bytes):
             return list(map(self, events))
         columns = [_typed(column) for column in self._fields.many(events)]
         if max(map(len, events)) > self._max_length:  # else no part of one can be

@@ -61,7 +61,11 @@ class Reducer(Protocol):
 
 @runtime_checkable
 class Enricher(Protocol):
-    """What makes an event worth more."""
+    """What makes an event worth more.
+
+    One whose answer depends on the key alone may say so by two methods, a coroutine function ``lookup(event)`` and
+    ``merge(event, answer)``: then one answer serves all events of a key, from the cache too.
+    """
 
     async def enrich(self, event: Any, /) -> Any:
         """Return the enriched event; raising means failure."""
@@ -167,7 +171,7 @@ class Pipeline:
         self.source = _source(source)
         # a Subject has a method of that name too, with another meaning
         self.sink: Sink = sink if isinstance(sink, Sink) and not isinstance(sink, ObserverBase) else FunctionSink(sink)
-        self.enricher = enricher.enrich if isinstance(enricher, Enricher) else enricher
+        self.enricher, merge = _mapper(enricher)
         self.max_age = seconds("max_age", max_age)
         self.max_in_flight = max_in_flight
         self.overflow: Overflow = overflow
@@ -188,7 +192,13 @@ class Pipeline:
             )
         self.reducer = reducer
         self._options: dict[str, dict[str, Any]] = {
-            "enrich": {"max_concurrent": max_concurrent, "timeout": timeout, "ordered": ordered, "cache": cache},
+            "enrich": {
+                "max_concurrent": max_concurrent,
+                "timeout": timeout,
+                "merge": merge,
+                "ordered": ordered,
+                "cache": cache,
+            },
             "publish": {"count": batch_count, "timespan": batch_timespan},
             "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},
         }
@@ -211,6 +221,13 @@ class Pipeline:
     def options(self, stage: str) -> dict[str, Any]:
         """Return the options of an operator."""
         return self._options[stage] | self._options["retry"]
+
+
+def _mapper(enricher: Any) -> tuple[Callable[[Any], Any] | None, Callable[[Any, Any], Any] | None]:
+    """Return what is asked, and what puts the answer into the event where that is another's business."""
+    if hasattr(enricher, "lookup") and hasattr(enricher, "merge"):
+        return enricher.lookup, enricher.merge
+    return (enricher.enrich if isinstance(enricher, Enricher) else enricher), None
 
 
 def _source(source: Any) -> Source:

@@ -53,7 +53,11 @@ class HttpEnricher:
         self._client = Client(limit=max_concurrent, headers=headers, max_answer=max_answer)
 
     async def enrich(self, event: Any) -> Any:
-        """Return the enriched event.
+        """Return the enriched event; raises what `lookup` and `merge` do."""
+        return self.merge(event, await self.lookup(event))
+
+    async def lookup(self, event: Any) -> Any:
+        """Return what the API answers about an event; None where it has nothing to add.
 
         Raises:
             TransientError: for an answer that may be another later; `RateLimitedError` for 429.
@@ -63,14 +67,23 @@ class HttpEnricher:
         url = self._url(event)
         status, headers, body = await self._client.request(self._method, url)
         if status in NO_ENRICHMENT:
-            return event
+            return None
         error = failure(status, headers, origin(url))
         if error is not None:
             raise error
         try:
-            answer = msgspec.json.decode(body)
+            return msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
             raise TransientError(f"answer is no JSON: {cause}") from None
+
+    def merge(self, event: Any, answer: Any) -> Any:
+        """Put an answer into an event.
+
+        Raises:
+            PermanentError: when it is no JSON object, and a function is to merge it.
+        """
+        if answer is None:
+            return event
         if not callable(self._merge):
             return {**event, self._merge: answer}
         if not isinstance(answer, dict):

@@ -30,6 +30,7 @@ def enrich(
     max_concurrent: int = 100,
     timeout: Seconds | None = 10.0,
     batch: int | None = None,
+    merge: Callable[[Any, Any], Any] | None = None,
     ordered: bool = False,
     cache: MutableMapping[Hashable, Any] | None = None,
     wait: Wait = full_jitter,
@@ -49,8 +50,8 @@ def enrich(
         enriched  ------A----------B-------------|
         dead      --------------------------c-----
 
-    What the mapper answers is taken to depend on the key alone: calls for a key that is in flight are made once, and
-    their answer serves every event with that key.
+    While a call is under way for an event, one that is equal waits for its answer. With ``merge`` the mapper's answer
+    is taken to depend on the key alone: then one call serves every event with that key, each with its own content.
 
     Args:
         mapper: Gives the enriched event: a coroutine function, a function, or one that returns an Observable, whose
@@ -62,10 +63,11 @@ def enrich(
         timeout: Seconds a call may take; None for as long as the event may live.
         batch: Call the mapper with a list of up to this many events that wait; it returns as many, in their order. One
             that failed may be an exception in its place; raising fails all.
+        merge: Makes the enriched event of an event and the mapper's answer; without it the answer is the event.
         ordered: Keep the order of the source. An event then waits for all before it, in memory, and one that fails
             holds back the rest until its end.
-        cache: Spares calls for keys it holds; any mutable mapping, such as one of cachetools, which then also says when
-            an answer is forgotten.
+        cache: Spares calls for keys it holds, of whatever content without ``merge``; any mutable mapping, such as one
+            of cachetools, which then also says when an answer is forgotten.
         wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
         retry: tenacity's condition; by default `is_transient`.
         before_sleep: tenacity's callback, called before each wait.
@@ -111,6 +113,7 @@ def enrich(
             observer,
             batched=batch is not None,
             size=batch or 1,
+            merge=merge,
             ordered=ordered,
             cache=cache,
             scheduler=scheduler or scheduler_,
@@ -118,6 +121,13 @@ def enrich(
         )
 
     return staged(stage_for, flushes=flushes, probe=probe)
+
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - of whatever type events are
+        return False
 
 
 async def _result(value: Any) -> Any:
@@ -150,12 +160,14 @@ class EnrichStage(PooledStage[Compacted]):
         *,
         batched: bool,
         size: int,
+        merge: Callable[[Any, Any], Any] | None,
         ordered: bool,
         cache: MutableMapping[Hashable, Any] | None,
         **options: Any,
     ) -> None:
         super().__init__(call, observer, single=not batched, **options)
         self._size = size
+        self._merge = merge
         self._cache = cache
         self._order = InOrder(self._emit) if ordered else None
         self._leaders: dict[Hashable, tuple[Entry, list[Entry]]] = {}  # and who follows them
@@ -174,7 +186,7 @@ class EnrichStage(PooledStage[Compacted]):
                 self._order.enter(entry)
             answer = UNKNOWN if self._cache is None else self._remembered(self._cache, entry.compacted.key)
             if answer is not UNKNOWN:
-                self._came_through(entry, answer)
+                self._came_through(entry, answer, 0)
             elif not self._follow(entry):
                 entries.append(entry)
         for start in range(0, len(entries), self._size):
@@ -204,6 +216,8 @@ class EnrichStage(PooledStage[Compacted]):
         leader, following = self._leaders[key]
         if entry.deadline < leader.deadline:
             return False  # it cannot wait for as long as the other may
+        if self._merge is None and not _same(entry.compacted.event, leader.compacted.event):
+            return False
         following.append(entry)
         return True
 
@@ -214,21 +228,26 @@ class EnrichStage(PooledStage[Compacted]):
             return []
         return self._leaders.pop(key)[1]
 
-    def _came_through(self, entry: Entry, event: Any) -> None:
-        key, _, count, first_seen, last_seen = entry.compacted
-        enriched = Compacted(key, event, count, first_seen, last_seen)
+    def _came_through(self, entry: Entry, answer: Any, attempts: int) -> None:
+        key, event, count, first_seen, last_seen = entry.compacted
+        try:
+            merged = answer if self._merge is None else self._merge(event, answer)
+        except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
+            self._bury("rejected", entry.compacted, error, attempts)
+            self._leave(entry)
+            return
+        enriched = Compacted(key, merged, count, first_seen, last_seen)
         if self._order is not None:
             self._order.leave(entry, enriched)
         else:
             self._emit(enriched)
 
     def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
-        del job
         for entry, event in zip(entries, results, strict=True):
             if self._cache is not None:
                 self._remember(self._cache, entry.compacted.key, event)
             for each in (entry, *self._followers(entry)):
-                self._came_through(each, event)
+                self._came_through(each, event, job.count)
 
     def expired(self, job: Job, entry: Entry) -> None:
         super().expired(job, entry)

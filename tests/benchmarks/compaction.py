@@ -1,148 +1,138 @@
-"""What compaction costs, beside the bare dict and RxPY composed plainly: ``python tests/benchmarks/compaction.py``.
-
-Everyone does the same work, first event per key in windows of 50,000 events, and must come to the same checksum. Rounds
-alternate, so that the machine's moods fall on all; CPU seconds, medians.
-"""
+"""Rows 1, 2, 3 and 9: compaction in memory, and the peers beside it."""
 
 from __future__ import annotations
 
-import argparse
-import gc
-import itertools
-import platform
-import random
-import statistics
-import time
-from collections import deque
-from collections.abc import Callable
-from operator import itemgetter
-from typing import Any
+from functools import partial
 
-import reactivex as rx
-from reactivex import Observable
-from reactivex import operators as ops
-from reactivex.disposable import Disposable
-from reactivex.subject import Subject
+import ours
+import plain
+from measuring import Case, Group, Target, chunks_of, expected, zipf
+from peers import PEERS, peers
 
-from rxcompact import operators as rxo
-
-WINDOW = 50_000
-Event = dict[str, Any]
-key_of = itemgetter("id")
+LOOP = "dict loop in C, chunks of {:,}"
+FIRST = "compact, chunks of {:,}, first_seen"
+COUNTED = "compact, chunks of 1,000, count and times"
+FIRST_SEEN = ("first_seen",)
+ALL = ("count", "first_seen", "last_seen")
 
 
-def stream(events: int, keys: int) -> list[Event]:
-    """Events with keys as Zipf has them."""
-    pick = random.Random(7)
-    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(keys)))
-    found = pick.choices([f"key-{n}" for n in range(keys)], cum_weights=weights, k=events)
-    return [{"id": key, "n": n} for n, key in enumerate(found)]
-
-
-def chunks_of(events: list[Event], size: int) -> list[list[Event]]:
-    return [events[start : start + size] for start in range(0, len(events), size)]
-
-
-def pushing(items: list[Any], per_window: int, flushes: Subject[None]) -> Observable[Any]:
-    """A source that pushes directly, and says when a window is full."""
-
-    def subscribe(observer: Any, _: Any = None) -> Disposable:
-        push = observer.on_next
-        for start in range(0, len(items), per_window):
-            for item in items[start : start + per_window]:
-                push(item)
-            flushes.on_next(None)
-        observer.on_completed()
-        return Disposable()
-
-    return Observable(subscribe)
-
-
-def dict_loop(chunks: list[list[Event]]) -> int:
-    distinct, size = 0, WINDOW // len(chunks[0])
-    for start in range(0, len(chunks), size):
-        window: dict[str, Event] = {}
-        for chunk in chunks[start : start + size]:
-            deque(map(window.setdefault, map(key_of, chunk), chunk), maxlen=0)
-        distinct += len(window)
-    return distinct
-
-
-def callback(events: list[Event]) -> int:
-    window: dict[str, Event] = {}
-
-    def on_next(event: Event) -> None:
-        key = key_of(event)
-        if key not in window:
-            window[key] = event
-
-    distinct = 0
-    for start in range(0, len(events), WINDOW):
-        for event in events[start : start + WINDOW]:
-            on_next(event)
-        distinct += len(window)
-        window.clear()
-    return distinct
-
-
-def compact(items: list[Any], *, chunked: bool, **options: Any) -> int:
-    flushes: Subject[None] = Subject()
-    sizes: list[int] = []
-    per_window = WINDOW // (len(items[0]) if chunked else 1)
-    pushing(items, per_window, flushes).pipe(
-        rxo.compact(1e9, key_mapper="id", chunked=chunked, flushes=flushes, **options)
-    ).subscribe(lambda window: sizes.append(len(window)))
-    return sum(sizes)
-
-
-def rxpy_buffer_and_dict(events: list[Event]) -> int:
-    sizes: list[int] = []
-    rx.from_iterable(events).pipe(ops.buffer_with_count(WINDOW)).subscribe(
-        lambda buffer: sizes.append(len({key_of(event): event for event in buffer}))
-    )
-    return sum(sizes)
-
-
-def measure(events: int, keys: int, rounds: int) -> dict[str, float]:
-    """Return nanoseconds of CPU an event, by system; raises when checksums differ."""
-    stream_ = stream(events, keys)
-    thousands, hundreds = chunks_of(stream_, 1000), chunks_of(stream_, 100)
-    systems: dict[str, Callable[[], int]] = {
-        "dict loop in C, chunks of 1,000": lambda: dict_loop(thousands),
-        "compact, chunks of 1,000, first_seen": lambda: compact(thousands, chunked=True, fields=("first_seen",)),
-        "compact, chunks of 1,000, count and times": lambda: compact(thousands, chunked=True),
-        "dict loop in C, chunks of 100": lambda: dict_loop(hundreds),
-        "compact, chunks of 100, first_seen": lambda: compact(hundreds, chunked=True, fields=("first_seen",)),
-        "callback an event": lambda: callback(stream_),
-        "compact, event by event, first_seen": lambda: compact(stream_, chunked=False, fields=("first_seen",)),
-        "RxPY buffer, a dict a buffer": lambda: rxpy_buffer_and_dict(stream_),
+def chunked(events: int, keys: int) -> Group:
+    """Row 1."""
+    stream = zipf(events, keys)
+    kept, counted = expected(stream), expected(stream, counted=True)
+    cases: list[Case] = []
+    for size in (1000, 100):
+        chunks = chunks_of(stream, size)
+        cases += [
+            Case(LOOP.format(size), partial(plain.dict_loop, chunks=chunks), events, kept),
+            Case(
+                FIRST.format(size),
+                partial(ours.compact, items=chunks, chunked=True, fields=FIRST_SEEN),
+                events,
+                kept,
+            ),
+        ]
+    chunks = chunks_of(stream, 1000)
+    counting = {
+        "plain, count and times, C passes": plain.counting_in_c,
+        "plain, count and times, C passes by chunk": plain.counting_by_chunk,
+        "plain, count and times, a record a key": plain.counting_in_a_loop,
     }
-    spent: dict[str, list[float]] = {name: [] for name in systems}
-    checksums: set[int] = set()
-    for _ in range(rounds):
-        for name, system in systems.items():
-            gc.collect()
-            began = time.process_time()
-            checksums.add(system())
-            spent[name].append((time.process_time() - began) / events * 1e9)
-    if len(checksums) != 1:
-        raise AssertionError(f"they disagree: {checksums}")
-    return {name: statistics.median(found) for name, found in spent.items()}
+    cases += [Case(name, partial(run, chunks=chunks), events, counted) for name, run in counting.items()]
+    cases.append(Case(COUNTED, partial(ours.compact, items=chunks, chunked=True, fields=ALL), events, counted))
+    targets = [
+        Target("1", FIRST.format(1000), LOOP.format(1000), 1.25),
+        Target("1", FIRST.format(100), LOOP.format(100), 1.6),
+        Target("1", COUNTED, tuple(counting), 1.25),
+    ]
+    return Group("compact by chunks", cases, targets)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--events", type=int, default=1_000_000)
-    parser.add_argument("--keys", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    found = measure(options.events, options.keys, options.rounds)
-    print(f"Python {platform.python_version()}, {options.events:,} events, {options.keys:,} keys\n")
-    print("| system | ns of CPU an event | × the dict loop |\n|---|---|---|")
-    floor = next(iter(found.values()))
-    for name, spent in found.items():
-        print(f"| {name} | {spent:.0f} | {spent / floor:.1f} |")
+def single(events: int, keys: int) -> Group:
+    """Row 2."""
+    stream = zipf(events, keys)
+    kept = expected(stream)
+    inside = "compact, event by event, in a loop"
+    outside = "compact, event by event, outside asyncio"
+    rxpy = "RxPY buffer, a dict a buffer"
+    _, run, _ = PEERS[rxpy]
+    cases = [
+        Case("callback with a key function", partial(plain.callback, events=stream), events, kept),
+        Case(inside, partial(ours.compact_in_loop, events=stream, fields=FIRST_SEEN), events, kept),
+        Case(outside, partial(ours.compact, items=stream, chunked=False, fields=FIRST_SEEN), events, kept),
+        Case(rxpy, partial(run, events=stream), events, kept),
+    ]
+    targets = [
+        Target("2", name, reference, limit)
+        for name in (inside, outside)
+        for reference, limit in (("callback with a key function", 1.3), (rxpy, 0.25))
+    ]
+    return Group("compact event by event", cases, targets)
 
 
-if __name__ == "__main__":
-    main()
+def pipeline(events: int, keys: int) -> Group:
+    """Rows 3 and 9."""
+    stream = zipf(events, keys)
+    kept, counted = expected(stream), expected(stream, counted=True)
+    chunks = chunks_of(stream, 1000)
+    whole, bare = "pipeline with Counters, first_seen", "pipeline without observers, first_seen"
+    counting, by_hand = "pipeline with Counters, count and times", "the operators joined by hand, first_seen"
+    mute = "pipeline that cannot be observed, first_seen"
+
+    def first(close):
+        return ours.compact(close, chunks, chunked=True, fields=FIRST_SEEN)
+
+    cases = [
+        Case(FIRST.format(1000), first, events, kept),
+        Case(by_hand, lambda close: ours.joined_by_hand(close, chunks, fields=FIRST_SEEN), events, kept),
+        Case(
+            mute,
+            lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN, runner=ours.Mute),
+            events,
+            kept,
+        ),
+        Case(bare, lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN), events, kept),
+        Case(
+            whole,
+            lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN, observers=ours.counters),
+            events,
+            kept,
+        ),
+        Case(COUNTED, lambda close: ours.compact(close, chunks, chunked=True, fields=ALL), events, counted),
+        Case(
+            counting,
+            lambda close: ours.pipeline(close, chunks, fields=ALL, observers=ours.counters),
+            events,
+            counted,
+        ),
+    ]
+    targets = [
+        Target("3", whole, FIRST.format(1000), 1.5),
+        Target("3", counting, COUNTED, 1.5),
+        Target("9", whole, bare, 1.05),
+        Target("9", bare, mute, 1.05),
+    ]
+    return Group("whole pipeline", cases, targets)
+
+
+def beside(events: int, keys: int) -> Group:
+    """The peers."""
+    stream = zipf(events, keys)
+    kept = expected(stream)
+    chunks = chunks_of(stream, 1000)
+    ours_ = Case(
+        FIRST.format(1000),
+        lambda close: ours.compact(close, chunks, chunked=True, fields=FIRST_SEEN),
+        events,
+        kept,
+    )
+    cases = [
+        Case(LOOP.format(1000), partial(plain.dict_loop, chunks=chunks), events, kept),
+        ours_,
+        Case("Python, a for loop over a dict", partial(plain.for_loop, events=stream), events, kept),
+        *peers(stream),
+    ]
+    go = "Go, channels and select"
+    # ahead of the original that it replaces
+    targets = [Target("1", ours_.name, go, 1.0)] if any(case.name == go for case in cases) else []
+    return Group("peers", cases, targets)

@@ -198,6 +198,43 @@ async def test_calls_for_a_key_in_flight_are_made_once() -> None:
     assert sorted(bench.keys()) == ["a", "a", "a", "b"]
 
 
+async def test_an_answer_under_way_for_a_key_replaces_no_other_content() -> None:
+    async def lookup(event: Any) -> Any:
+        calls.append(event["state"])
+        await asyncio.sleep(1)
+        return event | {"owner": "team"}
+
+    calls: list[str] = []
+    states = [item("a")._replace(event={"id": "a", "state": state}) for state in ("firing", "resolved", "firing")]
+    bench = Bench(lookup)
+    await bench.feed(*states)
+    assert [c.event["state"] for _, c in bench.enriched] == ["firing", "firing", "resolved"]
+    assert sorted(calls) == ["firing", "resolved"]  # an equal event has the same answer
+
+
+async def test_with_merge_one_answer_serves_every_content_of_a_key() -> None:
+    async def lookup(event: Any) -> Any:
+        calls.append(event)
+        await asyncio.sleep(1)
+        return "team"
+
+    def merge(event: Any, owner: Any) -> Any:
+        return event | {"owner": owner} if event["n"] != 1 else 1 / 0
+
+    calls: list[Any] = []
+    cache: dict[Any, Any] = {}
+    events = [item("a")._replace(event={"id": "a", "n": n}) for n in range(3)]
+    bench = Bench(lookup, merge=merge, cache=cache)
+    await bench.feed(*events)
+    assert [c.event for _, c in bench.enriched] == [{"id": "a", "n": n, "owner": "team"} for n in (0, 2)]
+    assert [(letter.event.event["n"], letter.reason) for _, letter in bench.letters] == [(1, "ZeroDivisionError")]
+    assert (len(calls), cache) == (1, {"a": "team"})
+    again = Bench(lookup, merge=merge, cache=cache)
+    await again.feed(events[2])
+    assert [c.event["n"] for _, c in again.enriched] == [2]
+    assert len(calls) == 1
+
+
 async def test_when_the_first_of_a_key_expires_the_next_goes_on() -> None:
     bench = Bench(SimulatedApi(latency=0.0, outages=[(START, START + 70)]))
     bench.source.on_next(item("a"))

@@ -1,0 +1,118 @@
+"""What every durable source does with messages: their events are pushed as there is room, with receipts."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from reactivex.abc import ObserverBase
+
+from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.errors import ArgumentError, DecodeError
+from rxcompact.receipts import Receipt, Receipted
+from rxcompact.sources.body import lines_of
+from rxcompact.sources.pull import Chunk
+
+WEIGHT = 1 / 64
+"""Of the latest message in `Intake.events_each`."""
+
+
+class Intake:
+    """Messages in order; what has no room waits here, and stays when nobody subscribes for a while.
+
+    Args:
+        settled: Called with the identities of messages when all their events have met their ends.
+        together: Messages that are pushed together at most, and settled together: a receipt for each costs several
+            times as much as its message, and an event that waits keeps so many from being settled.
+
+    Attributes:
+        events_each: How many events a message has, on average of the latest.
+    """
+
+    def __init__(self, settled: Callable[[Sequence[Any]], object], *, together: int = 1) -> None:
+        if together < 1:
+            raise ArgumentError("together", together, "at least 1")
+        self.events_each = 1.0
+        self._settled = settled
+        self._together = together
+        self._backlog: deque[tuple[Any, list[Any]]] = deque()
+        self._begun: Receipt | None = None  # of the first, of which a part has been pushed
+        self._observer: ObserverBase[Chunk] | None = None
+        self._demand: Demand = UNBOUNDED
+
+    def attach(self, observer: ObserverBase[Chunk], demand: Demand) -> None:
+        """Push to this observer from now on."""
+        self._observer, self._demand = observer, demand
+
+    def detach(self) -> None:
+        """Push nothing more."""
+        self._observer = None
+
+    def __len__(self) -> int:
+        """Return how many messages wait."""
+        return len(self._backlog)
+
+    def take(self, identity: Any, body: bytes) -> None:
+        """Have a message wait for `push`.
+
+        Args:
+            identity: What ``settled`` and `leave` shall call it.
+            body: An event as JSON, an array or lines of them. One that cannot be taken apart is passed on as a line,
+                to be refused with a reason where keys are read.
+        """
+        try:
+            events: list[Any] = lines_of(body)
+        except DecodeError:
+            events = [body]
+        self.events_each += (len(events) - self.events_each) * WEIGHT
+        self._backlog.append((identity, events))
+
+    def push(self) -> None:
+        """Push what there is room for."""
+        while self._backlog and (observer := self._observer) is not None:
+            room = self._demand.room()
+            if self._begun is None and (identities := self._fitting(room)):
+                events = [event for _ in identities for event in self._backlog.popleft()[1]]
+                observer.on_next(Receipted(events, Receipt(partial(self._settled, identities))))
+            elif not self._push_first(observer, room):
+                return
+
+    def _fitting(self, room: int) -> list[Any]:
+        """Return the identities of the first messages, as many as there is room for."""
+        identities: list[Any] = []
+        for identity, events in self._backlog:
+            room -= len(events)
+            if room < 0 or len(identities) == self._together:
+                break
+            identities.append(identity)
+        return identities
+
+    def _push_first(self, observer: ObserverBase[Chunk], room: int) -> bool:
+        """Push the first message if its keys are held already, or else a part of it; tell whether any was."""
+        identity, events = self._backlog[0]
+        if self._demand.admits(events):
+            room = len(events)
+        elif not room:
+            return False
+        receipt = self._begun
+        if receipt is None:
+            receipt = self._begun = Receipt(partial(self._settled, [identity]))
+            receipt.hold()  # it is not settled before its last part is on its way
+        self._backlog[0] = (identity, events[room:])
+        observer.on_next(Receipted(events[:room], receipt))
+        if room >= len(events):
+            self._backlog.popleft()
+            self._begun = None
+            receipt.release()
+        return True
+
+    def leave(self) -> list[Any]:
+        """Forget the messages that wait; return the identities of those of which nothing was pushed."""
+        identities = [identity for identity, _ in self._backlog]
+        if self._begun is not None:
+            del identities[0]
+        self._backlog.clear()
+        self._begun = None
+        return identities

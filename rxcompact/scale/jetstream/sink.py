@@ -1,0 +1,161 @@
+"""Publishes distinct events to a JetStream stream."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import BadSubjectError, Error, MaxPayloadError
+from nats.js.api import Header
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.errors import PermanentError, TransientError
+from rxcompact.events import Compacted
+from rxcompact.scale.identity import event_id
+from rxcompact.scale.jetstream.connection import Servers
+from rxcompact.sinks.ndjson import encoder, json_object
+
+NO_RESPONDERS, BAD_REQUEST = "503", 400
+
+
+class JetStreamSink:
+    """Publishes each event as a JSON message whose ``Nats-Msg-Id`` says which it is: of two the stream drops one.
+
+    The messages of a batch are sent one after the other, and acknowledged by the server meanwhile.
+
+    Args:
+        servers: URLs of NATS; credentials in them are shown nowhere.
+        subject: Where to; or a function of a `Compacted`.
+        to_json: Makes of a `Compacted` what is sent; by default all its fields.
+        identity: Makes its id; by default `event_id`. The stream knows ids for its ``duplicate_window``.
+        timeout: Seconds a batch may take to be acknowledged.
+        options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str],
+        *,
+        subject: str | Callable[[Compacted], str],
+        to_json: Callable[[Compacted], Any] = json_object,
+        identity: Callable[[Compacted], str] = event_id,
+        timeout: Seconds = 10.0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._servers = Servers(servers, options)
+        self._subject = subject
+        self._to_json = to_json
+        self._identity = identity
+        self._timeout = seconds("timeout", timeout)
+        self._client: Client | None = None
+        self._inbox = ""
+        self._connecting = asyncio.Lock()
+        self._numbers = itertools.count()
+        self._deliveries: dict[int, _Delivery] = {}
+
+    def __repr__(self) -> str:
+        return f"JetStreamSink({str(self._servers)!r}, subject={self._subject!r})"
+
+    async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
+        """Publish a batch; return the error of each position that was not taken.
+
+        Raises:
+            TransientError: when there is no connection.
+        """
+        client = await self._connected()
+        number, delivery = next(self._numbers), _Delivery(len(batch))
+        self._deliveries[number] = delivery
+        try:
+            for position, compacted in enumerate(batch):
+                try:
+                    await self._send(client, compacted, f"{self._inbox}.{number}.{position}")
+                except Exception as error:  # noqa: BLE001 - of one event; the others go on
+                    delivery.answered(position, _failure(error))
+            await asyncio.wait({delivery.over}, timeout=self._timeout)
+        finally:
+            del self._deliveries[number]
+        return delivery.failed() or None
+
+    async def _send(self, client: Client, compacted: Compacted, reply: str) -> None:
+        try:
+            subject = self._subject if isinstance(self._subject, str) else self._subject(compacted)
+            headers = {Header.MSG_ID.value: self._identity(compacted)}
+            body = encoder.encode(self._to_json(compacted))
+        except Exception as error:
+            raise PermanentError(f"cannot be made a message: {type(error).__name__}") from error
+        await client.publish(subject, body, reply=reply, headers=headers)
+
+    async def _take(self, message: Msg) -> None:
+        """Take note of an answer; of nats-py's ``publish_async`` those that say no are never heard."""
+        number, position = map(int, message.subject.rsplit(".", 2)[1:])
+        if (delivery := self._deliveries.get(number)) is not None:
+            delivery.answered(position, _refusal(message))
+
+    async def _connected(self) -> Client:
+        async with self._connecting:
+            client = self._client
+            if client is None or client.is_closed:
+                client = await self._servers.connect(reconnected=self._lost, closed=self._lost)
+                self._inbox = client.new_inbox()
+                await client.subscribe(f"{self._inbox}.*.*", cb=self._take)
+                self._client = client
+            if not client.is_connected:
+                raise TransientError(f"not connected to NATS at {self._servers}")
+            return client
+
+    async def _lost(self) -> None:
+        for delivery in self._deliveries.values():  # what was under way when the connection broke is never answered
+            delivery.end()
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+
+class _Delivery:
+    """The events of a batch that have not been answered for."""
+
+    def __init__(self, size: int) -> None:
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._left = set(range(size))
+        self._failed: dict[int, BaseException] = {}
+        if not size:
+            self.end()
+
+    def answered(self, position: int, error: BaseException | None) -> None:
+        self._left.discard(position)
+        if error is not None:
+            self._failed[position] = error
+        if not self._left:
+            self.end()
+
+    def end(self) -> None:
+        if not self.over.done():
+            self.over.set_result(None)
+
+    def failed(self) -> Mapping[int, BaseException]:
+        error = TransientError("not acknowledged")
+        return self._failed | dict.fromkeys(self._left, error)
+
+
+def _refusal(message: Msg) -> BaseException | None:
+    if (message.headers or {}).get(Header.STATUS.value) == NO_RESPONDERS:
+        return TransientError("no stream takes the subject")
+    error: dict[str, Any] | None = msgspec.json.decode(message.data).get("error")
+    if error is None:
+        return None
+    kind = PermanentError if error.get("code") == BAD_REQUEST else TransientError
+    return kind(str(error.get("description")))
+
+
+def _failure(error: BaseException) -> BaseException:
+    if isinstance(error, MaxPayloadError | BadSubjectError):
+        return PermanentError(str(error))
+    return TransientError(str(error)) if isinstance(error, Error) else error

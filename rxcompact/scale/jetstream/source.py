@@ -1,0 +1,260 @@
+"""Events from a JetStream consumer, acknowledged when they have met their ends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import Error
+from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js.errors import NotFoundError
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import BooleanDisposable, Disposable
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.demand import Demand
+from rxcompact.errors import ArgumentError
+from rxcompact.scale.intake import Intake
+from rxcompact.scale.jetstream.connection import Servers
+from rxcompact.scale.jetstream.held import Held
+from rxcompact.scale.jetstream.pulls import Pulls
+from rxcompact.sources.pull import Chunk
+
+MIB = 1 << 20
+
+
+class JetStreamSource:
+    """Messages of a durable pull consumer: each an event as JSON, an array or lines of them.
+
+    A message is acknowledged when every event of it has been published or set aside. One that is held for longer than
+    half of ``ack_wait`` is said to be in progress. When the pipeline is full no more are asked for. After ``stop`` what
+    was not settled is delivered again at once.
+
+    Several workers may share a consumer: each message goes to one of them.
+
+    Args:
+        servers: URLs of NATS; credentials in them are shown nowhere.
+        stream: The stream, which has to be there.
+        consumer: The durable consumer, made where it is missing; one that is there is taken as it is.
+        subjects: Those of the stream that a consumer that is made shall have; by default all.
+        ack_wait: Seconds, for a consumer that is made: how long after a crash its messages are delivered again.
+        max_ack_pending: For a consumer that is made: messages that all of its workers hold at most; no fewer than come
+            in a window and in a delivery of the sink.
+        prefetch: Messages asked for at once.
+        max_bytes: Bytes of messages asked for at once.
+        together: Messages, of those that came at once, that are acknowledged together at most. An event that waits
+            for long keeps the others of these from it; with 1 none, at several times the cost of a message.
+        options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
+
+    Raises:
+        ArgumentError: for an argument out of range.
+    """
+
+    raw = True
+
+    def __init__(
+        self,
+        servers: str | Sequence[str],
+        *,
+        stream: str,
+        consumer: str,
+        subjects: str | Sequence[str] = (),
+        ack_wait: Seconds = 30.0,
+        max_ack_pending: int = 20_000,
+        prefetch: int = 1_000,
+        max_bytes: int = 8 * MIB,
+        together: int = 32,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        for argument, value in (("max_ack_pending", max_ack_pending), ("prefetch", prefetch), ("max_bytes", max_bytes)):
+            if value < 1:
+                raise ArgumentError(argument, value, "at least 1")
+        self._servers = Servers(servers, options)
+        self._stream = stream
+        self._consumer = consumer
+        self._config = ConsumerConfig(
+            durable_name=consumer,
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=seconds("ack_wait", ack_wait),
+            max_ack_pending=max_ack_pending,
+            filter_subjects=[subjects] if isinstance(subjects, str) else list(subjects) or None,
+        )
+        self._pulls = Pulls(stream, consumer, prefetch, max_bytes)
+        self._together = together
+        self._held = Held(max_ack_pending)
+        self._intake = Intake(self._held.settle, together=together)
+        self._task: asyncio.Future[None] | None = None
+        self._subscribed = BooleanDisposable()
+        self._waiting: asyncio.Future[int] | None = None  # for room
+        self._client: Client | None = None
+        self._subscription: Subscription | None = None
+        self._created: datetime | None = None
+        self._changed = asyncio.Event()  # the connection is up, or closed
+        self._keeper: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"JetStreamSource({str(self._servers)!r}, stream={self._stream!r}, consumer={self._consumer!r})"
+
+    # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream(self, demand: Demand) -> Observable[Chunk]:
+        """Return the messages, a chunk each; of one that has no room as a whole, parts.
+
+        Errors:
+            TransientError: when there is no connection, no stream, or the consumer was deleted meanwhile.
+            ArgumentError: when the consumer that is there does not take explicit acknowledgements.
+        """
+
+        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+            subscribed = self._subscribed = BooleanDisposable()
+            self._task = asyncio.ensure_future(self._run(observer, demand, subscribed, self._task))
+
+            def dispose() -> None:
+                subscribed.dispose()
+                if self._subscribed is subscribed:  # another may have subscribed already
+                    self._interrupt()
+
+            return Disposable(dispose)
+
+        return Observable(subscribe)
+
+    async def _run(
+        self,
+        observer: ObserverBase[Chunk],
+        demand: Demand,
+        subscribed: BooleanDisposable,
+        before: asyncio.Future[None] | None,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        try:
+            client = await self._bind()
+            if not subscribed.is_disposed:
+                self._intake.attach(observer, demand)
+            while not subscribed.is_disposed:
+                await self._pull(client, demand)
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
+            if not subscribed.is_disposed:
+                self._intake.detach()
+                observer.on_error(error)
+
+    async def _pull(self, client: Client, demand: Demand) -> None:
+        self._intake.push()
+        room = demand.room()
+        if not room:
+            self._waiting = asyncio.ensure_future(demand.wait())
+            await asyncio.wait({self._waiting})
+        elif not self._intake:
+            await self._pulls.ask(client, int(room / self._intake.events_each))
+            await self._pulls.wait()
+
+    def _interrupt(self) -> None:
+        """Have `_run` end. It is not cancelled: that leaves sockets behind, or nats-py swallows it."""
+        self._intake.detach()
+        self._pulls.wake()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _ended(self) -> None:
+        self._subscribed.dispose()
+        self._interrupt()
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    async def aclose(self) -> None:
+        """Ask for no more; what was not pushed is returned."""
+        try:
+            await self._ended()
+            client, subscription = self._client, self._subscription
+            self._subscription = None
+            if subscription is not None and client is not None and client.is_connected:
+                with suppress(Error):  # what is on its way is received, to be returned too
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+        finally:
+            self._held.give_back(self._intake.leave())
+
+    async def release(self) -> None:
+        """Say what there is to say of what was settled, return what was not, and disconnect."""
+        try:
+            await self._ended()
+            self._held.give_back()
+            while self._held.unsaid:
+                client = await self._connected()
+                await self._held.tell(client)
+                with suppress(Error):
+                    await client.flush()
+        finally:
+            if self._keeper is not None:
+                self._keeper.cancel()
+            last, self._client = self._client, None
+            if last is not None:
+                await last.close()
+
+    # ── connection and consumer ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _connected(self) -> Client:
+        while True:
+            client = self._client
+            if client is None or client.is_closed:
+                if self._keeper is not None:
+                    self._keeper.cancel()
+                self._subscription = None
+                client = self._client = await self._servers.connect(reconnected=self._reconnected, closed=self._closed)
+                self._keeper = asyncio.ensure_future(self._held.keep(client))
+            if client.is_connected:
+                return client
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def _reconnected(self) -> None:
+        self._pulls.forget()  # the server has
+        self._held.wake()
+        self._changed.set()
+
+    async def _closed(self) -> None:
+        self._changed.set()
+        self._pulls.fail(ConnectionError("the connection to NATS was closed"))
+
+    async def _bind(self) -> Client:
+        client = await self._connected()
+        manager = client.jsm()
+        try:
+            info = await manager.consumer_info(self._stream, self._consumer)
+        except NotFoundError:
+            info = await manager.add_consumer(self._stream, self._config)
+        if info.created != self._created:  # whoever made it anew wants all of it anew
+            self._held.forget()
+            self._created = info.created
+        config = info.config
+        if config.ack_policy != AckPolicy.EXPLICIT:
+            raise ArgumentError("consumer", self._consumer, "one with explicit acknowledgements")
+        self._held.ack_wait = config.ack_wait or self._held.ack_wait
+        self._held.wake()  # it may be less than was thought
+        if self._subscription is None:
+            self._pulls.begin(client)
+            # what comes is bounded by what was asked for
+            self._subscription = await client.subscribe(
+                self._pulls.inbox, cb=self._take, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+        self._pulls.forget()
+        return client
+
+    async def _take(self, message: Msg) -> None:
+        if message.subject == self._pulls.inbox:
+            self._pulls.status(message.headers or {})
+            return
+        self._pulls.arrived()
+        identity = self._held.take(message.reply)
+        if identity is not None:
+            self._intake.take(identity, message.data)
+        if self._subscription is None or not self._subscription.pending_msgs or len(self._intake) >= self._together:
+            self._intake.push()
+            if self._intake:
+                self._pulls.wake()

@@ -1,0 +1,174 @@
+"""Row 5: enrichment, so many calls of 5 ms, 100 at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from importlib.util import find_spec
+from itertools import repeat
+from typing import Any
+
+import reactivex as rx
+from measuring import Case, Close, Group, Target
+from reactivex import operators as ops
+from reactivex.scheduler.eventloop import AsyncIOScheduler
+from tenacity import wait_random
+
+from rxcompact import operators as rxo
+from rxcompact.errors import TransientError
+from rxcompact.events import Window
+
+TOOK = 0.005
+AT_ONCE = 100
+Lookup = Callable[[int], Awaitable[int]]
+
+
+async def lookup(n: int) -> int:
+    await asyncio.sleep(TOOK)
+    return n + 1
+
+
+def flaky() -> Lookup:
+    """Fails the first time, one in a hundred."""
+    failed: set[int] = set()
+
+    async def look(n: int) -> int:
+        await asyncio.sleep(TOOK)
+        if n % 100 == 50 and n not in failed:
+            failed.add(n)
+            raise TransientError("try again")
+        return n + 1
+
+    return look
+
+
+async def workers(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    """A hand-written pool: long-lived workers that share an iterator."""
+    waiting = iter(range(calls))
+
+    async def work() -> None:
+        for n in waiting:
+            done(await look(n))
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(AT_ONCE):
+            group.create_task(work())
+
+
+async def workers_in_time(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    """The same, with the limit on the time of a call that ours has too."""
+
+    async def limited(n: int) -> int:
+        async with asyncio.timeout(10.0):
+            return await look(n)
+
+    await workers(calls, limited, done)
+
+
+async def gathered(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(n: int) -> None:
+        async with limit:
+            done(await look(n))
+
+    await asyncio.gather(*map(one, range(calls)))
+
+
+async def enriched(calls: int, look: Lookup, done: Callable[[int], object], **options: Any) -> None:
+    now = time.time()
+    numbers = range(calls)
+    columns = (numbers, numbers, repeat(1), repeat(now), repeat(now))
+    window = Window(now, now, "time", calls, columns)
+    await _completed(
+        rx.just(window).pipe(rxo.enrich(look, max_age=600.0, max_concurrent=AT_ONCE, **options)),
+        lambda compacted: done(compacted.event),
+    )
+
+
+# the default waits are of up to a second, which is as long as all the calls take
+again_soon = partial(enriched, wait=wait_random(0, 2 * TOOK))
+
+
+async def rxpy_merge(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    def one(n: int) -> Any:
+        return rx.defer(lambda _: rx.from_future(asyncio.ensure_future(look(n))))
+
+    await _completed(rx.from_iterable(range(calls)).pipe(ops.map(one), ops.merge(max_concurrent=AT_ONCE)), done)
+
+
+async def streamable(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    from streamable import stream
+
+    async for found in stream(range(calls)).map(look, concurrency=AT_ONCE, as_completed=True):
+        done(found)
+
+
+async def aiostream(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
+    from aiostream import pipe, stream
+
+    async with (stream.range(calls) | pipe.map(look, ordered=False, task_limit=AT_ONCE)).stream() as streamer:
+        async for found in streamer:
+            done(found)
+
+
+async def _completed(observable: rx.Observable[Any], done: Callable[[Any], object]) -> None:
+    ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    observable.subscribe(
+        done,
+        ended.set_exception,
+        lambda: ended.set_result(None),
+        scheduler=AsyncIOScheduler(asyncio.get_running_loop()),
+    )
+    await ended
+
+
+def run(
+    close: Close, how: Callable[..., Awaitable[None]], calls: int, look: Callable[[], Lookup] = lambda: lookup
+) -> int:
+    results: list[int] = []
+
+    async def main() -> None:
+        await how(calls, look(), results.append)
+
+    asyncio.run(main())
+    if sum(results) != calls * (calls + 1) // 2:
+        raise AssertionError(f"{how}: {len(results)} results, wrong ones")
+    return len(results)
+
+
+def enrichment(calls: int, *, slow: bool) -> Group:
+    """Row 5; ``slow`` has the peers too."""
+    ours, some, pool = "enrich, retry armed", "enrich, 1 % of first attempts fail, waits to 10 ms", "workers by hand"
+    cases = [
+        Case(pool, partial(run, how=workers, calls=calls), calls),
+        Case(ours, partial(run, how=enriched, calls=calls), calls),
+        Case(some, partial(run, how=again_soon, calls=calls, look=flaky), calls),
+        Case(
+            "enrich, 1 % of first attempts fail, default waits",
+            partial(run, how=enriched, calls=calls, look=flaky),
+            calls,
+        ),
+        Case("enrich, no time limit", partial(run, how=partial(enriched, timeout=None), calls=calls), calls),
+    ]
+    if slow:
+        others: Iterable[tuple[str, str, Any, int]] = (
+            ("asyncio", "workers by hand, asyncio.timeout", workers_in_time, 1),
+            ("asyncio", "asyncio semaphore and gather", gathered, 1),
+            ("streamable", "streamable map", streamable, 2),
+            ("reactivex", "RxPY merge(max_concurrent)", rxpy_merge, 10),
+            ("aiostream", "aiostream map", aiostream, 20),
+        )
+        for module, name, how, part in others:
+            if find_spec(module) is not None:
+                cases.append(Case(name, partial(run, how=how, calls=calls // part), calls // part))
+    targets = [
+        Target("5", ours, pool, 1.3),
+        Target("5", ours, pool, 1.4, of="ideal wall"),
+        Target("5", some, ours, 1.15),
+        Target("5", some, ours, 1.15, of="wall"),
+    ]
+    # seconds a call, if 100 were always under way
+    return Group("enrich, calls of 5 ms", cases, targets, ideal=TOOK / AT_ONCE)

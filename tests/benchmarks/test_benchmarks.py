@@ -1,0 +1,94 @@
+"""The benchmarks in short: the same checksums for everyone, and ratios with a wide margin; never absolute times."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from shutil import which
+from typing import Any
+
+import pytest
+
+pytestmark = [
+    pytest.mark.skipif(not find_spec("orjson"), reason='needs an extra: pip install -e ".[bench]"'),
+    pytest.mark.timeout(110),  # all but the first only look at what it found
+]
+
+ROWS = "chunks events pipeline ndjson enrich http peers stall".split()
+PEERS = {
+    "streamable": "streamable group",
+    "csp": "csp, chunks of 1,000",
+    "aiostream": "aiostream chunks",
+    "streamz": "streamz partition",
+    "reactivex": "RxPY buffer, a dict a buffer",
+    "asyncio": "asyncio queue",
+}
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    path = tmp_path_factory.mktemp("benchmarks") / "found.json"
+    command = [sys.executable, str(Path(__file__).parent), "--short", "--json", str(path), "--rows", *ROWS]
+    # it fails when any system comes to another result than the plainest loop
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Python ")
+    return json.loads(path.read_text())
+
+
+def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
+    (found,) = [
+        each["ratio"]
+        for each in report["findings"]
+        if (each["row"], each["ours"], each["target"][0]) == (row, ours, sign)
+        and beside in each["beside"]
+        and "wall" not in each["target"]
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("row", "ours", "beside", "limit"),
+    [
+        ("1", "compact, chunks of 1,000, first_seen", "dict loop", 2.5),
+        ("1", "compact, chunks of 100, first_seen", "dict loop", 3.2),
+        ("1", "compact, chunks of 1,000, count and times", "plain", 2.5),
+        ("2", "compact, event by event, in a loop", "callback", 4.0),
+        ("2", "compact, event by event, in a loop", "RxPY", 0.5),
+        ("2", "compact, event by event, outside asyncio", "RxPY", 0.5),
+        ("3", "pipeline with Counters, first_seen", "compact", 5.0),
+        ("5", "enrich, retry armed", "workers", 4.0),
+        ("5", "enrich, 1 % of first attempts fail, waits to 10 ms", "enrich", 2.0),
+        ("6", "HttpSource and compact", "aiohttp", 4.0),
+        ("9", "pipeline with Counters, first_seen", "pipeline", 1.5),
+    ],
+)
+def test_no_dearer_than(report: Any, row: str, ours: str, beside: str, limit: float) -> None:
+    assert ratio(report, row, ours, beside, "≤") <= limit
+
+
+@pytest.mark.parametrize(
+    ("row", "ours", "beside", "least"),
+    [
+        ("4", "NdjsonSource, compact, survivors decoded", "orjson", 0.5),
+        ("6", "HttpSource and compact", "aiohttp", 0.35),
+    ],
+)
+def test_as_fast_as(report: Any, row: str, ours: str, beside: str, least: float) -> None:
+    assert ratio(report, row, ours, beside, "≥") >= least
+
+
+def test_a_stall_is_survived_in_bounded_memory(report: Any) -> None:
+    stalls = [each for each in report["findings"] if each["row"] == "8"]
+    assert len(stalls) == 2
+    assert all(each["met"] for each in stalls), stalls
+
+
+def test_all_peers_that_are_there_did_the_same_work(report: Any) -> None:
+    there = {name for module, name in PEERS.items() if find_spec(module)}
+    if which("go"):
+        there.add("Go, channels and select")
+    assert there <= set(report["systems"]["peers"])

@@ -1,0 +1,59 @@
+"""The notebooks run from a clean kernel, and their outputs are those that are shipped."""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+try:
+    import nbformat
+    from nbclient import NotebookClient
+except ImportError:
+    if "CI" in os.environ:
+        raise
+    pytest.skip("needs the extra dev", allow_module_level=True)
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LONGEST = 12
+"""Lines of a cell."""
+
+
+def outputs(book: Any) -> list[Any]:
+    """What the cells show, but for those whose tag says that they show the time that passes."""
+    return [
+        [{name: output[name] for name in ("text", "data") if name in output} for output in cell.get("outputs", [])]
+        for cell in book.cells
+        if "live" not in cell.metadata.get("tags", [])
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.timeout(60)
+@pytest.mark.filterwarnings("default")  # of the kernel's machinery
+def test_a_notebook_runs_and_shows_what_is_shipped(path: Path) -> None:
+    shipped = nbformat.read(path, as_version=4)
+    fresh = copy.deepcopy(shipped)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    resources = {"metadata": {"path": str(FOLDER)}}
+    NotebookClient(fresh, timeout=50, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
+    assert outputs(fresh) == outputs(shipped)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_its_cells_are_short_and_were_run_in_order(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    assert all(len(cell.source.splitlines()) <= LONGEST for cell in code)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert any("assert " in cell.source for cell in code)
+
+
+def test_there_are_notebooks() -> None:
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02}" for n in range(1, len(NOTEBOOKS) + 1)]

@@ -1,0 +1,171 @@
+"""What a worker on JetStream does a second: ``python tests/scale/bench_jetstream.py``.
+
+A pipeline that consumes, compacts, publishes to a function and acknowledges, beside a consumer that only acknowledges;
+both with rolling pulls and one callback, on a stream in files. Rounds alternate; medians of events a second by the
+wall clock, from the first request until the server has every acknowledgement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nats
+from nats.js.api import ConsumerConfig
+
+from rxcompact import Orchestrator, Pipeline
+from rxcompact.scale.jetstream import JetStreamSource
+
+KEYS, PREFETCH, MAX_BYTES = 10_000, 1_000, 8 << 20
+ASK = {"batch": PREFETCH // 2, "max_bytes": MAX_BYTES, "expires": 10 * 10**9}
+
+
+@contextmanager
+def running() -> Iterator[str]:
+    binary = shutil.which("nats-server", path=f"{sysconfig.get_path('scripts')}") or "nats-server"
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as taken, Path(folder, "log").open("wb") as log:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.close()
+        server = subprocess.Popen([binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder], stderr=log)
+        try:
+            while not re.search("Server is ready", Path(folder, "log").read_text()):
+                time.sleep(0.02)
+            yield f"nats://127.0.0.1:{port}"
+        finally:
+            server.kill()
+            server.wait()
+
+
+async def fill(url: str, messages: int, each: int) -> None:
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    await stream.add_stream(name="IN", subjects=["in"])
+    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(KEYS)))
+    keys = iter(random.Random(7).choices(range(KEYS), cum_weights=weights, k=messages * each))
+    for number in range(messages):
+        lines = [json.dumps({"id": f"key-{key}", "n": number}).encode() for key in itertools.islice(keys, each)]
+        await stream.publish_async("in", b"\n".join(lines))
+    await stream.publish_async_completed()
+    await client.close()
+
+
+async def bare(url: str, name: str, messages: int) -> float:
+    client = await nats.connect(url)
+    await client.jetstream().add_consumer("IN", ConsumerConfig(durable_name=name, max_ack_pending=messages))
+    inbox, over = client.new_inbox(), asyncio.Event()
+    received = left = 0
+
+    async def ask() -> None:
+        nonlocal left
+        left += ASK["batch"]
+        await client.publish(f"$JS.API.CONSUMER.MSG.NEXT.IN.{name}", json.dumps(ASK).encode(), reply=inbox)
+
+    async def take(message: nats.aio.msg.Msg) -> None:
+        nonlocal received, left
+        if message.subject == inbox:  # a request ended on its bytes
+            left -= int((message.headers or {}).get("Nats-Pending-Messages", 0))
+        else:
+            await message.ack()
+            received += 1
+            left -= 1
+        if left <= PREFETCH // 2:
+            await ask()
+        if received == messages:
+            over.set()
+
+    await client.subscribe(inbox, cb=take)
+    began = time.perf_counter()
+    await ask()
+    await ask()
+    await over.wait()
+    await client.flush()
+    took = time.perf_counter() - began
+    await check(client, name, messages)
+    await client.close()
+    return took
+
+
+async def pipeline(url: str, name: str, messages: int, each: int) -> float:
+    source = JetStreamSource(
+        url, stream="IN", consumer=name, max_ack_pending=messages, prefetch=PREFETCH, max_bytes=MAX_BYTES
+    )
+    published = 0
+
+    def sink(batch: object) -> None:
+        nonlocal published
+        published += sum(compacted.count for compacted in batch)
+
+    orchestrator = Orchestrator(
+        Pipeline(source=source, key_mapper="id", timespan=1, sink=sink, max_age=600, max_in_flight=10**6)
+    )
+    began = time.perf_counter()
+    await orchestrator.start()
+    while orchestrator.account.received < messages * each:
+        await asyncio.sleep(0.005)
+    await orchestrator.stop()
+    took = time.perf_counter() - began
+    assert published == messages * each
+    client = await nats.connect(url)
+    await check(client, name, messages)
+    await client.close()
+    return took
+
+
+async def check(client: nats.NATS, name: str, messages: int) -> None:
+    for _ in range(100):
+        info = await client.jetstream().consumer_info("IN", name)
+        if (info.num_pending, info.num_ack_pending, info.delivered.consumer_seq) == (0, 0, messages):
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(info)
+
+
+async def compare(url: str, messages: int, each: int, rounds: int) -> None:
+    await fill(url, messages, each)
+    wall: dict[str, list[float]] = {"bare": [], "pipeline": []}
+    cpu: dict[str, list[float]] = {"bare": [], "pipeline": []}
+    for number in range(rounds):
+        runs = {"bare": bare(url, f"bare{number}", messages)}
+        runs["pipeline"] = pipeline(url, f"pipeline{number}", messages, each)
+        for name, run in runs.items():
+            began = time.process_time()
+            wall[name].append(await run)
+            cpu[name].append(time.process_time() - began)
+    events = messages * each
+    rates = {name: events / statistics.median(seconds) for name, seconds in wall.items()}
+    costs = {name: statistics.median(seconds) / messages * 1e6 for name, seconds in cpu.items()}
+    print(
+        f"| {each} | {rates['bare']:,.0f} | {rates['pipeline']:,.0f} | {rates['pipeline'] / rates['bare']:.0%} "
+        f"| {costs['bare']:.1f} | {costs['pipeline']:.1f} |"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    print("| events a message | bare, events/s | pipeline, events/s | share | CPU µs a message: bare | pipeline |")
+    print("|---|---|---|---|---|---|")
+    for each, messages in ((1, arguments.messages), (100, arguments.messages // 5)):
+        with running() as url:
+            asyncio.run(compare(url, messages, each, arguments.rounds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""Intake behind a broker that is a list: a source in a few lines, which a pipeline runs in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reactivex import Observable
+from reactivex.disposable import Disposable
+
+from rxcompact import Orchestrator, Pipeline
+from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.scale import Intake
+from rxcompact.testing import run
+
+
+class ListSource:
+    """All of its messages come at once; what there is no room for waits."""
+
+    raw = True
+
+    def __init__(self, bodies: list[bytes], together: int) -> None:
+        self.settled: list[int] = []
+        self.returned: list[int] = []
+        self._intake = Intake(self.settled.extend, together=together)
+        for number, body in enumerate(bodies):
+            self._intake.take(number, body)
+
+    def stream(self, demand: Any) -> Observable[Any]:
+        def subscribe(observer: Any, _: Any = None) -> Disposable:
+            self._intake.attach(observer, demand)
+            task = asyncio.ensure_future(self._push(demand))
+
+            def dispose() -> None:
+                self._intake.detach()
+                task.cancel()
+
+            return Disposable(dispose)
+
+        return Observable(subscribe)
+
+    async def _push(self, demand: Any) -> None:
+        while self._intake:
+            await demand.wait()
+            self._intake.push()
+
+    async def aclose(self) -> None:
+        self._intake.detach()
+        self.returned = self._intake.leave()
+
+
+def started(source: ListSource, **options: Any) -> tuple[Orchestrator, list[Any]]:
+    out: list[Any] = []
+    settings = {"sink": out.extend, "key_mapper": "id", "timespan": 10, "max_age": 600, "batch_timespan": 1}
+    return Orchestrator(Pipeline(source=source, **(settings | options))), out
+
+
+def body(*ids: str) -> bytes:
+    return json.dumps([{"id": each} for each in ids]).encode()
+
+
+async def test_messages_are_pushed_together_and_settled_together() -> None:
+    async def sink(batch: Any) -> dict[int, Exception]:
+        return {position: TransientError() for position, it in enumerate(batch) if it.key in stuck}
+
+    stuck = {"b"}
+    source = ListSource([body("a"), body("b"), body("c"), body("a"), body("d")], together=2)
+    orchestrator, _ = started(source, sink=sink)
+    await orchestrator.start()
+    await asyncio.sleep(12)
+    assert source.settled == [2, 3, 4]
+    stuck.clear()
+    await asyncio.sleep(60)
+    assert sorted(source.settled) == [0, 1, 2, 3, 4]
+    await orchestrator.stop()
+
+
+async def test_duplicates_of_what_is_held_need_no_room() -> None:
+    source = ListSource([body("a", "b"), body("b", "a"), body("a", "a", "a"), body("b", "c")], together=4)
+    orchestrator, out = started(source, max_in_flight=2)
+    await orchestrator.start()
+    await asyncio.sleep(9)
+    assert orchestrator.account.received == 7  # all but the last
+    await asyncio.sleep(30)
+    assert [(it.key, it.count) for it in out] == [("a", 5), ("b", 2), ("b", 1), ("c", 1)]
+    assert sorted(source.settled) == [0, 1, 2, 3]
+    await orchestrator.stop()
+
+
+async def test_what_was_not_pushed_is_returned_at_once_and_what_was_in_part_when_it_is_over() -> None:
+    source = ListSource([body("a"), body("b", "c", "d", "e"), body("f")], together=1)
+    orchestrator, out = started(source, max_in_flight=3)
+    await orchestrator.start()
+    await asyncio.sleep(1)
+    await orchestrator.stop()
+    assert source.returned == [2]
+    assert source.settled == [0]  # the second is neither: its broker delivers it again
+    assert [it.key for it in out] == ["a", "b", "c"]
+
+
+def test_together_is_at_least_one() -> None:
+    with pytest.raises(ArgumentError, match="together"):
+        Intake(print, together=0)
+
+
+bodies = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=7), max_size=15)
+
+
+@settings(max_examples=100, deadline=None)
+@given(bodies, st.integers(1, 6), st.integers(1, 9), st.lists(st.floats(0.5, 30), max_size=3))
+def test_every_message_is_settled_once_and_nothing_is_dropped_whatever_the_room(
+    plan: list[list[str]], together: int, room: int, restarts: list[float]
+) -> None:
+    async def main() -> None:
+        source = ListSource([body(*ids) for ids in plan], together)
+        orchestrator, out = started(source, max_in_flight=room)
+        await orchestrator.start()
+        for pause in restarts:
+            await asyncio.sleep(pause)
+            await orchestrator.restart()
+        await asyncio.sleep(2000)
+        assert sorted(source.settled) == list(range(len(plan)))
+        assert (orchestrator.account.dropped, orchestrator.account.refused) == (0, 0)
+        counts: Counter[str] = Counter()
+        for it in out:
+            counts[it.key] += it.count
+        assert counts == Counter(each for ids in plan for each in ids)
+        await orchestrator.stop()
+
+    run(main)
