@@ -15,7 +15,7 @@ from rxcompact.errors import ArgumentError
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
-from rxcompact.pipeline import Pipeline
+from rxcompact.pipeline import Pipeline, Source
 from rxcompact.signals import Signal, SourceFailed
 from rxcompact.sinks import HttpSink, NdjsonSink
 from rxcompact.sources import HttpSource
@@ -47,7 +47,14 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--listen", required=True, metavar="HOST:PORT", help="where to listen; without a host on all addresses")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--listen", metavar="HOST:PORT", help="where to listen; without a host on all addresses")
+    source.add_argument(
+        "--source",
+        metavar="URL",
+        help="take from nats://HOST:PORT/STREAM instead (extra nats); durable",
+    )
+    add("--partitions", type=_partitions, metavar="N[-M]", help="of --source: those subjects alone that are *.N.>")
     add("--key", required=True, metavar="FIELD[,FIELD…]", help="what makes events equal")
     add("--timespan", required=True, type=float, metavar="S", help="length of a window, seconds")
     add("--max-age", required=True, type=float, metavar="S", help="age at which an event expires, seconds")
@@ -75,20 +82,48 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     return 0 if report.in_time and not report.account.abandoned else 1
 
 
-def pipeline(options: argparse.Namespace) -> Pipeline:
-    """Return the pipeline that the options describe."""
+def _partitions(text: str) -> range:
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()) or int(last or first) < int(first):
+        raise argparse.ArgumentTypeError(f"not partitions: {text!r} (0, or 0-3)")
+    return range(int(first), int(last or first) + 1)
+
+
+def _broker(url: str, partitions: range | None) -> Source:
+    server, _, stream = url.rpartition("/")
+    if not server.startswith(("nats://", "tls://")) or not stream:
+        raise ArgumentError("--source", url, "nats://HOST:PORT/STREAM")
+    try:
+        from rxcompact.scale.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ArgumentError("--source", url, 'with the extra: pip install "rxcompact[nats]"') from None
+    if partitions is None:
+        return JetStreamSource(server, stream=stream, consumer="rxcompact")
+    # workers of the same partitions share a consumer: one that is killed may be replaced
+    consumer = f"rxcompact-{partitions[0]}-{partitions[-1]}"
+    return JetStreamSource(
+        server, stream=stream, consumer=consumer, subjects=[f"*.{number}.>" for number in partitions]
+    )
+
+
+def _listener(options: argparse.Namespace) -> Source:
     host, colon, port = options.listen.rpartition(":")
     if not colon or not port.isdecimal():
         raise ArgumentError("--listen", options.listen, "HOST:PORT")
+    return HttpSource(
+        host=host or "0.0.0.0",  # noqa: S104 - asked for
+        port=int(port),
+        path=options.path,
+        items=options.items,
+        token=options.token,
+    )
+
+
+def pipeline(options: argparse.Namespace) -> Pipeline:
+    """Return the pipeline that the options describe."""
     names = options.key.split(",")
     return Pipeline(
-        source=HttpSource(
-            host=host or "0.0.0.0",  # noqa: S104 - asked for
-            port=int(port),
-            path=options.path,
-            items=options.items,
-            token=options.token,
-        ),
+        source=_broker(options.source, options.partitions) if options.source else _listener(options),
         key_mapper=JsonKey(*names),
         time_mapper=JsonTime(options.time) if options.time else None,
         timespan=options.timespan,
@@ -101,11 +136,7 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
 
 
 async def _serve(options: argparse.Namespace) -> Report:
-    description = pipeline(options)
-    source = description.source
-    if not isinstance(source, HttpSource):
-        raise TypeError("serve listens")
-    orchestrator = Orchestrator(description)
+    orchestrator = Orchestrator(pipeline(options))
     if options.verbose:
         orchestrator.attach(LogObserver())
     orchestrator.stop_on(deadline=options.deadline)
@@ -117,15 +148,23 @@ async def _serve(options: argparse.Namespace) -> Report:
 
     first = orchestrator.attach(fail)
     await orchestrator.start()
-    listening = asyncio.ensure_future(source.listening())
+    ready = asyncio.ensure_future(_ready(orchestrator.pipeline.source))
     ended = asyncio.ensure_future(orchestrator.wait())
-    waits: set[asyncio.Future[Any]] = {listening, cannot, ended}
+    waits: set[asyncio.Future[Any]] = {ready, cannot, ended}
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     first.dispose()
     if cannot.done():  # later failures are retried; this one is for who typed the address
-        listening.cancel()
+        ready.cancel()
         await orchestrator.stop()
         raise cannot.result()
-    if listening.done():
-        print(f"listening on {source.url}", file=sys.stderr, flush=True)
+    if ready.done():
+        print(ready.result(), file=sys.stderr, flush=True)
     return await ended
+
+
+async def _ready(source: Source) -> str:
+    if isinstance(source, HttpSource):
+        await source.listening()
+        return f"listening on {source.url}"
+    await asyncio.sleep(1)  # in which it would fail
+    return f"consuming {source!r}"

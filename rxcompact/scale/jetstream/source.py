@@ -66,7 +66,7 @@ class JetStreamSource:
         stream: str,
         consumer: str,
         subjects: str | Sequence[str] = (),
-        ack_wait: Seconds = 30.0,
+        ack_wait: Seconds = 10.0,
         max_ack_pending: int = 20_000,
         prefetch: int = 1_000,
         max_bytes: int = 8 * MIB,
