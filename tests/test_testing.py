@@ -270,7 +270,7 @@ def test_replay_waits_for_what_is_under_way_and_repeats_it_to_the_byte() -> None
     def once() -> str:
         api = SimulatedApi(latency=(1, 30), error_rate=0.3, outages=[(START + 60, START + 90)], rate=50)
         enriched = replay(
-            HOUR[:1000], rxo.compact(10, key_mapper="id"), rxo.enrich(api, max_age=600.0), time_mapper="ts"
+            HOUR[:1000], rxo.compact(10, key_mapper="id"), rxo.enrich(api, max_age=3600.0), time_mapper="ts"
         )
         assert len(enriched) == sum(
             len({e["id"] for e in HOUR[:1000] if (e["ts"] - START) // 10 == n}) for n in range(36)
