@@ -9,6 +9,7 @@ from typing import Any
 
 from loguru import logger
 
+from rxcompact.commands.live import live
 from rxcompact.commands.loop import run
 from rxcompact.enrichers import HttpEnricher
 from rxcompact.errors import ArgumentError
@@ -67,6 +68,7 @@ def add_parser(commands: Any) -> None:
     add("--max-in-flight", type=int, default=100_000, metavar="N", help="distinct events held at most (%(default)s)")
     add("--max-concurrent", type=int, default=100, metavar="N", help="calls of the API at once (%(default)s)")
     add("--deadline", type=float, default=10.0, metavar="S", help="seconds that a drain may take (%(default)s)")
+    add("--live", action="store_true", help="show how it is doing, to standard error (extra live)")
     add("--verbose", action="store_true", help="log what happens, to standard error")
     parser.set_defaults(run=lambda options: _run(parser, options))
 
@@ -159,6 +161,8 @@ async def _serve(options: argparse.Namespace) -> Report:
         raise cannot.result()
     if ready.done():
         print(ready.result(), file=sys.stderr, flush=True)
+    if options.live:
+        await live(orchestrator, sys.stderr)
     return await ended
 
 

@@ -104,8 +104,8 @@ def test_partitioned_workers_share_the_keys_and_one_that_is_killed_is_replaced(s
 def test_a_source_that_is_none_is_refused() -> None:
     async def main() -> tuple[int | None, bytes]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rxcompact", "serve", "--source=kafka://x/y", "--key=id", "--timespan=1", "--max-age=9",
-            stderr=asyncio.subprocess.PIPE,
+            sys.executable, "-m", "rxcompact", "serve", "--source=kafka://x/y", "--key=id", "--timespan=1",
+            "--max-age=9", stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, errors = await process.communicate()
         return process.returncode, errors

@@ -1,0 +1,88 @@
+"""How a pipeline is doing, live in a terminal (extra ``live``)."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rxcompact.observers.vitals import Snapshot, Vitals
+from rxcompact.orchestrator import ENDED, Orchestrator
+from rxcompact.render.vitals import letter_rows, vitals_lines, vitals_title
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+PERIOD = 0.25
+"""Seconds between updates."""
+LINE = 1.0
+"""Seconds between lines where it is no terminal."""
+
+
+@contextmanager
+def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Callable[[str], None]]:
+    """Yield a function that shows how it is now, under a title: a live table on a terminal, else a line a second.
+
+    Args:
+        orchestrator: What to show.
+        file: Where; by default standard output. Without rich there are lines on a terminal too.
+    """
+    out = file or sys.stdout
+    vitals = Vitals.of(orchestrator)
+    if not out.isatty() or find_spec("rich") is None:
+        yield _lines(orchestrator, out)
+        return
+    from rich.console import Console  # noqa: PLC0415 - an extra
+    from rich.live import Live  # noqa: PLC0415
+
+    # what is logged meanwhile goes above the table
+    with Live(console=Console(file=out), auto_refresh=False) as live:
+
+        def show(title: str) -> None:
+            live.update(table(vitals.snapshot(), title), refresh=True)
+
+        yield show
+
+
+async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
+    """Show how it is, four times a second, until it has ended."""
+    with view(orchestrator, file) as show:
+        while orchestrator.state not in ENDED:
+            show("")
+            await asyncio.sleep(PERIOD)
+        show("")
+
+
+def table(now: Snapshot, title: str = "") -> RenderableType:
+    """Return a snapshot as a table of rich."""
+    from rich import box  # noqa: PLC0415 - an extra
+    from rich.console import Group  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
+    numbers = Table(title=escape(f"{title}  {vitals_title(now)}".strip()), show_header=False, **style)
+    for name, said in vitals_lines(now):
+        numbers.add_row(name, escape(said))
+    if not now.letters:
+        return numbers
+    letters = Table("outcome", "stage", "reason", "error", "attempts", "age", title="dead letters", **style)
+    for row in letter_rows(now):
+        letters.add_row(*map(escape, row))
+    return Group(numbers, letters)
+
+
+def _lines(orchestrator: Orchestrator, out: TextIO) -> Callable[[str], None]:
+    shown = float("-inf")
+
+    def line(title: str) -> None:
+        nonlocal shown
+        if time.monotonic() - shown >= LINE:
+            shown = time.monotonic()
+            print(f"{title}  {orchestrator.account}".strip(), file=out, flush=True)
+
+    return line

@@ -1,0 +1,83 @@
+// The page's side of dashboard.py: shows its `view`, and tells it what is pressed and whether anyone looks.
+
+const ACTIONS = ["start", "stop", "restart"];
+
+function make(name, kind, parent) {
+  const element = document.createElement(name);
+  element.className = kind;
+  parent.append(element);
+  return element;
+}
+
+function render({ model, el }) {
+  const id = Math.random().toString(36).slice(2); // several cells may show the same dashboard
+  const root = make("div", "rxcompact-dashboard", el);
+  const bar = make("div", "rxcompact-bar", root);
+  const picture = make("img", "rxcompact-picture", root);
+  const letters = make("div", "rxcompact-letters", root);
+  const buttons = ACTIONS.map((action) => {
+    const button = make("button", "rxcompact-button", bar);
+    button.type = "button";
+    button.textContent = action;
+    button.addEventListener("click", () => {
+      for (const each of buttons) each.disabled = true; // until the next view says what may be done
+      model.send({ action });
+    });
+    return button;
+  });
+  const notice = make("span", "rxcompact-notice", bar);
+  notice.setAttribute("role", "status");
+
+  function show() {
+    const view = model.get("view");
+    for (const button of buttons) button.disabled = !view.actions.includes(button.textContent);
+    if (notice.textContent !== view.notice) notice.textContent = view.notice;
+    if (picture.src !== view.picture) {
+      // it was decoded when it takes the place of the last one: no flicker
+      const next = new Image();
+      next.src = view.picture;
+      next.decode().then(() => {
+        picture.src = next.src;
+        picture.alt = view.title;
+      }, () => {});
+    }
+    // escaped where it is made; left alone while it is the same, so that it can be selected
+    if (letters.dataset.html !== view.letters) {
+      letters.dataset.html = view.letters;
+      letters.innerHTML = view.letters;
+    }
+  }
+
+  let on_screen = false;
+  let told = false;
+  function tell() {
+    const shown = on_screen && document.visibilityState === "visible";
+    if (shown !== told) {
+      told = shown;
+      model.send({ view: id, shown });
+    }
+  }
+  function leave() {
+    on_screen = false;
+    tell();
+  }
+  const observer = new IntersectionObserver((entries) => {
+    on_screen = entries.at(-1).isIntersecting;
+    tell();
+  });
+
+  show();
+  model.on("change:view", show);
+  observer.observe(root);
+  document.addEventListener("visibilitychange", tell);
+  window.addEventListener("pagehide", leave);
+  return () => {
+    model.off("change:view", show);
+    observer.disconnect();
+    document.removeEventListener("visibilitychange", tell);
+    window.removeEventListener("pagehide", leave);
+    leave();
+  };
+}
+
+export default { render };

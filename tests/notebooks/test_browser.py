@@ -1,0 +1,277 @@
+"""Notebooks in JupyterLab in a real browser: they run, the dashboard moves, its buttons work, the console is silent."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+try:
+    import jupyterlab  # noqa: F401
+    import nbformat
+    from playwright.sync_api import Page, expect, sync_playwright
+except ImportError:
+    if "CI" in os.environ:
+        raise
+    pytest.skip("needs jupyterlab and playwright", allow_module_level=True)
+
+CHROMIUM = shutil.which("chromium")
+if CHROMIUM is None:
+    if "CI" in os.environ:
+        raise FileNotFoundError("chromium")
+    pytest.skip("needs chromium", allow_module_level=True)
+
+pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PICTURES = os.environ.get("RXCOMPACT_PICTURES")
+"""A folder for screenshots, to be looked at."""
+SECOND = 1000  # of playwright's
+ACTIONS = ("start", "stop", "restart")
+expect.set_options(timeout=20 * SECOND)
+
+SETUP = """\
+import asyncio, itertools
+from rxcompact import Orchestrator, Pipeline
+from rxcompact.errors import TransientError
+from rxcompact.notebook.dashboard import dashboard
+from rxcompact.notebook.watch import watch
+
+async def source():
+    for number in itertools.count():
+        yield {"id": number % 40, "secret": "hunter2"}
+        if number % 20 == 19:
+            await asyncio.sleep(0.02)
+
+async def lookup(event):
+    if event["id"] == 13:
+        raise ValueError("<script>alert(1)</script>")
+    if number_of_calls.__next__() % 7 == 3:
+        raise TransientError
+    return event
+
+number_of_calls = itertools.count()
+pipeline = Pipeline(source=source(), key_mapper="id", timespan=0.5, enricher=lookup,
+                    sink=lambda batch: None, max_age=20, batch_timespan=0.1)
+orchestrator = Orchestrator(pipeline)
+"""
+
+
+class Lab:
+    """A JupyterLab and a browser that looks at it."""
+
+    def __init__(self, url: str, root: Path, page: Page) -> None:
+        self.root = root
+        self._page = page
+        self._complaints: list[str] = []
+        page.on("console", lambda said: self._complaints.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: self._complaints.append(str(error)))
+        page.goto(f"{url}/lab?reset")
+        page.wait_for_function("window.jupyterapp?.restored !== undefined")
+        page.evaluate("jupyterapp.restored")
+
+    @contextmanager
+    def open(self, path: Path) -> Generator[Page]:
+        """Yield the page with a notebook whose kernel is ready; at the end its console must not have complained."""
+        self._complaints.clear()
+        self._page.evaluate(
+            """async (path) => {
+                const panel = await jupyterapp.commands.execute("docmanager:open", { path, factory: "Notebook" });
+                await panel.revealed;
+                await panel.sessionContext.ready;
+                await panel.sessionContext.session.kernel.info;
+            }""",
+            str(path.relative_to(self.root)),
+        )
+        try:
+            yield self._page
+            assert not self._complaints
+        finally:
+            self._page.evaluate(
+                """async () => {
+                    const panel = jupyterapp.shell.currentWidget;
+                    await panel.sessionContext.shutdown();
+                    panel.dispose();
+                }"""
+            )
+
+    @staticmethod
+    def run_all(page: Page) -> list[dict[str, Any]]:
+        """Run all cells; return them."""
+        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+        model: dict[str, Any] = page.evaluate("jupyterapp.shell.currentWidget.content.model.toJSON()")
+        return [cell for cell in model["cells"] if cell["cell_type"] == "code"]
+
+    @staticmethod
+    def picture(page: Page, name: str) -> None:
+        if PICTURES:
+            page.screenshot(path=Path(PICTURES) / f"{name}.png")
+
+
+def started(server: subprocess.Popen[bytes], runtime: Path) -> str:
+    """Return where a server listens."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and server.poll() is None:
+        for found in runtime.glob("jpserver-*.json"):
+            try:
+                url: str = json.loads(found.read_text())["url"]
+                with urllib.request.urlopen(url + "api", timeout=5):
+                    return url.rstrip("/")
+            except (OSError, ValueError):
+                pass  # it is being written, or not listened to yet
+        time.sleep(0.1)
+    raise TimeoutError("jupyter lab did not start")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    root = tmp_path_factory.mktemp("lab")
+    own = tmp_path_factory.mktemp("jupyter")
+    settings = own / "config" / "labconfig"
+    settings.mkdir(parents=True)
+    # it would ask the network for news
+    disabled = {"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}
+    (settings / "page_config.json").write_text(json.dumps(disabled))
+    places = {f"JUPYTER_{name.upper()}_DIR": str(own / name) for name in ("config", "data", "runtime")}
+    options = [
+        "ServerApp.port=0",
+        "ServerApp.open_browser=False",
+        "IdentityProvider.token=",
+        "ServerApp.allow_root=True",
+    ]
+    options += [f"ServerApp.root_dir={root}", "LabApp.expose_app_in_browser=True", "ServerApp.ip=127.0.0.1"]
+    command = [sys.executable, "-m", "jupyterlab", *(f"--{option}" for option in options)]
+    with (own / "log").open("wb") as log:
+        server = subprocess.Popen(
+            command, env=os.environ | places | {"IPYTHONDIR": str(own)}, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        url = started(server, own / "runtime")
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            yield Lab(url, root, browser.new_page(viewport={"width": 1280, "height": 1400}))
+            browser.close()
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture
+def notebook(lab: Lab) -> Callable[..., Path]:
+    def write(name: str, *sources: str) -> Path:
+        book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
+        book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(book, lab.root / name)
+        return lab.root / name
+
+    return write
+
+
+def told(page: Page, code: str) -> str:
+    """What the kernel says of an expression."""
+    answer: str = page.evaluate(
+        """async (code) => {
+            const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const reply = await kernel.requestExecute({ code: "", user_expressions: { it: code } }).done;
+            return reply.content.user_expressions.it.data["text/plain"];
+        }""",
+        code,
+    )
+    return answer
+
+
+def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[..., Path]) -> None:
+    with lab.open(notebook("live.ipynb", SETUP, "dashboard(orchestrator)")) as page:
+        lab.run_all(page)
+        picture, buttons = page.locator(".rxcompact-picture"), page.locator(".rxcompact-button")
+        start, stop, restart = (buttons.filter(has_text=re.compile(f"^{name}$")) for name in ACTIONS)
+        expect(picture).to_have_attribute("alt", "idle, 0 s")
+        expect(stop).to_be_disabled()
+        start.click()
+        expect(picture).to_have_attribute("alt", re.compile("^running, [1-9]"))
+        page.evaluate(
+            """() => {
+                window.changes = 0;
+                const watcher = new MutationObserver((found) => { window.changes += found.length; });
+                watcher.observe(document.querySelector(".rxcompact-picture"), { attributeFilter: ["src"] });
+            }"""
+        )
+        page.wait_for_timeout(2 * SECOND)
+        assert 2 <= page.evaluate("window.changes") <= 9  # eight, on a machine that is not busy
+        assert page.evaluate("document.querySelector('.rxcompact-picture').naturalWidth") == 960
+        expect(page.locator(".rxcompact-letters")).to_contain_text("ValueError")
+        assert "hunter2" not in page.locator(".rxcompact-dashboard").inner_text()
+        lab.picture(page, "dashboard-light")
+        restart.click()
+        expect(picture).to_have_attribute("alt", re.compile("^running, .*, 1 restart$"))
+        page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
+        page.wait_for_timeout(SECOND)
+        lab.picture(page, "dashboard-dark")
+        page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Light' })")
+        stop.click()
+        expect(picture).to_have_attribute("alt", re.compile("^stopped, "))
+        expect(start).to_be_enabled()
+        expect(stop).to_be_disabled()
+        lab.picture(page, "dashboard-stopped")
+
+
+def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebook: Callable[..., Path]) -> None:
+    path = notebook("again.ipynb", SETUP, "await orchestrator.start()", *["dashboard(orchestrator)"] * 2)
+    count = "len(orchestrator._attached), len(dashboard(orchestrator)._shown)"
+    with lab.open(path) as page:
+        lab.run_all(page)
+        page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
+        expect(page.locator(".rxcompact-picture")).to_have_count(2)
+        page.locator(".rxcompact-bar").last.scroll_into_view_if_needed()
+        page.wait_for_timeout(SECOND)
+        assert told(page, count) == "(1, 2)"
+        page.evaluate("jupyterapp.shell.currentWidget.content.node.style.display = 'none'")
+        page.wait_for_timeout(SECOND)
+        assert told(page, count) == "(1, 0)"
+        assert told(page, "dashboard(orchestrator)._timer") == "None"
+
+
+def test_watch_moves_while_its_cell_runs_and_stays_in_the_saved_notebook(
+    lab: Lab, notebook: Callable[..., Path]
+) -> None:
+    watching = "await orchestrator.start()\nawait watch(orchestrator, seconds=2)\nawait orchestrator.stop();"
+    path = notebook("watch.ipynb", SETUP, watching, "dashboard(orchestrator).snapshot()")
+    with lab.open(path) as page:
+        cells = lab.run_all(page)
+        assert [output["output_type"] for output in cells[1]["outputs"]] == ["display_data"]
+        assert "running, 2" in cells[1]["outputs"][0]["data"]["text/plain"]
+        assert "stopped" in cells[2]["outputs"][0]["data"]["text/plain"]
+        page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    book = nbformat.read(path, as_version=4)
+    book.cells[0].source += "# someone else's, who is not trusted"
+    nbformat.write(book, path)
+    with lab.open(path) as page:
+        assert (
+            page.evaluate("[...jupyterapp.shell.currentWidget.content.model.cells].some(each => each.trusted)") is False
+        )
+        expect(page.locator("img[src^='data:image/svg']")).to_have_count(2)
+        widths = "[...document.querySelectorAll('img[src^=\"data:\"]')].map(each => each.naturalWidth)"
+        assert page.evaluate(widths) == [960, 960]
+        lab.picture(page, "watch-untrusted")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_in_the_browser(path: Path, lab: Lab) -> None:
+    copy = lab.root / path.name
+    shutil.copy(path, copy)
+    with lab.open(copy) as page:
+        cells = lab.run_all(page)
+        assert all(cell["execution_count"] for cell in cells)
+        assert not [output for cell in cells for output in cell["outputs"] if output["output_type"] == "error"]
+        lab.picture(page, path.stem)
