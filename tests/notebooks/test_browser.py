@@ -45,8 +45,7 @@ SETUP = """\
 import asyncio, itertools
 from rxcompact import Orchestrator, Pipeline
 from rxcompact.errors import TransientError
-from rxcompact.notebook.dashboard import dashboard
-from rxcompact.notebook.watch import watch
+from rxcompact.notebook import dashboard, watch
 
 async def source():
     for number in itertools.count():
@@ -91,6 +90,8 @@ class Lab:
                 await panel.revealed;
                 await panel.sessionContext.ready;
                 await panel.sessionContext.session.kernel.info;
+                jupyterapp.shell.activateById(panel.id);
+                while (jupyterapp.shell.currentWidget !== panel) await new Promise(requestAnimationFrame);
             }""",
             str(path.relative_to(self.root)),
         )
@@ -224,6 +225,16 @@ def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[.
         expect(start).to_be_enabled()
         expect(stop).to_be_disabled()
         lab.picture(page, "dashboard-stopped")
+
+
+def test_it_moves_and_obeys_while_a_cell_runs(lab: Lab, notebook: Callable[..., Path]) -> None:
+    running = "await orchestrator.start()\nawait orchestrator.wait();"
+    with lab.open(notebook("busy.ipynb", SETUP, "dashboard(orchestrator)", running)) as page:
+        page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
+        picture = page.locator(".rxcompact-picture")
+        expect(picture).to_have_attribute("alt", re.compile("^running, [1-9]"))
+        page.locator(".rxcompact-button").filter(has_text="stop").click()
+        expect(picture).to_have_attribute("alt", re.compile("^stopped"))
 
 
 def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebook: Callable[..., Path]) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rxcompact import Orchestrator, Pipeline
-from rxcompact.notebook.dashboard import PERIOD, Dashboard, dashboard
+from rxcompact.notebook import Dashboard, dashboard
+from rxcompact.notebook.dashboard import PERIOD
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ipywidgets
 
