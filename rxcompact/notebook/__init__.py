@@ -1,11 +1,13 @@
-"""In a notebook: a live dashboard, and watching from a cell (extra ``notebook``)."""
+"""In a notebook: a live dashboard, watching from a cell, and tuning on history (extra ``notebook``)."""
 
 try:
     from rxcompact.notebook.dashboard import Dashboard, dashboard
+    from rxcompact.notebook.tune import tune
+    from rxcompact.notebook.tuning import Row, Tuning
     from rxcompact.notebook.watch import watch
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("rxcompact"):
         raise
     raise ImportError('this needs an extra: pip install "rxcompact[notebook]"') from error
 
-__all__ = ["Dashboard", "dashboard", "watch"]
+__all__ = ["Dashboard", "Row", "Tuning", "dashboard", "tune", "watch"]

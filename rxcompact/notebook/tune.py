@@ -1,0 +1,181 @@
+"""Tune before you deploy: what would each choice have done to this history?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import product
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from rxcompact.clock import Seconds, seconds
+from rxcompact.errors import ArgumentError
+from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.notebook.history import Compactions, History
+from rxcompact.notebook.rehearsal import Rehearsal, Stages, Stretch, peak
+from rxcompact.notebook.tuning import Row, Tuning
+from rxcompact.operators.windows import Mapper
+from rxcompact.testing import SimulatedApi
+
+KeyMapper: TypeAlias = Mapper | str | tuple[str, ...]
+"""A function, a field's name, or the names of several."""
+
+
+def tune(
+    events: Iterable[Any],
+    *,
+    time_mapper: Mapper | str,
+    key_mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper],
+    timespans: Sequence[Seconds] = (1.0, 10.0, 60.0),
+    max_ages: Sequence[Seconds] = (300.0,),
+    max_concurrents: Sequence[int] = (100,),
+    outages: Sequence[Seconds] = (60.0, 300.0),
+    api: Callable[..., Callable[[Any], Any]] = SimulatedApi,
+    lateness: Seconds | None = None,
+    batch_timespan: Seconds = 1.0,
+    progress: bool = True,
+) -> Tuning:
+    """Replay history in virtual time with every combination of choices, and return what each would have done.
+
+    The events go through `compact`, `enrich` and `publish` themselves; a simulated API stands in for the real one. An
+    event comes when the clock shows the largest event time so far, as in `rxcompact.testing.replay`.
+
+    Args:
+        events: What happened, in the order in which it came: dicts, raw JSON lines, or what your mappers take.
+        time_mapper: Gives an event's time, POSIX seconds; or the name of a field with such a time or one of ISO 8601.
+            Ages count from it, as in a `Pipeline` that has one.
+        key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
+            mapping from what to call them.
+        timespans: Lengths of a window, seconds. Windows are aligned to the epoch.
+        max_ages: Seconds after its birth at which an event expires.
+        max_concurrents: Calls at once.
+        outages: Lengths, seconds. Each is replayed by itself, at the stretch in which most events came.
+        api: Makes the API that stands in for yours, anew for each replay, given ``outages``, a list of spans of POSIX
+            seconds: ``partial(SimulatedApi, latency=(0.02, 0.2), error_rate=0.01, rate=50)``.
+        lateness: Windows of event time, that wait this long for stragglers, as in `compact`.
+        batch_timespan: Seconds that a batch waits for more (linger), as in a `Pipeline`.
+        progress: Show a bar, where tqdm is installed.
+
+    Returns:
+        A table that shows itself, with ``.plot()``, ``.recommend(…)`` and ``.to_pandas()``.
+
+    Exact:
+        What is compacted, and which events expire, is what the operators do, with these differences. The sink takes a
+        batch at once. Nothing is refused for want of room: ``held`` says how much is needed, and is read as windows
+        close. An outage is replayed from the last instant before it at which no event was on its way to the next one
+        after it; outside of that, history is as without it. Random latencies and waits are those of one seed.
+
+    Cost:
+        About 30 µs for each call that is replayed, 70 µs for one that fails: an outage has many of them. Some 5 µs for
+        each line, key and timespan. The 53,615 lines of twenty busy minutes take a second for each row, and for an
+        outage as long as the time they took to come, several.
+
+    Raises:
+        ArgumentError: for an empty list of choices or one out of range, and where no event has a time.
+
+    >>> day = [{"ts": float(second), "id": second // 30 % 4} for second in range(86_400)]
+    >>> tuning = tune(day, time_mapper="ts", key_mappers="id", timespans=[10, 60], outages=[], progress=False)
+    >>> [(row.timespan, row.max_age, row.distinct, row.ratio) for row in tuning]
+    [(10.0, 300.0, 8640, 0.9), (60.0, 300.0, 2880, 0.9666666666666667)]
+    """
+    spans = _all("timespans", timespans)
+    ages = _all("max_ages", max_ages)
+    lengths = _all("outages", outages) if outages else []
+    linger = seconds("batch_timespan", batch_timespan, zero=True)
+    late = None if lateness is None else seconds("lateness", lateness, zero=True)
+    if not max_concurrents or min(max_concurrents) < 1:
+        raise ArgumentError("max_concurrents", max_concurrents, "one or more, each at least 1")
+    history = History(events, JsonTime(time_mapper) if isinstance(time_mapper, str) else time_mapper)
+    keys = {label: _mapper(mapper, raw=history.raw) for label, mapper in _named(key_mappers).items()}
+    stretches = {length: history.busiest(length) for length in lengths}
+    choices = list(product(ages, sorted(set(max_concurrents))))
+    rows: list[Row] = []
+    with _bar(len(keys) * len(spans) * (1 + len(choices) * (1 + len(stretches))), shown=progress) as step:
+        for (label, key_mapper), timespan in product(keys.items(), spans):
+            compactions = history.compacted(key_mapper, timespan, late)
+            step()
+            for max_age, max_concurrent in choices:
+                stages = Stages(api=api, max_age=max_age, max_concurrent=max_concurrent, batch_timespan=linger)
+                choice = label, timespan, max_age, max_concurrent
+                rows.append(_row(choice, compactions, stages, stretches, step))
+    return Tuning(rows, stretches)
+
+
+def _row(
+    choice: tuple[str, float, float, int],
+    compactions: Compactions,
+    stages: Stages,
+    stretches: Mapping[float, Stretch],
+    step: Callable[[], object],
+) -> Row:
+    windows = compactions.windows
+    usual = stages.rehearse(windows) if windows else Rehearsal()
+    step()
+    held = usual.held
+    in_outage: dict[float, int] = {}
+    for length, stretch in stretches.items():
+        in_outage[length], most = stages.rehearse_outage(windows, usual, stretch) if windows else (0, 0)
+        held = max(held, most)
+        step()
+    latencies = sorted(usual.latencies)
+    return Row(
+        *choice,
+        received=compactions.received,
+        refused=compactions.refused,
+        distinct=compactions.distinct,
+        p50=percentile(latencies, 50),
+        p95=percentile(latencies, 95),
+        p99=percentile(latencies, 99),
+        calls=len(usual.calls),
+        peak=peak(usual.calls),
+        expired=usual.expired,
+        in_outage=in_outage,
+        held=held,
+    )
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float | None:
+    """Return the smallest value that so many percent of all do not exceed (nearest rank); None of none."""
+    return ordered[-(-len(ordered) * percent // 100) - 1] if ordered else None
+
+
+def _all(argument: str, values: Sequence[Seconds]) -> list[float]:
+    if not values:
+        raise ArgumentError(argument, values, "one or more durations")
+    return sorted({seconds(argument, value) for value in values})
+
+
+def _named(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
+    if isinstance(mappers, Mapping):
+        named, size = dict(mappers), len(mappers)
+    else:
+        each = mappers if isinstance(mappers, list) else [mappers]
+        named, size = {_label(mapper): mapper for mapper in each}, len(each)
+    if not named or len(named) < size:
+        raise ArgumentError("key_mappers", mappers, "one or more, told apart by their names")
+    return named
+
+
+def _label(mapper: KeyMapper) -> str:
+    if isinstance(mapper, str):
+        return mapper
+    return ", ".join(mapper) if isinstance(mapper, tuple) else getattr(mapper, "__name__", repr(mapper))
+
+
+def _mapper(mapper: KeyMapper, *, raw: bool) -> Mapper:
+    """Return what a `Pipeline` would take: of raw lines `JsonKey`, else a look-up."""
+    if callable(mapper):
+        return mapper
+    names = (mapper,) if isinstance(mapper, str) else mapper
+    return JsonKey(*names) if raw else itemgetter(*names)
+
+
+@contextmanager
+def _bar(total: int, *, shown: bool) -> Generator[Callable[[], object]]:
+    try:
+        from tqdm.auto import tqdm  # noqa: PLC0415 - an extra
+    except ImportError:
+        yield lambda: None
+        return
+    with tqdm(total=total, desc="tune", unit=" replays", leave=False, disable=not shown) as bar:
+        yield bar.update

@@ -1,0 +1,277 @@
+"""Tuning on history: every number against plain arithmetic on the same events."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+from functools import partial
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rxcompact.errors import PermanentError, TransientError
+from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.testing import SimulatedApi
+
+try:
+    from rxcompact.notebook import Tuning, tune
+    from rxcompact.notebook.history import History
+    from rxcompact.notebook.rehearsal import Stages, peak
+except ImportError:
+    if "CI" in os.environ:
+        raise
+    pytest.skip("needs the extra notebook", allow_module_level=True)
+
+T0 = 1_700_000_000.0
+"""A multiple of ten, not of sixty."""
+QUICK = partial(SimulatedApi, latency=0.01)
+quiet = partial(tune, progress=False)
+
+
+def stream(size: int, seed: int, *, disorder: float = 0.0) -> list[dict[str, Any]]:
+    """Events in bursts, with two fields; some are older than those before them."""
+    chance = random.Random(seed)
+    now, events = T0, []
+    for _ in range(size):
+        now += chance.choice([0.0, 0.001, 0.25, 1.0, 7.5])
+        ts = now - chance.uniform(0, disorder)
+        events.append({"ts": round(ts, 3), "host": f"h{chance.randrange(5)}", "alert": chance.randrange(4)})
+    return events
+
+
+def arrivals(events: list[dict[str, Any]]) -> list[float]:
+    """As `replay` says: each comes when the clock shows the largest time so far."""
+    return [max(event["ts"] for event in events[: number + 1]) for number in range(len(events))]
+
+
+def each(tuning: Tuning, name: str) -> list[Any]:
+    return [getattr(row, name) for row in tuning]
+
+
+# ── compaction ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("disorder", [0.0, 20.0])
+@pytest.mark.parametrize("form", ["dicts", "lines", "lines with their ends"])
+def test_ratio_is_that_of_a_dict_for_each_bucket_of_arrivals(disorder: float, form: str) -> None:
+    events = stream(400, 1, disorder=disorder)
+    given: list[Any] = events
+    if form != "dicts":
+        given = [json.dumps(event).encode() + b"\r\n" * (form != "lines") for event in events]
+    spans = [0.5, 7.0, 60.0]
+    tuning = quiet(given, time_mapper="ts", key_mappers=["host", ("host", "alert")], timespans=spans, outages=[])
+    expected = []
+    for key in (("host",), ("host", "alert")):
+        for span in spans:
+            distinct = {
+                (at // span, *(event[name] for name in key)) for at, event in zip(arrivals(events), events, strict=True)
+            }
+            expected.append((", ".join(key), span, len(distinct), 1 - len(distinct) / 400))
+    assert [(row.key, row.timespan, row.distinct, pytest.approx(row.ratio)) for row in tuning] == expected
+    assert set(each(tuning, "received")) == {400}
+    assert set(each(tuning, "refused")) == {0}
+
+
+@pytest.mark.parametrize("lateness", [0.0, 3.0, 25.0])
+def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_refused(lateness: float) -> None:
+    events = stream(400, 2, disorder=20.0)
+    for span in (5.0, 10.0):
+        late, kept, latest = 0, set(), float("-inf")
+        for event in events:
+            bucket = event["ts"] // span
+            if (bucket + 1) * span <= latest - lateness:
+                late += 1
+            else:
+                kept.add((bucket, event["host"]))
+            latest = max(latest, event["ts"])
+        assert late > 0 or lateness == 25.0
+        (row,) = quiet(events, time_mapper="ts", key_mappers="host", timespans=[span], outages=[], lateness=lateness)
+        assert (row.refused, row.distinct) == (late, len(kept))
+        assert row.ratio == pytest.approx((400 - late - len(kept)) / 400)
+
+
+@pytest.mark.parametrize("lateness", [None, 0.0, 12.5])
+def test_windows_close_at_the_end_of_their_bucket_and_the_lateness(lateness: float | None) -> None:
+    times = [T0 + 3, T0 + 4, T0 + 10, T0 + 29.9, T0 + 5000, T0 + 5001]
+    history = History([{"ts": at} for at in times], lambda event: event["ts"])
+    closed = history.compacted(str, 10.0, lateness).windows
+    assert [each.at - T0 for each in closed] == pytest.approx([each + (lateness or 0.0) for each in (10, 20, 30, 5010)])
+    assert [sorted(item.first_seen or 0 for item in each.window) for each in closed] == [
+        times[:2], times[2:3], times[3:4], times[4:]
+    ]  # fmt: skip
+
+
+def test_events_without_a_key_or_time_are_refused_and_harm_no_other() -> None:
+    events: list[Any] = [
+        {"id": 1},
+        {"ts": T0, "id": 1},
+        {"ts": None, "id": 2},
+        {"ts": T0 + 1},
+        {"ts": 9e11, "id": 3},
+        {"ts": T0 + 2, "id": 1},
+    ]
+    (row,) = quiet(events, time_mapper=lambda event: event["ts"], key_mappers="id", timespans=[10], outages=[])
+    # of the two without a believable time one has none at all, the other is of a window of its own time's
+    assert (row.received, row.refused, row.distinct) == (6, 3, 2)
+
+
+def test_a_gap_of_years_costs_nothing() -> None:
+    years = [{"ts": T0 - 3e8, "id": 1}, {"ts": T0, "id": 1}]
+    (row,) = quiet(years, time_mapper="ts", key_mappers="id", timespans=[1], outages=[60])
+    assert (row.distinct, row.expired, row.in_outage) == (2, 0, {60.0: 0})
+
+
+@pytest.mark.parametrize(("name", "time", "lateness"), [
+    ("zeek_dns", "_write_ts", None), ("zeek_dns", "ts", 10), ("apache_access", "ts", 60),
+])  # fmt: skip
+def test_the_real_sets_give_their_reference_answers(shared: Path, name: str, time: str, lateness: int | None) -> None:
+    lines = gzip.decompress((shared / name / "events.ndjson.gz").read_bytes()).splitlines()
+    history = History(lines, JsonTime(time))
+    checked = 0
+    for result in json.loads((shared / name / "reference.json").read_text())["results"]:
+        if result["time_field"] == time:
+            expected = result if lateness is None else result["by_lateness_s"][str(lateness)]
+            found = history.compacted(JsonKey(*result["key"]), float(result["window_s"]), lateness)
+            assert (found.distinct, found.refused) == (expected["distinct"], expected.get("late_events", 0))
+            checked += 1
+    assert checked >= 6
+
+
+# ── enrichment ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def apart(size: int, step: float = 1.0) -> list[dict[str, Any]]:
+    """Events no two of which have one key, half a second off the edges of windows."""
+    return [{"ts": T0 + number * step + 0.5, "id": number} for number in range(size)]
+
+
+def close(event: dict[str, Any], timespan: float) -> float:
+    return (event["ts"] // timespan + 1) * timespan
+
+
+@pytest.mark.parametrize("linger", [0.0, 0.75])
+def test_latency_is_the_wait_for_the_window_the_call_and_the_linger(linger: float) -> None:
+    events = apart(200)
+    api = partial(SimulatedApi, latency=0.25)
+    (row,) = quiet(
+        events, time_mapper="ts", key_mappers="id", timespans=[10], outages=[], api=api, batch_timespan=linger
+    )
+    expected = sorted(close(event, 10) - event["ts"] + 0.25 + linger for event in events)
+    ranked = [expected[ceil(percent / 100 * 200) - 1] for percent in (50, 95, 99)]
+    assert [row.p50, row.p95, row.p99] == pytest.approx(ranked, abs=1e-3)
+
+
+@pytest.mark.parametrize("pool", [1, 3, 10])
+def test_with_fewer_calls_at_once_events_wait_for_their_turn(pool: int) -> None:
+    events = apart(100, step=2.0)
+    api = partial(SimulatedApi, latency=1.0)
+    (row,) = quiet(
+        events, time_mapper="ts", key_mappers="id", timespans=[20], outages=[], api=api,
+        max_concurrents=[pool], batch_timespan=0,
+    )  # fmt: skip
+    # ten in each window: the first go at once, the others when one before them is done
+    expected = sorted(
+        close(event, 20) - event["ts"] + 1.0 * (1 + number % 10 // pool) for number, event in enumerate(events)
+    )
+    assert [row.p50, row.p99] == pytest.approx([expected[49], expected[98]], abs=1e-3)
+    assert (row.calls, row.saved, row.peak, row.expired) == (100, 0, pool, 0)
+
+
+def test_peak_is_that_of_any_second() -> None:
+    chance = random.Random(3)
+    for size in (0, 1, 50):
+        calls = sorted(round(chance.uniform(0, 10), 2) for _ in range(size))
+        assert peak(calls) == max((sum(at - 1 < other <= at for other in calls) for at in calls), default=0)
+
+
+class Stubborn:
+    """Fails the first call for each event, and takes none of one kind."""
+
+    def __init__(self, outages: object) -> None:
+        self.seen: set[int] = set()
+
+    async def __call__(self, event: dict[str, Any]) -> dict[str, Any]:
+        if event["id"] == 7:
+            raise PermanentError("not seven")
+        if event["id"] not in self.seen:
+            self.seen.add(event["id"])
+            raise TransientError("not yet")
+        return event
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_calls_count_with_those_tried_again_and_any_enricher_will_do(raw: bool) -> None:
+    events = [event | {"id": number % 10} for number, event in enumerate(apart(50, step=0.1))]
+    given = [json.dumps(event).encode() for event in events] if raw else events
+    (row,) = quiet(given, time_mapper="ts", key_mappers="id", timespans=[60], outages=[], api=Stubborn)
+    assert (row.distinct, row.calls, row.saved, row.expired) == (10, 9 * 2 + 1, 50 - 19, 0)
+
+
+# ── outages ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def busiest(events: list[dict[str, Any]], length: float) -> float:
+    """The first event's time of the first of the stretches with the most."""
+    starts = [event["ts"] for event in events]
+    return max(starts, key=lambda start: (sum(start <= at < start + length for at in starts), -start))
+
+
+@pytest.mark.parametrize("max_age", [8.0, 30.0, 45.0])
+def test_in_an_outage_those_expire_that_are_due_in_it_and_too_old_at_its_end(max_age: float) -> None:
+    burst = [{"ts": T0 + 300 + number * 0.5 + 0.25, "id": -number} for number in range(1, 60)]
+    events = sorted([*apart(600), *burst], key=lambda event: event["ts"])
+    lengths = [20.0, 40.0, 95.0]
+    (row,) = quiet(
+        events, time_mapper="ts", key_mappers="id", timespans=[10], max_ages=[max_age], outages=lengths, api=QUICK
+    )
+    too_old = {event["id"] for event in events if close(event, 10) - event["ts"] >= max_age}
+    assert row.expired == len(too_old)
+    for length in lengths:
+        start = busiest(events, length)
+        # a wait takes at most half of the age that remains, so who is young enough is tried after the end
+        expected = too_old | {
+            event["id"] for event in events if close(event, 10) >= start and event["ts"] + max_age <= start + length
+        }
+        assert row.in_outage[length] == len(expected), length
+    assert list(row.in_outage) == lengths
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("rate", [None, 2.0])
+def test_replaying_an_outage_alone_gives_what_all_of_history_gives(seed: int, rate: float | None) -> None:
+    events = stream(500, seed)
+    history = History(events, lambda event: event["ts"])
+    windows = history.compacted(lambda event: (event["host"], event["alert"]), 10.0, None).windows
+    api = partial(SimulatedApi, latency=0.1, rate=rate)
+    stages = Stages(api=api, max_age=25.0, max_concurrent=5, batch_timespan=1.0)
+    usual = stages.rehearse(windows)
+    middle = windows[len(windows) // 2].at
+    for outage in ((middle - 1, middle + 40), (T0 - 5, T0 + 60), (history.arrivals[-1] - 1, history.arrivals[-1] + 99)):
+        in_full = stages.rehearse(windows, [outage])
+        expired, held = stages.rehearse_outage(windows, usual, outage)
+        # what a limited service makes some wait for is chance's; how many are lost hardly
+        assert expired == pytest.approx(in_full.expired, abs=0 if rate is None else 3)
+        assert rate is not None or held == max(usual.held, in_full.held)
+        assert in_full.expired > usual.expired
+
+
+def test_outages_are_put_where_most_events_came() -> None:
+    events = stream(300, 5)
+    lengths = [5.0, 60.0, 1e6]
+    tuning = quiet(events, time_mapper="ts", key_mappers="host", timespans=[60], outages=lengths)
+    assert tuning.outages == {length: (busiest(events, length), busiest(events, length) + length) for length in lengths}
+
+
+def test_held_is_what_piles_up() -> None:
+    events = apart(300)
+    (usual,) = quiet(events, time_mapper="ts", key_mappers="id", timespans=[10], outages=[], api=QUICK)
+    assert usual.held == 10
+    (row,) = quiet(
+        events, time_mapper="ts", key_mappers="id", timespans=[10], outages=[100], max_ages=[1000], api=QUICK
+    )
+    # down from the first event, at 0.5 s, to 100.5 s: ten windows close in it, of ten events each
+    assert (row.held, row.in_outage) == (100, {100.0: 0})

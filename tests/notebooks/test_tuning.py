@@ -1,0 +1,193 @@
+"""What tuning shows of what it found, what it answers, and how it is asked."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from rxcompact.errors import ArgumentError
+from rxcompact.testing import SimulatedApi
+
+try:
+    from rxcompact.notebook import Row, Tuning, tune
+except ImportError:
+    if "CI" in os.environ:
+        raise
+    pytest.skip("needs the extra notebook", allow_module_level=True)
+
+T0 = 1_700_000_000.0
+quiet = partial(tune, progress=False)
+
+
+def apart(size: int) -> list[dict[str, Any]]:
+    """Events no two of which have one key."""
+    return [{"ts": T0 + number + 0.5, "id": number} for number in range(size)]
+
+
+# ── the table, the picture, the answer ────────────────────────────────────────────────────────────────────────────────
+
+
+def row(**values: Any) -> Row:
+    usual: dict[str, Any] = {
+        "key": "id", "timespan": 10.0, "max_age": 60.0, "max_concurrent": 100, "received": 1000, "refused": 0,
+        "distinct": 100, "p50": 5.0, "p95": 9.0, "p99": 10.0, "calls": 100, "peak": 50, "expired": 1,
+        "in_outage": {60.0: 1, 300.0: 80}, "held": 40,
+    }  # fmt: skip
+    return Row(**usual | values)
+
+
+ROWS = [
+    row(timespan=1.0, p99=1.5, calls=300, peak=20),
+    row(),
+    row(max_concurrent=10, peak=10, p99=11.0),
+    row(max_age=600.0, in_outage={60.0: 1, 300.0: 1}, held=90),
+    row(timespan=60.0, p99=61.0, calls=50),
+    row(key="none", timespan=60.0, p50=None, p95=None, p99=None, calls=0, distinct=0),
+]
+OUTAGES = {60.0: (T0, T0 + 60), 300.0: (T0, T0 + 300)}
+
+
+@pytest.mark.parametrize(("asked", "answer"), [
+    ({"max_latency": 100}, 4),
+    ({"max_latency": 15}, 3),
+    ({"max_latency": 15, "max_peak": 10}, 2),
+    ({"max_latency": 15, "max_peak": 20}, 2),
+    ({"max_latency": 10.5, "max_peak": 20}, 0),
+    ({"max_latency": 100, "outage": 300}, 3),
+    ({"max_latency": 100, "outage": 60}, 4),
+    ({"max_latency": 1}, None),
+])  # fmt: skip
+def test_the_answer_is_the_fewest_calls_that_do_what_is_asked(asked: dict[str, Any], answer: int | None) -> None:
+    assert Tuning(ROWS, OUTAGES).recommend(**asked) is (None if answer is None else ROWS[answer])
+
+
+def test_of_as_few_calls_the_answer_is_who_loses_then_who_holds_then_who_calls_the_fewest() -> None:
+    few = [row(held=30, max_concurrent=100), row(held=30, max_concurrent=7), row(held=31), row(in_outage={60.0: 0})]
+    for last in (1, 3):
+        assert Tuning(few[: last + 1], OUTAGES).recommend(max_latency=60) is few[last]
+    with pytest.raises(KeyError, match="5 s"):
+        Tuning(few, OUTAGES).recommend(max_latency=60, outage=5)
+
+
+def test_the_table_shows_itself_as_text_and_html() -> None:
+    tuning = Tuning([row(key="<b>", received=10_000, calls=1_234), ROWS[-1]], OUTAGES)
+    head, first, last = repr(tuning).splitlines()
+    assert head.endswith("expired  down 1 min  down 5 min  held")
+    assert first.split() == [
+        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5.0", "10.0", "1,234", "8,766", "50", "1", "1", "80",
+        "40",
+    ]  # fmt: skip
+    assert last.split()[8:11] == ["100.0%", "-", "-"]
+    html = tuning._repr_html_()
+    assert "&lt;b&gt;" in html
+    assert "<b>:" not in html
+    assert "8,766" in html
+    assert "2023-11-14 22:13:20 UTC" in html
+    assert len(tuning) == 2
+    assert tuning[0].saved == 8766
+
+
+def test_a_data_frame_has_a_row_for_each() -> None:
+    frame = Tuning(ROWS, OUTAGES).to_pandas()
+    assert list(frame["calls"]) == [300, 100, 100, 100, 50, 0]
+    assert list(frame["expired_300"]) == [80, 80, 80, 1, 80, 80]
+    assert list(frame["ratio"])[:1] == [0.9]
+    assert frame["p99"].isna().sum() == 1
+
+
+def test_the_picture_shows_the_rows() -> None:
+    rows = [row(key=key, timespan=span, p50=span, p99=2 * span, max_age=age, distinct=round(500 / span))
+            for key in ("a", "b") for span in (1.0, 10.0) for age in (60.0, 600.0)]  # fmt: skip
+    picture = Tuning(rows, OUTAGES).plot()
+    compaction, *outages = picture.axes
+    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in compaction.lines] == [
+        ([1.0, 10.0], [0.5, 0.95])
+    ] * 2
+    assert [axes.get_title(loc="left") for axes in outages] == ["a", "b"]
+    for axes in outages:
+        assert [list(line.get_ydata()) for line in axes.lines] == [[1, 1, 80]] * 4
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "1 min", "5 min"]
+        assert axes.get_ylim()[1] > 80
+    png = picture._repr_png_()
+    assert png.startswith(b"\x89PNG")
+    assert png == Tuning(rows, OUTAGES).plot()._repr_png_()
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[-1:], [row(expired=0, in_outage={60.0: 0, 300.0: 0})]])
+@pytest.mark.parametrize("outages", [OUTAGES, {}])
+def test_there_is_a_picture_of_whatever_was_found(rows: list[Row], outages: dict[float, tuple[float, float]]) -> None:
+    picture = Tuning(rows, outages).plot()
+    assert len(picture.axes) == 1 + (len({each.key for each in rows}) if outages else 0)
+    assert picture._repr_png_().startswith(b"\x89PNG")
+
+
+# ── how it is called ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_combination_has_a_row_in_order_and_the_same_again() -> None:
+    def tuned() -> Tuning:
+        return quiet(
+            (event for event in apart(60)), time_mapper="ts", key_mappers={"both": ("id", "ts"), "fn": repr},
+            timespans=[10, 1], max_ages=[60, 5], max_concurrents=[4, 2], outages=[5],
+            api=partial(SimulatedApi, latency=(0.1, 2.0), error_rate=0.3),
+        )  # fmt: skip
+
+    choices = [(row.key, row.timespan, row.max_age, row.max_concurrent) for row in tuned()]
+    assert choices == [
+        (key, span, age, pool) for key in ("both", "fn") for span in (1, 10) for age in (5, 60) for pool in (2, 4)
+    ]
+    assert tuned()[:] == tuned()[:]
+
+
+async def test_it_works_where_a_loop_is_running() -> None:
+    (row,) = quiet(apart(20), time_mapper="ts", key_mappers="id", timespans=[10], outages=[])
+    assert row.distinct == 20
+
+
+def test_a_bar_is_shown_where_it_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    call: Callable[..., Tuning] = partial(tune, apart(5), time_mapper="ts", key_mappers="id", timespans=[10])
+    call(progress=False)
+    assert capsys.readouterr() == ("", "")
+    call()
+    out, err = capsys.readouterr()
+    assert "4/4" in err or "0/4" in err
+    assert out == ""
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("timespans", []), ("timespans", [0]), ("max_ages", []), ("max_ages", [-1]), ("outages", [0]),
+    ("max_concurrents", []), ("max_concurrents", [0]), ("lateness", -1), ("batch_timespan", -1),
+    ("key_mappers", []), ("key_mappers", ["id", "id"]), ("key_mappers", {}), ("time_mapper", "nothing"),
+])  # fmt: skip
+def test_choices_out_of_range_are_refused(name: str, value: Any) -> None:
+    options: dict[str, Any] = {"time_mapper": "ts", "key_mappers": "id"} | {name: value}
+    with pytest.raises(ArgumentError, match=name):
+        quiet(apart(3), **options)
+
+
+def test_without_windows_there_is_nothing_to_rehearse() -> None:
+    (row,) = quiet(apart(3), time_mapper="ts", key_mappers="absent", timespans=[10], outages=[60])
+    assert (row.refused, row.distinct, row.p50, row.calls, row.in_outage) == (3, 0, None, 0, {60.0: 0})
+
+
+def test_table_and_answer_need_neither_pandas_nor_matplotlib_nor_tqdm() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('pandas', 'matplotlib', 'tqdm')))\n"  # None: importing it raises
+        "from rxcompact.notebook import tune\n"
+        "events = [{'ts': 1e9 + n, 'id': n % 3} for n in range(60)]\n"
+        "tuning = tune(events, time_mapper='ts', key_mappers='id', timespans=[10])\n"
+        "assert '70.0%' in repr(tuning) and '70.0%' in tuning._repr_html_()\n"
+        "assert tuning.recommend(max_latency=60) is tuning[0]\n"
+        "for needs in (tuning.to_pandas, tuning.plot):\n"
+        "    try: needs()\n"
+        "    except ImportError: pass\n"
+        "    else: raise SystemExit(1)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
