@@ -46,7 +46,7 @@ def tune(
             Ages count from it, as in a `Pipeline` that has one.
         key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
             mapping from what to call them.
-        timespans: Lengths of a window, seconds. Windows are aligned to the epoch.
+        timespans: Lengths of a window, seconds.
         max_ages: Seconds after its birth at which an event expires.
         max_concurrents: Calls at once.
         outages: Lengths, seconds. Each is replayed by itself, at the stretch in which most events came.
@@ -63,7 +63,9 @@ def tune(
         What is compacted, and which events expire, is what the operators do, with these differences. The sink takes a
         batch at once. Nothing is refused for want of room: ``held`` says how much is needed, and is read as windows
         close. An outage is replayed from the last instant before it at which no event was on its way to the next one
-        after it; outside of that, history is as without it. Random latencies and waits are those of one seed.
+        after it; outside of that, history is as without it. Chance (of latencies, errors and waits, by one seed) and a
+        rate limit begin anew there, so an event more or less may expire. Windows of processing time are aligned to the
+        epoch; those of a running pipeline begin when it does.
 
     Cost:
         About 30 µs for each call that is replayed, 70 µs for one that fails: an outage has many of them. Some 5 µs for
