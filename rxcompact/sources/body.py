@@ -19,6 +19,7 @@ _array = msgspec.json.Decoder(list[msgspec.Raw])
 _scanner = json.JSONDecoder(parse_int=str, parse_float=str)
 _space = re.compile(r"[ \t\r\n]*")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # on one line, or a brace in a string
 WHITE = b" \t\r\n"
 MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
@@ -45,7 +46,7 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         if inner is not None:
             return _elements(inner)
     lines = body.split(b"\n")
-    if body.count(b"}") == len(lines) == body.count(b"{") and _is_flat(lines):
+    if _is_one_a_line(lines) and not _several.search(body):
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]
@@ -53,8 +54,8 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         return [line for line in (line.strip(WHITE) for line in lines) if line]
 
 
-def _is_flat(lines: Sequence[bytes]) -> bool:
-    """Tell whether a brace is at either end of each line: where there are no others, each is an object."""
+def _is_one_a_line(lines: Sequence[bytes]) -> bool:
+    """Tell whether a brace is at either end of each line: then no value reaches over two."""
     return all(lines) and {ord("{")} == set(map(itemgetter(0), lines)) and {ord("}")} == set(map(itemgetter(-1), lines))
 
 

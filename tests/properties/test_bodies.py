@@ -74,6 +74,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 @example(b'{"a":{"b":1}\n,"c":1}')
 @example(b"{}{}\n\n{}")
 @example(b'{"a":"}\n{"}\n{}')
+@example(b'{"a":1} 5 {"b":2}\n{"a":"}5{"}')
 def test_a_body_is_what_the_plain_way_makes_of_it(body: bytes) -> None:
     check_body(body)
 
