@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias, overload
+
+import msgspec
+from msgspec.structs import astuple, replace
 
 from rxcompact.receipts import Claims
 from rxcompact.render import compacted_html, dead_letter_html, window_html
@@ -15,28 +18,31 @@ Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 """Why a window closed: its timespan, its count, the end of the source, or a drain."""
 
 
-class Compacted(NamedTuple):
-    """One distinct event of a window.
+class Compacted(msgspec.Struct, frozen=True, gc=False):
+    """One distinct event of a window; unpacks into its fields.
 
     ``count``, ``first_seen`` and ``last_seen`` are None where the caller chose not to keep them.
     """
 
+    # the garbage collector need not look at them: there are many, and they are in no cycle
     key: Hashable
     event: Any
-    # the field's word, though tuples have a method of that name
-    count: int | None = None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+    count: int | None = None
     """How many events of this window had the key."""
     first_seen: float | None = None
     """POSIX seconds of the key's earliest event: its event time, else its arrival."""
     last_seen: float | None = None
     """POSIX seconds of the key's latest event: its event time, else its arrival."""
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(astuple(self))
+
+    def replace(self, **changes: Any) -> Compacted:
+        """Return it with other values for some fields."""
+        return replace(self, **changes)
+
     def _repr_html_(self) -> str:
         return compacted_html(self)
-
-
-# NamedTuple's own constructor is a Python function; windows hold many
-_compacted = partial(tuple.__new__, Compacted)
 
 
 NONE: Claims = ()
@@ -73,7 +79,7 @@ class Window(Sequence[Compacted]):
     def _read(self) -> tuple[Compacted, ...]:
         columns = self._columns
         if columns is not None:
-            self._items = tuple(map(_compacted, zip(*columns, strict=False)))
+            self._items = tuple(map(Compacted, *columns))
             self._columns = None
         return self._items
 
@@ -83,9 +89,9 @@ class Window(Sequence[Compacted]):
     @classmethod
     def of(cls, opened: float, closed: float, trigger: Trigger, received: int, items: Sequence[Compacted]) -> Window:
         """Return a window of these items."""
-        fields = range(len(Compacted._fields))
-        keys, events, counts, first_seen, last_seen = ([item[field] for item in items] for field in fields)
-        return cls(opened, closed, trigger, received, (keys, events, counts, first_seen, last_seen))
+        window = cls(opened, closed, trigger, received, ((), (), (), (), ()))
+        window._size, window._columns, window._items = len(items), None, tuple(items)
+        return window
 
     def having(self, items: Sequence[Compacted]) -> Window:
         """Return this window with other items."""
@@ -162,7 +168,8 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         """
         digest = blake2b(digest_size=16)
         for compacted in self:
-            digest.update(_stable((compacted.key, *compacted[2:])).encode("utf-8", "backslashreplace"))
+            content = (compacted.key, compacted.count, compacted.first_seen, compacted.last_seen)
+            digest.update(_stable(content).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
 

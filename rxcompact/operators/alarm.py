@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
+from typing import Any
 
 from rxcompact.operators.job import Job
 
@@ -52,14 +53,14 @@ class Deadlines:
     """Queued jobs by deadline. They are sorted when the first is due, which most never are."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Job]] = []
-        self._fresh: list[tuple[float, int, Job]] = []
+        self._heap: list[tuple[float, int, Job[Any]]] = []
+        self._fresh: list[tuple[float, int, Job[Any]]] = []
         self._numbers = count()
 
     def __len__(self) -> int:
         return len(self._heap) + len(self._fresh)
 
-    def add(self, job: Job, deadline: float, queued: int) -> None:
+    def add(self, job: Job[Any], deadline: float, queued: int) -> None:
         """Remember a job; ``queued`` is how many there are, so that those which left the queue can be forgotten."""
         self._fresh.append((deadline, next(self._numbers), job))
         if len(self) > 2 * queued + SPARE:
@@ -72,7 +73,7 @@ class Deadlines:
         self._heap.clear()
         self._fresh.clear()
 
-    def due(self, now: float) -> Iterator[Job]:
+    def due(self, now: float) -> Iterator[Job[Any]]:
         """Yield the queued jobs whose deadline has come, and forget them."""
         for entry in self._fresh:
             heappush(self._heap, entry)

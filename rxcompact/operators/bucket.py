@@ -26,11 +26,8 @@ class Bucket:
 
     __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "claims", "events", "received")
 
-    def __init__(
-        self, keep: Keep, fields: Collection[Field], reject: Callable[[Any, RxCompactError], None], *, evicts: bool
-    ) -> None:
-        # a plain dict that loses its oldest key again and again looks longer for it each time
-        self.events: dict[Hashable, Any] = OrderedDict() if evicts else {}
+    def __init__(self, keep: Keep, fields: Collection[Field], reject: Callable[[Any, RxCompactError], None]) -> None:
+        self.events: dict[Hashable, Any] = {}
         self.received = 0
         self.claims: list[tuple[Receipt, Iterable[Hashable]]] = []
         self._keep: Keep = keep
@@ -117,6 +114,9 @@ class Bucket:
 
     def evict(self) -> Compacted:
         """Take out the oldest key."""
+        if not isinstance(self.events, OrderedDict):
+            # a plain dict that loses its oldest key again and again looks longer for it each time
+            self.events = OrderedDict(self.events)
         key, event = next(iter(self.events.items()))
         del self.events[key]
         while len(self._marks) > 1 and self._marks[1][0] <= self._evicted:

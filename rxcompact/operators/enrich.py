@@ -12,7 +12,7 @@ from reactivex.abc import ObserverBase, SchedulerBase
 from rxcompact.clock import Seconds
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.operators.job import Call, Entry, Job
+from rxcompact.operators.job import Call, Entry, Job, deadlines
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.order import InOrder
 from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
@@ -134,28 +134,28 @@ async def _result(value: Any) -> Any:
     return await value if hasattr(value, "__await__") else value
 
 
-def _single(mapper: Mapper) -> Call:
-    return lambda compacted: mapper(compacted[0].event)
+def _single(mapper: Mapper) -> Call[Entry]:
+    return lambda entries: mapper(entries[0].compacted.event)
 
 
-def _batched(mapper: Mapper) -> Call:
-    async def call(compacted: Sequence[Compacted]) -> Sequence[Any]:
-        results: Sequence[Any] = await _result(mapper([each.event for each in compacted]))
-        if len(results) != len(compacted):
-            raise ValueError(f"mapper returned {len(results)} results for {len(compacted)} events")
+def _batched(mapper: Mapper) -> Call[Entry]:
+    async def call(entries: Sequence[Entry]) -> Sequence[Any]:
+        results: Sequence[Any] = await _result(mapper([entry.compacted.event for entry in entries]))
+        if len(results) != len(entries):
+            raise ValueError(f"mapper returned {len(results)} results for {len(entries)} events")
         return results
 
     return call
 
 
-class EnrichStage(PooledStage[Compacted]):
+class EnrichStage(PooledStage[Entry, Compacted]):
     """Calls once for each key in flight; the others of that key follow it."""
 
     stage = "enrich"
 
     def __init__(
         self,
-        call: Call,
+        call: Call[Entry],
         observer: ObserverBase[Compacted],
         *,
         batched: bool,
@@ -179,9 +179,17 @@ class EnrichStage(PooledStage[Compacted]):
     def _is_empty(self) -> bool:
         return not self._leaders and not self._order and super()._is_empty()
 
+    @staticmethod
+    def _compacted(entry: Entry) -> Compacted:
+        return entry.compacted
+
     def _take(self, items: Sequence[Compacted]) -> None:
         entries: list[Entry] = []
-        for entry in self._entries(items):
+        now = self._loop.time()
+        for entry in map(Entry, items, self._deadlines()(items)):
+            if entry.deadline <= now:
+                self._expire(entry.compacted, 0)
+                continue
             if self._order is not None:
                 self._order.enter(entry)
             answer = UNKNOWN if self._cache is None else self._remembered(self._cache, entry.compacted.key)
@@ -190,7 +198,7 @@ class EnrichStage(PooledStage[Compacted]):
             elif not self._follow(entry):
                 entries.append(entry)
         for start in range(0, len(entries), self._size):
-            self._pool.submit(entries[start : start + self._size])
+            self._pool.submit(entries[start : start + self._size], deadlines)
 
     @staticmethod
     def _remembered(cache: MutableMapping[Hashable, Any], key: Hashable) -> Any:
@@ -229,48 +237,48 @@ class EnrichStage(PooledStage[Compacted]):
         return self._leaders.pop(key)[1]
 
     def _came_through(self, entry: Entry, answer: Any, attempts: int) -> None:
-        key, event, count, first_seen, last_seen = entry.compacted
+        compacted = entry.compacted
         try:
-            merged = answer if self._merge is None else self._merge(event, answer)
+            merged = answer if self._merge is None else self._merge(compacted.event, answer)
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
-            self._bury("rejected", entry.compacted, error, attempts)
+            self._bury("rejected", compacted, error, attempts)
             self._leave(entry)
             return
-        enriched = Compacted(key, merged, count, first_seen, last_seen)
+        enriched = Compacted(compacted.key, merged, compacted.count, compacted.first_seen, compacted.last_seen)
         if self._order is not None:
             self._order.leave(entry, enriched)
         else:
             self._emit(enriched)
 
-    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+    def succeeded(self, job: Job[Entry], entries: Sequence[Entry], results: Sequence[Any]) -> None:
         for entry, event in zip(entries, results, strict=True):
             if self._cache is not None:
                 self._remember(self._cache, entry.compacted.key, event)
             for each in (entry, *self._followers(entry)):
                 self._came_through(each, event, job.count)
 
-    def expired(self, job: Job, entry: Entry) -> None:
+    def expired(self, job: Job[Entry], entry: Entry) -> None:
         super().expired(job, entry)
         self._leave(entry)
         # those that followed it are younger: the first of them goes on in its place
         followers = [each for each in self._followers(entry) if not self._is_over(each, job)]
         if followers:
             self._leaders[entry.compacted.key] = (followers[0], followers[1:])
-            self._pool.submit(followers[:1])
+            self._pool.submit(followers[:1], deadlines)
 
-    def _is_over(self, entry: Entry, job: Job) -> bool:
+    def _is_over(self, entry: Entry, job: Job[Entry]) -> bool:
         over = entry.deadline <= self._loop.time()
         if over:
             super().expired(job, entry)
             self._leave(entry)
         return over
 
-    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+    def rejected(self, job: Job[Entry], entry: Entry, error: BaseException) -> None:
         for each in (entry, *self._followers(entry)):
             super().rejected(job, each, error)
             self._leave(each)
 
-    def abandoned(self, job: Job, entry: Entry) -> None:
+    def abandoned(self, job: Job[Entry], entry: Entry) -> None:
         for each in (entry, *self._followers(entry)):
             super().abandoned(job, each)
             self._leave(each)

@@ -4,31 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from rxcompact.events import Compacted
 from rxcompact.operators.retry import Attempts, RetryPolicy
 
+E = TypeVar("E")
+"""A distinct event, as a stage has it."""
+
 
 class Entry(msgspec.Struct, gc=False, eq=False):
-    """A distinct event on its way through a stage. The garbage collector need not look at it: it is in no cycle."""
+    """A distinct event that is to be told from others like it."""
 
     compacted: Compacted
     deadline: float
     """The instant at which it is too old, in the loop's seconds."""
 
 
-class Job(Attempts):
-    """Events that one call is made for."""
+def deadlines(entries: Sequence[Entry]) -> Sequence[float]:
+    """Return the deadline of each."""
+    return [entry.deadline for entry in entries]
 
-    __slots__ = ("due", "entries", "limit", "overtime", "queued", "timer", "worker")
 
-    def __init__(self, entries: Sequence[Entry], policy: RetryPolicy) -> None:
+class Job(Attempts, Generic[E]):
+    """Events that one call is made for.
+
+    Args:
+        entries: The events.
+        deadlines: Gives the instants at which some of them are too old, in the loop's seconds.
+        policy: When to try again.
+    """
+
+    __slots__ = ("deadlines", "due", "earliest", "entries", "latest", "limit", "overtime", "queued", "timer", "worker")
+
+    def __init__(
+        self, entries: Sequence[E], deadlines: Callable[[Sequence[E]], Sequence[float]], policy: RetryPolicy
+    ) -> None:
         super().__init__(policy)
-        self.entries = entries
+        self.deadlines = deadlines
+        self.keep(entries)
         self.due = 0.0
         self.queued = False
         self.limit = 0.0
@@ -38,47 +54,41 @@ class Job(Attempts):
         self.worker: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
-
-_deadline = attrgetter("deadline")
-
-
-def earliest(entries: Sequence[Entry]) -> float:
-    """Return the first deadline."""
-    return entries[0].deadline if len(entries) == 1 else min(map(_deadline, entries))
-
-
-def latest(entries: Sequence[Entry]) -> float:
-    """Return the last deadline."""
-    return entries[0].deadline if len(entries) == 1 else max(map(_deadline, entries))
+    def keep(self, entries: Sequence[E]) -> None:
+        """Go on with these alone."""
+        self.entries = entries
+        if entries:
+            deadlines = self.deadlines(entries)
+            self.earliest, self.latest = min(deadlines), max(deadlines)
 
 
-def by_kind(failed: Sequence[tuple[Entry, BaseException]]) -> Iterable[list[tuple[Entry, BaseException]]]:
+def by_kind(failed: Sequence[tuple[E, BaseException]]) -> Iterable[list[tuple[E, BaseException]]]:
     """Group what failed alike: one attempt failed, however many events it was for."""
-    kinds: dict[type[BaseException], list[tuple[Entry, BaseException]]] = {}
+    kinds: dict[type[BaseException], list[tuple[E, BaseException]]] = {}
     for entry, error in failed:
         kinds.setdefault(type(error), []).append((entry, error))
     return kinds.values()
 
 
-class Ends(Protocol):
+class Ends(Protocol[E]):
     """What a stage does with the ends of its events."""
 
-    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+    def succeeded(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
         """The call took these."""
 
-    def expired(self, job: Job, entry: Entry) -> None:
+    def expired(self, job: Job[E], entry: E) -> None:
         """Too old."""
 
-    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
+    def rejected(self, job: Job[E], entry: E, error: BaseException) -> None:
         """Retrying cannot mend it."""
 
-    def abandoned(self, job: Job, entry: Entry) -> None:
+    def abandoned(self, job: Job[E], entry: E) -> None:
         """Stopped."""
 
     def settled(self) -> None:
         """Some were told of; more may be held."""
 
 
-Call = Callable[[Sequence[Compacted]], Any]
+Call = Callable[[Sequence[E]], Any]
 """Calls for some events; gives as many results, or something to await that does: an exception for one that failed, or
 raises for all."""

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from itertools import chain
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import chain, compress
+from operator import not_
+from typing import Any, Generic
 
 from rxcompact.operators.alarm import INFINITY, TICK, Alarm, Deadlines
-from rxcompact.operators.job import Call, Ends, Entry, Job, by_kind, earliest, latest
+from rxcompact.operators.job import Call, E, Ends, Job, by_kind
 from rxcompact.operators.retry import RetryPolicy
 
 SUCCESSION = 0.01
 """Seconds after which a worker that was cancelled is replaced."""
 
 
-class Pool:
+class Pool(Generic[E]):
     """Runs at most ``max_concurrent`` calls at once. A job that waits to try again holds no worker.
 
     Workers are started as jobs ask for them and live as long as the pool: a task for each call would cost twice as
@@ -25,8 +26,8 @@ class Pool:
 
     def __init__(
         self,
-        call: Call,
-        ends: Ends,
+        call: Call[E],
+        ends: Ends[E],
         *,
         single: bool,
         max_concurrent: int,
@@ -41,9 +42,9 @@ class Pool:
         self._timeout = INFINITY if timeout is None else timeout
         self._policy = policy
         self._loop = loop
-        self._queue: deque[Job] = deque()
-        self._waiting: dict[Job, None] = {}  # sets in order, so that what is done to all of them is repeatable
-        self._running: dict[Job, None] = {}
+        self._queue: deque[Job[E]] = deque()
+        self._waiting: dict[Job[E], None] = {}  # sets in order, so that what is done to all of them is repeatable
+        self._running: dict[Job[E], None] = {}
         self._idle: deque[asyncio.Future[None]] = deque()
         self._workers: set[asyncio.Task[None]] = set()
         self._stopping = self._closed = False
@@ -59,17 +60,22 @@ class Pool:
     def earliest(self) -> float | None:
         """Return the deadline, in the loop's seconds, that comes first of all that is held."""
         jobs = chain(self._queue, self._waiting, self._running)
-        return min((earliest(job.entries) for job in jobs if job.entries), default=None)
+        return min((job.earliest for job in jobs if job.entries), default=None)
 
     def idle(self) -> bool:
         """Tell whether nothing is held."""
         return not (self._queue or self._waiting or self._running)
 
-    def submit(self, entries: Sequence[Entry]) -> None:
-        """Have a call made for some events, as soon as a worker is free."""
-        self._enqueue(Job(entries, self._policy))
+    def submit(self, entries: Sequence[E], deadlines: Callable[[Sequence[E]], Sequence[float]]) -> None:
+        """Have a call made for some events, as soon as a worker is free.
 
-    def _enqueue(self, job: Job) -> None:
+        Args:
+            entries: The events.
+            deadlines: Gives the instants at which some of them are too old, in the loop's seconds.
+        """
+        self._enqueue(Job(entries, deadlines, self._policy))
+
+    def _enqueue(self, job: Job[E]) -> None:
         self._queue.append(job)
         job.queued = True
         while self._idle:
@@ -100,11 +106,10 @@ class Pool:
 
     # ── waiting for a worker ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _watch(self, job: Job) -> None:
-        deadline = earliest(job.entries)
-        if deadline < INFINITY:
-            self._deadlines.add(job, deadline, len(self._queue))
-            self._expiry.set(deadline)
+    def _watch(self, job: Job[E]) -> None:
+        if job.earliest < INFINITY:
+            self._deadlines.add(job, job.earliest, len(self._queue))
+            self._expiry.set(job.earliest)
 
     def _expire_queued(self) -> float:
         for job in self._deadlines.due(self._loop.time() + TICK):
@@ -131,7 +136,7 @@ class Pool:
 
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _attempt(self, job: Job, worker: asyncio.Task[Any]) -> None:
+    async def _attempt(self, job: Job[E], worker: asyncio.Task[Any]) -> None:
         job.queued = False
         entries = self._drop_expired(job)
         if not entries:
@@ -140,11 +145,11 @@ class Pool:
         job.count += 1
         job.overtime = False
         job.worker = worker
-        job.limit = min(self._loop.time() + self._timeout, latest(entries))
+        job.limit = min(self._loop.time() + self._timeout, job.latest)
         self._overtime.set(job.limit)
         self._running[job] = None
         try:
-            results: Any = self._call([entry.compacted for entry in entries])
+            results: Any = self._call(entries)
             if hasattr(results, "__await__"):
                 results = await results
             results = (results,) if self._single else results
@@ -175,7 +180,7 @@ class Pool:
                 job.worker.cancel()
         return following
 
-    def _settle(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+    def _settle(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
         if not any(issubclass(kind, BaseException) for kind in set(map(type, results))):
             job.entries = ()
             self._ends.succeeded(job, entries, results)
@@ -191,28 +196,29 @@ class Pool:
                 if not isinstance(result, BaseException)
             ]
             self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
-        job.entries = retried = []
+        retried: list[E] = []
         now = self._loop.time() + TICK
         wait = 0.0
         for alike in by_kind(failed):
             job.error = alike[0][1]
-            remaining = max(entry.deadline for entry, _ in alike) - now
-            waits, raised = self._next_wait(job, job.error, remaining)
-            for entry, error in alike:
+            deadlines = job.deadlines([entry for entry, _ in alike])
+            waits, raised = self._next_wait(job, job.error, max(deadlines) - now)
+            for (entry, error), deadline in zip(alike, deadlines, strict=True):
                 if waits is None:
                     self._ends.rejected(job, entry, raised or error)
-                elif entry.deadline <= now:
+                elif deadline <= now:
                     self._ends.expired(job, entry)
                 else:
                     retried.append(entry)
                     wait = max(wait, waits)
+        job.keep(retried)
         if retried:
             self._wait(job, wait)
         self._ends.settled()
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _wait(self, job: Job, wait: float) -> None:
+    def _wait(self, job: Job[E], wait: float) -> None:
         if self._stopping:  # this was its last attempt
             self._abandon(job)
             return
@@ -220,7 +226,7 @@ class Pool:
         self._waiting[job] = None
         self._sleep(job)
 
-    def _next_wait(self, job: Job, error: BaseException, remaining: float) -> tuple[float | None, Exception | None]:
+    def _next_wait(self, job: Job[E], error: BaseException, remaining: float) -> tuple[float | None, Exception | None]:
         if remaining <= 0:
             return 0.0, None
         try:
@@ -229,11 +235,11 @@ class Pool:
             raised.__cause__ = error
             return None, raised
 
-    def _sleep(self, job: Job) -> None:
-        wake = min(job.due, earliest(job.entries))
+    def _sleep(self, job: Job[E]) -> None:
+        wake = min(job.due, job.earliest)
         job.timer = self._loop.call_at(wake, self._wake, job) if wake < INFINITY else None
 
-    def _wake(self, job: Job) -> None:
+    def _wake(self, job: Job[E]) -> None:
         if not self._drop_expired(job):
             self._waiting.pop(job, None)
             self._ends.settled()
@@ -243,14 +249,13 @@ class Pool:
         else:
             self._sleep(job)
 
-    def _drop_expired(self, job: Job) -> Sequence[Entry]:
+    def _drop_expired(self, job: Job[E]) -> Sequence[E]:
         now = self._loop.time() + TICK
-        entries = job.entries
-        if not entries or earliest(entries) <= now:
-            job.entries = [entry for entry in entries if entry.deadline > now]
-            for entry in entries:
-                if entry.deadline <= now:
-                    self._ends.expired(job, entry)
+        if job.entries and job.earliest <= now:
+            entries, young = job.entries, [deadline > now for deadline in job.deadlines(job.entries)]
+            job.keep(list(compress(entries, young)))
+            for entry in compress(entries, map(not_, young)):
+                self._ends.expired(job, entry)
         return job.entries
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -284,7 +289,7 @@ class Pool:
             self._abandon(job)
         self._ends.settled()
 
-    def _abandon(self, job: Job) -> None:
+    def _abandon(self, job: Job[E]) -> None:
         for entry in job.entries:
             self._ends.abandoned(job, entry)
         job.entries = ()

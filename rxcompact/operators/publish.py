@@ -13,12 +13,12 @@ from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.alarm import INFINITY, Alarm
-from rxcompact.operators.job import Call, Entry, Job
+from rxcompact.operators.job import Call, Job
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
 from rxcompact.operators.stage import PooledStage, call_options, staged
 
-_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
+_first_seen = attrgetter("first_seen")
 
 
 def publish(
@@ -103,9 +103,9 @@ def publish(
     return staged(stage_for, flushes=flushes, probe=probe)
 
 
-def _delivery(sink: Callable[[Batch], Any]) -> Call:
+def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
     async def deliver(events: Sequence[Compacted]) -> Sequence[Any]:
-        answer = sink(Batch(events))
+        answer = sink(_batch(events))
         if hasattr(answer, "__await__"):
             answer = await answer
         if not answer or not isinstance(answer, Mapping):
@@ -116,17 +116,21 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call:
     return deliver
 
 
+def _batch(events: Sequence[Compacted]) -> Batch:
+    return events if isinstance(events, Batch) else Batch(events)
+
+
 def _error(said: Any) -> BaseException | None:
     return said if said is None or isinstance(said, BaseException) else PermanentError(f"not taken: {said!r:.80}")
 
 
-class PublishStage(PooledStage[Delivered]):
+class PublishStage(PooledStage[Compacted, Delivered]):
     """Gathers events into batches, and has each delivered."""
 
     stage = "publish"
 
     def __init__(
-        self, call: Call, observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any
+        self, call: Call[Compacted], observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any
     ) -> None:
         super().__init__(call, observer, single=False, **options)
         self._count = count
@@ -153,7 +157,7 @@ class PublishStage(PooledStage[Delivered]):
             self._alarm.cancel()
             self._submit(gathered[start : start + self._count])
         if self._open:
-            self._linger_for(items)
+            self._linger_for(self._open[-len(items) :])
 
     def _linger_for(self, items: Sequence[Compacted]) -> None:
         """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
@@ -162,8 +166,8 @@ class PublishStage(PooledStage[Delivered]):
         self._alarm.set(self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2)))
 
     def _submit(self, batch: Sequence[Compacted]) -> None:
-        if entries := self._entries(batch):
-            self._pool.submit(entries)
+        if batch:
+            self._pool.submit(Batch(batch), self._deadlines())
 
     def _close_batch(self) -> float:
         self._alarm.cancel()
@@ -194,6 +198,10 @@ class PublishStage(PooledStage[Delivered]):
         for compacted in batch:
             self._bury("abandoned", compacted, AbandonedError("stopped before delivery"), 0)
 
-    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None:
+    @staticmethod
+    def _compacted(entry: Compacted) -> Compacted:
+        return entry
+
+    def succeeded(self, job: Job[Compacted], entries: Sequence[Compacted], results: Sequence[Any]) -> None:
         del results
-        self._emit(Delivered(Batch(map(_compacted, entries)), job.count, self._clock.wall()))
+        self._emit(Delivered(_batch(entries), job.count, self._clock.wall()))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
@@ -15,12 +17,13 @@ from reactivex.scheduler.eventloop import AsyncIOScheduler
 from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
 from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Stage, Window
-from rxcompact.operators.job import Call, Entry, Job
+from rxcompact.operators.job import Call, E, Job
 from rxcompact.operators.observing import Probe, log_dead_letter, teller
 from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, reason
 
 T = TypeVar("T")
+_first_seen = attrgetter("first_seen")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -64,7 +67,7 @@ def call_options(
 
 
 def staged(
-    stage_for: Callable[[ObserverBase[T], SchedulerBase | None], PooledStage[T]],
+    stage_for: Callable[[ObserverBase[T], SchedulerBase | None], PooledStage[Any, T]],
     *,
     flushes: Observable[Any] | None,
     probe: Probe | None,
@@ -88,7 +91,7 @@ def staged(
     return operator
 
 
-class PooledStage(ObserverBase[Any], Generic[T]):
+class PooledStage(ObserverBase[Any], Generic[E, T]):
     """A stage that calls something for its events, and tells of the end of each.
 
     Items may come from any thread; everything else happens on the loop.
@@ -98,7 +101,7 @@ class PooledStage(ObserverBase[Any], Generic[T]):
 
     def __init__(
         self,
-        call: Call,
+        call: Call[E],
         observer: ObserverBase[T],
         *,
         single: bool,
@@ -116,7 +119,7 @@ class PooledStage(ObserverBase[Any], Generic[T]):
         self._max_age = max_age
         self._dead_letters = dead_letters
         self._completion: Callable[[], None] | None = None
-        self._pool = Pool(
+        self._pool: Pool[E] = Pool(
             call, self, single=single, max_concurrent=max_concurrent, timeout=timeout, policy=policy, loop=self._loop
         )
 
@@ -168,22 +171,10 @@ class PooledStage(ObserverBase[Any], Generic[T]):
     @abstractmethod
     def _take(self, items: Sequence[Compacted]) -> None: ...
 
-    def _entries(self, items: Sequence[Compacted]) -> list[Entry]:
-        """Return events with their deadlines; dead letters of those that are too old already."""
+    def _deadlines(self) -> Callable[[Sequence[Compacted]], Sequence[float]]:
+        """Return what gives the deadlines of events; without a birth they begin to age now."""
         now, wall = self._loop.time(), self._clock.wall()
-        from_birth = now - wall + self._max_age
-        births = [wall if compacted.first_seen is None else compacted.first_seen for compacted in items]
-        entries = list(map(Entry, items, map(from_birth.__add__, births)))
-        if not births or min(births) + from_birth > now:
-            return entries
-        young: list[Entry] = []
-        for entry in entries:
-            if entry.deadline > now:
-                young.append(entry)
-            else:
-                age = self._age(entry.compacted)
-                self._bury("expired", entry.compacted, ExpiredError(age, self._max_age, 0), 0)
-        return young
+        return partial(_deadlines, now - wall + self._max_age, wall)
 
     def _age(self, compacted: Compacted) -> float:
         return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
@@ -215,18 +206,32 @@ class PooledStage(ObserverBase[Any], Generic[T]):
             message = f"a dead letter observer of {self.stage} raised"
             self._loop.call_exception_handler({"message": message, "exception": raised})
 
-    def expired(self, job: Job, entry: Entry) -> None:
-        error = ExpiredError(self._age(entry.compacted), self._max_age, job.count)
-        error.__cause__ = job.error
-        self._bury("expired", entry.compacted, error, job.count)
+    @staticmethod
+    @abstractmethod
+    def _compacted(entry: E) -> Compacted: ...
 
-    def rejected(self, job: Job, entry: Entry, error: BaseException) -> None:
-        self._bury("rejected", entry.compacted, error, job.count)
+    def _expire(self, compacted: Compacted, attempts: int, cause: BaseException | None = None) -> None:
+        error = ExpiredError(self._age(compacted), self._max_age, attempts)
+        error.__cause__ = cause
+        self._bury("expired", compacted, error, attempts)
 
-    def abandoned(self, job: Job, entry: Entry) -> None:
+    def expired(self, job: Job[E], entry: E) -> None:
+        self._expire(self._compacted(entry), job.count, job.error)
+
+    def rejected(self, job: Job[E], entry: E, error: BaseException) -> None:
+        self._bury("rejected", self._compacted(entry), error, job.count)
+
+    def abandoned(self, job: Job[E], entry: E) -> None:
         error = AbandonedError(f"stopped after {job.count} attempts")
         error.__cause__ = job.error
-        self._bury("abandoned", entry.compacted, error, job.count)
+        self._bury("abandoned", self._compacted(entry), error, job.count)
 
     @abstractmethod
-    def succeeded(self, job: Job, entries: Sequence[Entry], results: Sequence[Any]) -> None: ...
+    def succeeded(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None: ...
+
+
+def _deadlines(from_birth: float, unknown: float, items: Sequence[Compacted]) -> Sequence[float]:
+    births = list(map(_first_seen, items))
+    if None in births:
+        births = [unknown if born is None else born for born in births]
+    return list(map(from_birth.__add__, births))

@@ -243,7 +243,7 @@ class Windows(ABC):
 
     def _new_bucket(self) -> Bucket:
         options = self._options
-        return Bucket(options.keep, options.fields, self._reject, evicts=options.overflow == "drop_oldest")
+        return Bucket(options.keep, options.fields, self._reject)
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

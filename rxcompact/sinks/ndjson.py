@@ -22,12 +22,12 @@ encoder = msgspec.json.Encoder(enc_hook=str)
 
 def json_object(compacted: Compacted) -> dict[str, Any]:
     """Return an event as a JSON object; a raw line is put in as it is."""
-    key, event, count, first_seen, last_seen = compacted
+    event = compacted.event
     return {
-        "key": json_value(key),
-        "count": count,
-        "first_seen": first_seen,
-        "last_seen": last_seen,
+        "key": json_value(compacted.key),
+        "count": compacted.count,
+        "first_seen": compacted.first_seen,
+        "last_seen": compacted.last_seen,
         # one line it must be; a newline in JSON is but white space
         "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
     }

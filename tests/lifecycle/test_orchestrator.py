@@ -98,7 +98,7 @@ async def test_sources_and_sinks_may_be_what_their_meaning_is_clear_of() -> None
 
     sources = (events("a", "b"), iter(events("a", "b")), generator(), rx.from_iterable(events("a", "b")))
     for source, sink in itertools.product(
-        sources[:1], (subject, coroutine, lambda batch: seen.extend(c[0] for c in batch))
+        sources[:1], (subject, coroutine, lambda batch: seen.extend(c.key for c in batch))
     ):
         seen.clear()
         orchestrator, _ = orchestrated(source, sink)

@@ -63,7 +63,7 @@ class Bench:
 async def test_events_are_replaced_and_nothing_else() -> None:
     bench = Bench(SimulatedApi())
     await bench.feed(item("a"))
-    assert bench.enriched[0][1] == item("a")._replace(event={"enriched": {"id": "a"}})
+    assert bench.enriched[0][1] == item("a").replace(event={"enriched": {"id": "a"}})
 
 
 async def test_functions_and_observables_are_mappers_too() -> None:
@@ -205,7 +205,7 @@ async def test_an_answer_under_way_for_a_key_replaces_no_other_content() -> None
         return event | {"owner": "team"}
 
     calls: list[str] = []
-    states = [item("a")._replace(event={"id": "a", "state": state}) for state in ("firing", "resolved", "firing")]
+    states = [item("a").replace(event={"id": "a", "state": state}) for state in ("firing", "resolved", "firing")]
     bench = Bench(lookup)
     await bench.feed(*states)
     assert [c.event["state"] for _, c in bench.enriched] == ["firing", "firing", "resolved"]
@@ -223,7 +223,7 @@ async def test_with_merge_one_answer_serves_every_content_of_a_key() -> None:
 
     calls: list[Any] = []
     cache: dict[Any, Any] = {}
-    events = [item("a")._replace(event={"id": "a", "n": n}) for n in range(3)]
+    events = [item("a").replace(event={"id": "a", "n": n}) for n in range(3)]
     bench = Bench(lookup, merge=merge, cache=cache)
     await bench.feed(*events)
     assert [c.event for _, c in bench.enriched] == [{"id": "a", "n": n, "owner": "team"} for n in (0, 2)]

@@ -389,7 +389,7 @@ def test_another_content_has_another_idempotency_key(rows: list[tuple[str, int, 
     assert Batch((*batch, item("more"))).idempotency_key != key
     position = data.draw(st.integers(0, len(rows) - 1))
     change = data.draw(st.sampled_from([{"key": "other" * 9}, {"count": 9}, {"first_seen": -1.0}, {"last_seen": 99.0}]))
-    changed = [c._replace(**change) if n == position else c for n, c in enumerate(batch)]
+    changed = [c.replace(**change) if n == position else c for n, c in enumerate(batch)]
     assert Batch(changed).idempotency_key != key
 
 

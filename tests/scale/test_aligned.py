@@ -217,7 +217,7 @@ async def test_a_part_of_a_window_delivered_again_has_its_id_by_the_windows_buck
     assert (whole.count, part.count) == (2, 1)
     assert event_id(whole) != event_id(part)
     assert event_id(whole, 10) == event_id(part, 10)
-    assert event_id(whole, 10) != event_id(part._replace(first_seen=START + 10), 10)
+    assert event_id(whole, 10) != event_id(part.replace(first_seen=START + 10), 10)
 
 
 # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────────────

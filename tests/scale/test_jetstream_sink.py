@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def compacted(key: Any, event: Any = None, first_seen: float = 100.25, **more: Any) -> Compacted:
-    return Compacted(key, event if event is not None else {"id": key}, 1, first_seen, 101.0)._replace(**more)
+    return Compacted(key, event if event is not None else {"id": key}, 1, first_seen, 101.0).replace(**more)
 
 
 async def messages(rig: Rig) -> list[tuple[str, str, Any]]:
