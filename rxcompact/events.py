@@ -6,7 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
 from msgspec.structs import astuple, replace
@@ -19,12 +19,12 @@ Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 
 
 class Compacted(msgspec.Struct, frozen=True, gc=False):
-    """One distinct event of a window; unpacks into its fields.
+    """One distinct event of a window; used as a named tuple is.
 
     ``count``, ``first_seen`` and ``last_seen`` are None where the caller chose not to keep them.
     """
 
-    # the garbage collector need not look at them: there are many, and they are in no cycle
+    # no tuple: the garbage collector would look at each of them again and again, and there are many
     key: Hashable
     event: Any
     count: int | None = None
@@ -34,8 +34,16 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
     last_seen: float | None = None
     """POSIX seconds of the key's latest event: its event time, else its arrival."""
 
+    _fields: ClassVar = ("key", "event", "count", "first_seen", "last_seen")
+
     def __iter__(self) -> Iterator[Any]:
         return iter(astuple(self))
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getitem__(self, index: int) -> Any:
+        return astuple(self)[index]
 
     def replace(self, **changes: Any) -> Compacted:
         """Return it with other values for some fields."""
@@ -44,6 +52,8 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
     def _repr_html_(self) -> str:
         return compacted_html(self)
 
+
+Sequence.register(Compacted)  # which has pandas name the columns of a window's table
 
 NONE: Claims = ()
 Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]

@@ -179,7 +179,8 @@ def test_it_is_saved_as_a_picture_or_as_text(record: Callable[..., Recording], t
 
 
 def test_it_is_a_table(record: Callable[..., Recording]) -> None:
-    pd = pytest.importorskip("pandas")
+    import pandas as pd
+
     table = record().to_pandas()
     assert dict(table["kind"].value_counts()) == {"event": 5, "outcome": 5, "window": 3, "state": 3, "retry": 1}
     assert table["at"].is_monotonic_increasing

@@ -170,3 +170,13 @@ def test_an_orchestrator_shows_its_state() -> None:
     idle = orchestrator_html(pipeline(), run(state="idle", stages={}, account=Account()))
     assert caption(idle) == "Orchestrator: idle not started yet"
     assert "3 restarts" in caption(orchestrator_html(pipeline(), run(restarts=3)))
+
+
+def test_a_window_is_a_table_to_pandas() -> None:
+    import pandas as pd
+
+    window = Window.of(0.0, 10.0, "time", 3, [Compacted("a", {"n": 1}, 2, 1.0, 3.0), Compacted("b", {"n": 2}, 1, 2.0)])
+    table = pd.DataFrame(window)
+    assert list(table.columns) == ["key", "event", "count", "first_seen", "last_seen"]
+    assert table["count"].sum() == window.received
+    assert list(table["event"]) == [{"n": 1}, {"n": 2}]
