@@ -148,7 +148,6 @@ def test_a_percentile_is_of_a_hundred() -> None:
 
 
 async def test_a_bar_shows_what_came_and_closes_at_the_end() -> None:
-    pytest.importorskip("tqdm")
     paper = io.StringIO()
     progress = ProgressObserver(total=len(EVENTS), file=paper, mininterval=0, unit_scale=False)
     await watched(progress)
@@ -160,7 +159,8 @@ async def test_a_bar_shows_what_came_and_closes_at_the_end() -> None:
 
 
 async def test_prometheus_is_told_what_the_account_does_not_say() -> None:
-    prometheus = pytest.importorskip("prometheus_client")
+    import prometheus_client
+
     observer = PrometheusObserver()
     await watched(observer)
     value: Callable[..., float | None] = observer.registry.get_sample_value
@@ -173,12 +173,11 @@ async def test_prometheus_is_told_what_the_account_does_not_say() -> None:
     assert value("rxcompact_state", {"rxcompact_state": "stopped"}) == 1
     names = {family.name for family in observer.registry.collect()}
     assert names.isdisjoint(f"rxcompact_{field}" for field in Account._fields)
-    assert b"rxcompact_batches_total 2.0" in prometheus.generate_latest(observer.registry)
+    assert b"rxcompact_batches_total 2.0" in prometheus_client.generate_latest(observer.registry)
     PrometheusObserver()  # as a cell that is run again does
 
 
 async def test_opentelemetry_is_told() -> None:
-    pytest.importorskip("opentelemetry.sdk")
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
