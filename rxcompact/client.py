@@ -47,14 +47,18 @@ class Client:
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
             )
-        async with self._session.request(method, url, allow_redirects=False, **options) as response:
-            body = bytearray()
-            async for block in response.content.iter_any():
-                body += block
-                if len(body) > self._max_answer:
-                    response.close()
-                    raise PermanentError(f"answer is longer than {self._max_answer} bytes")
-            return response.status, response.headers, bytes(body)
+        try:
+            async with self._session.request(method, url, allow_redirects=False, **options) as response:
+                body = bytearray()
+                async for block in response.content.iter_any():
+                    body += block
+                    if len(body) > self._max_answer:
+                        response.close()
+                        raise PermanentError(f"answer is longer than {self._max_answer} bytes")
+                return response.status, response.headers, bytes(body)
+        except aiohttp.ClientConnectorCertificateError as error:
+            logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)
+            raise
 
     async def aclose(self) -> None:
         """Close the connections."""
