@@ -128,7 +128,7 @@ class Pipeline:
         count, keep, fields, time_mapper, lateness: As in `compact`.
         reducer: Takes the place of `compact` and its options.
         max_concurrent, timeout, ordered, cache: As in `enrich`.
-        batch_count, batch_timespan: ``count`` and ``timespan`` of `publish`.
+        batch_count, batch_timespan, batch_timeout: ``count``, ``timespan`` and ``timeout`` of `publish`.
         wait, retry: As in `enrich`, for both calls.
         max_in_flight: Distinct events that are held in all. When they are, a source that can wait is made to.
         overflow: What becomes of a new key that comes all the same, as in `compact`.
@@ -160,6 +160,7 @@ class Pipeline:
         cache: MutableMapping[Hashable, Any] | None = None,
         batch_count: int = 500,
         batch_timespan: Seconds = 1.0,
+        batch_timeout: Seconds | None = 30.0,
         wait: Wait = full_jitter,
         retry: Predicate = transient,
         max_in_flight: int = 100_000,
@@ -199,7 +200,7 @@ class Pipeline:
                 "ordered": ordered,
                 "cache": cache,
             },
-            "publish": {"count": batch_count, "timespan": batch_timespan},
+            "publish": {"count": batch_count, "timespan": batch_timespan, "timeout": batch_timeout},
             "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},
         }
 

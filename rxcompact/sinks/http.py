@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
 from yarl import URL
 
 from rxcompact.client import KIB, Client, failure, origin
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.sinks.ndjson import encoded, encoder, json_object
 
 TOO_LARGE = 413
 
 
+class _Item(msgspec.Struct):
+    status: int
+
+
+class _Bulk(msgspec.Struct):
+    """What Elasticsearch and its like answer to a batch of which they took a part."""
+
+    items: list[dict[str, _Item]]
+    errors: bool
+
+
+_bulk = msgspec.json.Decoder(_Bulk)
+
+
 class HttpSink:
-    """Posts each batch as NDJSON or as an array, with an idempotency key. A batch that is too large (413) is halved.
+    """Posts each batch as NDJSON or as an array, with an idempotency key.
+
+    Where an answer says what became of each event, as that of Elasticsearch's bulk API does, only those that failed are
+    tried again, or rejected.
 
     Args:
         url: Where to.
@@ -26,7 +44,12 @@ class HttpSink:
         gzip: Pack the body.
         headers: Of the request, such as credentials.
         idempotency_header: The name of the header that carries the key.
+        split_on: Statuses at which a batch is halved, to find what they are about: too large (413), and for a store
+            that answers 500 to a row that it cannot parse, 500.
         max_concurrent: Connections at once.
+
+    Source:
+        https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk
     """
 
     def __init__(
@@ -38,6 +61,7 @@ class HttpSink:
         gzip: bool = False,
         headers: Mapping[str, str] | None = None,
         idempotency_header: str = "Idempotency-Key",
+        split_on: Collection[int] = (TOO_LARGE,),
         max_concurrent: int = 10,
     ) -> None:
         self._url = URL(url)
@@ -49,13 +73,14 @@ class HttpSink:
         self._to_json = to_json
         self._gzip = gzip
         self._idempotency_header = idempotency_header
+        self._split_on = frozenset(split_on)
         self._headers = {"Content-Type": "application/x-ndjson" if format == "ndjson" else "application/json"}
         if gzip:
             self._headers["Content-Encoding"] = "gzip"
         self._client = Client(limit=max_concurrent, headers=headers, max_answer=1024 * KIB)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Post a batch; return the error of each position that was not taken: no JSON, or of a half of it.
+        """Post a batch; return the error of each position that was not taken.
 
         Raises:
             TransientError: for an answer that may be another later; `RateLimitedError` for 429.
@@ -68,13 +93,30 @@ class HttpSink:
         if self._gzip:
             body = zlib.compress(body, wbits=31)
         headers = self._headers | {self._idempotency_header: Batch(batch).idempotency_key}
-        status, answered, _ = await self._client.request("POST", self._url, data=body, headers=headers)
-        if status == TOO_LARGE and len(batch) > 1:
+        status, answered, answer = await self._client.request("POST", self._url, data=body, headers=headers)
+        if status in self._split_on and len(batch) > 1:
             return await self._halve(batch)
         error = failure(status, answered, origin(self._url))
         if error is not None:
             raise error
-        return failed or None
+        sent = [position for position in range(len(batch)) if position not in failed]
+        return (failed | dict(self._refused(sent, answer))) or None
+
+    def _refused(self, sent: Sequence[int], answer: bytes) -> Iterator[tuple[int, BaseException]]:
+        """Yield the positions that an answer says were not taken, and why."""
+        try:
+            bulk = _bulk.decode(answer)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it says nothing of the kind
+            return
+        if not bulk.errors:
+            return
+        if len(bulk.items) != len(sent):
+            raise TransientError(f"an answer that tells of {len(bulk.items)} events, not {len(sent)}")
+        for position, item in zip(sent, bulk.items, strict=True):
+            for result in item.values():
+                error = failure(result.status, {}, origin(self._url))
+                if error is not None:
+                    yield position, error
 
     async def _halve(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException]:
         middle = len(batch) // 2

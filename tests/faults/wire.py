@@ -25,6 +25,8 @@ class Connection:
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    request: bytes = b""
+    """The one that is to be answered, head and body."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -126,7 +128,8 @@ async def peer(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator
                 head = await connection.reader.readuntil(b"\r\n\r\n")
                 length = _length.search(head)
                 body = await connection.reader.readexactly(int(length[1]) if length else 0)
-                it.heard.append(head + body)
+                connection.request = head + body
+                it.heard.append(connection.request)
                 it.times.append(asyncio.get_running_loop().time())
                 keeps = await turns[min(len(it.heard), len(turns)) - 1](connection)
             connection.writer.close()

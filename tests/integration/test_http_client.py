@@ -15,7 +15,6 @@ from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
-from loguru import logger
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
@@ -450,56 +449,6 @@ def test_of_a_halved_batch_what_is_refused_is_rejected_and_what_failed_tried_aga
         assert sorted(store.taken) == [0, 2, 3]
         assert [(letter.event.key, letter.reason) for letter in letters] == [(1, "HTTP 422")]
         assert (report.account.published, report.account.rejected) == (3, 1)
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("status", [401, 403, 410])
-def test_wrong_credentials_are_said_aloud_and_tried_again(status: int) -> None:
-    said: list[str] = []
-    logger.enable("rxcompact")
-    sink_id = logger.add(lambda message: said.append(f"{message.record['level'].name} {message.record['message']}"))
-
-    async def main() -> str:
-        store = Store(lambda _: status if len(store.given) < 3 else 200)
-        async with answering(store) as base:
-            sink = HttpSink(base + "/path?key=secret", headers={"Authorization": "Bearer secret"})
-            _, letters, report = await ran(1, sink=sink)
-        assert letters == []
-        assert report.account.published == 1
-        return base
-
-    try:
-        base = asyncio.run(main())
-    finally:
-        logger.remove(sink_id)
-        logger.disable("rxcompact")
-    assert [line for line in said if f"HTTP {status}" in line and line.startswith("ERROR")]
-    assert base in said[0]
-    assert "secret" not in "".join(said)
-
-
-def test_a_batch_that_is_refused_is_rejected_at_once() -> None:
-    async def main() -> None:
-        store = Store(lambda _: 400)
-        async with answering(store) as base:
-            _, letters, _ = await ran(3, sink=HttpSink(base))
-        assert len(store.given) == 1
-        assert {(letter.stage, letter.outcome, letter.reason) for letter in letters} == {
-            ("publish", "rejected", "HTTP 400")
-        }
-
-    asyncio.run(main())
-
-
-def test_a_post_whose_answer_was_lost_is_made_again_with_the_same_key() -> None:
-    async def main() -> None:
-        async with saying(b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (base, heads):
-            _, _, report = await ran(2, sink=HttpSink(base))
-        assert report.account.published == 2
-        keys = {line for head in heads for line in head.split(b"\r\n") if line.startswith(b"Idempotency-Key")}
-        assert len(heads) == 2
-        assert len(keys) == 1
 
     asyncio.run(main())
 

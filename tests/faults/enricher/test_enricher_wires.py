@@ -217,8 +217,8 @@ async def test_e21_a_key_that_always_fails_keeps_nobody_waiting(at_once: int) ->
     asked: list[bytes] = []
 
     async def turn(connection: Connection) -> bool:
-        poison = b"GET /0 " in api.heard[-1]
-        asked.append(api.heard[-1].split(b" ")[1])
+        poison = b"GET /0 " in connection.request
+        asked.append(connection.request.split(b" ")[1])
         await connection.send(answer(b"no", "500 Oops") if poison else answer())
         return True
 
@@ -235,7 +235,7 @@ async def test_e21_a_key_that_always_fails_keeps_nobody_waiting(at_once: int) ->
 @wire_test
 async def test_e22_answers_that_come_in_another_order_come_each_to_its_event() -> None:
     async def turn(connection: Connection) -> bool:
-        number = int(api.heard[-1].split(b" ")[1][1:])
+        number = int(connection.request.split(b" ")[1][1:])
         await asyncio.sleep((20 - number) / 100)
         await connection.send(answer(b'{"n":%d}' % number))
         return True

@@ -1,0 +1,72 @@
+"""HAProxy in front of a store: rate limits, tarpits, time limits and idle connections as they are in the field."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+CONFIGURATION = """
+defaults
+    mode http
+    timeout connect 200ms
+    timeout client 5s
+    timeout server 150ms
+    timeout http-keep-alive {idle}
+    timeout tarpit 5s
+    retries 0
+frontend in
+    bind 127.0.0.1:{port}
+    stick-table type string size 1k expire 10s store http_req_cnt
+    http-request track-sc0 path
+    http-request return status 429 hdr Retry-After 1 if {{ path /limited/ }} {{ sc_http_req_cnt(0) le 1 }}
+    http-request tarpit if {{ path /tarpit/ }} {{ sc_http_req_cnt(0) le 1 }}
+    default_backend store
+backend store
+    server store 127.0.0.1:{store}
+"""
+
+
+def binary() -> str:
+    found = shutil.which("haproxy", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("haproxy is missing")
+        pytest.skip("haproxy is not here")
+    return found
+
+
+@asynccontextmanager
+async def proxy(store: str, folder: Path, *, idle: str = "5s") -> AsyncIterator[str]:
+    """Run it; what takes longer than 150 ms to answer is answered 504.
+
+    The first request to ``/limited/`` is answered 429, and the first to ``/tarpit/`` held back.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    file = folder / "haproxy.cfg"
+    file.write_text(CONFIGURATION.format(port=port, store=store.rpartition(":")[2], idle=idle))
+    null = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(binary(), "-db", "-q", "-f", str(file), stdin=null, stdout=null)
+    try:
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    break
+                except ConnectionRefusedError:
+                    assert process.returncode is None
+                    await asyncio.sleep(0.01)
+        writer.close()
+        await writer.wait_closed()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        await process.wait()

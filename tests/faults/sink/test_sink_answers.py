@@ -1,0 +1,165 @@
+"""What a store says, and what becomes of a batch then: rows K1 to K8."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from loguru import logger
+from publishing import idempotency_key, keys_in, published
+from wire import Connection, Turn, answer, closes, deaf, errors_logged, peer, resets, says, silence, wire_test
+
+from rxcompact.observers import Counters, LogObserver
+
+TAKEN = says(answer(b""))
+TOO_OLD = ("expired", "too old")
+
+
+def store(poison: int, status: str = "500 Cannot parse input") -> tuple[Turn, list[list[int]]]:
+    """One that takes no batch with a row that it does not like; what it took."""
+    took: list[list[int]] = []
+
+    async def turn(connection: Connection) -> bool:
+        keys = keys_in(connection.request)
+        if poison not in keys:
+            took.append(keys)
+        await connection.send(answer(b"no", status) if poison in keys else answer(b""))
+        return True
+
+    return turn, took
+
+
+@wire_test
+async def test_k1_a_batch_with_a_row_that_is_answered_500_ends_when_it_is_too_old() -> None:
+    turn, took = store(poison=1)
+    async with peer(turn) as it:
+        came = await published(it.url, max_age=0.4, wait=lambda _: 0.05)
+    assert came.ends == dict.fromkeys(range(3), TOO_OLD)
+    assert took == []
+    assert len(it.heard) >= 4
+
+
+@wire_test
+async def test_k1_split_the_row_is_alone_with_it() -> None:
+    turn, took = store(poison=5)
+    async with peer(turn) as it:
+        came = await published(it.url, count=8, max_age=0.4, wait=lambda _: 0.1, http={"split_on": [413, 500]})
+    assert came.ends == {5: TOO_OLD}
+    assert sorted(key for keys in took for key in keys) == [0, 1, 2, 3, 4, 6, 7]
+    # the others went at once, in the first attempt
+    assert [keys_in(request) for request in it.heard[:7]] == [
+        [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]
+    ]  # fmt: skip
+    assert all(keys_in(request) == [5] for request in it.heard[7:])
+
+
+@wire_test
+async def test_k2_400_after_a_part_was_written_is_not_tried_again() -> None:
+    # which part that was, the answer does not say in any form of its own: none is counted as published
+    partial = answer(b'{"error":"partial write: field type conflict dropped=1"}', "400 Bad Request")
+    async with peer(says(partial)) as it:
+        came = await published(it.url)
+    assert came.ends == dict.fromkeys(range(3), ("rejected", "HTTP 400"))
+    assert len(it.heard) == 1
+
+
+@wire_test
+async def test_k3_204_for_bad_data_looks_as_for_good() -> None:
+    async with peer(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as it:
+        came = await published(it.url)
+    assert came.account.published == 3
+    assert [keys_in(request) for request in it.heard] == [[0, 1, 2]]  # which is what a store can be compared with
+
+
+@pytest.mark.parametrize("turn", [silence, resets(), closes()], ids=["hangs", "reset", "closed"])
+@wire_test
+async def test_k4_an_answer_that_was_lost_is_asked_for_with_the_same_idempotency_key(turn: Turn) -> None:
+    async with peer(turn, TAKEN) as it:
+        came = await published(it.url, batch_timeout=0.15)
+    assert came.account.published == 3
+    assert len(it.heard) == 2
+    assert len({request.partition(b"\r\n\r\n")[2] for request in it.heard}) == 1
+    assert len({idempotency_key(request) for request in it.heard}) == 1
+
+
+@wire_test
+async def test_k5_413_has_a_batch_halved() -> None:
+    async def turn(connection: Connection) -> bool:
+        large = len(connection.request.partition(b"\r\n\r\n")[2]) > 300
+        await connection.send(answer(b"", "413 Too Large") if large else answer(b""))
+        if not large:
+            took.extend(keys_in(connection.request))
+        return True
+
+    took: list[int] = []
+    async with peer(turn) as it:
+        came = await published(it.url, count=16)
+    assert (sorted(took), came.account.published) == (list(range(16)), 16)
+    assert len({idempotency_key(request) for request in it.heard}) == len(it.heard)
+
+
+@pytest.mark.parametrize("status", [401, 403, 410])
+@wire_test
+async def test_k6_credentials_that_are_refused_raise_the_alarm_and_the_events_are_kept(status: int) -> None:
+    no = says(answer(b"no", f"{status} No"))
+    async with peer(no, no, TAKEN) as it:
+        with errors_logged() as said:
+            came = await published(it.url, http={"headers": {"Authorization": "Bearer secret"}})
+    assert came.account.published == 3
+    assert said == [f"{it.url} answers HTTP {status}: are the credentials right?"] * 2
+    async with peer(no) as it:
+        came = await published(it.url, max_age=0.3, wait=lambda _: 0.05)
+    assert came.ends == dict.fromkeys(range(3), TOO_OLD)
+    assert came.causes == {"TransientError"}
+
+
+@wire_test
+async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in_silence() -> None:
+    counters, said = Counters(), list[str]()
+    logger.enable("rxcompact")
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+    try:
+        async with deaf() as url:
+            came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[counters, LogObserver()])
+    finally:
+        logger.remove(sink)
+        logger.disable("rxcompact")
+    assert came.ends == dict.fromkeys(range(5), TOO_OLD)
+    assert came.causes == {"ClientConnectorError"}
+    assert came.account.expired == counters.counts["publish too old"] == counters.counts["expired"] == 5
+    assert said == ["expired at publish: too old"] * 5
+
+
+def said_of(*statuses: int) -> bytes:
+    items = [{"index": {"_id": str(number), "status": status}} for number, status in enumerate(statuses)]
+    return json.dumps({"took": 3, "errors": any(status > 299 for status in statuses), "items": items}).encode()
+
+
+@pytest.mark.parametrize("status", ["200 OK", "207 Multi-Status"])
+@wire_test
+async def test_k8_of_a_batch_that_was_taken_in_part_only_what_failed_is_sent_again(status: str) -> None:
+    async with peer(
+        says(answer(said_of(201, 429, 200, 400, 503), status)),
+        says(answer(said_of(429, 201), status)),
+        says(answer(said_of(201), status)),
+    ) as it:
+        came = await published(it.url, count=5)
+    assert [keys_in(request) for request in it.heard] == [[0, 1, 2, 3, 4], [1, 4], [1]]
+    assert came.ends == {3: ("rejected", "HTTP 400")}
+    assert came.account.published == 4
+
+
+@wire_test
+async def test_k8_an_answer_that_tells_of_another_number_of_events_is_not_believed() -> None:
+    async with peer(says(answer(said_of(201, 429))), says(answer(said_of(201, 201, 201)))) as it:
+        came = await published(it.url)
+    assert came.account.published == 3
+    assert [keys_in(request) for request in it.heard] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("body", [b'{"errors":true}', b'{"errors":1,"items":[]}', b"\xff", b"[" * 9999, b'{"a":1}'])
+@wire_test
+async def test_k8_any_other_body_of_a_2xx_says_nothing(body: bytes) -> None:
+    async with peer(says(answer(body))) as it:
+        came = await published(it.url)
+    assert (came.account.published, len(it.heard)) == (3, 1)

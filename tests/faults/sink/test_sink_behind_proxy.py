@@ -1,0 +1,110 @@
+"""A store behind HAProxy: rows K9 and K10, and what a proxy says in a store's place."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from proxy import proxy
+from publishing import idempotency_key, keys_in, published
+from tenacity import RetryCallState
+from wire import CLOSE, Connection, answer, closes, deaf, peer, says, silence, wire_test
+
+from rxcompact import HttpSink, HttpSource, Orchestrator, Pipeline
+
+TAKEN = says(answer(b""))
+
+
+@wire_test
+async def test_429_is_waited_for_as_told_and_counts_as_no_failure(tmp_path: Path) -> None:
+    attempts: list[int] = []
+
+    def wait(state: RetryCallState) -> float:
+        attempts.append(state.attempt_number)
+        return 0.01
+
+    async with peer(says(answer(b"", "503 Busy")), TAKEN) as store, proxy(store.url, tmp_path) as url:
+        began = asyncio.get_running_loop().time()
+        came = await published(url + "/limited", wait=wait)
+    assert came.account.published == 3
+    assert store.times[0] - began >= 0.99
+    assert attempts == [1, 1]  # at 429, and at 503 still the first
+
+
+@wire_test
+async def test_a_tarpit_is_left_in_time(tmp_path: Path) -> None:
+    async with peer(TAKEN) as store, proxy(store.url, tmp_path) as url:
+        came = await published(url + "/tarpit", batch_timeout=0.2)
+    assert (came.account.published, len(store.heard)) == (3, 1)
+
+
+@wire_test
+async def test_504_of_a_store_that_took_it_and_did_not_answer_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
+    async with peer(silence, silence, TAKEN) as store, proxy(store.url, tmp_path) as url:
+        came = await published(url)
+    assert (came.account.published, len(store.heard)) == (3, 3)
+    assert len({idempotency_key(request) for request in store.heard}) == 1
+
+
+@wire_test
+async def test_503_of_a_proxy_without_a_store_is_tried_until_it_is_too_old(tmp_path: Path) -> None:
+    async with deaf() as nobody, proxy(nobody, tmp_path) as url:
+        came = await published(url, max_age=0.4, wait=lambda _: 0.05)
+    assert came.ends == dict.fromkeys(range(3), ("expired", "too old"))
+    assert {str(letter.error.__cause__) for letter in came.letters if letter.error} == {"HTTP 503"}
+
+
+@wire_test
+async def test_k9_a_sink_slower_than_the_source_is_no_memory_but_503(tmp_path: Path) -> None:
+    room, events = 20, 200
+
+    async def slow(connection: Connection) -> bool:
+        await asyncio.sleep(0.02)
+        took.extend(keys_in(connection.request))
+        await connection.send(answer(b""))
+        return True
+
+    took: list[int] = []
+    refused, most = 0, 0
+    async with peer(slow) as store, proxy(store.url, tmp_path) as url, aiohttp.ClientSession() as client:
+        source = HttpSource(port=0, retry_after=0)
+        options: dict[str, Any] = {"batch_count": 10, "batch_timespan": 0.01, "max_in_flight": room, "max_age": 30}
+        pipeline = Pipeline(source=source, key_mapper="id", timespan=0.01, sink=HttpSink(url + "/"), **options)
+        async with asyncio.timeout(20), Orchestrator(pipeline) as orchestrator:
+            await source.listening()
+            for number in range(events):
+                while True:
+                    async with client.post(source.url, data=b'{"id":%d}' % number) as response:
+                        most = max(most, orchestrator.account.in_flight)
+                        if response.status == 202:
+                            break
+                        assert (response.status, response.headers["Retry-After"]) == (503, "0")
+                        refused += 1
+                    await asyncio.sleep(0.01)
+            account = (await orchestrator.stop()).account
+    assert sorted(took) == list(range(events))
+    assert account.published == events
+    assert refused > 0
+    assert 0 < most <= room
+
+
+@pytest.mark.parametrize("where", ["proxy", "store"])
+@wire_test
+async def test_k10_an_idle_connection_that_was_closed_is_made_anew_with_nothing_lost_or_twice(
+    where: str, tmp_path: Path
+) -> None:
+    async def source() -> Any:
+        yield {"id": 0}
+        await asyncio.sleep(0.4)
+        yield {"id": 1}
+
+    # without a word of it in the answer: the store closes after it
+    turn = TAKEN if where == "proxy" else closes(answer(b""))
+    assert CLOSE.encode() not in answer(b"")
+    async with peer(turn) as store, proxy(store.url, tmp_path, idle="100ms") as url:
+        came = await published(url if where == "proxy" else store.url, count=2, source=source())
+    assert came.account.published == 2
+    assert [keys_in(request) for request in store.heard] == [[0], [1]]
