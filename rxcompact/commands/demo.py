@@ -6,23 +6,19 @@ import argparse
 import asyncio
 import json
 import random
-import sys
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 import aiohttp
 from aiohttp import web
 
+from rxcompact.commands.live import view
 from rxcompact.commands.loop import run
 from rxcompact.enrichers import HttpEnricher
 from rxcompact.fields import JsonKey
 from rxcompact.observers import Counters
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
-from rxcompact.signals import Account
 from rxcompact.sinks import HttpSink
 from rxcompact.sources import HttpSource
 
@@ -151,7 +147,7 @@ async def _demo() -> int:
         await orchestrator.start()
         await source.listening()
         storm = Storm(source.url)
-        with _view() as show:
+        with view(orchestrator) as show:
             raging = asyncio.create_task(storm.rage())
             restarted = False
             while not raging.done() or orchestrator.account.in_flight:
@@ -159,7 +155,7 @@ async def _demo() -> int:
                 if elapsed >= RESTART and not restarted:
                     restarted = True
                     await orchestrator.restart()
-                show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}", orchestrator.account)
+                show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}")
                 await asyncio.sleep(0.25)
             await raging
         report = await orchestrator.stop()
@@ -186,30 +182,3 @@ def _verdict(report: Report, storm: Storm, services: Services, counters: Counter
     for check, holds in checks.items():
         print(f"{'✓' if holds else '✗'} {check}")
     return 0 if all(checks.values()) else 1
-
-
-@contextmanager
-def _view() -> Generator[Any]:
-    """Yield a function that shows the account: live on a terminal, with rich if it is there; else a line a second."""
-    if not sys.stdout.isatty() or find_spec("rich") is None:
-        shown = [0.0]
-
-        def line(title: str, account: Account) -> None:
-            if time.monotonic() - shown[0] >= 1:
-                shown[0] = time.monotonic()
-                print(f"{title}  {account}", flush=True)
-
-        yield line
-        return
-    from rich.live import Live  # noqa: PLC0415 - an extra
-    from rich.table import Table  # noqa: PLC0415
-
-    with Live(auto_refresh=False) as live:
-
-        def table(title: str, account: Account) -> None:
-            view = Table("", "events", title=title)
-            for name, number in account._asdict().items():
-                view.add_row(name.replace("_", " "), f"{number:,}")
-            live.update(view, refresh=True)
-
-        yield table
