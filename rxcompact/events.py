@@ -53,7 +53,8 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
         return compacted_html(self)
 
 
-Sequence.register(Compacted)  # which has pandas name the columns of a window's table
+# which has pandas name the columns of a window's table
+Sequence.register(Compacted)  # pyright: ignore[reportAttributeAccessIssue]
 
 NONE: Claims = ()
 Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]

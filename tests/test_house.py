@@ -16,7 +16,18 @@ import rxcompact
 PACKAGE = Path(rxcompact.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = ["rxcompact", *(f"rxcompact.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if room.ispkg)]
-EXTRAS = ("async_solipsism", "nats", "opentelemetry", "pandas", "prometheus_client", "ray", "rich", "tqdm", "uvloop")
+EXTRAS = (
+    "async_solipsism",
+    "nats",
+    "opentelemetry",
+    "pandas",
+    "prometheus_client",
+    "ray",
+    "redis",
+    "rich",
+    "tqdm",
+    "uvloop",
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

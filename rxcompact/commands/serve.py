@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from typing import Any
 
@@ -53,9 +54,9 @@ def add_parser(commands: Any) -> None:
     source.add_argument(
         "--source",
         metavar="URL",
-        help="take from nats://HOST:PORT/STREAM instead (extra nats); durable",
+        help="take from nats://HOST:PORT/STREAM (extra nats) or redis://HOST:PORT/DB/STREAM (extra redis); durable",
     )
-    add("--partitions", type=_partitions, metavar="N[-M]", help="of --source: those subjects alone that are *.N.>")
+    add("--partitions", type=_partitions, metavar="N[-M]", help="of --source nats: those subjects alone that are *.N.>")
     add("--key", required=True, metavar="FIELD[,FIELD…]", help="what makes events equal")
     add("--timespan", required=True, type=float, metavar="S", help="length of a window, seconds")
     add("--max-age", required=True, type=float, metavar="S", help="age at which an event expires, seconds")
@@ -68,8 +69,9 @@ def add_parser(commands: Any) -> None:
     add("--max-in-flight", type=int, default=100_000, metavar="N", help="distinct events held at most (%(default)s)")
     add("--max-concurrent", type=int, default=100, metavar="N", help="calls of the API at once (%(default)s)")
     add("--deadline", type=float, default=10.0, metavar="S", help="seconds that a drain may take (%(default)s)")
-    add("--live", action="store_true", help="show how it is doing, to standard error (extra live)")
-    add("--verbose", action="store_true", help="log what happens, to standard error")
+    told = parser.add_mutually_exclusive_group()
+    told.add_argument("--live", action="store_true", help="show how it is doing, to standard error (extra live)")
+    told.add_argument("--verbose", action="store_true", help="log what happens, to standard error")
     parser.set_defaults(run=lambda options: _run(parser, options))
 
 
@@ -93,12 +95,28 @@ def _partitions(text: str) -> range:
 
 def _broker(url: str, partitions: range | None) -> Source:
     server, _, stream = url.rpartition("/")
-    if not server.startswith(("nats://", "tls://")) or not stream:
-        raise ArgumentError("--source", url, "nats://HOST:PORT/STREAM")
+    on_redis = re.fullmatch(r"rediss?://[^/]+/\d+", server)
+    shown = re.sub(r"(?<=//).*@|\?.*", "", url)  # without credentials
+    if not stream or "?" in url or not (on_redis or server.startswith(("nats://", "tls://"))):
+        raise ArgumentError("--source", shown, "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM")
+    if on_redis and partitions is not None:
+        raise ArgumentError("--partitions", partitions, "absent: a stream of Redis has none")
     try:
-        from rxcompact.scale.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
+        return _redis(server, stream) if on_redis else _nats(server, stream, partitions)
     except ImportError:
-        raise ArgumentError("--source", url, 'with the extra: pip install "rxcompact[nats]"') from None
+        extra = "redis" if on_redis else "nats"
+        raise ArgumentError("--source", shown, f'with the extra: pip install "rxcompact[{extra}]"') from None
+
+
+def _redis(server: str, stream: str) -> Source:
+    from rxcompact.scale.redis import RedisStreamSource  # noqa: PLC0415 - an extra
+
+    return RedisStreamSource(server, stream=stream, group="rxcompact")
+
+
+def _nats(server: str, stream: str, partitions: range | None) -> Source:
+    from rxcompact.scale.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
+
     if partitions is None:
         return JetStreamSource(server, stream=stream, consumer="rxcompact")
     # workers of the same partitions share a consumer: one that is killed may be replaced

@@ -26,7 +26,7 @@ only events of one bucket are merged (``partial(event_id, timespan=…)``). What
 comes with it: a ``lateness`` shorter than the broker's ``ack_wait`` and the time in which a worker is replaced makes
 dead letters of it, "late". Windows of arrival know no such thing, but give the same event another id each time.
 
-Brokers: `rxcompact.scale.jetstream` (extra ``nats``).
+Brokers: `rxcompact.scale.jetstream` (extra ``nats``), `rxcompact.scale.redis` (extra ``redis``).
 """
 
 from rxcompact.scale.identity import event_id

@@ -95,3 +95,12 @@ def test_what_is_written_is_one_line_an_event_whatever_white_space_it_has() -> N
     done = run("--timespan=60", input=b'{"a":\r1,\t"b" : [ 1 ]}\n', stdout=subprocess.PIPE)
     (line,) = done.stdout.split(b"\n")[:-1]
     assert json.loads(line)["event"] == {"a": 1, "b": [1]}
+
+
+def test_a_live_view_and_a_log_on_one_terminal_exclude_each_other() -> None:
+    arguments = ["--listen=:0", "--key=k", "--timespan=1", "--max-age=9", "--publish=http://127.0.0.1:9/"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rxcompact", "serve", *arguments, "--live", "--verbose"], capture_output=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert b"not allowed with argument --live" in done.stderr

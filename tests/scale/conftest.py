@@ -64,12 +64,11 @@ class NatsServer:
             self._process = None
 
 
-class Rig:
-    """A stream to take from, and pipelines that do."""
+class Pipelines:
+    """Pipelines that take from a broker, and what becomes of what they take."""
 
-    def __init__(self, client: Any, url: str) -> None:
+    def __init__(self, url: str) -> None:
         self.url = url
-        self.stream = client.jetstream()
         self.out: list[Any] = []
         self.letters: list[DeadLetter] = []
         self.failures: list[SourceFailed] = []
@@ -77,6 +76,34 @@ class Rig:
         self.sources: list[Any] = []
         self.orchestrators: list[Orchestrator] = []
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
+
+    def source(self, **options: Any) -> Any:
+        raise NotImplementedError
+
+    def pipeline(self, *, source: dict[str, Any] | None = None, **options: Any) -> Orchestrator:
+        self.sources.append(self.source(**(source or {})))
+        settings = {"key_mapper": "id", "timespan": 0.2, "max_age": 60, "batch_timespan": 0.05, "sink": self.out.extend}
+        orchestrator = Orchestrator(Pipeline(source=self.sources[-1], **(settings | options)), wait=lambda _: 0.1)
+        orchestrator.dead_letters.subscribe(self.letters.append)
+        orchestrator.signals.subscribe(lambda it: self.failures.append(it) if isinstance(it, SourceFailed) else None)
+        self.orchestrators.append(orchestrator)
+        return orchestrator
+
+    def ids(self) -> list[Any]:
+        return [compacted.event["id"] for compacted in self.out]
+
+
+class Rig(Pipelines):
+    """A stream to take from."""
+
+    def __init__(self, client: Any, url: str) -> None:
+        super().__init__(url)
+        self.stream = client.jetstream()
+
+    def source(self, **options: Any) -> Any:
+        from rxcompact.scale.jetstream import JetStreamSource
+
+        return JetStreamSource(self.url, stream=STREAM, consumer=CONSUMER, **options)
 
     async def send(self, *bodies: Any) -> None:
         for body in bodies:
@@ -117,20 +144,6 @@ class Rig:
                     found = None
                 same = same + 1 if found == (waiting, unacknowledged) else 0
                 await asyncio.sleep(0.03)
-
-    def pipeline(self, *, source: dict[str, Any] | None = None, **options: Any) -> Orchestrator:
-        from rxcompact.scale.jetstream import JetStreamSource
-
-        self.sources.append(JetStreamSource(self.url, stream=STREAM, consumer=CONSUMER, **(source or {})))
-        settings = {"key_mapper": "id", "timespan": 0.2, "max_age": 60, "batch_timespan": 0.05, "sink": self.out.extend}
-        orchestrator = Orchestrator(Pipeline(source=self.sources[-1], **(settings | options)), wait=lambda _: 0.1)
-        orchestrator.dead_letters.subscribe(self.letters.append)
-        orchestrator.signals.subscribe(lambda it: self.failures.append(it) if isinstance(it, SourceFailed) else None)
-        self.orchestrators.append(orchestrator)
-        return orchestrator
-
-    def ids(self) -> list[Any]:
-        return [compacted.event["id"] for compacted in self.out]
 
 
 @asynccontextmanager
@@ -188,6 +201,45 @@ def with_rig(server: NatsServer) -> Callable[[Callable[[Rig], Coroutine[Any, Any
     def run(test: Callable[[Rig], Coroutine[Any, Any, None]]) -> None:
         async def main() -> None:
             async with rigged(server.url) as rig:
+                await test(rig)
+
+        asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def make_redis(tmp_path: Path) -> Iterator[Any]:
+    if importlib.util.find_spec("redis") is None:
+        missing("redis")
+    from .redis_support import RedisServer
+
+    binary = shutil.which("redis-server") or missing("redis-server")
+    servers: list[RedisServer] = []
+
+    def make(*flags: str) -> RedisServer:
+        servers.append(RedisServer(binary, tmp_path, *flags))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture
+def redis_server(make_redis: Any) -> Any:
+    started = make_redis()
+    started.start()
+    return started
+
+
+@pytest.fixture
+def with_redis(redis_server: Any) -> Callable[[Callable[[Any], Coroutine[Any, Any, None]]], None]:
+    from .redis_support import rigged
+
+    def run(test: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
+        async def main() -> None:
+            async with rigged(redis_server.url) as rig:
                 await test(rig)
 
         asyncio.run(main())
