@@ -12,7 +12,7 @@ from reactivex.abc import ObserverBase
 from rxcompact.demand import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError
 from rxcompact.receipts import Receipt, Receipted
-from rxcompact.sources.body import lines_of
+from rxcompact.sources.body import are_objects, lines_of
 from rxcompact.sources.pull import Chunk
 
 WEIGHT = 1 / 64
@@ -37,6 +37,7 @@ class Intake:
         self.events_each = 1.0
         self._settled = settled
         self._together = together
+        self._fresh: deque[tuple[Any, bytes]] = deque()  # not taken apart yet
         self._backlog: deque[tuple[Any, list[Any]]] = deque()
         self._begun: Receipt | None = None  # of the first, of which a part has been pushed
         self._observer: ObserverBase[Chunk] | None = None
@@ -52,7 +53,7 @@ class Intake:
 
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return len(self._backlog)
+        return len(self._backlog) + len(self._fresh)
 
     def take(self, identity: Any, body: bytes) -> None:
         """Have a message wait for `push`.
@@ -62,16 +63,24 @@ class Intake:
             body: An event as JSON, an array or lines of them. One that cannot be taken apart is passed on as a line,
                 to be refused with a reason where keys are read.
         """
-        try:
-            events: list[Any] = lines_of(body)
-        except DecodeError:
-            events = [body]
-        self.events_each += (len(events) - self.events_each) * WEIGHT
-        self._backlog.append((identity, events))
+        self._fresh.append((identity, body))
+
+    def _take_apart(self) -> None:
+        """Take the next messages apart; those of an event each all at once."""
+        messages = [self._fresh.popleft() for _ in range(min(self._together, len(self._fresh)))]
+        bodies = [body for _, body in messages]
+        block = b"\n".join(bodies)
+        singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
+        for identity, body in messages:
+            events = [body] if singles else _events(body)
+            self.events_each += (len(events) - self.events_each) * WEIGHT
+            self._backlog.append((identity, events))
 
     def push(self) -> None:
         """Push what there is room for."""
-        while self._backlog and (observer := self._observer) is not None:
+        while self and (observer := self._observer) is not None:
+            if not self._backlog:
+                self._take_apart()
             room = self._demand.room()
             if self._begun is None and (identities := self._fitting(room)):
                 events = [event for _ in identities for event in self._backlog.popleft()[1]]
@@ -110,9 +119,17 @@ class Intake:
 
     def leave(self) -> list[Any]:
         """Forget the messages that wait; return the identities of those of which nothing was pushed."""
-        identities = [identity for identity, _ in self._backlog]
+        identities = [identity for identity, _ in (*self._backlog, *self._fresh)]
         if self._begun is not None:
             del identities[0]
         self._backlog.clear()
+        self._fresh.clear()
         self._begun = None
         return identities
+
+
+def _events(body: bytes) -> list[bytes]:
+    try:
+        return lines_of(body)
+    except DecodeError:
+        return [body]

@@ -46,7 +46,7 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         if inner is not None:
             return _elements(inner)
     lines = body.split(b"\n")
-    if _is_one_a_line(lines) and not _several.search(body):
+    if are_objects(lines, body):
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]
@@ -54,9 +54,15 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         return [line for line in (line.strip(WHITE) for line in lines) if line]
 
 
-def _is_one_a_line(lines: Sequence[bytes]) -> bool:
-    """Tell whether a brace is at either end of each line: then no value reaches over two."""
-    return all(lines) and {ord("{")} == set(map(itemgetter(0), lines)) and {ord("}")} == set(map(itemgetter(-1), lines))
+def are_objects(lines: Sequence[bytes], block: bytes) -> bool:
+    """Tell whether each line is, if it is JSON at all, one object; ``block`` is all of them."""
+    return (
+        all(lines)
+        # a brace at either end of each: then no value reaches over two
+        and {ord("{")} == set(map(itemgetter(0), lines))
+        and {ord("}")} == set(map(itemgetter(-1), lines))
+        and not _several.search(block)
+    )
 
 
 def _elements(array: bytes) -> list[bytes]:

@@ -91,10 +91,10 @@ class Pulls:
         if self._error is not None:
             raise self._error
 
-    def arrived(self) -> None:
-        """Take note of a message."""
+    def arrived(self, messages: int) -> None:
+        """Take note of messages."""
         self._idle = False
-        self._outstanding = max(0, self._outstanding - 1)
+        self._outstanding = max(0, self._outstanding - messages)
         if self._outstanding <= self._low:
             self._woken.set()
 

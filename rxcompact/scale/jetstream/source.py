@@ -93,6 +93,7 @@ class JetStreamSource:
         self._task: asyncio.Future[None] | None = None
         self._subscribed = BooleanDisposable()
         self._waiting: asyncio.Future[int] | None = None  # for room
+        self._arrived = 0  # in this turn of the loop
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._created: datetime | None = None
@@ -250,11 +251,16 @@ class JetStreamSource:
         if message.subject == self._pulls.inbox:
             self._pulls.status(message.headers or {})
             return
-        self._pulls.arrived()
+        if not self._arrived:  # more may come in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._push)
+        self._arrived += 1
         identity = self._held.take(message.reply)
         if identity is not None:
             self._intake.take(identity, message.data)
-        if self._subscription is None or not self._subscription.pending_msgs or len(self._intake) >= self._together:
-            self._intake.push()
-            if self._intake:
-                self._pulls.wake()
+
+    def _push(self) -> None:
+        arrived, self._arrived = self._arrived, 0
+        self._pulls.arrived(arrived)
+        self._intake.push()
+        if self._intake:
+            self._pulls.wake()
