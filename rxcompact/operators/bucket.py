@@ -44,10 +44,10 @@ class Bucket:
         Raises:
             TypeError: when a key cannot be hashed; the chunk may be added again without it.
         """
-        if isinstance(seen, Sequence):
-            self._add_timed(keys, events, seen)
-        else:
+        if isinstance(seen, float):
             self._add_arrived(keys, events, seen)
+        else:
+            self._add_timed(keys, events, seen)
 
     def _add_arrived(self, keys: Sequence[Hashable], events: Sequence[Any], arrived: float) -> None:
         size = len(self.events)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -211,8 +210,11 @@ class Windows(ABC):
         count, room = self._options.count, self._options.room
         new = len(keys)
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
-            with suppress(TypeError):  # unhashable
+            try:
                 bucket.add(keys, events, seen)
+            except TypeError:  # unhashable; whose it is shows one by one
+                pass
+            else:
                 if self._receipt is not None:
                     bucket.claim(self._receipt, keys)
                 return
