@@ -165,7 +165,8 @@ class Flow:
         for holder in (*self._windows, *self._stages):
             name = getattr(holder, "stage", "compact")
             oldest = getattr(holder, "oldest", lambda: None)()  # a reducer of one's own need not know
-            now[name] = StageNow(holder.held(), oldest, self._aside[name], self._errors.get(name))
+            waiting = getattr(holder, "waiting", lambda: 0)()
+            now[name] = StageNow(holder.held(), oldest, self._aside[name], self._errors.get(name), waiting)
         return now
 
     def _dead_letter(self, letter: DeadLetter) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
-from heapq import heappop, heappush
 from itertools import pairwise
 from math import floor, inf, log2
 from typing import Any, NamedTuple, Protocol, Self
@@ -167,7 +166,6 @@ class Vitals:
         self._latency = Latency()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._letters: deque[Letter] = deque(maxlen=LETTERS)
-        self._due: list[float] = []  # when each call that failed is made again: a heap
         self._retries = self._failures = 0
         self._failure = ""
 
@@ -185,9 +183,6 @@ class Vitals:
                 self._sample()
             case RetryScheduled():
                 self._retries += 1
-                now = self._run.uptime
-                self._awake(now)
-                heappush(self._due, now + signal.wait)
             case SourceFailed():
                 self._failures += 1
                 self._failure = error_name(signal.error)
@@ -210,10 +205,6 @@ class Vitals:
             account = self._run.account
             samples.append(Sample(now, account.received, account.published))
 
-    def _awake(self, now: float) -> None:
-        while self._due and self._due[0] <= now:
-            heappop(self._due)
-
     # ── what it shows ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def snapshot(self) -> Snapshot:
@@ -221,7 +212,6 @@ class Vitals:
         run = self._run
         now, account, state, stages = run.uptime, run.account, run.state, run.stages
         self._sample()
-        self._awake(now)
         share = self._latency.percentile
         return Snapshot(
             state=state,
@@ -236,8 +226,7 @@ class Vitals:
             max_in_flight=run.pipeline.max_in_flight,
             stages={name: _stage(stages[name]) for name in STAGES if name in stages},
             retries=self._retries,
-            # a drain cuts waits short without a word
-            waiting=0 if state in ENDED else min(len(self._due), account.in_flight),
+            waiting=sum(stage.waiting for stage in stages.values()),
             failures=self._failures,
             failure=self._failure,
             letters=tuple(self._letters),

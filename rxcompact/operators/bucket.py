@@ -44,7 +44,7 @@ class Bucket:
         Raises:
             TypeError: when a key cannot be hashed; the chunk may be added again without it.
         """
-        if isinstance(seen, float):
+        if isinstance(seen, (float, int)):
             self._add_arrived(keys, events, seen)
         else:
             self._add_timed(keys, events, seen)

@@ -57,6 +57,10 @@ class Pool(Generic[E]):
         """Return how many events are queued, called for, or waiting to be tried again."""
         return sum(len(job.entries) for jobs in (self._queue, self._waiting, self._running) for job in jobs)
 
+    def waiting(self) -> int:
+        """Return how many calls failed and wait to be made again."""
+        return len(self._waiting)
+
     def earliest(self) -> float | None:
         """Return the deadline, in the loop's seconds, that comes first of all that is held."""
         jobs = chain(self._queue, self._waiting, self._running)

@@ -164,6 +164,10 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         earliest = self._pool.earliest()
         return None if earliest is None else self._max_age - (earliest - self._loop.time())
 
+    def waiting(self) -> int:
+        """Return how many calls failed and wait to be made again."""
+        return self._pool.waiting()
+
     def _is_empty(self) -> bool:
         """Tell whether nothing is held, without counting."""
         return self._pool.idle()

@@ -22,6 +22,8 @@ class StageNow(NamedTuple):
     """Dead letters it made."""
     error: BaseException | None = None
     """The last error, of a retry or of a dead letter."""
+    waiting: int = 0
+    """Calls that failed and wait to be made again."""
 
 
 class Run(Protocol):
