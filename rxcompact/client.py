@@ -33,12 +33,16 @@ class Client:
         self._max_answer = max_answer
         self._session: aiohttp.ClientSession | None = None
 
-    async def request(self, method: str, url: URL, **options: Any) -> tuple[int, Mapping[str, str], bytes]:
+    async def request(
+        self, method: str, url: URL, *, max_answer: int = 0, **options: Any
+    ) -> tuple[int, Mapping[str, str], bytes]:
         """Return an answer's status, headers and body. It is for the caller to limit the time.
+
+        The body of a failure is cut where it is too long: its status says it all.
 
         Raises:
             aiohttp.ClientError: when there was none.
-            PermanentError: when it is too long.
+            PermanentError: when that of a success is too long.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -47,14 +51,17 @@ class Client:
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
             )
+        longest = max(self._max_answer, max_answer)
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as response:
                 body = bytearray()
                 async for block in response.content.iter_any():
                     body += block
-                    if len(body) > self._max_answer:
+                    if len(body) > longest:
                         response.close()
-                        raise PermanentError(f"answer is longer than {self._max_answer} bytes")
+                        if response.status >= 300:  # noqa: PLR2004
+                            break
+                        raise PermanentError(f"answer is longer than {longest} bytes")
                 return response.status, response.headers, bytes(body)
         except aiohttp.ClientConnectorCertificateError as error:
             logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)

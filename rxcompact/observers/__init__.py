@@ -8,6 +8,8 @@ One's own is a function of a signal, an RxPY Observer of signals, or an object w
 
         def on_outcome(self, outcome):
             self.age = max(self.age, outcome.age or 0.0)
+
+For a display of one's own ``Vitals.of(orchestrator).snapshot()`` gives the numbers that dashboards show.
 """
 
 from rxcompact.observers.attach import attach
@@ -19,6 +21,7 @@ from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.prometheus import PrometheusObserver
 from rxcompact.observers.recorder import Recorder, Recording
+from rxcompact.observers.vitals import Snapshot, Vitals
 
 __all__ = [
     "Counters",
@@ -30,5 +33,7 @@ __all__ = [
     "PrometheusObserver",
     "Recorder",
     "Recording",
+    "Snapshot",
+    "Vitals",
     "attach",
 ]

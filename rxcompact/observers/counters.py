@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+from rxcompact.operators.retry import why
 from rxcompact.signals import (
     BatchPublished,
     DeadLettered,
@@ -39,7 +40,7 @@ class Counters:
                 counts["published"] += signal.size
             case DeadLettered(letter):
                 counts[letter.outcome] += 1
-                counts[f"{letter.stage} {letter.reason}"] += 1
+                counts[f"{letter.stage} {why(letter)}"] += 1
             case RetryScheduled():
                 counts["retries"] += 1
             case SourceFailed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from loguru import logger
 
+from rxcompact.operators.retry import why
 from rxcompact.signals import (
     DeadLettered,
     ObserverFailed,
@@ -34,7 +35,7 @@ class LogObserver:
                     "window closed by {}: received {}, distinct {}", signal.trigger, signal.received, signal.distinct
                 )
             case DeadLettered(letter):
-                logger.warning("{} at {}: {}{}", letter.outcome, letter.stage, letter.reason, self._body(letter.event))
+                logger.warning("{} at {}: {}{}", letter.outcome, letter.stage, why(letter), self._body(letter.event))
             case RetryScheduled():
                 logger.info(
                     "{} attempt {} failed, again in {:.3f} s: {}",

@@ -13,6 +13,7 @@ from aiohttp.http import HttpProcessingError
 from tenacity import RetryAction, RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
 from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
+from rxcompact.events import DeadLetter
 
 Wait: TypeAlias = Callable[[RetryCallState], float]
 """A tenacity wait, or a function like one."""
@@ -142,6 +143,12 @@ class Attempts:
         if limited:
             state.attempt_number = number
         return wait
+
+
+def why(letter: DeadLetter) -> str:
+    """Return the reason of a dead letter; of one that became too old, also what kept it."""
+    kept = letter.error.__cause__ if letter.outcome == "expired" and letter.error is not None else None
+    return letter.reason if kept is None else f"{letter.reason}, {reason(kept)}"
 
 
 def reason(error: BaseException) -> str:

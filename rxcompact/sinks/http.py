@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -31,6 +32,15 @@ class _Bulk(msgspec.Struct):
 _bulk = msgspec.json.Decoder(_Bulk)
 
 
+def _has_errors(answer: bytes) -> bool:
+    """Tell whether a bulk answer that could not be decoded speaks of errors. The standard library takes more."""
+    try:
+        said = json.loads(answer)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.get("errors") is True and isinstance(said.get("items"), list)
+
+
 class HttpSink:
     """Posts each batch as NDJSON or as an array, with an idempotency key.
 
@@ -45,7 +55,8 @@ class HttpSink:
         headers: Of the request, such as credentials.
         idempotency_header: The name of the header that carries the key.
         split_on: Statuses at which a batch is halved, to find what they are about: too large (413), and for a store
-            that answers 500 to a row that it cannot parse, 500.
+            that answers 500 to a row that it cannot parse, 500. While it answers so to everything, that makes an
+            attempt twice as many posts as there are events.
         max_concurrent: Connections at once.
 
     Source:
@@ -93,7 +104,9 @@ class HttpSink:
         if self._gzip:
             body = zlib.compress(body, wbits=31)
         headers = self._headers | {self._idempotency_header: Batch(batch).idempotency_key}
-        status, answered, answer = await self._client.request("POST", self._url, data=body, headers=headers)
+        status, answered, answer = await self._client.request(
+            "POST", self._url, data=body, headers=headers, max_answer=KIB * len(batch)
+        )
         if status in self._split_on and len(batch) > 1:
             return await self._halve(batch)
         error = failure(status, answered, origin(self._url))
@@ -106,8 +119,10 @@ class HttpSink:
         """Yield the positions that an answer says were not taken, and why."""
         try:
             bulk = _bulk.decode(answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):  # it says nothing of the kind
-            return
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            if _has_errors(answer):
+                raise TransientError("an answer with errors that is not understood") from None
+            return  # it says nothing of the kind
         if not bulk.errors:
             return
         if len(bulk.items) != len(sent):

@@ -19,7 +19,7 @@ import tenacity
 from loguru import logger
 
 from rxcompact import Counters, LogObserver, Orchestrator, Pipeline
-from rxcompact.errors import NoRoomError, PermanentError, TransientError
+from rxcompact.errors import ArgumentError, NoRoomError, PermanentError, TransientError
 from rxcompact.signals import Account, ObserverFailed, SourceFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
 
@@ -1022,7 +1022,9 @@ async def test_counters_agree_with_the_account() -> None:
     assert counts["received"] == account.received - account.refused
     for name in ("distinct", "published", "expired", "abandoned", "dropped"):
         assert counts[name] == getattr(account, name), name
-    assert counts["expired"] == counts["enrich too old"] + counts["publish too old"] > 0
+    too_old = {name: count for name, count in counts.items() if " too old" in name}
+    assert counts["expired"] == sum(too_old.values()) > 0
+    assert counts["enrich too old, transient"] > 0  # and what kept them
     assert counts["source failures"] == 4
     assert counts["observer failures"] == 3
     assert counts["retries"] > 0
@@ -1150,3 +1152,10 @@ def test_events_from_other_threads_are_all_taken() -> None:
         assert orchestrator.account.received == 2000
 
     asyncio.run(main())
+
+
+def test_a_lateness_by_which_every_event_would_be_too_old_is_refused() -> None:
+    options: dict[str, Any] = {"source": [], "sink": print, "key_mapper": "id", "time_mapper": "ts", "timespan": 10}
+    Pipeline(**options, lateness=29, max_age=30)
+    with pytest.raises(ArgumentError, match="max_age"):
+        Pipeline(**options, lateness=30, max_age=30)

@@ -18,9 +18,12 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from bench_jetstream import running
-
 from rxcompact import Orchestrator, Pipeline
+
+if __package__:
+    from .bench_jetstream import running
+else:  # as a program
+    from bench_jetstream import running
 
 KEYS, PARTITIONS = 10_000, 4
 Event = dict[str, Any]

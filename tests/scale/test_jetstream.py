@@ -79,11 +79,20 @@ def test_what_expired_is_acknowledged_when_it_is_a_dead_letter(with_rig: Any) ->
     with_rig(test)
 
 
-def test_a_message_held_longer_than_ack_wait_is_not_delivered_again_while_its_worker_lives(with_rig: Any) -> None:
+@pytest.mark.parametrize("stage", ["enrich", "publish"])
+def test_a_message_held_longer_than_ack_wait_is_not_delivered_again_while_its_worker_lives(
+    stage: str, with_rig: Any
+) -> None:
     async def test(rig: Rig) -> None:
         gate = Gate(rig.out)
+
+        async def lookup(event: Any) -> Any:
+            await gate.open.wait()
+            return event
+
+        held: dict[str, Any] = {"sink": gate} if stage == "publish" else {"enricher": lookup}
         # three of five have room: the others are held before they are pushed
-        orchestrator = rig.pipeline(sink=gate, max_in_flight=3, source={"ack_wait": 1.0, "max_ack_pending": 5})
+        orchestrator = rig.pipeline(**held, max_in_flight=3, source={"ack_wait": 1.0, "max_ack_pending": 5})
         await orchestrator.start()
         await rig.send(*({"id": number} for number in range(3)), [{"id": 3}, {"id": 4}], {"id": 5})
         await asyncio.sleep(3.5)

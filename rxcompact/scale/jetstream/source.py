@@ -14,9 +14,6 @@ from nats.aio.subscription import Subscription
 from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
-from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import BooleanDisposable, Disposable
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.demand import Demand
@@ -25,12 +22,12 @@ from rxcompact.scale.intake import Intake
 from rxcompact.scale.jetstream.connection import Servers
 from rxcompact.scale.jetstream.held import Held
 from rxcompact.scale.jetstream.pulls import Pulls
-from rxcompact.sources.pull import Chunk
+from rxcompact.scale.subscription import BrokerSource
 
 MIB = 1 << 20
 
 
-class JetStreamSource:
+class JetStreamSource(BrokerSource):
     """Messages of a durable pull consumer: each an event as JSON, an array or lines of them.
 
     A message is acknowledged when every event of it has been published or set aside. One that is held for longer than
@@ -56,8 +53,6 @@ class JetStreamSource:
     Raises:
         ArgumentError: for an argument out of range.
     """
-
-    raw = True
 
     def __init__(
         self,
@@ -87,87 +82,34 @@ class JetStreamSource:
             filter_subjects=[subjects] if isinstance(subjects, str) else list(subjects) or None,
         )
         self._pulls = Pulls(stream, consumer, prefetch, max_bytes)
-        self._together = together
         self._held = Held(max_ack_pending)
-        self._intake = Intake(self._held.settle, together=together)
-        self._task: asyncio.Future[None] | None = None
-        self._subscribed = BooleanDisposable()
-        self._waiting: asyncio.Future[int] | None = None  # for room
         self._arrived = 0  # in this turn of the loop
+        self._bound: Client  # since the last `_bind`
         self._client: Client | None = None
         self._subscription: Subscription | None = None
         self._created: datetime | None = None
         self._changed = asyncio.Event()  # the connection is up, or closed
         self._keeper: asyncio.Future[None] | None = None
+        super().__init__(Intake(self._held.settle, together=together))
 
     def __repr__(self) -> str:
         return f"JetStreamSource({str(self._servers)!r}, stream={self._stream!r}, consumer={self._consumer!r})"
 
     # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, demand: Demand) -> Observable[Chunk]:
-        """Return the messages, a chunk each; of one that has no room as a whole, parts.
-
-        Errors:
-            TransientError: when there is no connection, no stream, or the consumer was deleted meanwhile.
-            ArgumentError: when the consumer that is there does not take explicit acknowledgements.
-        """
-
-        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
-            subscribed = self._subscribed = BooleanDisposable()
-            self._task = asyncio.ensure_future(self._run(observer, demand, subscribed, self._task))
-
-            def dispose() -> None:
-                subscribed.dispose()
-                if self._subscribed is subscribed:  # another may have subscribed already
-                    self._interrupt()
-
-            return Disposable(dispose)
-
-        return Observable(subscribe)
-
-    async def _run(
-        self,
-        observer: ObserverBase[Chunk],
-        demand: Demand,
-        subscribed: BooleanDisposable,
-        before: asyncio.Future[None] | None,
-    ) -> None:
-        if before is not None:
-            await asyncio.wait({before})
-        try:
-            client = await self._bind()
-            if not subscribed.is_disposed:
-                self._intake.attach(observer, demand)
-            while not subscribed.is_disposed:
-                await self._pull(client, demand)
-        except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
-            if not subscribed.is_disposed:
-                self._intake.detach()
-                observer.on_error(error)
-
-    async def _pull(self, client: Client, demand: Demand) -> None:
+    async def _pull(self, demand: Demand) -> None:
         self._intake.push()
         room = demand.room()
         if not room:
             self._waiting = asyncio.ensure_future(demand.wait())
             await asyncio.wait({self._waiting})
         elif not self._intake:
-            await self._pulls.ask(client, int(room / self._intake.events_each))
+            await self._pulls.ask(self._bound, int(room / self._intake.events_each))
             await self._pulls.wait()
 
     def _interrupt(self) -> None:
-        """Have `_run` end. It is not cancelled: that leaves sockets behind, or nats-py swallows it."""
-        self._intake.detach()
+        super()._interrupt()
         self._pulls.wake()
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    async def _ended(self) -> None:
-        self._subscribed.dispose()
-        self._interrupt()
-        if self._task is not None:
-            await asyncio.wait({self._task})
 
     async def aclose(self) -> None:
         """Ask for no more; what was not pushed is returned."""
@@ -223,8 +165,8 @@ class JetStreamSource:
         self._changed.set()
         self._pulls.fail(ConnectionError("the connection to NATS was closed"))
 
-    async def _bind(self) -> Client:
-        client = await self._connected()
+    async def _bind(self) -> None:
+        client = self._bound = await self._connected()
         manager = client.jsm()
         try:
             info = await manager.consumer_info(self._stream, self._consumer)
@@ -245,7 +187,6 @@ class JetStreamSource:
                 self._pulls.inbox, cb=self._take, pending_msgs_limit=0, pending_bytes_limit=0
             )
         self._pulls.forget()
-        return client
 
     async def _take(self, message: Msg) -> None:
         if message.subject == self._pulls.inbox:

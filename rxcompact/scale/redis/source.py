@@ -10,9 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from loguru import logger
-from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import BooleanDisposable, Disposable
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.demand import Demand
@@ -20,14 +17,14 @@ from rxcompact.errors import ArgumentError
 from rxcompact.scale.intake import Intake
 from rxcompact.scale.redis.group import Entry, Group
 from rxcompact.scale.redis.held import Held
-from rxcompact.sources.pull import Chunk
+from rxcompact.scale.subscription import BrokerSource
 
 SCAN = 1.0
 """Seconds between two looks for entries that others have left, at most."""
 FIRST, NEW = b"0-0", b">"
 
 
-class RedisStreamSource:
+class RedisStreamSource(BrokerSource):
     """Entries of a stream, read in a consumer group: in a field of each an event as JSON, an array or lines of them.
 
     An entry is acknowledged when every event of it has been published or set aside. One that is held for longer than
@@ -64,8 +61,6 @@ class RedisStreamSource:
     Source: https://redis.io/docs/latest/develop/data-types/streams/ (Redis 7 or later: XAUTOCLAIM tells what is gone)
     """
 
-    raw = True
-
     def __init__(
         self,
         url: str,
@@ -93,76 +88,23 @@ class RedisStreamSource:
         self._prefetch = prefetch
         self._group = Group(url, stream, group, consumer, options)
         self._held = Held(self._group, self._min_idle_time, max_pending)
-        self._intake = Intake(self._held.settle, together=together)
-        self._task: asyncio.Future[None] | None = None
         self._keeper: asyncio.Future[None] | None = None
-        self._subscribed = BooleanDisposable()
-        self._waiting: asyncio.Future[Any] | None = None
         self._after = FIRST  # of what is pending for this consumer, or new
         self._cursor = FIRST  # of what is pending for any
         self._next_scan = 0.0
+        super().__init__(Intake(self._held.settle, together=together))
 
     def __repr__(self) -> str:
         return f"RedisStreamSource({str(self._group)!r}, {self._name})"
 
     # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, demand: Demand) -> Observable[Chunk]:
-        """Return the entries, several a chunk; of one that has no room as a whole, parts.
-
-        Errors:
-            TransientError: when the server does not answer in time, or refuses.
-            ArgumentError: when the key holds no stream.
-        """
-
-        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
-            subscribed = self._subscribed = BooleanDisposable()
-            self._task = asyncio.ensure_future(self._run(observer, demand, subscribed, self._task))
-
-            def dispose() -> None:
-                subscribed.dispose()
-                if self._subscribed is subscribed:  # another may have subscribed already
-                    self._interrupt()
-
-            return Disposable(dispose)
-
-        return Observable(subscribe)
-
-    async def _run(
-        self,
-        observer: ObserverBase[Chunk],
-        demand: Demand,
-        subscribed: BooleanDisposable,
-        before: asyncio.Future[None] | None,
-    ) -> None:
-        if before is not None:
-            await asyncio.wait({before})
+    async def _bind(self) -> None:
         if self._keeper is None:
             self._keeper = asyncio.ensure_future(self._held.keep())
-        try:
-            if await self._group.create(self._start):  # whoever removed it wants all of it anew
-                self._held.forget()
-            self._after = FIRST  # a reply may have been lost
-            if not subscribed.is_disposed:
-                self._intake.attach(observer, demand)
-            while not subscribed.is_disposed:
-                await self._pull(demand)
-        except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
-            if not subscribed.is_disposed:
-                self._intake.detach()
-                observer.on_error(error)
-
-    def _interrupt(self) -> None:
-        """Have `_run` end. It is not cancelled: a reply that is on its way has entries, which are returned."""
-        self._intake.detach()
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    async def _ended(self) -> None:
-        self._subscribed.dispose()
-        self._interrupt()
-        if self._task is not None:
-            await asyncio.wait({self._task})
+        if await self._group.create(self._start):  # whoever removed it wants all of it anew
+            self._held.forget()
+        self._after = FIRST  # a reply may have been lost
 
     async def aclose(self) -> None:
         """Ask for no more; what was not pushed is returned."""

@@ -16,8 +16,9 @@ CONFIGURATION = """
 defaults
     mode http
     timeout connect 200ms
+    timeout queue 100ms
     timeout client 5s
-    timeout server 150ms
+    timeout server {patience}
     timeout http-keep-alive {idle}
     timeout tarpit 5s
     retries 0
@@ -29,7 +30,7 @@ frontend in
     http-request tarpit if {{ path /tarpit/ }} {{ sc_http_req_cnt(0) le 1 }}
     default_backend store
 backend store
-    server store 127.0.0.1:{store}
+    server store 127.0.0.1:{store} maxconn {connections}
 """
 
 
@@ -43,8 +44,10 @@ def binary() -> str:
 
 
 @asynccontextmanager
-async def proxy(store: str, folder: Path, *, idle: str = "5s") -> AsyncIterator[str]:
-    """Run it; what takes longer than 150 ms to answer is answered 504.
+async def proxy(
+    store: str, folder: Path, *, idle: str = "5s", patience: str = "5s", connections: int = 100
+) -> AsyncIterator[str]:
+    """Run it; a store that takes longer than its patience has 504 answered.
 
     The first request to ``/limited/`` is answered 429, and the first to ``/tarpit/`` held back.
     """
@@ -52,7 +55,8 @@ async def proxy(store: str, folder: Path, *, idle: str = "5s") -> AsyncIterator[
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     file = folder / "haproxy.cfg"
-    file.write_text(CONFIGURATION.format(port=port, store=store.rpartition(":")[2], idle=idle))
+    options = {"idle": idle, "patience": patience, "connections": connections}
+    file.write_text(CONFIGURATION.format(port=port, store=store.rpartition(":")[2], **options))
     null = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(binary(), "-db", "-q", "-f", str(file), stdin=null, stdout=null)
     try:

@@ -43,7 +43,10 @@ async def test_a_tarpit_is_left_in_time(tmp_path: Path) -> None:
 
 @wire_test
 async def test_504_of_a_store_that_took_it_and_did_not_answer_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
-    async with peer(silence, silence, TAKEN) as store, proxy(store.url, tmp_path) as url:
+    async with (
+        peer(silence, silence, TAKEN) as store,
+        proxy(store.url, tmp_path, patience="150ms") as url,
+    ):
         came = await published(url)
     assert (came.account.published, len(store.heard)) == (3, 3)
     assert len({idempotency_key(request) for request in store.heard}) == 1

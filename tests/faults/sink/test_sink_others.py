@@ -1,0 +1,126 @@
+"""What else a store may say, and who else is concerned: more of rows K1, K2, K4 and K8, and a queue at a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+from proxy import proxy
+from publishing import idempotency_key, keys_in, published
+from tenacity import RetryCallState
+from wire import Connection, Turn, answer, closes, peer, resets, says, silence, wire_test
+
+TAKEN = says(answer(b""))
+CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
+LONG = b" " * (1024 * 1024 + 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "end"),
+    [("500 Cannot parse input", ("expired", "too old")), ("400 Bad Request", ("rejected", "HTTP 400"))],
+    ids=["k1", "k2"],
+)
+@wire_test
+async def test_k1_k2_the_other_batches_go_on_at_once(status: str, end: tuple[str, str]) -> None:
+    async def turn(connection: Connection) -> bool:
+        bad = 0 in keys_in(connection.request)
+        await connection.send(answer(b"no", status) if bad else answer(b""))
+        return True
+
+    async with peer(turn) as it:
+        came = await published(it.url, count=6, batch_count=2, max_age=0.6, wait=lambda _: 0.2)
+    assert came.ends == dict.fromkeys(range(2), end)
+    assert [keys_in(request) for request in it.heard[:3]] == [[0, 1], [2, 3], [4, 5]]  # before the first is tried again
+    assert all(keys_in(request) == [0, 1] for request in it.heard[3:])
+
+
+@pytest.mark.parametrize("turn", [closes(CUT), resets(CUT)], ids=["closed", "reset"])
+@wire_test
+async def test_k4_an_answer_that_ends_too_soon_is_none(turn: Turn) -> None:
+    async with peer(turn, TAKEN) as it:
+        came = await published(it.url)
+    assert (came.account.published, len(it.heard)) == (3, 2)
+    assert len({idempotency_key(request) for request in it.heard}) == 1
+
+
+@wire_test
+async def test_k4_what_is_left_of_a_batch_has_a_key_of_its_own() -> None:
+    # the store may have taken both: by the batch's key alone it cannot know the second again
+    now = time.time()
+    events = [{"id": 0, "ts": now - 0.5}, {"id": 1, "ts": now + 5}]
+    async with peer(silence, TAKEN) as it:
+        came = await published(
+            it.url, source=events, count=2, time_mapper="ts", max_age=0.8, batch_timeout=0.1, wait=lambda _: 0.25
+        )
+    assert came.ends == {0: ("expired", "too old")}
+    assert [keys_in(request) for request in it.heard] == [[0, 1], [1]]
+    assert len({idempotency_key(request) for request in it.heard}) == 2
+
+
+@pytest.mark.parametrize(
+    "items",
+    [
+        [{"index": {"status": 429, "error": {"reason": "\ud800"}}}] * 3,
+        [{"index": {"status": 429}}, {"index": {"status": "201"}}, {"index": {"status": 201}}],
+        [{"index": {"_id": "1"}}] * 3,
+    ],
+    ids=["surrogate", "string", "none"],
+)
+@wire_test
+async def test_k8_errors_that_are_not_understood_are_no_success(items: list[object]) -> None:
+    said = json.dumps({"errors": True, "items": items})
+    async with peer(says(answer(said)), TAKEN) as it:
+        came = await published(it.url)
+    assert (came.account.published, len(it.heard)) == (3, 2)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@wire_test
+async def test_a_long_answer_is_of_its_status_all_the_same(status: int) -> None:
+    async with peer(says(answer(LONG, f"{status} Busy")), TAKEN) as it:
+        came = await published(it.url)
+    assert (came.account.published, came.ends) == (3, {})
+
+
+@wire_test
+async def test_k8_what_was_taken_of_a_large_batch_is_published() -> None:
+    count = 6000
+    item = {
+        "_index": "alerts", "_id": "0" * 20, "_version": 1, "result": "created", "_seq_no": 1, "_primary_term": 1,
+        "_shards": {"total": 2, "successful": 1, "failed": 0}, "status": 201,
+    }  # fmt: skip
+    said = json.dumps({"took": 9, "errors": False, "items": [{"index": item}] * count})
+    async with peer(says(answer(said))) as it:
+        came = await published(it.url, count=count, batch_count=count)
+    assert (came.account.published, len(it.heard)) == (count, 1)
+
+
+@wire_test
+async def test_503_of_a_proxy_while_the_store_has_its_connections_taken_is_tried_again(tmp_path: Path) -> None:
+    async def slow(connection: Connection) -> bool:
+        await asyncio.sleep(0.4)
+        await connection.send(answer(b""))
+        return True
+
+    def wait(state: RetryCallState) -> float:
+        said.append(str(state.outcome and state.outcome.exception()))
+        return 0.05
+
+    said: list[str] = []
+    async with (
+        peer(slow, TAKEN) as store,
+        proxy(store.url, tmp_path, connections=1) as url,
+        aiohttp.ClientSession() as other,
+    ):
+        first = asyncio.create_task(other.post(url, data=b""))
+        while not store.heard:
+            await asyncio.sleep(0.005)
+        came = await published(url, wait=wait)
+        (await first).release()
+    assert came.account.published == 3
+    assert [keys_in(request) for request in store.heard[1:]] == [[0, 1, 2]]  # the proxy passed on none that it refused
+    assert set(said) == {"HTTP 503"}
