@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from rxcompact.commands import compact, demo, serve
+
+SIGPIPE = 141
+"""What a shell has as the exit code of one whose reader went away."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -16,7 +20,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (compact, serve, demo):
         command.add_parser(commands)
     options = parser.parse_args(arguments)
-    code: int = options.run(options)
+    try:
+        code: int = options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, as of ``| head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not said aloud
+        return SIGPIPE
     return code
 
 

@@ -140,28 +140,34 @@ async def _demo() -> int:
         max_age=15.0,
         batch_timespan=0.5,
     )
-    orchestrator = Orchestrator(pipeline)
     counters = Counters()
-    orchestrator.attach(counters)
     try:
-        await orchestrator.start()
-        await source.listening()
-        storm = Storm(source.url)
-        with view(orchestrator) as show:
+        async with Orchestrator(pipeline) as orchestrator:
+            orchestrator.attach(counters)
+            await source.listening()
+            storm = Storm(source.url)
             raging = asyncio.create_task(storm.rage())
-            restarted = False
-            while not raging.done() or orchestrator.account.in_flight:
-                elapsed = time.monotonic() - services.began
-                if elapsed >= RESTART and not restarted:
-                    restarted = True
-                    await orchestrator.restart()
-                show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}")
-                await asyncio.sleep(0.25)
-            await raging
-        report = await orchestrator.stop()
+            try:
+                await _watch(orchestrator, services, raging)
+            finally:
+                raging.cancel()
+            report = await orchestrator.stop()
     finally:
         await services.stop()
     return _verdict(report, storm, services, counters)
+
+
+async def _watch(orchestrator: Orchestrator, services: Services, raging: asyncio.Task[None]) -> None:
+    restarted = False
+    with view(orchestrator) as show:
+        while not raging.done() or orchestrator.account.in_flight:
+            elapsed = time.monotonic() - services.began
+            if elapsed >= RESTART and not restarted:
+                restarted = True
+                await orchestrator.restart()
+            show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}")
+            await asyncio.sleep(0.25)
+    await raging
 
 
 def _verdict(report: Report, storm: Storm, services: Services, counters: Counters) -> int:

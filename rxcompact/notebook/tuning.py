@@ -85,10 +85,10 @@ class Tuning(Sequence[Row]):
     def recommend(
         self, *, max_latency: Seconds, outage: Seconds | None = None, max_peak: int | None = None
     ) -> Row | None:
-        """Return the row with the fewest calls of those that do what is asked, or None where none does.
+        """Return the row that leaves the fewest distinct events of those that do what is asked; None where none does.
 
         Of several with as few it is the one that loses the fewest events in outages, then the one that holds the
-        fewest, then that of the fewest concurrent calls.
+        fewest, then that of the fewest concurrent calls. Calls that were tried again are left to chance.
 
         Args:
             max_latency: Seconds within which 99 of 100 events that are published must be.
@@ -112,7 +112,7 @@ class Tuning(Sequence[Row]):
         ]
         return min(
             fitting,
-            key=lambda row: (row.calls, sum(row.in_outage.values()), row.held, row.max_concurrent),
+            key=lambda row: (row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent),
             default=None,
         )
 

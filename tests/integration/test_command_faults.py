@@ -104,3 +104,10 @@ def test_a_live_view_and_a_log_on_one_terminal_exclude_each_other() -> None:
     )
     assert done.returncode == 2
     assert b"not allowed with argument --live" in done.stderr
+
+
+def test_a_demo_whose_reader_goes_away_ends_without_a_word() -> None:
+    shell = f"set -o pipefail; {sys.executable} -m rxcompact demo | head -1"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (141, b"")
+    assert b"received" in done.stdout

@@ -43,11 +43,11 @@ def row(**values: Any) -> Row:
 
 
 ROWS = [
-    row(timespan=1.0, p99=1.5, calls=300, peak=20),
+    row(timespan=1.0, p99=1.5, distinct=300, calls=300, peak=20),
     row(),
     row(max_concurrent=10, peak=10, p99=11.0),
     row(max_age=600.0, in_outage={60.0: 1, 300.0: 1}, held=90),
-    row(timespan=60.0, p99=61.0, calls=50),
+    row(timespan=60.0, p99=61.0, distinct=50, calls=50),
     row(key="none", timespan=60.0, p50=None, p95=None, p99=None, calls=0, distinct=0),
 ]
 OUTAGES = {60.0: (T0, T0 + 60), 300.0: (T0, T0 + 300)}
@@ -63,11 +63,13 @@ OUTAGES = {60.0: (T0, T0 + 60), 300.0: (T0, T0 + 300)}
     ({"max_latency": 100, "outage": 60}, 4),
     ({"max_latency": 1}, None),
 ])  # fmt: skip
-def test_the_answer_is_the_fewest_calls_that_do_what_is_asked(asked: dict[str, Any], answer: int | None) -> None:
+def test_the_answer_is_the_fewest_distinct_events_that_do_what_is_asked(
+    asked: dict[str, Any], answer: int | None
+) -> None:
     assert Tuning(ROWS, OUTAGES).recommend(**asked) is (None if answer is None else ROWS[answer])
 
 
-def test_of_as_few_calls_the_answer_is_who_loses_then_who_holds_then_who_calls_the_fewest() -> None:
+def test_of_as_few_the_answer_is_who_loses_then_who_holds_then_who_calls_the_fewest() -> None:
     few = [row(held=30, max_concurrent=100), row(held=30, max_concurrent=7), row(held=31), row(in_outage={60.0: 0})]
     for last in (1, 3):
         assert Tuning(few[: last + 1], OUTAGES).recommend(max_latency=60) is few[last]
@@ -97,7 +99,7 @@ def test_a_data_frame_has_a_row_for_each() -> None:
     frame = Tuning(ROWS, OUTAGES).to_pandas()
     assert list(frame["calls"]) == [300, 100, 100, 100, 50, 0]
     assert list(frame["expired_300"]) == [80, 80, 80, 1, 80, 80]
-    assert list(frame["ratio"])[:1] == [0.9]
+    assert list(frame["ratio"])[:2] == [0.7, 0.9]
     assert frame["p99"].isna().sum() == 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import io
+import itertools
 import math
 from collections.abc import AsyncIterator
 from typing import Any
@@ -17,7 +18,8 @@ from rich.console import Console
 from rxcompact import Orchestrator, Pipeline
 from rxcompact.commands.live import table
 from rxcompact.errors import PermanentError, TransientError
-from rxcompact.observers.vitals import AGES, LETTERS, SAMPLES, Vitals
+from rxcompact.observers import Vitals
+from rxcompact.observers.vitals import AGES, LETTERS, SAMPLES
 from rxcompact.render.panel import panel
 from rxcompact.render.vitals import ages_text, vitals_title
 
@@ -107,6 +109,25 @@ async def test_calls_that_wait_to_be_made_again() -> None:
     end = vitals.snapshot()
     assert (end.waiting, end.account.expired) == (0, 3)
     assert end.letters[0].outcome == "expired"
+
+
+async def test_a_call_that_a_drain_makes_again_at_once_waits_no_more() -> None:
+    async def hangs_when_called_again(event: Any) -> Any:
+        if next(calls):
+            await asyncio.sleep(5)
+        raise TransientError
+
+    calls = itertools.count()
+    orchestrator = run_of([{"id": 1}], enricher=hangs_when_called_again, wait=tenacity.wait_fixed(6))
+    vitals = Vitals.of(orchestrator)
+    await orchestrator.start()
+    await asyncio.sleep(1)
+    assert vitals.snapshot().waiting == 1
+    stopping = asyncio.create_task(orchestrator.stop())
+    await asyncio.sleep(1)
+    now = vitals.snapshot()
+    assert (now.state, now.account.in_flight, now.waiting) == ("draining", 1, 0)
+    await stopping
 
 
 async def test_dead_letters_in_short_without_what_may_be_secret() -> None:
