@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,11 +12,26 @@ from loguru import logger
 from yarl import URL
 
 from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
+from rxcompact.gunzip import Gunzip
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
 
 KIB = 1024
 REFUSED = frozenset({401, 403, 410})
 SERVER_ERROR = 500
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Takes no idle connection on which something was said that nobody asked for.
+
+    aiohttp would take that for the answer to the next request, and each answer from then on for that of another.
+    """
+
+    async def _get(self, key: Any, traces: Any) -> Any:
+        while (connection := await super()._get(key, traces)) is not None:
+            if connection.protocol is not None and not connection.protocol.should_close:
+                return connection
+            connection.close()
+        return None
 
 
 class Client:
@@ -29,40 +45,32 @@ class Client:
 
     def __init__(self, *, limit: int, headers: Mapping[str, str] | None, max_answer: int) -> None:
         self._limit = limit
-        self._headers = dict(headers or {})
+        self._headers = {"Accept-Encoding": "gzip", **(headers or {})}
         self._max_answer = max_answer
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
         self, method: str, url: URL, *, max_answer: int = 0, **options: Any
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return an answer's status, headers and body. It is for the caller to limit the time.
-
-        The body of a failure is cut where it is too long: its status says it all.
+        """Return an answer's status, headers and body; of a failure no body. It is for the caller to limit the time.
 
         Raises:
             aiohttp.ClientError: when there was none.
-            PermanentError: when that of a success is too long.
+            TransientError: when it is damaged.
+            PermanentError: when it is too long.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limit),
+                connector=_Connector(limit=self._limit),
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
+                auto_decompress=False,  # aiohttp does not tell when gzip is cut short
             )
-        longest = max(self._max_answer, max_answer)
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as response:
-                body = bytearray()
-                async for block in response.content.iter_any():
-                    body += block
-                    if len(body) > longest:
-                        response.close()
-                        if response.status >= 300:  # noqa: PLR2004
-                            break
-                        raise PermanentError(f"answer is longer than {longest} bytes")
-                return response.status, response.headers, bytes(body)
+                body = await _body(response, max(self._max_answer, max_answer))
+                return response.status, response.headers, body
         except aiohttp.ClientConnectorCertificateError as error:
             logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)
             raise
@@ -72,6 +80,27 @@ class Client:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
+    """Return what a success holds, unpacked."""
+    if response.status >= 300:  # noqa: PLR2004 - which says it all
+        return b""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip", ""):
+        raise TransientError(f"answer of Content-Encoding {encoding[:40]!r}, which was not asked for")
+    gunzip = Gunzip() if "gzip" in encoding else None
+    body = bytearray()
+    async for block in response.content.iter_any():
+        try:
+            body += gunzip.feed(block, longest + 1 - len(body)) if gunzip else block
+        except zlib.error as error:
+            raise TransientError(f"answer is not gzip: {error}") from None
+        if len(body) > longest:
+            raise PermanentError(f"answer is longer than {longest} bytes")
+    if gunzip is not None and body and not gunzip.complete:
+        raise TransientError("answer's gzip is cut short")
+    return bytes(body)
 
 
 def failure(status: int, headers: Mapping[str, str], where: str) -> Exception | None:

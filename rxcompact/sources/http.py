@@ -17,8 +17,8 @@ from reactivex.disposable import Disposable
 from rxcompact.clock import seconds
 from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError, DecodeError
+from rxcompact.gunzip import Gunzip
 from rxcompact.sources.body import lines_of, located, undecodable
-from rxcompact.sources.gunzip import Gunzip
 from rxcompact.sources.metrics import exposition
 from rxcompact.sources.pull import Chunk
 from rxcompact.sources.server import Server

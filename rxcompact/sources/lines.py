@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gzip import BadGzipFile
 
 from rxcompact.fields import BOM
-from rxcompact.sources.gunzip import MAGIC, Gunzip
+from rxcompact.gunzip import MAGIC, Gunzip
 
 UNPACKED = 1 << 20
 """Bytes unpacked at once."""

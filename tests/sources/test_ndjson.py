@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
+from rxcompact.gunzip import Gunzip
 from rxcompact.sources import NdjsonSource
-from rxcompact.sources.gunzip import Gunzip
 from rxcompact.sources.lines import Lines
 
 MIB = 1 << 20

@@ -1,6 +1,7 @@
-"""Lets the tests here import what they share."""
+"""Lets the tests here import what they share, among them and with those of the sink."""
 
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path += [str(HERE), str(HERE.parent / "sink")]

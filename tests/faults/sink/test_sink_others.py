@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
@@ -124,3 +125,25 @@ async def test_503_of_a_proxy_while_the_store_has_its_connections_taken_is_tried
     assert came.account.published == 3
     assert [keys_in(request) for request in store.heard[1:]] == [[0, 1, 2]]  # the proxy passed on none that it refused
     assert set(said) == {"HTTP 503"}
+
+
+@wire_test
+async def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next_batch() -> None:
+    async def says_it_twice(connection: Connection) -> bool:
+        await connection.send(answer(b""))
+        await asyncio.sleep(0.03)
+        await connection.send(answer(b""))
+        said.set()
+        return True
+
+    async def events() -> AsyncIterator[dict[str, int]]:
+        yield {"id": 0}
+        await said.wait()
+        await asyncio.sleep(0.03)
+        yield {"id": 1}
+
+    said = asyncio.Event()
+    async with peer(says_it_twice, says(answer(b"no", "422 No"))) as store:
+        came = await published(store.url, count=2, source=events())
+    assert came.ends == {1: ("rejected", "HTTP 422")}
+    assert [keys_in(request) for request in store.heard] == [[0], [1]]
