@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -65,28 +65,37 @@ class Intake:
         """
         self._fresh.append((identity, body))
 
-    def _take_apart(self) -> None:
-        """Take the next messages apart; those of an event each all at once."""
-        messages = [self._fresh.popleft() for _ in range(min(self._together, len(self._fresh)))]
-        bodies = [body for _, body in messages]
-        block = b"\n".join(bodies)
-        singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
-        for identity, body in messages:
-            events = [body] if singles else _events(body)
-            self.events_each += (len(events) - self.events_each) * WEIGHT
-            self._backlog.append((identity, events))
+    def extend(self, messages: Iterable[tuple[Any, bytes]]) -> None:
+        """Have messages wait for `push`, as `take` does."""
+        self._fresh.extend(messages)
 
     def push(self) -> None:
         """Push what there is room for."""
         while self and (observer := self._observer) is not None:
-            if not self._backlog:
-                self._take_apart()
             room = self._demand.room()
+            if not self._backlog and self._push_fresh(observer, room):
+                continue
             if self._begun is None and (identities := self._fitting(room)):
                 events = [event for _ in identities for event in self._backlog.popleft()[1]]
                 observer.on_next(Receipted(events, Receipt(partial(self._settled, identities))))
             elif not self._push_first(observer, room):
                 return
+
+    def _push_fresh(self, observer: ObserverBase[Chunk], room: int) -> bool:
+        """Push the next messages if they have an event each and there is room, else take them apart; tell which."""
+        messages = [self._fresh.popleft() for _ in range(min(self._together, len(self._fresh)))]
+        identities, bodies = [identity for identity, _ in messages], [body for _, body in messages]
+        block = b"\n".join(bodies)
+        singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
+        if singles and len(bodies) <= room:
+            self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** len(bodies)
+            observer.on_next(Receipted(bodies, Receipt(partial(self._settled, identities))))
+            return True
+        for identity, body in messages:
+            events = [body] if singles else _events(body)
+            self.events_each += (len(events) - self.events_each) * WEIGHT
+            self._backlog.append((identity, events))
+        return False
 
     def _fitting(self, room: int) -> list[Any]:
         """Return the identities of the first messages, as many as there is room for."""

@@ -91,8 +91,8 @@ def test_an_entry_held_longer_than_min_idle_time_is_not_claimed_while_its_worker
         gate = Gate(rig.out)
         # three events have room: the third entry is held before it is pushed
         holder = rig.pipeline(sink=gate, max_in_flight=3, source={"min_idle_time": 0.6})
+        entries = await rig.send([{"id": 0}, {"id": 1}], {"id": 2}, {"id": 3})  # which one read has
         await holder.start()
-        entries = await rig.send([{"id": 0}, {"id": 1}], {"id": 2}, {"id": 3})
         await rig.settles(unacknowledged=3)
         other = rig.pipeline(source={"min_idle_time": 0.6, "consumer": "two"})
         await other.start()

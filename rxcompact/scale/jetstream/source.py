@@ -8,7 +8,6 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
@@ -19,7 +18,7 @@ from rxcompact.clock import Seconds, seconds
 from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.scale.intake import Intake
-from rxcompact.scale.jetstream.connection import Servers
+from rxcompact.scale.jetstream.connection import Connection, Servers
 from rxcompact.scale.jetstream.held import Held
 from rxcompact.scale.jetstream.pulls import Pulls
 from rxcompact.scale.subscription import BrokerSource
@@ -83,9 +82,9 @@ class JetStreamSource(BrokerSource):
         )
         self._pulls = Pulls(stream, consumer, prefetch, max_bytes)
         self._held = Held(max_ack_pending)
-        self._arrived = 0  # in this turn of the loop
-        self._bound: Client  # since the last `_bind`
-        self._client: Client | None = None
+        self._arrived: list[Msg] = []  # in this turn of the loop
+        self._bound: Connection  # since the last `_bind`
+        self._client: Connection | None = None
         self._subscription: Subscription | None = None
         self._created: datetime | None = None
         self._changed = asyncio.Event()  # the connection is up, or closed
@@ -121,6 +120,7 @@ class JetStreamSource(BrokerSource):
                 with suppress(Error):  # what is on its way is received, to be returned too
                     await subscription.drain()  # type: ignore[no-untyped-call]
         finally:
+            self._push()  # what arrived in this turn; to nobody
             self._held.give_back(self._intake.leave())
 
     async def release(self) -> None:
@@ -142,7 +142,7 @@ class JetStreamSource(BrokerSource):
 
     # ── connection and consumer ───────────────────────────────────────────────────────────────────────────────────
 
-    async def _connected(self) -> Client:
+    async def _connected(self) -> Connection:
         while True:
             client = self._client
             if client is None or client.is_closed:
@@ -192,16 +192,14 @@ class JetStreamSource(BrokerSource):
         if message.subject == self._pulls.inbox:
             self._pulls.status(message.headers or {})
             return
-        if not self._arrived:  # more may come in this turn of the loop
+        self._arrived.append(message)
+        if len(self._arrived) == 1:  # more may come in this turn of the loop
             asyncio.get_running_loop().call_soon(self._push)
-        self._arrived += 1
-        identity = self._held.take(message.reply)
-        if identity is not None:
-            self._intake.take(identity, message.data)
 
     def _push(self) -> None:
-        arrived, self._arrived = self._arrived, 0
-        self._pulls.arrived(arrived)
+        arrived, self._arrived = self._arrived, []
+        self._intake.extend(self._held.take(arrived))
+        self._pulls.arrived(len(arrived))
         self._intake.push()
         if self._intake:
             self._pulls.wake()
