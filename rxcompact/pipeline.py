@@ -181,8 +181,6 @@ class Pipeline:
                 raise ArgumentError("key_mapper, timespan", (key_mapper, timespan), "given where reducer is not")
             if "first_seen" not in fields:
                 raise ArgumentError("fields", fields, 'with "first_seen", from which an age is counted')
-            if lateness is not None and self.max_age <= seconds("lateness", lateness, zero=True):
-                raise ArgumentError("max_age", max_age, f"more than lateness, {lateness}: no window closes before")
             raw = getattr(self.source, "raw", False)
             reducer = Compaction(
                 timespan=timespan,

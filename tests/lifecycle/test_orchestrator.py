@@ -19,7 +19,7 @@ import tenacity
 from loguru import logger
 
 from rxcompact import Counters, LogObserver, Orchestrator, Pipeline
-from rxcompact.errors import ArgumentError, NoRoomError, PermanentError, TransientError
+from rxcompact.errors import NoRoomError, PermanentError, TransientError
 from rxcompact.signals import Account, ObserverFailed, SourceFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
 
@@ -1152,10 +1152,3 @@ def test_events_from_other_threads_are_all_taken() -> None:
         assert orchestrator.account.received == 2000
 
     asyncio.run(main())
-
-
-def test_a_lateness_by_which_every_event_would_be_too_old_is_refused() -> None:
-    options: dict[str, Any] = {"source": [], "sink": print, "key_mapper": "id", "time_mapper": "ts", "timespan": 10}
-    Pipeline(**options, lateness=29, max_age=30)
-    with pytest.raises(ArgumentError, match="max_age"):
-        Pipeline(**options, lateness=30, max_age=30)
