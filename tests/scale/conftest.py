@@ -32,36 +32,64 @@ def missing(name: str) -> NoReturn:
     pytest.skip(f"{name} is not here")
 
 
-class NatsServer:
-    """nats-server on a port of its own, with its store in a folder; may be killed and started again."""
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
 
-    def __init__(self, binary: str, folder: Path, *flags: str) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port: int = taken.getsockname()[1]
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self._command = [binary, "-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(folder / "store"), *flags]
-        self._log = folder / "nats.log"
-        self._process: subprocess.Popen[bytes] | None = None
+
+class Server:
+    """A broker; may be killed and started again. It is up when its log says so."""
+
+    def __init__(self, command: list[str], log: Path, ready: str) -> None:
+        self._command = command
+        self._log = log
+        self._ready = ready
+        self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         before = self._starts()
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while self._starts() == before:
-            assert self._process.poll() is None, self._log.read_text()
+            assert self.process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
             time.sleep(0.01)
 
     def _starts(self) -> int:
-        return len(re.findall("Server is ready", self._log.read_text())) if self._log.exists() else 0
+        return len(re.findall(self._ready, self._log.read_text())) if self._log.exists() else 0
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class NatsServer(Server):
+    """nats-server on a port of its own, with its store in a folder."""
+
+    def __init__(self, binary: str, folder: Path, *flags: str) -> None:
+        self.port = free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        place = ["-a", "127.0.0.1", "-p", str(self.port), "-js", "-sd", str(folder / "store")]
+        super().__init__([binary, *place, *flags], folder / "nats.log", "Server is ready")
+
+
+class Gate:
+    """A sink that may be shut; it says whether it is being asked."""
+
+    def __init__(self, out: list[Any]) -> None:
+        self.out = out
+        self.open = asyncio.Event()
+        self.asked = asyncio.Event()
+
+    async def __call__(self, batch: Any) -> None:
+        self.asked.set()
+        await self.open.wait()
+        self.out.extend(batch)
 
 
 class Pipelines:

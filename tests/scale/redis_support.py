@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,42 +14,20 @@ from redis.exceptions import RedisError
 
 from rxcompact.scale.redis import RedisStreamSource
 
-from .conftest import Pipelines
+from .conftest import Pipelines, Server, free_port
 
 STREAM, GROUP, CONSUMER = "events", "workers", "one"
 
 
-class RedisServer:
-    """redis-server on a port of its own, with its file in a folder; may be killed and started again."""
+class RedisServer(Server):
+    """redis-server on a port of its own, with its file in a folder."""
 
     def __init__(self, binary: str, folder: Path, *flags: str) -> None:
-        with socket.socket() as taken:
-            taken.bind(("127.0.0.1", 0))
-            self.port: int = taken.getsockname()[1]
+        self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
-        self._command = [binary, *place, "--appendonly", "yes", "--save", "", *flags]
-        self._log = folder / "redis.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        before = self._starts()
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
-        while self._starts() == before:
-            assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, self._log.read_text()
-            time.sleep(0.01)
-
-    def _starts(self) -> int:
-        return len(re.findall("Ready to accept connections", self._log.read_text())) if self._log.exists() else 0
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
+        command = [binary, *place, "--appendonly", "yes", "--save", "", *flags]
+        super().__init__(command, folder / "redis.log", "Ready to accept connections")
 
 
 class RedisRig(Pipelines):
@@ -129,17 +103,3 @@ async def rigged(url: str) -> AsyncIterator[RedisRig]:
             for orchestrator in rig.orchestrators:
                 await orchestrator.stop(0.5)
     assert rig.faults == []
-
-
-class Gate:
-    """A sink that may be shut; it says whether it is being asked."""
-
-    def __init__(self, out: list[Any]) -> None:
-        self.out = out
-        self.open = asyncio.Event()
-        self.asked = asyncio.Event()
-
-    async def __call__(self, batch: Any) -> None:
-        self.asked.set()
-        await self.open.wait()
-        self.out.extend(batch)

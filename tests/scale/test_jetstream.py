@@ -14,24 +14,12 @@ if not os.environ.get("CI"):
     pytest.importorskip("nats")
 
 
+from .conftest import Gate
+
 if TYPE_CHECKING:
     from .conftest import Rig
 
 LONG = 60.0
-
-
-class Gate:
-    """A sink that may be shut; it says whether it is being asked."""
-
-    def __init__(self, out: list[Any]) -> None:
-        self.out = out
-        self.open = asyncio.Event()
-        self.asked = asyncio.Event()
-
-    async def __call__(self, batch: Any) -> None:
-        self.asked.set()
-        await self.open.wait()
-        self.out.extend(batch)
 
 
 async def until(condition: Callable[[], Any], seconds: float = 10) -> None:

@@ -12,7 +12,8 @@ import pytest
 if not os.environ.get("CI"):
     pytest.importorskip("redis")
 
-from .redis_support import GROUP, STREAM, Gate
+from .conftest import Gate
+from .redis_support import GROUP, STREAM
 
 if TYPE_CHECKING:
     from .redis_support import RedisRig

@@ -17,7 +17,8 @@ if not os.environ.get("CI"):
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.scale.redis import RedisStreamSource
 
-from .redis_support import GROUP, STREAM, Gate
+from .conftest import Gate
+from .redis_support import GROUP, STREAM
 
 if TYPE_CHECKING:
     from .redis_support import RedisRig
