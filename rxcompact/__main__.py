@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
 from rxcompact.commands import compact, demo, serve
+from rxcompact.commands.stdout import mute
 
 SIGPIPE = 141
 """What a shell has as the exit code of one whose reader went away."""
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code: int = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # nobody reads any more, as of ``| head``
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of it is not said aloud
+        mute()
         return SIGPIPE
     return code
 

@@ -12,7 +12,7 @@ from loguru import logger
 from yarl import URL
 
 from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
-from rxcompact.gunzip import Gunzip
+from rxcompact.gunzip import is_packed, whole
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
 
 KIB = 1024
@@ -86,21 +86,13 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     """Return what a success holds, unpacked."""
     if response.status >= 300:  # noqa: PLR2004 - which says it all
         return b""
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", "gzip", "x-gzip", ""):
-        raise TransientError(f"answer of Content-Encoding {encoding[:40]!r}, which was not asked for")
-    gunzip = Gunzip() if "gzip" in encoding else None
-    body = bytearray()
-    async for block in response.content.iter_any():
-        try:
-            body += gunzip.feed(block, longest + 1 - len(body)) if gunzip else block
-        except zlib.error as error:
-            raise TransientError(f"answer is not gzip: {error}") from None
-        if len(body) > longest:
-            raise PermanentError(f"answer is longer than {longest} bytes")
-    if gunzip is not None and body and not gunzip.complete:
-        raise TransientError("answer's gzip is cut short")
-    return bytes(body)
+    try:
+        packed = is_packed(response.headers.get("Content-Encoding"))
+        return await whole(response.content.iter_any(), longest, packed=packed)
+    except OverflowError:
+        raise PermanentError(f"answer is longer than {longest} bytes") from None
+    except (ValueError, zlib.error, EOFError) as error:
+        raise TransientError(f"answer cannot be unpacked: {error}") from None
 
 
 def failure(status: int, headers: Mapping[str, str], where: str) -> Exception | None:

@@ -170,6 +170,11 @@ class DeadLetter:
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed
     """What a sink is given at once."""
 
+    @classmethod
+    def of(cls, events: Iterable[Compacted]) -> Batch:
+        """Return these events; a batch as it is, with the key that it may have computed."""
+        return events if isinstance(events, Batch) else cls(events)
+
     @cached_property
     def idempotency_key(self) -> str:
         """A key that is the same whenever the same events are delivered again.

@@ -1,8 +1,9 @@
-"""Unpacks gzip as it comes."""
+"""Unpacks gzip as it comes; HTTP bodies, packed or not, with a limit."""
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import AsyncIterable
 
 MAGIC = b"\x1f\x8b"
 
@@ -50,3 +51,34 @@ class Gunzip:
     def complete(self) -> bool:
         """Whether the input so far ends where a member ends."""
         return self._member.eof and not self.pending
+
+
+def is_packed(content_encoding: str | None) -> bool:
+    """Tell whether a body is gzip.
+
+    Raises:
+        ValueError: for any encoding but that or none, with its name.
+    """
+    encoding = (content_encoding or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip", ""):
+        raise ValueError(f"Content-Encoding {encoding[:40]!r}")
+    return "gzip" in encoding
+
+
+async def whole(blocks: AsyncIterable[bytes], max_length: int, *, packed: bool) -> bytes:
+    """Return a body, unpacked.
+
+    Raises:
+        OverflowError: when it is longer.
+        zlib.error: when it is to be gzip and is not.
+        EOFError: when it is gzip and cut short.
+    """
+    gunzip = Gunzip() if packed else None
+    body = bytearray()
+    async for block in blocks:
+        body += gunzip.feed(block, max_length + 1 - len(body)) if gunzip else block
+        if len(body) > max_length:
+            raise OverflowError
+    if gunzip is not None and body and not gunzip.complete:
+        raise EOFError("gzip is cut short")
+    return bytes(body)

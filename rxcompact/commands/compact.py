@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import signal
 import sys
 import time
@@ -18,6 +17,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
+from rxcompact.commands.stdout import mute
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.fields import JsonKey, JsonTime
@@ -167,8 +167,7 @@ class _Compaction:
             sys.stdout.buffer.flush()
         except Exception as error:  # noqa: BLE001 - raised in the end, where it stops the command
             if isinstance(error, OSError):
-                # neither the windows still to come nor the interpreter at its end shall try again
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                mute()  # the windows still to come shall not try again either
             self._fail(error)
 
     def _set_aside(self, letter: DeadLetter) -> None:

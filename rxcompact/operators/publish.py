@@ -106,7 +106,7 @@ def publish(
 
 def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
     async def deliver(events: Sequence[Compacted]) -> Sequence[Any]:
-        answer = sink(_batch(events))
+        answer = sink(Batch.of(events))
         if hasattr(answer, "__await__"):
             answer = await answer
         if not answer or not isinstance(answer, Mapping):
@@ -115,10 +115,6 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
         return [_error(failed.get(position)) for position in range(len(events))]
 
     return deliver
-
-
-def _batch(events: Sequence[Compacted]) -> Batch:
-    return events if isinstance(events, Batch) else Batch(events)
 
 
 def _error(said: Any) -> BaseException | None:
@@ -205,4 +201,4 @@ class PublishStage(PooledStage[Compacted, Delivered]):
 
     def succeeded(self, job: Job[Compacted], entries: Sequence[Compacted], results: Sequence[Any]) -> None:
         del results
-        self._emit(Delivered(_batch(entries), job.count, self._clock.wall()))
+        self._emit(Delivered(Batch.of(entries), job.count, self._clock.wall()))

@@ -103,7 +103,7 @@ class HttpSink:
             return failed
         if self._gzip:
             body = zlib.compress(body, wbits=31)
-        headers = self._headers | {self._idempotency_header: Batch(batch).idempotency_key}
+        headers = self._headers | {self._idempotency_header: Batch.of(batch).idempotency_key}
         status, answered, answer = await self._client.request(
             "POST", self._url, data=body, headers=headers, max_answer=KIB * len(batch)
         )

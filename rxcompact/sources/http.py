@@ -17,7 +17,7 @@ from reactivex.disposable import Disposable
 from rxcompact.clock import seconds
 from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.gunzip import Gunzip
+from rxcompact.gunzip import is_packed, whole
 from rxcompact.sources.body import lines_of, located, undecodable
 from rxcompact.sources.metrics import exposition
 from rxcompact.sources.pull import Chunk
@@ -219,24 +219,22 @@ class HttpSource:
         return any([hmac.compare_digest(given, wanted) for wanted in self._credentials])  # noqa: C419 - constant time
 
     async def _body(self, request: web.Request) -> bytes:
-        encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in ("identity", "gzip", "x-gzip", ""):
-            raise _RefusalError(415, f"Content-Encoding {encoding[:40]!r}: gzip or none", CLOSE)
+        try:
+            packed = is_packed(request.headers.get("Content-Encoding"))
+        except ValueError as error:
+            raise _RefusalError(415, f"{error}: gzip or none", CLOSE) from None
         charset = (request.charset or "utf-8").lower().replace("_", "-")
         if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
             raise _RefusalError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
-        gunzip = Gunzip() if "gzip" in encoding else None
-        body = bytearray()
-        async for block in request.content.iter_any():
-            try:
-                body += gunzip.feed(block, self._max_body + 1 - len(body)) if gunzip else block
-            except zlib.error as error:
-                raise DecodeError(f"not gzip: {error}") from None
-            if len(body) > self._max_body:
-                raise _RefusalError(413, f"the body is longer than {self._max_body} bytes (max_body)", CLOSE)
-        if gunzip is not None and body and not gunzip.complete:
-            raise DecodeError("gzip is cut short")
-        return bytes(body)
+        try:
+            return await whole(request.content.iter_any(), self._max_body, packed=packed)
+        except OverflowError:
+            why = f"the body is longer than {self._max_body} bytes (max_body)"
+            raise _RefusalError(413, why, CLOSE) from None
+        except zlib.error as error:
+            raise DecodeError(f"not gzip: {error}") from None
+        except EOFError as error:
+            raise DecodeError(str(error)) from None
 
     # ── what it says of itself ────────────────────────────────────────────────────────────────────────────────────
 
