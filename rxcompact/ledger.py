@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
-from collections.abc import Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
 
 from rxcompact.events import Compacted, Window
 from rxcompact.receipts import Receipt
@@ -17,15 +17,17 @@ class Ledger:
 
     def __init__(self) -> None:
         # a distinct event is known by its key and birth; where two are the same, either end is word of both
-        self._open: defaultdict[tuple[Hashable, float | None], deque[_Page]] = defaultdict(deque)
+        self._open: dict[tuple[Hashable, float | None], tuple[_Page, ...]] = {}
 
     def enter(self, window: Window) -> None:
         """Wait for what is in a window that has closed."""
         if not window.claims:
             return
         page = _Page({compacted.key for compacted in window})
+        alone = (page,)  # one for all
         for compacted in window:
-            self._open[compacted.key, compacted.first_seen].append(page)
+            identity = (compacted.key, compacted.first_seen)
+            self._open[identity] = self._open.get(identity, ()) + alone
         for receipt, keys in window.claims:
             page.wait(receipt, iter(keys))
 
@@ -33,15 +35,16 @@ class Ledger:
         """Take note of ends."""
         if not self._open:
             return
+        settled: defaultdict[_Page, list[Hashable]] = defaultdict(list)
         for compacted in ended:
             identity = (compacted.key, compacted.first_seen)
-            pages = self._open.get(identity)
-            if pages is None:
-                continue
-            page = pages.popleft()
-            if not pages:
-                del self._open[identity]
-            page.settle(compacted.key)
+            page, *others = self._open.pop(identity, (None,))
+            if page is not None:
+                settled[page].append(compacted.key)
+            if others:
+                self._open[identity] = tuple(others)
+        for page, keys in settled.items():
+            page.settle(keys)
 
 
 class _Page:
@@ -60,7 +63,8 @@ class _Page:
                 return
         receipt.release()
 
-    def settle(self, key: Hashable) -> None:
-        self._outstanding.discard(key)
-        for receipt, keys in self._waiting.pop(key, ()):
-            self.wait(receipt, keys)
+    def settle(self, keys: Sequence[Hashable]) -> None:
+        self._outstanding.difference_update(keys)
+        for key in keys:
+            for receipt, others in self._waiting.pop(key, ()):
+                self.wait(receipt, others)

@@ -37,7 +37,8 @@ class Intake:
         self.events_each = 1.0
         self._settled = settled
         self._together = together
-        self._fresh: deque[tuple[Any, bytes]] = deque()  # not taken apart yet
+        self._identities: deque[Any] = deque()  # of messages that are not taken apart yet
+        self._bodies: deque[bytes] = deque()
         self._backlog: deque[tuple[Any, list[Any]]] = deque()
         self._begun: Receipt | None = None  # of the first, of which a part has been pushed
         self._observer: ObserverBase[Chunk] | None = None
@@ -53,21 +54,18 @@ class Intake:
 
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return len(self._backlog) + len(self._fresh)
+        return len(self._backlog) + len(self._bodies)
 
-    def take(self, identity: Any, body: bytes) -> None:
-        """Have a message wait for `push`.
+    def take(self, identities: Iterable[Any], bodies: Iterable[bytes]) -> None:
+        """Have messages wait for `push`.
 
         Args:
-            identity: What ``settled`` and `leave` shall call it.
-            body: An event as JSON, an array or lines of them. One that cannot be taken apart is passed on as a line,
-                to be refused with a reason where keys are read.
+            identities: What ``settled`` and `leave` shall call them.
+            bodies: Of each an event as JSON, an array or lines of them. One that cannot be taken apart is passed on as
+                a line, to be refused with a reason where keys are read.
         """
-        self._fresh.append((identity, body))
-
-    def extend(self, messages: Iterable[tuple[Any, bytes]]) -> None:
-        """Have messages wait for `push`, as `take` does."""
-        self._fresh.extend(messages)
+        self._identities.extend(identities)
+        self._bodies.extend(bodies)
 
     def push(self) -> None:
         """Push what there is room for."""
@@ -83,15 +81,16 @@ class Intake:
 
     def _push_fresh(self, observer: ObserverBase[Chunk], room: int) -> bool:
         """Push the next messages if they have an event each and there is room, else take them apart; tell which."""
-        messages = [self._fresh.popleft() for _ in range(min(self._together, len(self._fresh)))]
-        identities, bodies = [identity for identity, _ in messages], [body for _, body in messages]
+        number = min(self._together, len(self._bodies))
+        identities = [self._identities.popleft() for _ in range(number)]
+        bodies = [self._bodies.popleft() for _ in range(number)]
         block = b"\n".join(bodies)
         singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
         if singles and len(bodies) <= room:
             self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** len(bodies)
             observer.on_next(Receipted(bodies, Receipt(partial(self._settled, identities))))
             return True
-        for identity, body in messages:
+        for identity, body in zip(identities, bodies, strict=True):
             events = [body] if singles else _events(body)
             self.events_each += (len(events) - self.events_each) * WEIGHT
             self._backlog.append((identity, events))
@@ -128,11 +127,12 @@ class Intake:
 
     def leave(self) -> list[Any]:
         """Forget the messages that wait; return the identities of those of which nothing was pushed."""
-        identities = [identity for identity, _ in (*self._backlog, *self._fresh)]
+        identities = [*(identity for identity, _ in self._backlog), *self._identities]
         if self._begun is not None:
             del identities[0]
         self._backlog.clear()
-        self._fresh.clear()
+        self._identities.clear()
+        self._bodies.clear()
         self._begun = None
         return identities
 

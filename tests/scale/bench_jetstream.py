@@ -33,7 +33,7 @@ from nats.js.api import ConsumerConfig
 from rxcompact import Orchestrator, Pipeline
 from rxcompact.scale.jetstream import JetStreamSource
 
-KEYS, PREFETCH, MAX_BYTES = 10_000, 1_000, 8 << 20
+KEYS, PREFETCH, MAX_BYTES = 10_000, 4_000, 8 << 20
 ASK = {"batch": PREFETCH // 2, "max_bytes": MAX_BYTES, "expires": 10 * 10**9}
 
 
@@ -182,7 +182,7 @@ async def compare(url: str, messages: int, each: int, rounds: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--messages", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     print(

@@ -28,8 +28,7 @@ class ListSource:
         self.settled: list[int] = []
         self.returned: list[int] = []
         self._intake = Intake(self.settled.extend, together=together)
-        for number, body in enumerate(bodies):
-            self._intake.take(number, body)
+        self._intake.take(range(len(bodies)), bodies)
 
     def stream(self, demand: Any) -> Observable[Any]:
         def subscribe(observer: Any, _: Any = None) -> Disposable:

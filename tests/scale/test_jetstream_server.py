@@ -15,6 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig
 
 from rxcompact.errors import ArgumentError
 from rxcompact.scale.jetstream import JetStreamSink, JetStreamSource, pulls
+from rxcompact.scale.jetstream.connection import Servers
 
 if TYPE_CHECKING:
     from .conftest import NatsServer, Rig
@@ -94,6 +95,18 @@ def test_a_stream_that_is_not_there_yet_is_waited_for(with_rig: Any) -> None:
         assert rig.ids() == [1]
 
     with_rig(test)
+
+
+def test_a_flush_waits_for_all_that_was_said_before_it(server: NatsServer) -> None:
+    async def test() -> None:
+        client = await Servers(server.url, None).connect()
+        await client.subscribe("to.me")
+        await client.publish_many([b"to.me"] * 10_000, b".")
+        await client.flush()
+        assert client.stats["in_msgs"] == 10_000  # which the server has sent before it answered
+        await client.close()
+
+    asyncio.run(test())
 
 
 @pytest.mark.parametrize("paused", [0.0, 0.7])

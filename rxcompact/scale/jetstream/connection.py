@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from loguru import logger
-from nats.aio.client import Client
+from nats.aio.client import PING_PROTO, Client
 from nats.errors import ConnectionClosedError, Error
 
 from rxcompact.errors import ArgumentError, TransientError
@@ -20,24 +21,46 @@ OPTIONS: Mapping[str, Any] = {
 }
 ONCE: Mapping[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 LASTING: Mapping[str, Any] = {"allow_reconnect": True, "max_reconnect_attempts": -1}
+DELIVERED = b"$JS.ACK."
+"""What the replies to messages of a consumer begin with."""
 
 Callback = Callable[[], Awaitable[None]]
 
 
 class Connection(Client):
-    """A client that publishes many short messages at the cost of a few."""
+    """A client that takes and publishes many short messages at the cost of a few; there is no public way to do it.
 
-    async def publish_many(self, messages: Iterable[tuple[str, bytes]]) -> None:
-        """Publish messages, which are pairs of a subject that is valid and a body.
+    Attributes:
+        deliver: Called with the reply and the body of what a pull consumer sends, instead of a subscription's callback.
+    """
+
+    deliver: Callable[[bytes, bytes], object]
+
+    async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        # without what the queue and the task of a subscription cost, which is more than all that is done with a message
+        if reply.startswith(DELIVERED):
+            self.deliver(reply, data)
+        else:
+            await super()._process_msg(sid, subject, reply, data, headers)
+
+    async def publish_many(self, subjects: Sequence[bytes], body: bytes) -> None:
+        """Publish the same to each of many subjects that are valid.
 
         Raises:
-            ConnectionClosedError: when it is not connected; then none of them was sent.
+            ConnectionClosedError: when it is not connected; then nothing was sent.
         """
         if not self.is_connected:
             raise ConnectionClosedError
-        # what `publish` does in three coroutines a message; there is no public way to do it for many
-        block = b"".join([b"PUB %b %d\r\n%b\r\n" % (to.encode(), len(body), body) for to, body in messages])
-        await self._send_command(block)
+        rest = b" %d\r\n%b\r\n" % (len(body), body)
+        # what `publish` does in three coroutines a message
+        await self._send_command(b"PUB " + (rest + b"PUB ").join(subjects) + rest)
+        await self._flush_pending()
+
+    async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
+        # nats-py's is ahead of what waits to be sent, and its answer, which `flush` waits for, word of nothing: what
+        # the server has not read when the connection is closed may be lost
+        self._pongs.append(future or asyncio.Future())
+        await self._send_command(PING_PROTO)
         await self._flush_pending()
 
 

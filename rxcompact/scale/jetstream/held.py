@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import repeat, takewhile
 from typing import TypeAlias
 
-from nats.aio.msg import Msg
 from nats.errors import Error
 
 from rxcompact.scale.jetstream.connection import Connection
 
-ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
+WORDS = ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 TURN = 256
 """Words that are said in one turn of the loop."""
 V1 = 9
 """Parts of a reply subject without a domain."""
 
-Identity: TypeAlias = str
+Identity: TypeAlias = bytes
 """A message's sequence in its stream, and when it was stored: a stream made anew counts anew."""
 
 
@@ -34,41 +33,42 @@ class Held:
     def __init__(self, remembered: int) -> None:
         self.ack_wait = 30.0
         self._remembered = remembered
-        # where to answer, and when the server last began to count; in order of that
-        self._messages: dict[Identity, tuple[str, float]] = {}
+        # where to answer for a message, and when the server last began to count, in order of that; nothing of a message
+        # is in a container of its own, which the garbage collector would go through again and again
+        self._replies: dict[Identity, bytes] = {}
+        self._since: dict[Identity, float] = {}
         # two generations: to forget one is cheaper than to forget messages one by one
         self._settled: set[Identity] = set()
         self._settled_before: set[Identity] = set()
-        self._words: deque[tuple[str, bytes]] = deque()
+        self._words: dict[bytes, deque[bytes]] = {word: deque() for word in WORDS}  # and the replies it goes to
         self._woken = asyncio.Event()
 
     def __len__(self) -> int:
         """Return how many messages are not settled."""
-        return len(self._messages)
+        return len(self._replies)
 
     @property
-    def unsaid(self) -> int:
-        """How much the server has not been told yet."""
-        return len(self._words)
+    def unsaid(self) -> bool:
+        """Whether there is something that the server has not been told yet."""
+        return any(self._words.values())
 
-    def take(self, messages: Iterable[Msg]) -> list[tuple[Identity, bytes]]:
+    def take(self, replies: Sequence[bytes], bodies: Sequence[bytes]) -> tuple[Sequence[Identity], Sequence[bytes]]:
         """Take note of messages; return the identities and bodies of those that are not held already, nor settled."""
-        now = time.monotonic()
-        new: list[tuple[Identity, bytes]] = []
-        for message in messages:
-            reply = message.reply
-            tokens = reply.split(".")
-            identity = f"{tokens[5]}.{tokens[7]}" if len(tokens) == V1 else f"{tokens[7]}.{tokens[9]}"
-            # not only where the server says that it delivered it before: one that was killed may not know
+        identities = list(map(_identity, replies))
+        # not only where the server says that it delivered it before: one that was killed may not know
+        known = (self._replies.keys(), self._settled, self._settled_before)
+        if len(set(identities)) == len(identities) and all(some.isdisjoint(identities) for some in known):
+            self._hold(identities, replies)
+            return identities, bodies
+        new: dict[Identity, bytes] = {}
+        for identity, reply, body in zip(identities, replies, bodies, strict=True):
             if identity in self._settled or identity in self._settled_before:
                 self._say([reply], ACK)
                 continue
-            if identity in self._messages:
-                self._touch(identity, reply, now)
-                continue
-            self._messages[identity] = (reply, now)
-            new.append((identity, message.data))
-        return new
+            if self._since.pop(identity, None) is None:  # else it shall come last
+                new[identity] = body
+            self._hold([identity], [reply])
+        return list(new), list(new.values())
 
     def forget(self) -> None:
         """Know no settled message any more: they shall come again."""
@@ -77,28 +77,27 @@ class Held:
 
     def settle(self, identities: Iterable[Identity]) -> None:
         """Acknowledge messages."""
-        messages = self._messages
-        settled = [identity for identity in identities if identity in messages]  # the others were returned
-        self._say([messages.pop(identity)[0] for identity in settled], ACK)
-        self._settled.update(settled)
+        self._release(identities, ACK)
+        self._settled.update(identities)
         if len(self._settled) >= self._remembered:
             self._settled_before, self._settled = self._settled, set()
 
     def give_back(self, identities: Iterable[Identity] | None = None) -> None:
         """Have messages, or all, delivered again, to whomever, at once."""
-        for identity in list(self._messages if identities is None else identities):
-            message = self._messages.pop(identity, None)
-            if message is not None:
-                self._say([message[0]], NAK)
+        self._release(list(self._replies) if identities is None else identities, NAK)
 
-    def _touch(self, identity: Identity, reply: str, now: float) -> None:
-        del self._messages[identity]  # to come last
-        self._messages[identity] = (reply, now)
+    def _hold(self, identities: Sequence[Identity], replies: Sequence[bytes]) -> None:
+        self._replies.update(zip(identities, replies, strict=True))
+        self._since.update(zip(identities, repeat(time.monotonic())))
 
-    def _say(self, replies: Iterable[str], word: bytes) -> None:
-        nothing = not self._words
-        self._words.extend(zip(replies, repeat(word)))
-        if nothing and self._words:
+    def _release(self, identities: Iterable[Identity], word: bytes) -> None:
+        self._say([reply for identity in identities if (reply := self._replies.pop(identity, None))], word)
+        for identity in identities:
+            self._since.pop(identity, None)
+
+    def _say(self, replies: Sequence[bytes], word: bytes) -> None:
+        if replies:
+            self._words[word].extend(replies)
             self._woken.set()
 
     # ── said ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -120,25 +119,28 @@ class Held:
 
     async def tell(self, client: Connection) -> None:
         """Say what there is to say, until the connection breaks."""
-        words = self._words
-        while words and client.is_connected:
-            said = [words.popleft() for _ in range(min(TURN, len(words)))]
-            try:
-                await client.publish_many(said)
-            except BaseException as error:
-                words.extendleft(reversed(said))
-                if isinstance(error, Error):  # it is not up; what was not said is said when it is
-                    return
-                raise
-            await asyncio.sleep(0)
+        for word, replies in self._words.items():
+            while replies and client.is_connected:
+                told = [replies.popleft() for _ in range(min(TURN, len(replies)))]
+                try:
+                    await client.publish_many(told, word)
+                except BaseException as error:
+                    replies.extendleft(reversed(told))
+                    if isinstance(error, Error):  # it is not up; what was not said is said when it is
+                        return
+                    raise
+                await asyncio.sleep(0)
 
     def _progress(self) -> None:
-        now = time.monotonic()
-        due: list[tuple[Identity, str]] = []
-        for identity, (reply, touched) in self._messages.items():
-            if touched > now - self.ack_wait / 2:
-                break
-            due.append((identity, reply))
-        for identity, reply in due:
-            self._touch(identity, reply, now)
-        self._say([reply for _, reply in due], PROGRESS)
+        limit = time.monotonic() - self.ack_wait / 2
+        due = [identity for identity, _ in takewhile(lambda held: held[1] <= limit, self._since.items())]
+        for identity in due:
+            del self._since[identity]  # to come last
+        replies = [self._replies[identity] for identity in due]
+        self._hold(due, replies)
+        self._say(replies, PROGRESS)
+
+
+def _identity(reply: bytes) -> Identity:
+    tokens = reply.split(b".")
+    return b".".join(tokens[5:8:2] if len(tokens) == V1 else tokens[7:10:2])

@@ -62,7 +62,7 @@ class JetStreamSource(BrokerSource):
         subjects: str | Sequence[str] = (),
         ack_wait: Seconds = 10.0,
         max_ack_pending: int = 20_000,
-        prefetch: int = 1_000,
+        prefetch: int = 4_000,
         max_bytes: int = 8 * MIB,
         together: int = 32,
         options: Mapping[str, Any] | None = None,
@@ -82,7 +82,8 @@ class JetStreamSource(BrokerSource):
         )
         self._pulls = Pulls(stream, consumer, prefetch, max_bytes)
         self._held = Held(max_ack_pending)
-        self._arrived: list[Msg] = []  # in this turn of the loop
+        self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
+        self._bodies: list[bytes] = []
         self._bound: Connection  # since the last `_bind`
         self._client: Connection | None = None
         self._subscription: Subscription | None = None
@@ -128,17 +129,21 @@ class JetStreamSource(BrokerSource):
         try:
             await self._ended()
             self._held.give_back()
-            while self._held.unsaid:
-                client = await self._connected()
-                await self._held.tell(client)
-                with suppress(Error):
-                    await client.flush()
+            while self._held.unsaid or not await self._heard():
+                await self._held.tell(await self._connected())
         finally:
             if self._keeper is not None:
                 self._keeper.cancel()
             last, self._client = self._client, None
             if last is not None:
                 await last.close()
+
+    async def _heard(self) -> bool:
+        """Wait until the server has what it was told; tell whether there is nothing more to tell."""
+        if self._client is not None and self._client.is_connected:
+            with suppress(Error):
+                await self._client.flush()
+        return not self._held.unsaid
 
     # ── connection and consumer ───────────────────────────────────────────────────────────────────────────────────
 
@@ -182,24 +187,27 @@ class JetStreamSource(BrokerSource):
         self._held.wake()  # it may be less than was thought
         if self._subscription is None:
             self._pulls.begin(client)
+            client.deliver = self._take
             # what comes is bounded by what was asked for
             self._subscription = await client.subscribe(
-                self._pulls.inbox, cb=self._take, pending_msgs_limit=0, pending_bytes_limit=0
+                self._pulls.inbox, cb=self._status, pending_msgs_limit=0, pending_bytes_limit=0
             )
         self._pulls.forget()
 
-    async def _take(self, message: Msg) -> None:
-        if message.subject == self._pulls.inbox:
-            self._pulls.status(message.headers or {})
-            return
-        self._arrived.append(message)
-        if len(self._arrived) == 1:  # more may come in this turn of the loop
+    async def _status(self, message: Msg) -> None:
+        self._pulls.status(message.headers or {})
+
+    def _take(self, reply: bytes, body: bytes) -> None:
+        self._replies.append(reply)
+        self._bodies.append(body)
+        if len(self._bodies) == 1:  # more may come in this turn of the loop
             asyncio.get_running_loop().call_soon(self._push)
 
     def _push(self) -> None:
-        arrived, self._arrived = self._arrived, []
-        self._intake.extend(self._held.take(arrived))
-        self._pulls.arrived(len(arrived))
+        replies, bodies = self._replies, self._bodies
+        self._replies, self._bodies = [], []
+        self._intake.take(*self._held.take(replies, bodies))
+        self._pulls.arrived(len(bodies))
         self._intake.push()
         if self._intake:
             self._pulls.wake()

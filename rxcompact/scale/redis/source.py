@@ -157,7 +157,7 @@ class RedisStreamSource(BrokerSource):
             if identity is None or fields is None:
                 gone += [identity] if identity else []
             elif self._held.take(identity):
-                self._intake.take(identity, self._body(identity, fields))
+                self._intake.take([identity], [self._body(identity, fields)])
         if gone and (lost := self._held.drop(gone)):
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
