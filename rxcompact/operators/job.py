@@ -58,8 +58,8 @@ class Job(Attempts, Generic[E]):
         """Go on with these alone."""
         self.entries = entries
         if entries:
-            deadlines = self.deadlines(entries)
-            self.earliest, self.latest = min(deadlines), max(deadlines)
+            deadlines = sorted(self.deadlines(entries))  # as they nearly are: sooner done than to look for two
+            self.earliest, self.latest = deadlines[0], deadlines[-1]
 
 
 def by_kind(failed: Sequence[tuple[E, BaseException]]) -> Iterable[list[tuple[E, BaseException]]]:

@@ -110,7 +110,7 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
         if hasattr(answer, "__await__"):
             answer = await answer
         if not answer or not isinstance(answer, Mapping):
-            return [None] * len(events)
+            return ()  # none failed
         failed: Mapping[int, Any] = answer
         return [_error(failed.get(position)) for position in range(len(events))]
 

@@ -6,7 +6,6 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
@@ -23,7 +22,6 @@ from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, reason
 
 T = TypeVar("T")
-_first_seen = attrgetter("first_seen")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -178,7 +176,7 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
     def _deadlines(self) -> Callable[[Sequence[Compacted]], Sequence[float]]:
         """Return what gives the deadlines of events; without a birth they begin to age now."""
         now, wall = self._loop.time(), self._clock.wall()
-        return partial(_deadlines, now - wall + self._max_age, wall)
+        return partial(_deadlines, now - wall + self._max_age, now + self._max_age)
 
     def _age(self, compacted: Compacted) -> float:
         return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
@@ -235,7 +233,4 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
 
 
 def _deadlines(from_birth: float, unknown: float, items: Sequence[Compacted]) -> Sequence[float]:
-    births = list(map(_first_seen, items))
-    if None in births:
-        births = [unknown if born is None else born for born in births]
-    return list(map(from_birth.__add__, births))
+    return [unknown if (born := item.first_seen) is None else born + from_birth for item in items]
