@@ -88,7 +88,7 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
         return b""
     try:
         packed = is_packed(response.headers.get("Content-Encoding"))
-        return await whole(response.content.iter_any(), longest, packed=packed)
+        return await whole(response.content, longest, packed=packed)
     except OverflowError:
         raise PermanentError(f"answer is longer than {longest} bytes") from None
     except (ValueError, zlib.error, EOFError) as error:

@@ -89,6 +89,26 @@ def _why(error: Exception, line: bytes) -> str:
     return str(error)
 
 
+class Block(list[bytes]):
+    """JSON lines, `braced`, and the bytes that they were cut from: what looks at all of them looks there.
+
+    Args:
+        lines: The lines.
+        whole: All of them, with the newlines.
+    """
+
+    __slots__ = ("whole",)
+
+    def __init__(self, lines: Sequence[bytes], whole: bytes) -> None:
+        super().__init__(lines)
+        self.whole = whole
+
+
+def braced(lines: Sequence[bytes]) -> bool:
+    """Tell whether there is a brace at either end of each line; then no value reaches over two."""
+    return {ord("{")} == set(map(itemgetter(0), lines)) and {ord("}")} == set(map(itemgetter(-1), lines))
+
+
 class _Fields:
     """Looks up fields by name: whole first, then as a dotted path; None where missing.
 
@@ -135,10 +155,9 @@ class _Fields:
             return [()] * len(self._names)
         if not self._plain or not isinstance(lines[0], bytes):
             return list(zip(*map(self.one, lines), strict=True))
-        block = b"\n".join(lines)
-        # with a brace at either end of each line, no value reaches over two lines
-        if set(map(itemgetter(0), lines)) != {ord("{")} or set(map(itemgetter(-1), lines)) != {ord("}")}:
+        if not isinstance(lines, Block) and not braced(lines):
             raise DecodeError("a line is no JSON object")
+        block = lines.whole if isinstance(lines, Block) else b"\n".join(lines)
         if not block.isascii():
             block.decode()
         structs = self._decode_lines(block)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
 
 MAGIC = b"\x1f\x8b"
 
@@ -65,7 +68,7 @@ def is_packed(content_encoding: str | None) -> bool:
     return "gzip" in encoding
 
 
-async def whole(blocks: AsyncIterable[bytes], max_length: int, *, packed: bool) -> bytes:
+async def whole(content: StreamReader, max_length: int, *, packed: bool) -> bytes:
     """Return a body, unpacked.
 
     Raises:
@@ -74,11 +77,13 @@ async def whole(blocks: AsyncIterable[bytes], max_length: int, *, packed: bool) 
         EOFError: when it is gzip and cut short.
     """
     gunzip = Gunzip() if packed else None
-    body = bytearray()
-    async for block in blocks:
-        body += gunzip.feed(block, max_length + 1 - len(body)) if gunzip else block
-        if len(body) > max_length:
+    body: list[bytes] = []
+    room = max_length
+    while block := await content.readany():
+        body.append(gunzip.feed(block, room + 1) if gunzip else block)
+        room -= len(body[-1])
+        if room < 0:
             raise OverflowError
     if gunzip is not None and body and not gunzip.complete:
         raise EOFError("gzip is cut short")
-    return bytes(body)
+    return b"".join(body)

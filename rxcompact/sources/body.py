@@ -6,13 +6,12 @@ import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from rxcompact.errors import DecodeError
-from rxcompact.fields import BOM, decode
+from rxcompact.fields import BOM, Block, braced, decode
 
 _values = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
@@ -36,6 +35,8 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
     Raises:
         DecodeError: when it is empty, or an array that cannot be taken apart.
     """
+    if items is None and body.startswith(b"{") and (lines := _split(body)) is not None:  # as most are: without a copy
+        return lines
     body = body.removeprefix(BOM).strip(WHITE)
     if not body:
         raise DecodeError("empty body")
@@ -45,24 +46,24 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         inner = _inside(body, items)
         if inner is not None:
             return _elements(inner)
-    lines = body.split(b"\n")
-    if are_objects(lines, body):
+    if (lines := _split(body)) is not None:
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]
     except MALFORMED:
-        return [line for line in (line.strip(WHITE) for line in lines) if line]
+        return [line for line in (line.strip(WHITE) for line in body.split(b"\n")) if line]
 
 
-def are_objects(lines: Sequence[bytes], block: bytes) -> bool:
-    """Tell whether each line is, if it is JSON at all, one object; ``block`` is all of them."""
-    return (
-        all(lines)
-        # a brace at either end of each: then no value reaches over two
-        and {ord("{")} == set(map(itemgetter(0), lines))
-        and {ord("}")} == set(map(itemgetter(-1), lines))
-        and not _several.search(block)
-    )
+def _split(body: bytes) -> Block | None:
+    lines = body.split(b"\n")
+    if not lines[-1]:
+        del lines[-1]
+    return Block(lines, body) if are_objects(lines, body) else None
+
+
+def are_objects(lines: Sequence[bytes], whole: bytes) -> bool:
+    """Tell whether each line is, if it is JSON at all, one object; ``whole`` is all of them."""
+    return bool(lines) and all(lines) and braced(lines) and not _several.search(whole)
 
 
 def _elements(array: bytes) -> list[bytes]:

@@ -227,7 +227,7 @@ class HttpSource:
         if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
             raise _RefusalError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
         try:
-            return await whole(request.content.iter_any(), self._max_body, packed=packed)
+            return await whole(request.content, self._max_body, packed=packed)
         except OverflowError:
             why = f"the body is longer than {self._max_body} bytes (max_body)"
             raise _RefusalError(413, why, CLOSE) from None

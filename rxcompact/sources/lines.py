@@ -9,8 +9,8 @@ from gzip import BadGzipFile
 from rxcompact.fields import BOM
 from rxcompact.gunzip import MAGIC, Gunzip
 
-UNPACKED = 1 << 20
-"""Bytes unpacked at once."""
+UNPACKED = 1 << 17
+"""Bytes unpacked at once: what is cut from them is looked at several times, best while the cache has it."""
 SHOWN = 200
 """Bytes kept of a line that is too long."""
 

@@ -36,7 +36,7 @@ class NdjsonSource:
 
     raw = True
 
-    def __init__(self, *paths: str | PathLike[str], block_size: int = 256 * KIB, max_line: int = 16 * MIB) -> None:
+    def __init__(self, *paths: str | PathLike[str], block_size: int = 128 * KIB, max_line: int = 16 * MIB) -> None:
         for argument, value in (("block_size", block_size), ("max_line", max_line)):
             if value < 1:
                 raise ArgumentError(argument, value, "at least 1")
