@@ -91,4 +91,4 @@ class Ends(Protocol[E]):
 
 Call = Callable[[Sequence[E]], Any]
 """Calls for some events; gives as many results, or something to await that does: an exception for one that failed, or
-raises for all."""
+raises for all. None at all where none failed and nobody asks for them."""
