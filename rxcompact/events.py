@@ -49,6 +49,10 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
         """Return it with other values for some fields."""
         return replace(self, **changes)
 
+    def having(self, event: Any) -> Compacted:
+        """Return it with another event; less than half of what `replace` takes."""
+        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen)
+
     def _repr_html_(self) -> str:
         return compacted_html(self)
 

@@ -131,7 +131,7 @@ class Flow:
         kept: list[Compacted] = []
         for compacted in window:
             try:
-                kept.append(compacted.replace(event=decode(compacted.event)))
+                kept.append(compacted.having(decode(compacted.event)))
             except DecodeError as error:
                 self._dead_letter(DeadLetter("rejected", compacted, "decode", error.reason, error))
         return window.having(kept)

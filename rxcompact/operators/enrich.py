@@ -244,7 +244,7 @@ class EnrichStage(PooledStage[Entry, Compacted]):
             self._bury("rejected", compacted, error, attempts)
             self._leave(entry)
             return
-        enriched = Compacted(compacted.key, merged, compacted.count, compacted.first_seen, compacted.last_seen)
+        enriched = compacted.having(merged)
         if self._order is not None:
             self._order.leave(entry, enriched)
         else:
