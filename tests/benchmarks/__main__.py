@@ -14,6 +14,7 @@ from pathlib import Path
 
 import calls
 import compaction
+import lookups
 import memory
 import ndjson
 import posts
@@ -40,6 +41,7 @@ class Lot:
             "pipeline": lambda: self.measure(compaction.pipeline(events, keys)),
             "ndjson": lambda: self.measure(ndjson.decoding(events)),
             "enrich": lambda: self.measure(calls.enrichment(4000 if short else 20_000, slow=not short)),
+            "lookups": lambda: self.measure(lookups.lookups(1000 if short else 5000)),
             "http": lambda: self.measure(*posts.intake(*((100, 2000) if short else (500, 10_000)))),
             "peers": lambda: self.measure(compaction.beside(events, keys)),
             "sizes": self.sizes,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from itertools import repeat
@@ -77,13 +77,16 @@ async def gathered(calls: int, look: Lookup, done: Callable[[int], object]) -> N
     await asyncio.gather(*map(one, range(calls)))
 
 
-async def enriched(calls: int, look: Lookup, done: Callable[[int], object], **options: Any) -> None:
+def window_of(events: Sequence[Any]) -> Window:
+    """A window of these, each its own key, born now."""
     now = time.time()
-    numbers = range(calls)
-    columns = (numbers, numbers, repeat(1), repeat(now), repeat(now))
-    window = Window(now, now, "time", calls, columns)
-    await _completed(
-        rx.just(window).pipe(rxo.enrich(look, max_age=600.0, max_concurrent=AT_ONCE, **options)),
+    columns = (range(len(events)), events, repeat(1), repeat(now), repeat(now))
+    return Window(now, now, "time", len(events), columns)
+
+
+async def enriched(calls: int, look: Lookup, done: Callable[[int], object], **options: Any) -> None:
+    await completed(
+        rx.just(window_of(range(calls))).pipe(rxo.enrich(look, max_age=600.0, max_concurrent=AT_ONCE, **options)),
         lambda compacted: done(compacted.event),
     )
 
@@ -96,7 +99,7 @@ async def rxpy_merge(calls: int, look: Lookup, done: Callable[[int], object]) ->
     def one(n: int) -> Any:
         return rx.defer(lambda _: rx.from_future(asyncio.ensure_future(look(n))))
 
-    await _completed(rx.from_iterable(range(calls)).pipe(ops.map(one), ops.merge(max_concurrent=AT_ONCE)), done)
+    await completed(rx.from_iterable(range(calls)).pipe(ops.map(one), ops.merge(max_concurrent=AT_ONCE)), done)
 
 
 async def streamable(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
@@ -114,7 +117,7 @@ async def aiostream(calls: int, look: Lookup, done: Callable[[int], object]) -> 
             done(found)
 
 
-async def _completed(observable: rx.Observable[Any], done: Callable[[Any], object]) -> None:
+async def completed(observable: rx.Observable[Any], done: Callable[[Any], object]) -> None:
     ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     observable.subscribe(
         done,

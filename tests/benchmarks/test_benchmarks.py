@@ -17,7 +17,7 @@ pytestmark = [
     pytest.mark.timeout(110),  # all but the first only look at what it found
 ]
 
-ROWS = "chunks events pipeline ndjson enrich http peers stall".split()
+ROWS = "chunks events pipeline ndjson enrich lookups http peers stall".split()
 PEERS = {
     "streamable": "streamable group",
     "csp": "csp, chunks of 1,000",
@@ -62,6 +62,7 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("3", "pipeline with Counters, first_seen", "compact", 5.0),
         ("5", "enrich, retry armed", "workers", 4.0),
         ("5", "enrich, 1 % of first attempts fail, waits to 10 ms", "enrich", 2.0),
+        ("5", "enrich with HttpEnricher, retry armed", "aiohttp", 2.0),
         ("6", "HttpSource and compact", "aiohttp", 4.0),
         ("9", "pipeline with Counters, first_seen", "pipeline", 1.5),
     ],
