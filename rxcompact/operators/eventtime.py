@@ -103,14 +103,12 @@ class EventTimeWindows(Windows):
     def _watermark(self, latest: float) -> float:
         return max(latest - self._lateness, self._over)
 
-    def held(self) -> int:
-        return sum(len(bucket.events) for bucket in self._open.values())
-
     def _bucket(self, index: int) -> Bucket:
         return self._open.get(index) or self._open.setdefault(index, self._new_bucket())
 
     def _oldest(self) -> Bucket | None:
-        return next((bucket for _, bucket in sorted(self._open.items()) if bucket.events), None)
+        filled = (index for index, bucket in self._open.items() if bucket.events)
+        return self._open[found] if (found := min(filled, default=None)) is not None else None
 
     # ── closing ───────────────────────────────────────────────────────────────────────────────────────────────────
 

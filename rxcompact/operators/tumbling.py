@@ -42,7 +42,7 @@ class TumblingWindows(Windows):
     def held(self) -> int:
         if self._gather is not None:
             self._look()
-        return len(self._open.events)
+        return self._held
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
         """Return how many keys a chunk has at most that need room: of those held none, but for windows cut by count."""

@@ -74,6 +74,7 @@ class Windows(ABC):
         self._full: NoRoomError | None = None
         self._receipt: Receipt | None = None  # of the chunk that is being added
         self._left = 0  # keys that are in no open bucket any more
+        self._held = 0  # keys that are; counted, for there may be thousands of buckets
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
         self._time_of = options.time_mapper
         self._times_of = _many(options.time_mapper) if options.time_mapper else None
@@ -128,9 +129,9 @@ class Windows(ABC):
 
     # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    @abstractmethod
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
+        return self._held
 
     def oldest(self) -> float | None:
         """Return the age of the oldest event held, seconds."""
@@ -211,7 +212,7 @@ class Windows(ABC):
         new = len(keys)
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
             try:
-                bucket.add(keys, events, seen)
+                self._add_to(bucket, keys, events, seen)
             except TypeError:  # unhashable; whose it is shows one by one
                 pass
             else:
@@ -222,13 +223,22 @@ class Windows(ABC):
         for key, event, time in zip(keys, events, each, strict=False):
             try:
                 if self._has_room(index, key, event):
-                    self._bucket(index).add((key,), (event,), time)
+                    self._add_to(self._bucket(index), (key,), (event,), time)
                     if self._receipt is not None:
                         self._bucket(index).claim(self._receipt, (key,))
             except TypeError as error:
                 self._reject(event, KeyMapperError(str(error)))
             if count is not None and len(self._bucket(index).events) >= count:
                 self._close(index, "count")
+
+    def _add_to(
+        self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]
+    ) -> None:
+        before = len(bucket.events)
+        try:
+            bucket.add(keys, events, seen)
+        finally:
+            self._held += len(bucket.events) - before
 
     def _has_room(self, index: int, key: Hashable, event: Any) -> bool:
         room, overflow = self._options.room, self._options.overflow
@@ -238,6 +248,7 @@ class Windows(ABC):
         if overflow == "error":
             self._full = self._full or error  # which ends the stream, when what came with it has been looked at
         if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
+            self._held -= 1
             self._reject(oldest.evict(), error, "dropped")
             return True
         self._reject(Compacted(key, event, 1), error, "dropped")
@@ -252,6 +263,7 @@ class Windows(ABC):
     def _emit(self, bucket: Bucket, opened: float, closed: float, trigger: Trigger) -> None:
         if bucket.events:
             self._left += len(bucket.events)
+            self._held -= len(bucket.events)
             window = bucket.window(opened, closed, trigger)
             tell = self._bury if self._abandoned else self._observer.on_next
             self._hand.calls.append(partial(tell, window))
