@@ -36,6 +36,7 @@ class Flow:
     Attributes:
         ended: Done when everything has met its end, or failed with what the stream failed with.
         refusals: What was rejected at the door of the chunk pushed last.
+        scheduler: Of the loop that it runs on; for the source too.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Flow:
         self._chunks: ObserverBase[list[Any]] | None = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
         scheduler = LoopScheduler(self._loop)
-        self._scheduler = scheduler
+        self.scheduler = scheduler
 
         def count(window: Window) -> None:
             self._closed += len(window)
@@ -98,7 +99,7 @@ class Flow:
             flushes=self._drain,
             dead_letters=self._dead_letter,
             probe=self._probe,
-            scheduler=self._scheduler,
+            scheduler=self.scheduler,
         )
 
     def _probe(self, stage: Holder) -> None:
@@ -123,7 +124,7 @@ class Flow:
             "flushes": self._drain,
             "dead_letters": self._dead_letter,
             "probe": self._probe,
-            "scheduler": self._scheduler,
+            "scheduler": self.scheduler,
         }
 
     def _decoded(self, window: Window) -> Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import Any
 
 from reactivex import Observable
@@ -57,7 +58,8 @@ class Observed:
     def attach(self, observer: Any) -> DisposableBase:
         """Have an observer told of what happens; dispose of what is returned to detach it.
 
-        One that is attached is not attached again, so that a notebook's cell may be run again.
+        One that is attached already is told once all the same, so that a notebook's cell may be run again; one that was
+        detached for its failures is told again.
 
         Args:
             observer: A function of a signal; an RxPY Observer of signals; or an object with some of the methods
@@ -67,8 +69,9 @@ class Observed:
             TypeError: for one that is none of these.
         """
         for attached, subscription in self._attached:
-            if attached is observer:
-                return subscription
+            if attached is observer or (isinstance(observer, MethodType) and attached == observer):
+                subscription.dispose()
+                break
         subscription = CompositeDisposable(attach(self, observer))
         entry = (observer, subscription)
         self._attached.append(entry)

@@ -9,15 +9,19 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from reactivex.disposable import Disposable, SerialDisposable
+
 from rxcompact.clock import Seconds, seconds
+from rxcompact.closing import close, release
 from rxcompact.deadline import Deadline
 from rxcompact.flow import Flow
+from rxcompact.interrupts import hear
 from rxcompact.observed import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.render import StageNow, orchestrator_html
 from rxcompact.signals import Account, State
-from rxcompact.supervisor import Supervisor, close, release
+from rxcompact.supervisor import Supervisor
 
 DEADLINE = 10.0
 STOPPED, DRAINED = 0.45, 0.9
@@ -79,8 +83,10 @@ class Orchestrator(Observed):
         self._ending: asyncio.Task[Report] | None = None
         self._deadline: Deadline
         self._report: Report | None = None
+        self._over: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
+        self._hearing = SerialDisposable()
         self._time: Callable[[], float] = float
         self._began, self._ended = 0.0, 0.0
         self.restarts = 0
@@ -128,7 +134,7 @@ class Orchestrator(Observed):
     async def start(self) -> None:
         """Start, unless it runs."""
         async with self._lock:
-            if self._ending is not None:
+            if self._ending is not None and not self._ending.done():
                 await asyncio.wait({self._ending})
             if self._state in ENDED:
                 self._start()
@@ -145,6 +151,7 @@ class Orchestrator(Observed):
             on_dead_letter=self._on_dead_letter,
             on_retry=self._on_signal,
         )
+        self._over = asyncio.get_running_loop().create_future()
         self._flow.ended.add_done_callback(self._on_ended)
         self._become("running")
         self._supervise(self._flow)
@@ -170,15 +177,15 @@ class Orchestrator(Observed):
         Nothing is done while the last events of a source that completed are on their way.
         """
         async with self._lock:
-            if self._ending is not None:
+            if self._ending is not None and not self._ending.done():
                 await asyncio.wait({self._ending})
             if self._state in ENDED or self._flow is None:
                 self._start()
             elif self._state == "running" and self._supervisor is not None:
                 self._become("restarting")
-                self._supervisor.pause()
                 self.restarts += 1
                 self._become("running")
+                self._supervisor.pause()  # after observers were told, which may take its time
                 self._supervise(self._flow)
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -203,6 +210,7 @@ class Orchestrator(Observed):
         self._become("draining")
         self._deadline = Deadline(limit)
         self._ending = asyncio.create_task(steps(flow, self._deadline), name="rxcompact drain")
+        self._ending.add_done_callback(self._over.set_result)
         return self._ending
 
     async def _drain(self, flow: Flow, deadline: Deadline) -> Report:
@@ -227,6 +235,8 @@ class Orchestrator(Observed):
         return await self._finish(flow, deadline, began, in_time=True)
 
     async def _stop_source(self, deadline: Deadline) -> None:
+        if self._supervisor is not None:
+            self._supervisor.retire()
         await deadline.within(close(self.pipeline.source), STOPPED)
         if self._supervisor is not None:
             self._supervisor.pause()
@@ -234,11 +244,12 @@ class Orchestrator(Observed):
 
     async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:
         parts = (close(self.pipeline.enricher), close(self.pipeline.sink), release(self.pipeline.source))
-        await deadline.within(asyncio.gather(*parts))
+        await asyncio.gather(*map(deadline.within, parts))
         took = asyncio.get_running_loop().time() - began
         failed = flow.ended.exception() is not None
         self._report = Report(flow.account(), took, in_time and not failed)
         self._become("failed" if failed else "stopped")
+        self._hearing.disposable = Disposable()
         return self._report
 
     async def wait(self) -> Report:
@@ -250,15 +261,12 @@ class Orchestrator(Observed):
         flow = self._flow
         if flow is None:
             return Report(Account(), 0.0, in_time=True)
-        await asyncio.wait({flow.ended})
-        await asyncio.sleep(0)  # for what is done when it ends, which is asked to before this
-        report = await self.stop()
+        ending = await asyncio.shield(self._over)
         flow.ended.result()
-        return report
+        return ending.result()
 
     def stop_on(self, *numbers: int, deadline: Seconds = DEADLINE) -> None:
-        """Have signals stop it; by default SIGTERM and SIGINT. A second one cuts the drain short."""
-        loop = asyncio.get_running_loop()
+        """Have signals stop it, until it has stopped; by default SIGTERM and SIGINT. A second cuts the drain short."""
 
         def stop() -> None:
             if self._ending is not None:
@@ -267,8 +275,7 @@ class Orchestrator(Observed):
             self._stops.add(task)
             task.add_done_callback(self._stops.discard)
 
-        for number in numbers or (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
+        self._hearing.disposable = hear(numbers or (signal.SIGTERM, signal.SIGINT), stop)
 
     async def __aenter__(self) -> Self:
         await self.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args, runtime_checkable
 from weakref import ref
 
 from reactivex import Observable
@@ -15,7 +15,7 @@ from rxcompact.demand import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, DeadLetter, Window
 from rxcompact.fields import JsonKey, JsonTime
-from rxcompact.operators import compact
+from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.observing import Probe
 from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
@@ -93,18 +93,13 @@ class Compaction:
     time_mapper: Mapper | str | None = None
     lateness: Seconds | None = None
 
+    def __post_init__(self) -> None:
+        self._operator()  # which refuses what is out of range, now and not when it is run
+
     def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Window]:
         """Return the windows."""
         return chunks.pipe(
-            compact(
-                self.timespan,
-                key_mapper=self.key_mapper,
-                count=self.count,
-                keep=self.keep,
-                fields=self.fields,
-                time_mapper=self.time_mapper,
-                lateness=self.lateness,
-                chunked=True,
+            self._operator(
                 max_keys=surroundings.max_keys,
                 overflow=surroundings.overflow,
                 flushes=surroundings.flushes,
@@ -112,6 +107,19 @@ class Compaction:
                 probe=surroundings.probe,
                 scheduler=surroundings.scheduler,
             )
+        )
+
+    def _operator(self, **surroundings: Any) -> Callable[[Observable[Any]], Observable[Window]]:
+        return compact(
+            self.timespan,
+            key_mapper=self.key_mapper,
+            count=self.count,
+            keep=self.keep,
+            fields=self.fields,
+            time_mapper=self.time_mapper,
+            lateness=self.lateness,
+            chunked=True,
+            **surroundings,
         )
 
 
@@ -168,10 +176,11 @@ class Pipeline:
     ) -> None:
         if max_in_flight < 1:
             raise ArgumentError("max_in_flight", max_in_flight, "at least 1")
+        if overflow not in get_args(Overflow):
+            raise ArgumentError("overflow", overflow, f"of {get_args(Overflow)}")
         self._runs: list[ref[Any]] = []
         self.source = _source(source)
-        # a Subject has a method of that name too, with another meaning
-        self.sink: Sink = sink if isinstance(sink, Sink) and not isinstance(sink, ObserverBase) else FunctionSink(sink)
+        self.sink = _sink(sink)
         self.enricher, merge = _mapper(enricher)
         self.max_age = seconds("max_age", max_age)
         self.max_in_flight = max_in_flight
@@ -203,6 +212,9 @@ class Pipeline:
             "publish": {"count": batch_count, "timespan": batch_timespan, "timeout": batch_timeout},
             "retry": {"wait": wait, "retry": retry, "max_age": self.max_age},
         }
+        # they too refuse what is out of range now, and not when they are run
+        enrich(self.enricher or dict, **self.options("enrich"))
+        publish(self.sink.publish, **self.options("publish"))
 
     def __setattr__(self, name: str, value: object) -> None:
         if hasattr(self, "_options"):
@@ -228,7 +240,18 @@ def _mapper(enricher: Any) -> tuple[Callable[[Any], Any] | None, Callable[[Any, 
     """Return what is asked, and what puts the answer into the event where that is another's business."""
     if hasattr(enricher, "lookup") and hasattr(enricher, "merge"):
         return enricher.lookup, enricher.merge
+    if enricher is not None and not callable(enricher) and not isinstance(enricher, Enricher):
+        raise ArgumentError("enricher", enricher, "an Enricher, a function or a coroutine function")
     return (enricher.enrich if isinstance(enricher, Enricher) else enricher), None
+
+
+def _sink(sink: Any) -> Sink:
+    # a Subject has a method of that name too, with another meaning
+    if isinstance(sink, Sink) and not isinstance(sink, ObserverBase):
+        return sink
+    if callable(sink) or isinstance(sink, ObserverBase):
+        return FunctionSink(sink)
+    raise ArgumentError("sink", sink, "a Sink, a function, a coroutine function or an Observer")
 
 
 def _source(source: Any) -> Source:

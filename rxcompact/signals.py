@@ -88,7 +88,7 @@ class DeadLettered:
 
 @dataclass(frozen=True, slots=True)
 class SourceFailed:
-    """A source died; it is subscribed to again."""
+    """A source died; it is subscribed to again, unless this is the end."""
 
     error: Exception
     failures: int

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from reactivex.disposable import SingleAssignmentDisposable
 from tenacity import RetryCallState, Retrying
@@ -18,7 +17,8 @@ from rxcompact.signals import SourceFailed
 class Supervisor:
     """Feeds a source's events into a flow until the source completes, or this is paused.
 
-    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next.
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
+    for what another thread pushes in that instant.
 
     Args:
         source: Asked for its stream anew each time.
@@ -48,12 +48,21 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._attempts = _attempts()
         self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
         self._subscribe()
 
-    def pause(self) -> None:
-        """Unsubscribe; the source may be subscribed to again."""
+    def retire(self) -> None:
+        """Subscribe no more, whatever becomes of the source: it is being closed."""
+        self._retired = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def pause(self) -> None:
+        """Unsubscribe; the source may be subscribed to again, by another."""
+        self.retire()
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
         try:
             self._subscription.dispose()
         except Exception as error:  # noqa: BLE001 - a source may fail in any way
@@ -65,11 +74,13 @@ class Supervisor:
 
         def end(error: Exception | None = None) -> None:
             if subscription is self._subscription and not subscription.is_disposed:
-                self.pause()
+                self._unsubscribe()
                 self._ended(error)
 
         try:
-            subscription.disposable = self._source.stream(self._flow).subscribe(self._flow.push, end, end)
+            subscription.disposable = self._source.stream(self._flow).subscribe(
+                self._flow.push, end, end, scheduler=self._flow.scheduler
+            )
         except Exception as error:  # noqa: BLE001 - as above
             end(error)
 
@@ -82,7 +93,8 @@ class Supervisor:
         attempts = self._attempts
         attempts.set_exception((type(error), error, error.__traceback__))
         wait = self._next_wait(attempts)
-        self._timer = self._loop.call_later(wait, self._subscribe)
+        if not self._retired:
+            self._timer = self._loop.call_later(wait, self._subscribe)
         self._flow.blame("source", error)
         self._announce(SourceFailed(error, attempts.attempt_number, wait))
         attempts.prepare_for_next_attempt()
@@ -97,19 +109,3 @@ class Supervisor:
 
 def _attempts() -> RetryCallState:
     return RetryCallState(Retrying(), None, (), {})
-
-
-async def close(part: Any) -> None:
-    """Close a source, an enricher or a sink, if it can be closed; of a method the object it belongs to."""
-    await _call(getattr(part, "__self__", part), "aclose")
-
-
-async def release(source: Source) -> None:
-    """Have a source with receipts return what was not settled, if it can."""
-    await _call(source, "release")
-
-
-async def _call(part: Any, method: str) -> None:
-    call: Callable[[], Awaitable[object]] | None = getattr(part, method, None)
-    if call is not None:
-        await call()

@@ -7,6 +7,7 @@ from typing import Any
 
 from reactivex.abc import ObserverBase
 
+from rxcompact.closing import close
 from rxcompact.events import Batch
 
 
@@ -15,7 +16,7 @@ class FunctionSink:
 
     Args:
         function: Called with a `Batch`; what it returns, or what awaiting that gives, is as `publish` wants it. An
-            Observer is told of each `Compacted`.
+            Observer is told of each `Compacted`. The object of a method is closed with the pipeline, by its ``aclose``.
     """
 
     def __init__(self, function: Callable[[Batch], Any] | ObserverBase[Any]) -> None:
@@ -29,3 +30,7 @@ class FunctionSink:
             return None
         answer = self._function(batch)
         return await answer if hasattr(answer, "__await__") else answer
+
+    async def aclose(self) -> None:
+        """Close what the function belongs to."""
+        await close(self._function)

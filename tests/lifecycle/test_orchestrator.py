@@ -178,21 +178,13 @@ class Mortal:
 
 
 async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays() -> None:
-    from rxcompact.clock import LoopScheduler
-
-    timer = rx.timer
-    scheduler = LoopScheduler(asyncio.get_running_loop())
-    rx.timer = lambda life: timer(life, scheduler=scheduler)  # type: ignore[assignment]
-    try:
-        source = Mortal([1, 0, 1, 100, 1])
-        pipeline = Pipeline(source=source, key_mapper="id", timespan=1000, sink=lambda _: None, max_age=5000)
-        orchestrator = Orchestrator(pipeline, wait=tenacity.wait_incrementing(2, 2), healthy_after=60)
-        failures: list[SourceFailed] = []
-        orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
-        await orchestrator.start()
-        await asyncio.sleep(500)
-    finally:
-        rx.timer = timer
+    source = Mortal([1, 0, 1, 100, 1])
+    pipeline = Pipeline(source=source, key_mapper="id", timespan=1000, sink=lambda _: None, max_age=5000)
+    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_incrementing(2, 2), healthy_after=60)
+    failures: list[SourceFailed] = []
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
+    await orchestrator.start()
+    await asyncio.sleep(500)
     assert [(each.failures, each.wait) for each in failures] == [(1, 2), (2, 4), (3, 6), (1, 2), (2, 4)]
     assert source.born == [pytest.approx(at, abs=0.01) for at in (0, 3, 7, 14, 116, 121)]
     assert orchestrator.account.in_flight == 4
