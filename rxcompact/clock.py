@@ -8,17 +8,19 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any, TypeAlias
+from functools import cache, partial
+from typing import Any, TypeAlias, TypeVar
 
 from reactivex.abc import DisposableBase, ScheduledAction, SchedulerBase
-from reactivex.disposable import Disposable
+from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.scheduler import EventLoopScheduler
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 from reactivex.scheduler.scheduler import Scheduler
+from reactivex.typing import RelativeTime
 
 from rxcompact.errors import ArgumentError
 
+T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
 
@@ -47,6 +49,8 @@ def steady(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callabl
 class LoopScheduler(AsyncIOScheduler):
     """RxPY's asyncio scheduler with clocks of its own; `AsyncIOScheduler.now` is the system's even on a virtual loop.
 
+    It may be used from any thread: its timers are the loop's all the same.
+
     Args:
         loop: Runs the timers; its ``time()`` is the monotonic clock. A loop in virtual time says by an attribute
             ``wall`` how to get its POSIX seconds.
@@ -60,6 +64,30 @@ class LoopScheduler(AsyncIOScheduler):
     @property
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.wall(), UTC)
+
+    def schedule(self, action: ScheduledAction[T], state: T | None = None) -> DisposableBase:
+        if is_running(self.loop):
+            return super().schedule(action, state)
+        return self._from_elsewhere(partial(super().schedule, action, state))
+
+    def schedule_relative(
+        self, duetime: RelativeTime, action: ScheduledAction[T], state: T | None = None
+    ) -> DisposableBase:
+        if is_running(self.loop):
+            return super().schedule_relative(duetime, action, state)
+        return self._from_elsewhere(partial(super().schedule_relative, duetime, action, state))
+
+    def _from_elsewhere(self, schedule: Callable[[], DisposableBase]) -> DisposableBase:
+        timer = SingleAssignmentDisposable()
+
+        def arm() -> None:
+            timer.disposable = schedule()
+
+        def dispose() -> None:
+            in_turn(self.loop)(timer.dispose)
+
+        self.loop.call_soon_threadsafe(arm)  # a loop that sleeps would not notice another thread's timer
+        return Disposable(dispose)
 
 
 class Clock:
@@ -97,15 +125,19 @@ class Clock:
             self.wall = self.monotonic = now
 
 
+def is_running(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether this is a loop's own thread, while it runs."""
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
 def in_turn(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
     """Return what calls a function in a loop's next turn, from whatever thread."""
 
     def soon(action: Callable[[], None]) -> None:
-        try:
-            here = asyncio.get_running_loop() is loop
-        except RuntimeError:
-            here = False
-        (loop.call_soon if here else loop.call_soon_threadsafe)(action)
+        (loop.call_soon if is_running(loop) else loop.call_soon_threadsafe)(action)
 
     return soon
 

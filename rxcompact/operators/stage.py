@@ -13,7 +13,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
-from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
+from rxcompact.clock import Clock, Seconds, default_scheduler, is_running, seconds
 from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Stage, Window
 from rxcompact.operators.job import Call, E, Job
@@ -144,11 +144,7 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         self._run(self._pool.close)
 
     def _run(self, action: Callable[[], None]) -> None:
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
+        if is_running(self._loop):
             action()
         else:
             self._loop.call_soon_threadsafe(action)

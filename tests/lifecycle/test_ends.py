@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,8 +14,12 @@ import reactivex as rx
 from reactivex import operators as ops
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact.clock import LoopScheduler
 from rxcompact.errors import ArgumentError
 from rxcompact.signals import ObserverFailed, SourceFailed
+
+ASLEEP = 0.2
+"""Seconds after which a loop that has nothing to do sleeps."""
 
 
 def orchestrated(source: Any, **options: Any) -> Orchestrator:
@@ -222,3 +227,47 @@ def test_a_pipeline_refuses_what_is_out_of_range_when_it_is_made(argument: str, 
     with pytest.raises(ArgumentError, match="must be") as raised:
         orchestrated([], **{argument: value})
     assert repr(value) in str(raised.value) or argument == "lateness"
+
+
+def test_a_source_with_timers_of_its_own_may_be_fed_by_another_thread() -> None:
+    async def main() -> tuple[float, set[str]]:
+        subject: rx.Subject[Any] = rx.Subject()
+        threads = set[str]()
+        source = subject.pipe(ops.delay(0.05), ops.do_action(lambda _: threads.add(threading.current_thread().name)))
+        orchestrator = orchestrated(source, timespan=0.05)
+        came: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        orchestrator.windows.subscribe(lambda window: came.done() or came.set_result(len(window)))
+        await orchestrator.start()
+        began = asyncio.get_running_loop().time()
+        thread = threading.Timer(ASLEEP, lambda: [subject.on_next({"id": n}) for n in range(3)])
+        thread.start()
+        assert await asyncio.wait_for(came, 30) == 3
+        took = asyncio.get_running_loop().time() - began
+        thread.join()
+        await orchestrator.stop()
+        return took, threads
+
+    took, threads = asyncio.run(main())
+    assert threads == {threading.main_thread().name}
+    assert took < 5
+
+
+def test_the_loop_is_woken_by_a_timer_of_another_thread_and_forgets_one_that_is_disposed_of() -> None:
+    async def main() -> list[str]:
+        loop = asyncio.get_running_loop()
+        scheduler = LoopScheduler(loop)
+        came: list[str] = []
+        done = loop.create_future()
+
+        def schedule() -> None:
+            scheduler.schedule_relative(0.05, lambda *_: came.append("never")).dispose()
+            scheduler.schedule(lambda *_: came.append("soon"))
+            scheduler.schedule_relative(0.1, lambda *_: done.set_result(None))
+
+        threading.Timer(ASLEEP, schedule).start()
+        await asyncio.wait_for(done, 30)
+        return came
+
+    began = time.monotonic()
+    assert asyncio.run(main()) == ["soon"]
+    assert time.monotonic() - began < 5
