@@ -100,7 +100,8 @@ def _template(url: str) -> Callable[[Any], URL]:
         (quote(text, safe=RESERVED), None if name is None else JsonKey(name))
         for text, name, _, _ in Formatter().parse(url)
     ]
-    if URL(url.partition("{")[0]).host is None:
+    before, _, after = url.partition("{")
+    if URL(before).host is None or (after and not set(before.partition("://")[2]) & {"/", "?"}):
         raise ArgumentError("url", url, "an absolute URL whose host is no field")
 
     def fill(event: Any) -> URL:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from rxcompact.events import Compacted
-from rxcompact.operators.retry import Attempts, RetryPolicy
+from rxcompact.operators.retry import Attempts, RetryPolicy, http_status, retry_after
 
 E = TypeVar("E")
 """A distinct event, as a stage has it."""
@@ -54,6 +54,22 @@ class Job(Attempts, Generic[E]):
         self.worker: asyncio.Task[Any] | None = None
         self.timer: asyncio.TimerHandle | None = None
 
+    def part(self) -> Job[E]:
+        """Return a job for some of its events: it has come as far, and goes on by itself."""
+        part = Job[E]((), self.deadlines, self._policy)
+        part.count, part.failures = self.count, self.failures
+        return part
+
+    def next_wait(self, now: float) -> tuple[float | None, Exception | None]:
+        """Return how long to wait after its error, or None when retrying cannot mend it; and what the policy raised."""
+        if self.error is None or self.latest <= now:
+            return 0.0, None
+        try:
+            return self.failed(self.error, self.latest - now), None
+        except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
+            raised.__cause__ = self.error
+            return None, raised
+
     def keep(self, entries: Sequence[E]) -> None:
         """Go on with these alone."""
         self.entries = entries
@@ -62,11 +78,11 @@ class Job(Attempts, Generic[E]):
             self.earliest, self.latest = deadlines[0], deadlines[-1]
 
 
-def by_kind(failed: Sequence[tuple[E, BaseException]]) -> Iterable[list[tuple[E, BaseException]]]:
-    """Group what failed alike: one attempt failed, however many events it was for."""
-    kinds: dict[type[BaseException], list[tuple[E, BaseException]]] = {}
+def by_kind(failed: Sequence[tuple[E, BaseException]]) -> Collection[list[tuple[E, BaseException]]]:
+    """Group what failed alike, and is asked to wait alike: one attempt failed, however many events it was for."""
+    kinds: dict[Hashable, list[tuple[E, BaseException]]] = {}
     for entry, error in failed:
-        kinds.setdefault(type(error), []).append((entry, error))
+        kinds.setdefault((type(error), http_status(error), retry_after(error)), []).append((entry, error))
     return kinds.values()
 
 

@@ -77,7 +77,11 @@ class Pool(Generic[E]):
             entries: The events.
             deadlines: Gives the instants at which some of them are too old, in the loop's seconds.
         """
-        self._enqueue(Job(entries, deadlines, self._policy))
+        job = Job(entries, deadlines, self._policy)
+        if self._closed:  # an observer disposed of it in the middle of a window, or another thread was slower
+            self._abandon(job)
+        else:
+            self._enqueue(job)
 
     def _enqueue(self, job: Job[E]) -> None:
         self._queue.append(job)
@@ -200,24 +204,24 @@ class Pool(Generic[E]):
                 if not isinstance(result, BaseException)
             ]
             self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
-        retried: list[E] = []
         now = self._loop.time() + TICK
-        wait = 0.0
-        for alike in by_kind(failed):
-            job.error = alike[0][1]
-            deadlines = job.deadlines([entry for entry, _ in alike])
-            waits, raised = self._next_wait(job, job.error, max(deadlines) - now)
-            for (entry, error), deadline in zip(alike, deadlines, strict=True):
-                if waits is None:
-                    self._ends.rejected(job, entry, raised or error)
+        kinds = by_kind(failed)
+        for alike in kinds:
+            part = job if len(kinds) == 1 else job.part()
+            part.keep([entry for entry, _ in alike])
+            part.error = alike[0][1]
+            wait, raised = part.next_wait(now)
+            retried: list[E] = []
+            for (entry, error), deadline in zip(alike, part.deadlines(part.entries), strict=True):
+                if wait is None:
+                    self._ends.rejected(part, entry, raised or error)
                 elif deadline <= now:
-                    self._ends.expired(job, entry)
+                    self._ends.expired(part, entry)
                 else:
                     retried.append(entry)
-                    wait = max(wait, waits)
-        job.keep(retried)
-        if retried:
-            self._wait(job, wait)
+            part.keep(retried)
+            if retried and wait is not None:
+                self._wait(part, wait)
         self._ends.settled()
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -229,15 +233,6 @@ class Pool(Generic[E]):
         job.due = self._loop.time() + wait
         self._waiting[job] = None
         self._sleep(job)
-
-    def _next_wait(self, job: Job[E], error: BaseException, remaining: float) -> tuple[float | None, Exception | None]:
-        if remaining <= 0:
-            return 0.0, None
-        try:
-            return job.failed(error, remaining), None
-        except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
-            raised.__cause__ = error
-            return None, raised
 
     def _sleep(self, job: Job[E]) -> None:
         wake = min(job.due, job.earliest)

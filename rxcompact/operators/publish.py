@@ -109,7 +109,7 @@ def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
         answer = sink(Batch.of(events))
         if hasattr(answer, "__await__"):
             answer = await answer
-        if not answer or not isinstance(answer, Mapping):
+        if not isinstance(answer, Mapping) or not answer:
             return ()  # none failed
         failed: Mapping[int, Any] = answer
         return [_error(failed.get(position)) for position in range(len(events))]
@@ -147,12 +147,14 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         return not self._open and super()._is_empty()
 
     def _take(self, items: Sequence[Compacted]) -> None:
-        gathered = [*self._open, *items]
+        gathered = self._open
+        gathered.extend(items)
         full = len(gathered) - len(gathered) % self._count
-        self._open = gathered[full:]
-        for start in range(0, full, self._count):
+        if full:
+            self._open = gathered[full:]
             self._alarm.cancel()
-            self._submit(gathered[start : start + self._count])
+            for start in range(0, full, self._count):
+                self._submit(gathered[start : start + self._count])
         if self._open:
             self._linger_for(self._open[-len(items) :])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeAlias
 
@@ -52,6 +53,8 @@ def is_transient(error: BaseException) -> bool:
     status = http_status(error)
     if status is not None and 400 <= status < 500:  # noqa: PLR2004
         return status in RETRIED_STATUS
+    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):  # which aiohttp has among the others
+        return False
     return isinstance(error, TransientError | aiohttp.ClientError) or not isinstance(error, PERMANENT)
 
 
@@ -82,7 +85,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     if value.strip().isdecimal():
         return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now)
+        at = parsedate_to_datetime(value)
+        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):
         return None
 
@@ -102,14 +106,21 @@ class RetryPolicy:
 
 
 class Attempts:
-    """The attempts at one call. What tenacity needs is made at the first failure, not before."""
+    """The attempts at one call. What tenacity needs is made at the first failure, not before.
 
-    __slots__ = ("_policy", "_state", "count", "error")
+    Attributes:
+        count: Attempts so far.
+        failures: Those of them that count as failures, which the next wait grows with.
+        error: The last one's.
+    """
+
+    __slots__ = ("_policy", "_state", "count", "error", "failures")
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._state: RetryCallState | None = None
         self.count = 0
+        self.failures = 0
         self.error: BaseException | None = None
 
     def failed(self, error: BaseException, remaining: float) -> float | None:
@@ -121,12 +132,13 @@ class Attempts:
 
         Args:
             error: Why the attempt failed.
-            remaining: Seconds until the event is too old.
+            remaining: Seconds until the event is too old; of several until the last of them is.
         """
         self.error = error
         state = self._state
         if state is None:
             state = self._state = RetryCallState(Retrying(wait=self._policy.wait), None, (), {})
+            state.attempt_number = self.failures + 1
         state.set_exception((type(error), error, error.__traceback__))
         limited = isinstance(error, RateLimitedError) or http_status(error) == TOO_MANY_REQUESTS
         if not limited and not self._policy.retry(state):
@@ -142,6 +154,7 @@ class Attempts:
         state.prepare_for_next_attempt()
         if limited:
             state.attempt_number = number
+        self.failures = state.attempt_number - 1
         return wait
 
 

@@ -142,7 +142,11 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
             def failed(error: Exception) -> None:
                 remaining = deadline - clock.monotonic()
-                wait = attempts.failed(error, max(0.0, remaining))
+                try:
+                    wait = attempts.failed(error, max(0.0, remaining))
+                except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
+                    observer.on_error(raised)
+                    return
                 if wait is None:
                     observer.on_error(error)
                 elif wait < remaining:

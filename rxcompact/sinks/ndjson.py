@@ -79,8 +79,11 @@ class NdjsonSink:
         """
         lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
         if self._path == "-":
-            sys.stdout.buffer.write(lines)
-            sys.stdout.buffer.flush()
+            if hasattr(sys.stdout, "buffer"):
+                sys.stdout.buffer.write(lines)
+            else:  # a notebook's takes text alone
+                sys.stdout.write(lines.decode())
+            sys.stdout.flush()
         else:
             self._append(lines)
         return failed or None
