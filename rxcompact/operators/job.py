@@ -82,7 +82,10 @@ def by_kind(failed: Sequence[tuple[E, BaseException]]) -> Collection[list[tuple[
     """Group what failed alike, and is asked to wait alike: one attempt failed, however many events it was for."""
     kinds: dict[Hashable, list[tuple[E, BaseException]]] = {}
     for entry, error in failed:
-        kinds.setdefault((type(error), http_status(error), retry_after(error)), []).append((entry, error))
+        asked = retry_after(error)
+        # to the second: a date is another number of them each time it is looked at
+        kind = (type(error), http_status(error), asked if asked is None else f"{asked:.0f}")
+        kinds.setdefault(kind, []).append((entry, error))
     return kinds.values()
 
 

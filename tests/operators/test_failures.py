@@ -8,6 +8,7 @@ import io
 import sys
 import threading
 import time
+from email.utils import formatdate
 from functools import partial
 from typing import Any
 from unittest.mock import Mock
@@ -77,6 +78,21 @@ async def test_what_becomes_of_one_event_of_a_batch_is_decided_by_its_own_error(
     of: dict[str, BaseException], delivered: dict[str, float], dead: dict[str, tuple[float, str]]
 ) -> None:
     assert await ends(of) == (delivered, dead)
+
+
+async def test_a_batch_that_is_told_a_date_stays_one() -> None:
+    batches: list[int] = []
+
+    def sink(batch: Any) -> None:
+        batches.append(len(batch))
+        if len(batches) == 1:
+            raise aiohttp.ClientResponseError(
+                Mock(real_url="http://store"), (), status=503, headers={"Retry-After": formatdate(time.time() + 10)}
+            )
+
+    rx.just(window(*range(500))).pipe(rxo.publish(sink, max_age=60, timespan=0)).subscribe()
+    await asyncio.sleep(30)
+    assert batches == [500, 500]
 
 
 async def test_a_batch_that_fails_in_several_ways_has_failed_once() -> None:
