@@ -101,12 +101,12 @@ class HttpSink:
         body, failed = encoded(batch, self._to_json, self._encode)
         if len(failed) == len(batch):
             return failed
-        size = len(body)
+        longest = 2 * len(body) + KIB * len(batch)  # a store may answer with what it took
         if self._gzip:
             body = zlib.compress(body, wbits=31)
         headers = self._headers | {self._idempotency_header: Batch.of(batch).idempotency_key}
         status, answered, answer = await self._client.request(
-            "POST", self._url, data=body, headers=headers, max_answer=2 * size + KIB * len(batch)
+            "POST", self._url, data=body, headers=headers, max_answer=longest
         )
         if status in self._split_on and len(batch) > 1:
             return await self._halve(batch)

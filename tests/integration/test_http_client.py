@@ -453,6 +453,16 @@ def test_of_a_halved_batch_what_is_refused_is_rejected_and_what_failed_tried_aga
     asyncio.run(main())
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body")
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_store_may_answer_with_what_it_took(gzip: bool) -> None:
+    async def echoes(request: web.Request) -> web.Response:
+        return web.Response(body=await request.read())  # which aiohttp has unpacked
+
+    large = Batch(Compacted(number, {"text": "x" * 30_000}, 1, 0.0, 0.0) for number in range(100))
+    assert published(echoes, batch=large, gzip=gzip) is None
+
+
 def test_a_redirect_of_a_post_is_not_followed() -> None:
     async def main() -> None:
         async with saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") as (elsewhere, heads):
