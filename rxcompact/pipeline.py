@@ -18,8 +18,8 @@ from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.observing import Probe
+from rxcompact.operators.options import Mapper, Overflow
 from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
-from rxcompact.operators.windows import Mapper, Overflow
 from rxcompact.render import pipeline_html, pipeline_text
 from rxcompact.sinks import FunctionSink
 from rxcompact.sources import IterableSource, ObservableSource

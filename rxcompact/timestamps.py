@@ -45,12 +45,12 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
         except ValueError:
             return _unusual(value, timezone)
         if ("." in value or "," in value) and not SECONDS.search(value):
-            raise _error(value)
+            raise not_a_time(value)
         # digits alone are an epoch, though ISO has a basic form of them
         return _epoch(int(value), value) if value.isdecimal() else _seconds(moment, timezone, value)
     if isinstance(value, float | int) and not isinstance(value, bool):
         return _epoch(value, value)
-    raise _error(value)
+    raise not_a_time(value)
 
 
 def _unusual(value: str, timezone: tzinfo) -> float:
@@ -63,12 +63,12 @@ def _unusual(value: str, timezone: tzinfo) -> float:
     text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
     more = SECOND if leaps else DAY if midnights else NOTHING
     if FRACTION.search(text) and not SECONDS.search(text):
-        raise _error(value)
+        raise not_a_time(value)
     text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
     try:
         return _seconds(datetime.fromisoformat(text.upper()), timezone, value, more)
     except ValueError:
-        raise _error(value) from None
+        raise not_a_time(value) from None
 
 
 def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = NOTHING) -> float:
@@ -77,9 +77,9 @@ def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta 
     try:
         since = moment - EPOCH + more
     except OverflowError:
-        raise _error(value) from None
+        raise not_a_time(value) from None
     if moment.year == 1:
-        raise _error(value)
+        raise not_a_time(value)
     return since.total_seconds()
 
 
@@ -90,10 +90,11 @@ def _epoch(number: float, value: object) -> float:
                 # cut to the microsecond, as nine digits of ISO are; a float is not exact enough for that
                 number = (number // 1_000 if isinstance(number, int) else round(number / 1_000)) * 1_000
             return number / unit
-    raise _error(value)
+    raise not_a_time(value)
 
 
-def _error(value: object) -> TimeMapperError:
+def not_a_time(value: object) -> TimeMapperError:
+    """Return the error of what is no time, which it shows as far as can be."""
     # repr of a huge integer raises, and that of a deep list recurses
     text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _show(value)
     return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")

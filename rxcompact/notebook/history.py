@@ -17,7 +17,7 @@ from rxcompact.events import DeadLetter, Window
 from rxcompact.operators import compact
 from rxcompact.operators.bucket import Field
 from rxcompact.operators.observing import Holder
-from rxcompact.operators.windows import Mapper
+from rxcompact.operators.options import Mapper
 from rxcompact.testing import DAY, YEAR_ONE
 
 _BIRTHS: tuple[Field, ...] = ("first_seen",)

@@ -53,10 +53,13 @@ class Bucket:
         size = len(self.events)
         if self._first is not None:
             self._marks.append((size + self._evicted, arrived))
-        if (taken := self._absorb(keys, events)) is not None:
+        try:
+            taken = self._absorb(keys, events)
+        finally:
+            if self._first is not None and len(self.events) == size:
+                self._marks.pop()
+        if taken is not None:
             keys = list(compress(keys, taken))
-        if self._first is not None and len(self.events) == size:
-            self._marks.pop()
         if self._last is not None:
             self._last.update(zip(keys, repeat(arrived), strict=False))
 

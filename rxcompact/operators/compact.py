@@ -15,8 +15,9 @@ from rxcompact.events import DeadLetter, Window
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.options import Mapper, Options, Overflow
 from rxcompact.operators.tumbling import TumblingWindows
-from rxcompact.operators.windows import Mapper, Options, Overflow, field_mapper
+from rxcompact.operators.windows import field_mapper
 
 DAY = 86_400.0
 
@@ -125,7 +126,8 @@ def compact(
             def arm() -> None:
                 if timer.is_disposed:
                     return
-                delay = max(0.0, open_windows.due() - open_windows.clock.monotonic())
+                # no longer than a thread's timer can be; a tick that comes early does nothing
+                delay = min(max(0.0, open_windows.due() - open_windows.clock.monotonic()), DAY)
                 # in its place before it can fire: on another thread its own successor may be armed first
                 timer.disposable = armed = SingleAssignmentDisposable()
                 armed.disposable = timers.schedule_relative(delay, tick)

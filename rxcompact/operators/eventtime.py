@@ -13,7 +13,8 @@ from rxcompact.clock import Clock
 from rxcompact.errors import FutureError, LateError
 from rxcompact.events import DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
-from rxcompact.operators.windows import TICK, Options, Windows
+from rxcompact.operators.options import Options
+from rxcompact.operators.windows import TICK, Windows
 
 MICRO = 1_000_000
 
@@ -33,6 +34,7 @@ class EventTimeWindows(Windows):
         self._tolerance = options.tolerance
         self._open: dict[int, Bucket] = {}
         self._latest = float("-inf")  # event time
+        self._next_end = float("inf")  # no open bucket ends before
         self._arrived = 0.0  # monotonic instant at which it came
         self._over = float("-inf")  # end of the last bucket closed by the clock
         self._believable = clock.wall() + options.tolerance
@@ -104,7 +106,10 @@ class EventTimeWindows(Windows):
         return max(latest - self._lateness, self._over)
 
     def _bucket(self, index: int) -> Bucket:
-        return self._open.get(index) or self._open.setdefault(index, self._new_bucket())
+        if index not in self._open:
+            self._open[index] = self._new_bucket()
+            self._next_end = min(self._next_end, self._end(index))
+        return self._open[index]
 
     def _oldest(self) -> Bucket | None:
         filled = (index for index, bucket in self._open.items() if bucket.events)
@@ -116,10 +121,13 @@ class EventTimeWindows(Windows):
         self._emit(self._open.pop(index), self._end(index - 1), self._end(index), trigger)
 
     def _close_until(self, watermark: float, trigger: Trigger) -> None:
+        if watermark < self._next_end:
+            return
         for index in sorted(self._open):
             if self._end(index) > watermark:
                 break
             self._close(index, trigger)
+        self._next_end = self._end(min(self._open)) if self._open else float("inf")
 
     def _close_all(self, trigger: Trigger) -> None:
         self._close_until(float("inf"), trigger)

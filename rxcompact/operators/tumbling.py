@@ -12,7 +12,8 @@ from rxcompact.clock import Clock
 from rxcompact.events import DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
 from rxcompact.operators.gather import Gather
-from rxcompact.operators.windows import TICK, Options, Windows
+from rxcompact.operators.options import Options
+from rxcompact.operators.windows import TICK, Windows
 
 
 class TumblingWindows(Windows):

@@ -3,60 +3,29 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from itertools import repeat
 from math import isfinite
 from operator import itemgetter
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal
 
 from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Clock
-from rxcompact.errors import AbandonedError, ArgumentError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
+from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
-from rxcompact.operators.bucket import FIELDS, Bucket, Field, Keep
+from rxcompact.operators.bucket import Bucket
 from rxcompact.operators.handover import HandOver
+from rxcompact.operators.options import Mapper, Options
 from rxcompact.receipts import Receipt
-
-Mapper: TypeAlias = Callable[[Any], Any]
-Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
+from rxcompact.timestamps import not_a_time
 
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
-
-
+NUMBERS = {float, int}
 FAR = 1e12
 """POSIX seconds beyond any date: not a time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the caller of `compact` asked for."""
-
-    timespan: float
-    key_mapper: Mapper
-    count: int | None
-    keep: Keep
-    fields: Collection[Field]
-    time_mapper: Mapper | None
-    lateness: float | None
-    tolerance: float
-    room: Callable[[], int] | None
-    overflow: Overflow
-
-    def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ArgumentError("count", self.count, "at least 1")
-        if isinstance(self.keep, str) and self.keep not in ("first", "last"):
-            raise ArgumentError("keep", self.keep, '"first", "last" or a function')
-        if self.lateness is not None and self.time_mapper is None:
-            raise ArgumentError("time_mapper", self.time_mapper, "given where lateness is")
-        if unknown := set(self.fields) - set(FIELDS):
-            raise ArgumentError("fields", unknown, f"of {FIELDS}")
-        if self.overflow not in get_args(Overflow):
-            raise ArgumentError("overflow", self.overflow, f"of {get_args(Overflow)}")
 
 
 class Windows(ABC):
@@ -95,6 +64,8 @@ class Windows(ABC):
             receipt.hold()
         if chunk:
             self._absorb(*self._map(chunk))
+        if self._abandoned and chunk:
+            self._close_all("drain")
         if receipt is not None:
             self._hand.calls.append(receipt.release)  # when what was set aside at the door has been told of
 
@@ -175,7 +146,9 @@ class Windows(ABC):
         try:
             keys: Sequence[Any] = self._keys_of(chunk)
             times: Sequence[float] = self._times_of(chunk) if self._times_of else ()
-            if not times or (isfinite(sum(times)) and min(times) > -FAR and max(times) < FAR):
+            if not times or (
+                set(map(type, times)) <= NUMBERS and isfinite(sum(times)) and min(times) > -FAR and max(times) < FAR
+            ):
                 return keys, chunk, times
         except Exception:  # noqa: BLE001, S110 - found out below, event by event
             pass
@@ -185,7 +158,7 @@ class Windows(ABC):
                 key = self._called(self._key_of, event, KeyMapperError)
                 time = self._called(self._time_of, event, TimeMapperError) if self._time_of else 0.0
                 if not isinstance(time, float | int) or not -FAR < time < FAR:
-                    raise TimeMapperError(f"time mapper must give POSIX seconds, got {time!r:.80}")
+                    raise not_a_time(time)
             except RxCompactError as error:
                 self._reject(event, error)
             else:
@@ -213,7 +186,7 @@ class Windows(ABC):
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
             try:
                 self._add_to(bucket, keys, events, seen)
-            except TypeError:  # unhashable; whose it is shows one by one
+            except Exception:  # noqa: BLE001, S110 - unhashable; whose it is shows one by one
                 pass
             else:
                 if self._receipt is not None:
@@ -226,7 +199,7 @@ class Windows(ABC):
                     self._add_to(self._bucket(index), (key,), (event,), time)
                     if self._receipt is not None:
                         self._bucket(index).claim(self._receipt, (key,))
-            except TypeError as error:
+            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError(str(error)))
             if count is not None and len(self._bucket(index).events) >= count:
                 self._close(index, "count")
@@ -265,13 +238,18 @@ class Windows(ABC):
             self._left += len(bucket.events)
             self._held -= len(bucket.events)
             window = bucket.window(opened, closed, trigger)
-            tell = self._bury if self._abandoned else self._observer.on_next
-            self._hand.calls.append(partial(tell, window))
+            self._hand.calls.append(partial(self._tell, window))
+        else:  # all it had was dropped
+            self._hand.calls.extend(receipt.release for receipt, _ in bucket.claims)
 
-    def _bury(self, window: Window) -> None:
+    def _tell(self, window: Window) -> None:
+        if not self._abandoned:
+            self._observer.on_next(window)
+            return
         error = AbandonedError("stopped in an open window")
         for compacted in window:
-            self._dead_letter(DeadLetter("abandoned", compacted, "compact", error.reason, error))
+            letter = DeadLetter("abandoned", compacted, "compact", error.reason, error)
+            self._hand.calls.append(partial(self._dead_letter, letter))
 
     def _reject(self, event: Any, error: RxCompactError, outcome: Literal["rejected", "dropped"] = "rejected") -> None:
         if outcome == "dropped":
