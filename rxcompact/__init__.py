@@ -3,13 +3,13 @@
 from loguru import logger
 
 from rxcompact import operators
+from rxcompact.acks import Ack, Chunk
 from rxcompact.enrichers import HttpEnricher
 from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import Counters, LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
-from rxcompact.receipts import Receipt, Receipted
 from rxcompact.signals import Account
 from rxcompact.sinks import FunctionSink, HttpSink, NdjsonSink
 from rxcompact.sources import HttpSource, IterableSource, NdjsonSource, ObservableSource
@@ -39,8 +39,8 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Published",
-    "Receipt",
-    "Receipted",
+    "Ack",
+    "Chunk",
     "Reducer",
     "Report",
     "Sink",

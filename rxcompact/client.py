@@ -12,8 +12,8 @@ from loguru import logger
 from yarl import URL
 
 from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
-from rxcompact.gunzip import is_packed, whole
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
+from rxcompact.reader.gunzip import is_packed, whole
 
 KIB = 1024
 REFUSED = frozenset({401, 403, 410})

@@ -37,7 +37,7 @@ def seconds(argument: str, value: Seconds, *, zero: bool = False) -> float:
     return float(number)
 
 
-def steady(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
+def monotonic_wall_clock(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
     """Return a wall clock that is read once and then runs by the monotonic one.
 
     When someone sets the system's clock, no event becomes older or younger by it.
@@ -59,7 +59,7 @@ class LoopScheduler(AsyncIOScheduler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.loop = loop
-        self.wall = steady(getattr(loop, "wall", time.time), loop.time)
+        self.wall = monotonic_wall_clock(getattr(loop, "wall", time.time), loop.time)
 
     @property
     def now(self) -> datetime:
@@ -84,7 +84,7 @@ class LoopScheduler(AsyncIOScheduler):
             timer.disposable = schedule()
 
         def dispose() -> None:
-            in_turn(self.loop)(timer.dispose)
+            call_soon_threadsafe_or_now(self.loop)(timer.dispose)
 
         self.loop.call_soon_threadsafe(arm)  # a loop that sleeps would not notice another thread's timer
         return Disposable(dispose)
@@ -106,17 +106,17 @@ class Clock:
         self.monotonic: Callable[[], float]
         self.soon: Callable[[Callable[[], None]], object] | None = None
         if isinstance(scheduler, AsyncIOScheduler):
-            self.soon = in_turn(scheduler._loop)  # pyright: ignore[reportPrivateUsage]
+            self.soon = call_soon_threadsafe_or_now(scheduler._loop)  # pyright: ignore[reportPrivateUsage]
         elif isinstance(scheduler, TimerThread):
             self.soon = lambda action: scheduler.schedule(lambda *_: action())
         if isinstance(scheduler, LoopScheduler):
             self.wall, self.monotonic = scheduler.wall, scheduler.loop.time
         elif isinstance(scheduler, AsyncIOScheduler):
             self.monotonic = scheduler._loop.time  # pyright: ignore[reportPrivateUsage]
-            self.wall = steady(time.time, self.monotonic)
+            self.wall = monotonic_wall_clock(time.time, self.monotonic)
         elif isinstance(scheduler, TimerThread) or type(scheduler).now is Scheduler.now:
             self.monotonic = time.monotonic
-            self.wall = steady(time.time, self.monotonic)
+            self.wall = monotonic_wall_clock(time.time, self.monotonic)
         else:  # virtual time: one clock is both
 
             def now() -> float:
@@ -133,7 +133,7 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def in_turn(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
+def call_soon_threadsafe_or_now(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
     """Return what calls a function in a loop's next turn, from whatever thread."""
 
     def soon(action: Callable[[], None]) -> None:
@@ -150,7 +150,7 @@ class TimerThread(EventLoopScheduler):
 
     def __init__(self) -> None:
         super().__init__(lambda target: threading.Thread(target=target, name="rxcompact timers", daemon=True))
-        self._wall = steady(time.time, time.monotonic)
+        self._wall = monotonic_wall_clock(time.time, time.monotonic)
 
     @property
     def now(self) -> datetime:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
 import msgspec
 from msgspec.structs import astuple, replace
 
-from rxcompact.receipts import Claims
+from rxcompact.acks import Retained
 from rxcompact.render import compacted_html, dead_letter_html, window_html
 
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
@@ -60,7 +60,7 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
 # which has pandas name the columns of a window's table
 Sequence.register(Compacted)  # pyright: ignore[reportAttributeAccessIssue]
 
-NONE: Claims = ()
+NO_ACKS: Retained = ()
 Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]
 
 
@@ -74,19 +74,26 @@ class Window(Sequence[Compacted]):
         received: Events received into it; the counts of its `Compacted` sum to this.
         columns: Five columns, one for each field of `Compacted`; read once, when an item is asked for. The first, of
             keys, tells how many there are.
-        claims: Receipts of a durable source that wait for what is in it.
+        acks: Acks of a durable source that wait for what is in it.
     """
 
-    __slots__ = ("_columns", "_items", "_size", "claims", "closed", "opened", "received", "trigger")
+    __slots__ = ("_columns", "_items", "_size", "acks", "closed", "opened", "received", "trigger")
 
     def __init__(
-        self, opened: float, closed: float, trigger: Trigger, received: int, columns: Columns, *, claims: Claims = NONE
+        self,
+        opened: float,
+        closed: float,
+        trigger: Trigger,
+        received: int,
+        columns: Columns,
+        *,
+        acks: Retained = NO_ACKS,
     ) -> None:
         self.opened = opened
         self.closed = closed
         self.trigger: Trigger = trigger
         self.received = received
-        self.claims = claims
+        self.acks = acks
         self._size = len(columns[0])
         self._columns: Columns | None = columns
         self._items: tuple[Compacted, ...] = ()
@@ -111,7 +118,7 @@ class Window(Sequence[Compacted]):
     def having(self, items: Sequence[Compacted]) -> Window:
         """Return this window with other items."""
         window = Window.of(self.opened, self.closed, self.trigger, self.received, items)
-        window.claims = self.claims
+        window.acks = self.acks
         return window
 
     @overload

@@ -12,14 +12,14 @@ from typing import Any, Self
 from reactivex.disposable import Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.closing import close, release
+from rxcompact.contracts import DurableSource, close
 from rxcompact.deadline import Deadline
-from rxcompact.flow import Flow
 from rxcompact.interrupts import hear
-from rxcompact.observed import Observed
+from rxcompact.observers.observables import Observed
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.render import StageNow, orchestrator_html
+from rxcompact.run import Flow
 from rxcompact.signals import Account, State
 from rxcompact.supervisor import Supervisor
 
@@ -243,7 +243,7 @@ class Orchestrator(Observed):
             self._supervisor = None
 
     async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:
-        parts = (close(self.pipeline.enricher), close(self.pipeline.sink), release(self.pipeline.source))
+        parts = (close(self.pipeline.enricher), close(self.pipeline.sink), self._release())
         await asyncio.gather(*map(deadline.within, parts))
         took = asyncio.get_running_loop().time() - began
         failed = flow.ended.exception() is not None
@@ -251,6 +251,10 @@ class Orchestrator(Observed):
         self._become("failed" if failed else "stopped")
         self._hearing.disposable = Disposable()
         return self._report
+
+    async def _release(self) -> None:
+        if isinstance(self.pipeline.source, DurableSource):
+            await self.pipeline.source.release()
 
     async def wait(self) -> Report:
         """Wait until it has stopped.

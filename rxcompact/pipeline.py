@@ -11,74 +11,17 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.demand import Demand
+from rxcompact.contracts import Enricher, Overflow, Reducer, Sink, Source, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, DeadLetter, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.bucket import FIELDS, Field, Keep
-from rxcompact.operators.observing import Probe
-from rxcompact.operators.options import Mapper, Overflow
+from rxcompact.operators.options import Mapper
 from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
 from rxcompact.render import pipeline_html, pipeline_text
 from rxcompact.sinks import FunctionSink
 from rxcompact.sources import IterableSource, ObservableSource
-
-# Beside its method a source, an enricher or a sink may have ``async def aclose()``, awaited when the pipeline stops; a
-# source when it shall take no more. A source whose events are raw JSON lines has a true attribute ``raw``. A durable
-# one emits `Receipted` chunks, and may have ``async def release()``, awaited when no more receipts will be settled.
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Where events come from."""
-
-    def stream(self, demand: Demand, /) -> Observable[list[Any]]:
-        """Return chunks of events; called anew at each start. One that can wait asks ``demand`` when to."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a reducer is given to work with."""
-
-    max_keys: Callable[[], int]
-    overflow: Overflow
-    flushes: Observable[Any]
-    dead_letters: Callable[[DeadLetter], object]
-    probe: Probe
-    scheduler: SchedulerBase
-
-
-@runtime_checkable
-class Reducer(Protocol):
-    """What makes windows of distinct events out of chunks of events."""
-
-    def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Window]:
-        """Return the windows."""
-        ...
-
-
-@runtime_checkable
-class Enricher(Protocol):
-    """What makes an event worth more.
-
-    One whose answer depends on the key alone may say so by two methods, a coroutine function ``lookup(event)`` and
-    ``merge(event, answer)``: then one answer serves all events of a key, from the cache too.
-    """
-
-    async def enrich(self, event: Any, /) -> Any:
-        """Return the enriched event; raising means failure."""
-        ...
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Where batches go."""
-
-    async def publish(self, batch: Batch, /) -> Mapping[int, BaseException] | None:
-        """Take a batch; raising means that nothing was taken, a mapping says which positions were not."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,20 +39,20 @@ class Compaction:
     def __post_init__(self) -> None:
         self._operator()  # which refuses what is out of range, now and not when it is run
 
-    def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Window]:
+    def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         """Return the windows."""
         return chunks.pipe(
             self._operator(
-                max_keys=surroundings.max_keys,
-                overflow=surroundings.overflow,
-                flushes=surroundings.flushes,
-                dead_letters=surroundings.dead_letters,
-                probe=surroundings.probe,
-                scheduler=surroundings.scheduler,
+                max_keys=context.max_keys,
+                overflow=context.overflow,
+                flushes=context.flushes,
+                dead_letters=context.dead_letters,
+                probe=context.register,
+                scheduler=context.scheduler,
             )
         )
 
-    def _operator(self, **surroundings: Any) -> Callable[[Observable[Any]], Observable[Window]]:
+    def _operator(self, **context: Any) -> Callable[[Observable[Any]], Observable[Window]]:
         return compact(
             self.timespan,
             key_mapper=self.key_mapper,
@@ -119,7 +62,7 @@ class Compaction:
             time_mapper=self.time_mapper,
             lateness=self.lateness,
             chunked=True,
-            **surroundings,
+            **context,
         )
 
 

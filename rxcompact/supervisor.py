@@ -8,9 +8,9 @@ from collections.abc import Callable
 from reactivex.disposable import SingleAssignmentDisposable
 from tenacity import RetryCallState, Retrying
 
-from rxcompact.flow import Flow
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Source
+from rxcompact.run import Flow
 from rxcompact.signals import SourceFailed
 
 
@@ -95,7 +95,7 @@ class Supervisor:
         wait = self._next_wait(attempts)
         if not self._retired:
             self._timer = self._loop.call_later(wait, self._subscribe)
-        self._flow.blame("source", error)
+        self._flow.record_error("source", error)
         self._announce(SourceFailed(error, attempts.attempt_number, wait))
         attempts.prepare_for_next_attempt()
 

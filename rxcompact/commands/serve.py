@@ -109,13 +109,13 @@ def _broker(url: str, partitions: range | None) -> Source:
 
 
 def _redis(server: str, stream: str) -> Source:
-    from rxcompact.scale.redis import RedisStreamSource  # noqa: PLC0415 - an extra
+    from rxcompact.brokers.redis import RedisStreamSource  # noqa: PLC0415 - an extra
 
     return RedisStreamSource(server, stream=stream, group="rxcompact")
 
 
 def _nats(server: str, stream: str, partitions: range | None) -> Source:
-    from rxcompact.scale.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
+    from rxcompact.brokers.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
 
     if partitions is None:
         return JetStreamSource(server, stream=stream, consumer="rxcompact")

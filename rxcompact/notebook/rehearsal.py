@@ -93,7 +93,7 @@ class Stages:
                         break
                 done.held = max(done.held, on_the_way + opened)
                 source.on_next(window)
-            # not the end of the stream, which would hurry the last batch: each meets its end by then
+            # not the end of the stream, which would expedite the last batch: each meets its end by then
             await asyncio.sleep(self.max_age + self.batch_timespan)
             source.on_completed()
 

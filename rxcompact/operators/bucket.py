@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from itertools import chain, compress, repeat
 from typing import Any, Literal, TypeAlias
 
+from rxcompact.acks import Ack
 from rxcompact.errors import AccumulatorError, RxCompactError
 from rxcompact.events import Compacted, Trigger, Window
-from rxcompact.receipts import Receipt
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
 Keep: TypeAlias = Literal["first", "last"] | Accumulator
@@ -24,12 +24,12 @@ class Bucket:
     Arrivals are kept as one mark per chunk that brought a new key, not one per event.
     """
 
-    __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "claims", "events", "received")
+    __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "acks", "events", "received")
 
     def __init__(self, keep: Keep, fields: Collection[Field], reject: Callable[[Any, RxCompactError], None]) -> None:
         self.events: dict[Hashable, Any] = {}
         self.received = 0
-        self.claims: list[tuple[Receipt, Iterable[Hashable]]] = []
+        self.acks: list[tuple[Ack, Iterable[Hashable]]] = []
         self._keep: Keep = keep
         self._reject = reject
         self._counts: Counter[Hashable] | None = Counter() if "count" in fields else None
@@ -103,11 +103,11 @@ class Bucket:
             return False
         return True
 
-    def claim(self, receipt: Receipt, keys: Sequence[Hashable]) -> None:
-        """Have a receipt wait for keys that were added."""
+    def retain(self, ack: Ack, keys: Sequence[Hashable]) -> None:
+        """Have an ack wait for keys that were added."""
         if keys:
-            receipt.hold()
-            self.claims.append((receipt, dict.fromkeys(keys)))
+            ack.retain()
+            self.acks.append((ack, dict.fromkeys(keys)))
 
     def oldest(self) -> float | None:
         """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
@@ -146,7 +146,7 @@ class Bucket:
             self._arrivals() if self._marks else _column(self._first, keys),
             _column(self._last, keys),
         )
-        return Window(opened, closed, trigger, self.received, columns, claims=self.claims)
+        return Window(opened, closed, trigger, self.received, columns, acks=self.acks)
 
     def _arrivals(self) -> Iterator[float]:
         # keys are in order of arrival: each mark holds from its position to the next mark's

@@ -14,7 +14,7 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
-from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.observing import Probe, as_callback, log_dead_letter
 from rxcompact.operators.options import Mapper, Options, Overflow
 from rxcompact.operators.tumbling import TumblingWindows
 from rxcompact.operators.windows import field_mapper
@@ -111,7 +111,7 @@ def compact(
         room=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
         overflow=overflow,
     )
-    reject = log_dead_letter if dead_letters is None else teller(dead_letters)
+    reject = log_dead_letter if dead_letters is None else as_callback(dead_letters)
     kind = TumblingWindows if lateness is None else EventTimeWindows
 
     def operator(source: Observable[Any]) -> Observable[Window]:

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from loguru import logger
 from reactivex.abc import ObserverBase
 
+from rxcompact.contracts import Holder
 from rxcompact.events import DeadLetter
 
 T = TypeVar("T")
-
-
-class Holder(Protocol):
-    """Something that holds events."""
-
-    def held(self) -> int:
-        """Return how many."""
-        ...
 
 
 Probe: TypeAlias = Callable[[Holder], object]
 """Called at subscription with what will hold the events."""
 
 
-def teller(observer: ObserverBase[T] | Callable[[T], object]) -> Callable[[T], object]:
+def as_callback(observer: ObserverBase[T] | Callable[[T], object]) -> Callable[[T], object]:
     """Return what tells an observer, or a function, of an item."""
     return observer.on_next if isinstance(observer, ObserverBase) else observer
 

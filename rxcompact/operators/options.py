@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
+from rxcompact.contracts import Overflow
 from rxcompact.errors import ArgumentError
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 
 Mapper: TypeAlias = Callable[[Any], Any]
-Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

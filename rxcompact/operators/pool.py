@@ -259,7 +259,7 @@ class Pool(Generic[E]):
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def hurry(self) -> None:
+    def expedite(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
         waiting, self._waiting = self._waiting, {}

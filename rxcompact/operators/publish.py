@@ -179,11 +179,11 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         self._close_batch()
         super()._finish(completion)
 
-    def hurry(self) -> None:
-        self._run(self._hurry)
-        super().hurry()
+    def expedite(self) -> None:
+        self._run(self._expedite)
+        super().expedite()
 
-    def _hurry(self) -> None:
+    def _expedite(self) -> None:
         self._linger = 0.0  # what is still to come is not held up either
         self._close_batch()
 

@@ -17,7 +17,7 @@ from rxcompact.clock import Clock, Seconds, default_scheduler, is_running, secon
 from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Stage, Window
 from rxcompact.operators.job import Call, E, Job
-from rxcompact.operators.observing import Probe, log_dead_letter, teller
+from rxcompact.operators.observing import Probe, as_callback, log_dead_letter
 from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, reason
 
@@ -60,7 +60,7 @@ def call_options(
         "timeout": None if timeout is None else seconds("timeout", timeout),
         "max_concurrent": max_concurrent,
         "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        "dead_letters": log_dead_letter if dead_letters is None else teller(dead_letters),
+        "dead_letters": log_dead_letter if dead_letters is None else as_callback(dead_letters),
     }
 
 
@@ -79,7 +79,7 @@ def staged(
                 probe(stage)
             subscription = CompositeDisposable()
             if flushes is not None:
-                subscription.add(flushes.subscribe(lambda _: stage.hurry(), scheduler=scheduler))
+                subscription.add(flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
             subscription.add(source.subscribe(stage, scheduler=scheduler))
             subscription.add(Disposable(stage.dispose))
             return subscription
@@ -135,9 +135,9 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         """Fail when everything has met its end."""
         self._run(lambda: self._finish(lambda: self._observer.on_error(error)))
 
-    def hurry(self) -> None:
+    def expedite(self) -> None:
         """Wait for nothing more: one last attempt for each."""
-        self._run(self._pool.hurry)
+        self._run(self._pool.expedite)
 
     def dispose(self) -> None:
         """Abandon what is held."""

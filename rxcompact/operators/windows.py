@@ -12,13 +12,13 @@ from typing import Any, Literal
 
 from reactivex.abc import ObserverBase
 
+from rxcompact.acks import Ack
 from rxcompact.clock import Clock
 from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
-from rxcompact.operators.handover import HandOver
+from rxcompact.operators.emitter import SerializedEmitter
 from rxcompact.operators.options import Mapper, Options
-from rxcompact.receipts import Receipt
 from rxcompact.timestamps import not_a_time
 
 TICK = 1e-6
@@ -31,6 +31,8 @@ FAR = 1e12
 class Windows(ABC):
     """Open buckets. Events and closings may come from any thread."""
 
+    stage = "compact"
+
     def __init__(
         self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
     ) -> None:
@@ -38,10 +40,10 @@ class Windows(ABC):
         self._options = options
         self._observer = observer
         self._dead_letter = reject
-        self._hand = HandOver()
+        self._hand = SerializedEmitter()
         self._abandoned = False
         self._full: NoRoomError | None = None
-        self._receipt: Receipt | None = None  # of the chunk that is being added
+        self._ack: Ack | None = None  # of the chunk that is being added
         self._left = 0  # keys that are in no open bucket any more
         self._held = 0  # keys that are; counted, for there may be thousands of buckets
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
@@ -59,15 +61,15 @@ class Windows(ABC):
             self.fail(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
-        receipt = self._receipt = getattr(chunk, "receipt", None)
-        if receipt is not None:
-            receipt.hold()
+        ack = self._ack = getattr(chunk, "ack", None)
+        if ack is not None:
+            ack.retain()
         if chunk:
             self._absorb(*self._map(chunk))
         if self._abandoned and chunk:
             self._close_all("drain")
-        if receipt is not None:
-            self._hand.calls.append(receipt.release)  # when what was set aside at the door has been told of
+        if ack is not None:
+            self._hand.calls.append(ack.release)  # when what was set aside at the door has been told of
 
     def new_keys(self, chunk: Sequence[Any]) -> int:
         """Return how many keys a chunk has at most that need room."""
@@ -97,6 +99,9 @@ class Windows(ABC):
         """Make dead letters of what is held: who subscribed wants no more of it."""
         self._abandoned = True
         self.flush("drain")
+
+    def waiting(self) -> int:
+        return 0
 
     # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -189,16 +194,16 @@ class Windows(ABC):
             except Exception:  # noqa: BLE001, S110 - unhashable; whose it is shows one by one
                 pass
             else:
-                if self._receipt is not None:
-                    bucket.claim(self._receipt, keys)
+                if self._ack is not None:
+                    bucket.retain(self._ack, keys)
                 return
         each: Iterable[Any] = zip(seen, strict=True) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, time in zip(keys, events, each, strict=False):
             try:
                 if self._has_room(index, key, event):
                     self._add_to(self._bucket(index), (key,), (event,), time)
-                    if self._receipt is not None:
-                        self._bucket(index).claim(self._receipt, (key,))
+                    if self._ack is not None:
+                        self._bucket(index).retain(self._ack, (key,))
             except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError(str(error)))
             if count is not None and len(self._bucket(index).events) >= count:
@@ -240,7 +245,7 @@ class Windows(ABC):
             window = bucket.window(opened, closed, trigger)
             self._hand.calls.append(partial(self._tell, window))
         else:  # all it had was dropped
-            self._hand.calls.extend(receipt.release for receipt, _ in bucket.claims)
+            self._hand.calls.extend(ack.release for ack, _ in bucket.acks)
 
     def _tell(self, window: Window) -> None:
         if not self._abandoned:

@@ -7,7 +7,7 @@ from typing import Any
 
 from reactivex.abc import ObserverBase
 
-from rxcompact.closing import close
+from rxcompact.contracts import close
 from rxcompact.events import Batch
 
 

@@ -15,12 +15,11 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
 from rxcompact.clock import seconds
-from rxcompact.demand import Demand
+from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.gunzip import is_packed, whole
-from rxcompact.sources.body import lines_of, located, undecodable
+from rxcompact.reader.body import lines_of, located, undecodable
+from rxcompact.reader.gunzip import is_packed, whole
 from rxcompact.sources.metrics import exposition
-from rxcompact.sources.pull import Chunk
 from rxcompact.sources.server import Server
 
 MIB = 1024 * 1024
@@ -89,7 +88,7 @@ class HttpSource:
         self._strict = strict
         self._retry_after = retry_after
         self._server: Server | None = None
-        self._observer: ObserverBase[Chunk] | None = None
+        self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
         self._starting: asyncio.Future[None] | None = None
@@ -107,14 +106,14 @@ class HttpSource:
 
     # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, demand: Demand) -> Observable[Chunk]:
+    def stream(self, demand: Demand) -> Observable[list[Any]]:
         """Return the posted events, a chunk a body.
 
         Errors:
             OSError: when it cannot listen.
         """
 
-        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+        def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
             self._observer, self._demand = observer, demand
             starting = self._starting = asyncio.ensure_future(self._start(observer, self._closing))
 
@@ -127,7 +126,7 @@ class HttpSource:
 
         return Observable(subscribe)
 
-    async def _start(self, observer: ObserverBase[Chunk], after: asyncio.Future[None] | None) -> None:
+    async def _start(self, observer: ObserverBase[list[Any]], after: asyncio.Future[None] | None) -> None:
         if after is not None:
             await after
         app = web.Application(client_max_size=self._max_body)
@@ -199,8 +198,8 @@ class HttpSource:
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
             return self._come_again("stopping")
-        if not demand.admits(lines):
-            if demand.room() == demand.limit:
+        if not demand.accepts(lines):
+            if demand.capacity() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
             return self._come_again("no room")
         observer.on_next(lines)
@@ -242,7 +241,7 @@ class HttpSource:
         return web.Response(text="ok\n")
 
     async def _readyz(self, _: web.Request) -> web.Response:
-        ready = self._demand is not None and self._observer is not None and self._demand.room() > 0
+        ready = self._demand is not None and self._observer is not None and self._demand.capacity() > 0
         return web.Response(text="ready\n") if ready else web.Response(text="full\n", status=503)
 
     async def _metrics(self, _: web.Request) -> web.Response:

@@ -9,9 +9,9 @@ from typing import Any
 
 from reactivex import Observable
 
-from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, LoopError
-from rxcompact.sources.pull import Chunk, pull
+from rxcompact.sources.pull import pull
 
 
 class IterableSource:
@@ -37,7 +37,7 @@ class IterableSource:
         self._chunk_size = chunk_size
         self._next: asyncio.Task[Any] | None = None
 
-    def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
+    def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
 
         Errors:
@@ -45,7 +45,7 @@ class IterableSource:
         """
         return pull(self._chunks, lambda: self._live(demand), demand)
 
-    def _chunks(self) -> Iterator[Chunk]:
+    def _chunks(self) -> Iterator[list[Any]]:
         if not isinstance(self._events, Iterable):
             raise LoopError("an async iterable needs a running asyncio loop")
         events = iter(self._events)
@@ -58,7 +58,7 @@ class IterableSource:
                 return
         raise error
 
-    async def _live(self, demand: Demand) -> AsyncGenerator[Chunk, None]:
+    async def _live(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
         if isinstance(self._events, AsyncIterable):
             async for chunk in self._as_they_come(self._events):
                 yield chunk
@@ -67,7 +67,7 @@ class IterableSource:
         # no more than is asked for: what is pulled and not taken would be lost with this source
         error: Exception | None = None
         while error is None:
-            chunk, error = _pulled(events, min(self._chunk_size, max(1, demand.room())))
+            chunk, error = _pulled(events, min(self._chunk_size, max(1, demand.capacity())))
             if chunk:
                 yield chunk
                 await asyncio.sleep(0)
@@ -75,7 +75,7 @@ class IterableSource:
                 return
         raise error
 
-    async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[Chunk]:
+    async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[list[Any]]:
         iterator = aiter(events)
 
         async def following() -> Any:
@@ -103,9 +103,9 @@ class IterableSource:
             await asyncio.wait({pending})
 
 
-def _pulled(events: Iterator[Any], size: int) -> tuple[Chunk, Exception | None]:
+def _pulled(events: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
     """Return the next events, and what was raised after them, if anything: they came before it."""
-    chunk: Chunk = []
+    chunk: list[Any] = []
     try:
         chunk.extend(islice(events, size))
     except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream, when these are handed over

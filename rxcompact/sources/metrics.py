@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rxcompact.demand import Demand
+from rxcompact.contracts import Demand
 
 if TYPE_CHECKING:
     from prometheus_client import Metric

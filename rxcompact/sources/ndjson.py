@@ -12,10 +12,10 @@ from os import PathLike
 
 from reactivex import Observable
 
-from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError
-from rxcompact.sources.lines import Lines, Position
-from rxcompact.sources.pull import Chunk, pull
+from rxcompact.reader.lines import Lines, Position
+from rxcompact.sources.pull import pull
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -46,7 +46,7 @@ class NdjsonSource:
         self.position = Position("", 1, [])
         """Where the chunk that is being emitted stands."""
 
-    def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
+    def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
 
         Errors:
@@ -57,7 +57,7 @@ class NdjsonSource:
         """
         return pull(self._chunks, self._live, demand)
 
-    def _chunks(self) -> Iterator[Chunk]:
+    def _chunks(self) -> Iterator[list[Any]]:
         for path in self._paths:
             with _Opened(path) as fd:
                 lines = Lines(path, self._max_line)
@@ -65,12 +65,12 @@ class NdjsonSource:
                     yield from self._told(lines, lines.feed(block))
                 yield from self._told(lines, lines.end())
 
-    def _told(self, lines: Lines, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    def _told(self, lines: Lines, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:
         for chunk in chunks:
             self.position = lines.position
             yield chunk
 
-    async def _live(self) -> AsyncGenerator[Chunk, None]:
+    async def _live(self) -> AsyncGenerator[list[Any], None]:
         loop = asyncio.get_running_loop()
         for path in self._paths:
             with _Opened(path) as fd:

@@ -10,11 +10,10 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
-from rxcompact.clock import in_turn
-from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.clock import call_soon_threadsafe_or_now
+from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import LoopError
 from rxcompact.operators.gather import Gather
-from rxcompact.sources.pull import Chunk
 
 
 class ObservableSource:
@@ -33,7 +32,7 @@ class ObservableSource:
         self._left: list[Any] = []
         self._close: Callable[[], None] | None = None
 
-    def stream(self, demand: Demand = UNBOUNDED) -> Observable[Chunk]:
+    def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
 
         Errors:
@@ -41,7 +40,7 @@ class ObservableSource:
         """
         del demand  # it cannot wait
 
-        def subscribe(observer: ObserverBase[Chunk], scheduler: SchedulerBase | None = None) -> DisposableBase:
+        def subscribe(observer: ObserverBase[list[Any]], scheduler: SchedulerBase | None = None) -> DisposableBase:
             try:
                 intake = Intake(asyncio.get_running_loop(), observer)
             except RuntimeError:
@@ -79,9 +78,9 @@ class ObservableSource:
 class Intake:
     """Gathers what any thread pushes, and hands it to an observer on the loop."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[Chunk]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[list[Any]]) -> None:
         self._observer = observer
-        self._soon = in_turn(loop)
+        self._soon = call_soon_threadsafe_or_now(loop)
         self._end: Callable[[], None] | None = None
         gather = Gather(self._soon, self.hand_over, size=float("inf"))
         self.push, self.take = gather.add, gather.take

@@ -12,14 +12,12 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import BooleanDisposable, Disposable
 from reactivex.scheduler import CurrentThreadScheduler
 
-from rxcompact.demand import Demand
-
-Chunk = list[Any]
+from rxcompact.contracts import Demand
 
 
 def pull(
-    chunks: Callable[[], Iterator[Chunk]], live: Callable[[], AsyncGenerator[Chunk, None]], demand: Demand
-) -> Observable[Chunk]:
+    chunks: Callable[[], Iterator[list[Any]]], live: Callable[[], AsyncGenerator[list[Any], None]], demand: Demand
+) -> Observable[list[Any]]:
     """Emit chunks, none longer than there is room for.
 
     Args:
@@ -28,7 +26,7 @@ def pull(
         demand: Waited for before each chunk, in a running loop.
     """
 
-    def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+    def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -46,7 +44,7 @@ def pull(
     return Observable(subscribe)
 
 
-def _pull_now(chunks: Iterator[Chunk], observer: ObserverBase[Chunk], stopped: BooleanDisposable) -> None:
+def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], stopped: BooleanDisposable) -> None:
     while not stopped.is_disposed:
         try:
             chunk = next(chunks, None)
@@ -59,7 +57,9 @@ def _pull_now(chunks: Iterator[Chunk], observer: ObserverBase[Chunk], stopped: B
         observer.on_next(chunk)
 
 
-async def _pull_live(chunks: AsyncGenerator[Chunk, None], observer: ObserverBase[Chunk], demand: Demand) -> None:
+async def _pull_live(
+    chunks: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]], demand: Demand
+) -> None:
     room = await demand.wait()
     async with aclosing(chunks):
         while True:

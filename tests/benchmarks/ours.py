@@ -15,7 +15,7 @@ from reactivex.subject import Subject
 
 from rxcompact import Counters, Orchestrator, Pipeline
 from rxcompact import operators as rxo
-from rxcompact.pipeline import Compaction, Surroundings
+from rxcompact.pipeline import Compaction, StageContext
 
 FOREVER = 1e9
 TURN = 1000
@@ -93,7 +93,7 @@ class ChunkSource:
 
     async def _push(self, observer: Any, demand: Any) -> None:
         for number, chunk in enumerate(self._chunks, 1):
-            if not demand.admits(chunk):
+            if not demand.accepts(chunk):
                 await demand.wait()
             observer.on_next(chunk)
             if number % self._per_window == 0:
@@ -109,9 +109,9 @@ class FlushedCompaction:
         self._flushes = flushes
         self._compaction = Compaction(timespan=FOREVER, key_mapper="id", fields=fields)
 
-    def reduce(self, chunks: Observable[list[Any]], surroundings: Surroundings, /) -> Observable[Any]:
-        both = rx.merge(surroundings.flushes, self._flushes)
-        return self._compaction.reduce(chunks, replace(surroundings, flushes=both))
+    def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Any]:
+        both = rx.merge(context.flushes, self._flushes)
+        return self._compaction.reduce(chunks, replace(context, flushes=both))
 
 
 class Mute(Orchestrator):

@@ -25,7 +25,7 @@ from reactivex.subject import Subject
 
 from rxcompact import HttpSource
 from rxcompact import operators as rxo
-from rxcompact.demand import UNBOUNDED
+from rxcompact.contracts import UNBOUNDED
 from rxcompact.fields import JsonKey
 
 CLIENT = Path(__file__).with_name("client.py")

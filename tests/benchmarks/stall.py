@@ -53,7 +53,7 @@ class Firehose:
         while time() < OVER:
             era = int(time() // TIMESPAN)
             chunk = [{"id": f"{era}-{n % KEYS}"} for n in range(number, number + CHUNK)]
-            while not demand.admits(chunk):
+            while not demand.accepts(chunk):
                 self.waited = True
                 await demand.wait()
                 await asyncio.sleep(PACE)

@@ -11,7 +11,7 @@ import reactivex as rx
 from faulty import Dice
 from reactivex.disposable import Disposable
 
-from rxcompact.receipts import Receipt, Receipted
+from rxcompact.acks import Ack, Chunk
 from rxcompact.sources import IterableSource, ObservableSource
 
 
@@ -90,8 +90,8 @@ class Hot:
         if self.observer is not None:
             message = len(self.feed.messages)
             self.feed.messages.append([event["ns"][0] for event in events])
-            receipt = Receipt(lambda: self.feed.settled.update([message]))
-            self.observer.on_next(Receipted(self.feed.give(events), receipt))
+            ack = Ack(lambda: self.feed.settled.update([message]))
+            self.observer.on_next(Chunk(self.feed.give(events), ack))
 
     def die(self) -> None:
         if self.observer is not None:

@@ -15,7 +15,7 @@ import reactivex as rx
 from soak import soak
 
 from rxcompact import Orchestrator, Pipeline
-from rxcompact.receipts import Receipt, Receipted
+from rxcompact.acks import Ack, Chunk
 from rxcompact.sources import IterableSource
 
 LIVES = int(os.environ.get("RXCOMPACT_SOAK_LIVES", "30"))
@@ -114,9 +114,7 @@ async def test_a_message_of_bad_events_alone_is_settled() -> None:
 
     class Source:
         def stream(self, _: Any) -> Any:
-            return rx.of(Receipted([{}, {}], Receipt(lambda: settled.append("bad")))).pipe(
-                rx.operators.concat(rx.never())
-            )
+            return rx.of(Chunk([{}, {}], Ack(lambda: settled.append("bad")))).pipe(rx.operators.concat(rx.never()))
 
     async with orchestrated(source=Source()) as orchestrator:
         await asyncio.sleep(5)

@@ -159,11 +159,11 @@ class Witness:
         if self.merges:
             assert set(self.places) == self.feed.given
             assert set(self.places.values()) <= {1}, "an event in two places"
-            self.receipts()
+            self.acks()
         assert asyncio.all_tasks() == {asyncio.current_task()}
         assert [timer for timer in self.loop._scheduled if not timer.cancelled()] == []
 
-    def receipts(self) -> None:
+    def acks(self) -> None:
         """Check that a message is settled once all of its events have ended, but for those that were abandoned."""
         for number, message in enumerate(self.feed.messages):
             ends = {self.ends[n] for n in message}

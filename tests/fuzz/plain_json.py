@@ -12,7 +12,7 @@ from typing import Any
 
 from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import Json, JsonKey, JsonTime, decode, json_value
-from rxcompact.sources.body import lines_of, located, undecodable
+from rxcompact.reader.body import lines_of, located, undecodable
 
 SPACE = re.compile(r"[ \t\r\n]*")
 TWO_DIGITS = {f"{n:02}" for n in range(100)}

@@ -548,8 +548,8 @@ async def test_what_comes_after_the_end_of_the_stream_is_refused_and_counted() -
     await orchestrator.start()
     source.demand.push([{"id": "a"}])
     source.demand.complete()
-    assert source.demand.room() == 0
-    assert not source.demand.admits([{"id": "b"}])
+    assert source.demand.capacity() == 0
+    assert not source.demand.accepts([{"id": "b"}])
     source.demand.push([{"id": "b"}])
     account = (await orchestrator.stop()).account
     assert (account.received, account.refused, account.published) == (2, 1, 1)

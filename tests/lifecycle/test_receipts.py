@@ -1,4 +1,4 @@
-"""Receipts of a durable source: settled when every event of the message has met its end, and never before."""
+"""Acks of a durable source: settled when every event of the message has met its end, and never before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import reactivex as rx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rxcompact import Orchestrator, Pipeline, Receipt, Receipted
+from rxcompact import Ack, Chunk, Orchestrator, Pipeline
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.testing import START, SimulatedApi, run
 
@@ -30,7 +30,7 @@ class Durable:
         return self.messages
 
     def send(self, number: int, *events: Any) -> None:
-        self.messages.on_next(Receipted(events, Receipt(partial(self.settled.append, number))))
+        self.messages.on_next(Chunk(events, Ack(partial(self.settled.append, number))))
 
     async def release(self) -> None:
         self.released += 1

@@ -27,7 +27,7 @@ async def ticks() -> AsyncIterator[Any]:
 class Broken:
     """A reducer that cannot be started."""
 
-    def reduce(self, chunks: Any, surroundings: Any) -> Any:
+    def reduce(self, chunks: Any, context: Any) -> Any:
         raise OSError("no room in <here>")
 
 

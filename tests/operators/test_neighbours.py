@@ -13,8 +13,8 @@ from reactivex.testing import TestScheduler
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
+from rxcompact.acks import Ack, Chunk
 from rxcompact.events import DeadLetter, Window
-from rxcompact.receipts import Receipt, Receipted
 from rxcompact.testing import START
 
 
@@ -82,8 +82,8 @@ def test_an_observer_of_dead_letters_that_raises_once_is_told_of_the_others() ->
 async def test_the_receipt_of_a_bucket_that_was_dropped_whole_is_settled() -> None:
     settled: list[str] = []
 
-    def chunk(name: str, *events: Any) -> Receipted:
-        return Receipted(events, Receipt(lambda: settled.append(name)))
+    def chunk(name: str, *events: Any) -> Chunk:
+        return Chunk(events, Ack(lambda: settled.append(name)))
 
     class Source:
         def stream(self, demand: Any) -> rx.Observable[Any]:

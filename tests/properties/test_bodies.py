@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from plain_json import check_body, check_items, check_mappers, events
 
 from rxcompact.errors import DecodeError
-from rxcompact.sources.body import lines_of
+from rxcompact.reader.body import lines_of
 
 SCALARS = [
     b"0", b"1", b"-1", b"1.0", b"-0.0", b"1e5", b"true", b"false", b"null", b'""', b'"a"', b'"}{"', b'"}\\n{"', b'"["',

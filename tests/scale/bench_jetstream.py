@@ -31,7 +31,7 @@ import nats
 from nats.js.api import ConsumerConfig
 
 from rxcompact import Orchestrator, Pipeline
-from rxcompact.scale.jetstream import JetStreamSource
+from rxcompact.brokers.jetstream import JetStreamSource
 
 KEYS, PREFETCH, MAX_BYTES = 10_000, 4_000, 8 << 20
 ASK = {"batch": PREFETCH // 2, "max_bytes": MAX_BYTES, "expires": 10 * 10**9}

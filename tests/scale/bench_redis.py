@@ -24,7 +24,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from rxcompact import Orchestrator, Pipeline
-from rxcompact.scale.redis import RedisStreamSource
+from rxcompact.brokers.redis import RedisStreamSource
 
 KEYS, PREFETCH, STREAM = 10_000, 1_000, "events"
 

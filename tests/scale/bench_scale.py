@@ -64,7 +64,7 @@ async def fill(url: str, events: int, each: int) -> list[int]:
 
 async def work(url: str, consumer: str, partitions: list[int], expected: int) -> None:
     """Be a worker: start at a word, end when all has come."""
-    from rxcompact.scale.jetstream import JetStreamSource
+    from rxcompact.brokers.jetstream import JetStreamSource
 
     subjects = [f"in.{partition}.>" for partition in partitions]
     source = JetStreamSource(url, stream="IN", consumer=consumer, subjects=subjects, max_ack_pending=10**6)
@@ -128,7 +128,7 @@ async def alone(events: list[Event], batch: int) -> float:
 
 
 async def sharded(events: list[Event], batch: int) -> float:
-    from rxcompact.scale.ray import RayRunner
+    from rxcompact.cluster.ray import RayRunner
 
     async with RayRunner(pipeline, shards=2, batch=batch) as runner:
         await runner.push([{"id": f"warm-{n}"} for n in range(100)])

@@ -129,7 +129,7 @@ class Rig(Pipelines):
         self.stream = client.jetstream()
 
     def source(self, **options: Any) -> Any:
-        from rxcompact.scale.jetstream import JetStreamSource
+        from rxcompact.brokers.jetstream import JetStreamSource
 
         return JetStreamSource(self.url, stream=STREAM, consumer=CONSUMER, **options)
 

@@ -13,7 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rxcompact import Pipeline
-from rxcompact.scale.ray import RayRunner
+from rxcompact.cluster.ray import RayRunner
 
 KEYS = 500
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from reactivex.subject import Subject
 
-from rxcompact import Orchestrator, Pipeline, Receipt, Receipted
+from rxcompact import Ack, Chunk, Orchestrator, Pipeline
 from rxcompact.events import Compacted
 from rxcompact.testing import START, SimulatedApi, virtual_loop
 
@@ -49,7 +49,7 @@ class Partition:
                 events = self.events[begin : self._taken]
             number, most = next(self._numbers), most - len(events)
             self._unacknowledged[number] = events
-            self._chunks.on_next(Receipted(events, Receipt(lambda n=number: self._unacknowledged.pop(n, None))))
+            self._chunks.on_next(Chunk(events, Ack(lambda n=number: self._unacknowledged.pop(n, None))))
         return self.waiting(now)
 
     def lost(self, until: float) -> None:

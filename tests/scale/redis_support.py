@@ -12,7 +12,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from rxcompact.scale.redis import RedisStreamSource
+from rxcompact.brokers.redis import RedisStreamSource
 
 from .conftest import Pipelines, Server, free_port
 

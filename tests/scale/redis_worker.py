@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact.brokers import event_id
+from rxcompact.brokers.redis import RedisStreamSource
 from rxcompact.errors import TransientError
 from rxcompact.fields import decode
-from rxcompact.scale import event_id
-from rxcompact.scale.redis import RedisStreamSource
 
 TIMESPAN, MIN_IDLE_TIME = 0.2, 0.5
 

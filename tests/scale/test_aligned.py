@@ -11,10 +11,10 @@ from typing import Any, Self
 import pytest
 import reactivex as rx
 
-from rxcompact import Orchestrator, Pipeline, Receipt, Receipted
+from rxcompact import Ack, Chunk, Orchestrator, Pipeline
+from rxcompact.brokers import event_id
 from rxcompact.errors import TransientError
 from rxcompact.events import Compacted, DeadLetter
-from rxcompact.scale import event_id
 from rxcompact.testing import START
 
 BORN = {"time_mapper": "t"}
@@ -50,7 +50,7 @@ class Worker:
         self.published.extend((self.now(), compacted) for compacted in batch)
 
     def send(self, number: int, *events: Any) -> None:
-        self._messages.on_next(Receipted(events, Receipt(partial(self.settled.append, number))))
+        self._messages.on_next(Chunk(events, Ack(partial(self.settled.append, number))))
 
     async def follow(self, events: Sequence[Any], delay: float = 0.0) -> None:
         """Take events a while after they happen."""

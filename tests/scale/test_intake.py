@@ -14,8 +14,8 @@ from reactivex import Observable
 from reactivex.disposable import Disposable
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact.brokers import Intake
 from rxcompact.errors import ArgumentError, TransientError
-from rxcompact.scale import Intake
 from rxcompact.testing import run
 
 

@@ -12,8 +12,8 @@ import pytest
 if not os.environ.get("CI"):
     pytest.importorskip("nats")
 
-from rxcompact.scale.jetstream.connection import Servers
-from rxcompact.scale.jetstream.held import Held
+from rxcompact.brokers.jetstream.connection import Servers
+from rxcompact.brokers.jetstream.held import Held
 
 if TYPE_CHECKING:
     from .conftest import NatsServer

@@ -13,9 +13,9 @@ if not os.environ.get("CI"):
     pytest.importorskip("nats")
 from nats.js.api import AckPolicy, ConsumerConfig
 
+from rxcompact.brokers.jetstream import JetStreamSink, JetStreamSource, pulls
+from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.errors import ArgumentError
-from rxcompact.scale.jetstream import JetStreamSink, JetStreamSource, pulls
-from rxcompact.scale.jetstream.connection import Servers
 
 if TYPE_CHECKING:
     from .conftest import NatsServer, Rig

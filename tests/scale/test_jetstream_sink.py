@@ -13,10 +13,10 @@ import pytest
 if not os.environ.get("CI"):
     pytest.importorskip("nats")
 
+from rxcompact.brokers import event_id
+from rxcompact.brokers.jetstream import JetStreamSink
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Batch, Compacted
-from rxcompact.scale import event_id
-from rxcompact.scale.jetstream import JetStreamSink
 
 if TYPE_CHECKING:
     from .conftest import NatsServer, Rig

@@ -14,8 +14,8 @@ import pytest
 if not os.environ.get("CI"):
     pytest.importorskip("redis")
 
+from rxcompact.brokers.redis import RedisStreamSource
 from rxcompact.errors import ArgumentError, TransientError
-from rxcompact.scale.redis import RedisStreamSource
 
 from .conftest import Gate
 from .redis_support import GROUP, STREAM

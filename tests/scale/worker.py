@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact.brokers import event_id
+from rxcompact.brokers.jetstream import JetStreamSink, JetStreamSource
 from rxcompact.errors import TransientError
 from rxcompact.fields import decode
-from rxcompact.scale import event_id
-from rxcompact.scale.jetstream import JetStreamSink, JetStreamSource
 
 TIMESPAN, ACK_WAIT, LATENESS = 0.5, 0.5, 2.0
 

@@ -38,23 +38,23 @@ class Limited:
         self.chunks: list[int] = []
         self.waiters: list[asyncio.Future[None]] = []
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         return self.limit - len(self.held)
 
-    def admits(self, chunk: Any) -> bool:
-        return len(chunk) <= self.room()
+    def accepts(self, chunk: Any) -> bool:
+        return len(chunk) <= self.capacity()
 
     async def wait(self) -> int:
-        while not self.room():
+        while not self.capacity():
             self.waiters.append(asyncio.get_running_loop().create_future())
             await self.waiters[-1]
-        return self.room()
+        return self.capacity()
 
     def account(self) -> Account:
         return Account()
 
     def take(self, chunk: list[Any]) -> None:
-        assert 0 < len(chunk) <= self.room()
+        assert 0 < len(chunk) <= self.capacity()
         self.chunks.append(len(chunk))
         self.held += chunk
         self.taken += chunk

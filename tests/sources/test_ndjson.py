@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
-from rxcompact.gunzip import Gunzip
+from rxcompact.reader.gunzip import Gunzip
+from rxcompact.reader.lines import Lines
 from rxcompact.sources import NdjsonSource
-from rxcompact.sources.lines import Lines
 
 MIB = 1 << 20
 
@@ -356,10 +356,10 @@ class Demand:
     def __init__(self) -> None:
         self.gate = asyncio.Semaphore(0)
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         return 3
 
-    def admits(self, chunk: Any) -> bool:
+    def accepts(self, chunk: Any) -> bool:
         return len(chunk) <= 3
 
     async def wait(self) -> int:

@@ -16,14 +16,14 @@ import ray
 from reactivex import Observable
 from reactivex.subject import Subject
 
+from rxcompact.acks import Ack, Chunk
+from rxcompact.contracts import Demand
 from rxcompact.deadline import Deadline
-from rxcompact.demand import Demand
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.observers import Hub
 from rxcompact.operators.windows import field_mapper
 from rxcompact.orchestrator import DEADLINE, ENDED, Orchestrator
 from rxcompact.pipeline import Compaction, Pipeline, Source
-from rxcompact.receipts import Receipt, Receipted
 from rxcompact.signals import Account, Signal
 
 Definition: TypeAlias = Callable[[Source], Pipeline]
@@ -58,7 +58,7 @@ class PushSource:
             if not settled.done():
                 settled.set_result(None)
 
-        self._chunks.on_next(Receipted(events, Receipt(settle)))
+        self._chunks.on_next(Chunk(events, Ack(settle)))
         await settled
 
     async def release(self) -> None:

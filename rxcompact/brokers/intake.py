@@ -1,4 +1,4 @@
-"""What every durable source does with messages: their events are pushed as there is room, with receipts."""
+"""What every durable source does with messages: their events are pushed as there is room, with acks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 
 from reactivex.abc import ObserverBase
 
-from rxcompact.demand import UNBOUNDED, Demand
+from rxcompact.acks import Ack, Chunk
+from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.receipts import Receipt, Receipted
-from rxcompact.sources.body import are_objects, lines_of
-from rxcompact.sources.pull import Chunk
+from rxcompact.reader.body import are_objects, lines_of
 
 WEIGHT = 1 / 64
 """Of the latest message in `Intake.events_each`."""
@@ -24,7 +23,7 @@ class Intake:
 
     Args:
         settled: Called with the identities of messages when all their events have met their ends.
-        together: Messages that are pushed together at most, and settled together: a receipt for each costs several
+        together: Messages that are pushed together at most, and settled together: an ack for each costs several
             times as much as its message, and an event that waits keeps so many from being settled.
 
     Attributes:
@@ -40,11 +39,11 @@ class Intake:
         self._identities: deque[Any] = deque()  # of messages that are not taken apart yet
         self._bodies: deque[bytes] = deque()
         self._backlog: deque[tuple[Any, list[Any]]] = deque()
-        self._begun: Receipt | None = None  # of the first, of which a part has been pushed
-        self._observer: ObserverBase[Chunk] | None = None
+        self._begun: Ack | None = None  # of the first, of which a part has been pushed
+        self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand = UNBOUNDED
 
-    def attach(self, observer: ObserverBase[Chunk], demand: Demand) -> None:
+    def attach(self, observer: ObserverBase[list[Any]], demand: Demand) -> None:
         """Push to this observer from now on."""
         self._observer, self._demand = observer, demand
 
@@ -70,16 +69,16 @@ class Intake:
     def push(self) -> None:
         """Push what there is room for."""
         while self and (observer := self._observer) is not None:
-            room = self._demand.room()
+            room = self._demand.capacity()
             if not self._backlog and self._push_fresh(observer, room):
                 continue
             if self._begun is None and (identities := self._fitting(room)):
                 events = [event for _ in identities for event in self._backlog.popleft()[1]]
-                observer.on_next(Receipted(events, Receipt(partial(self._settled, identities))))
+                observer.on_next(Chunk(events, Ack(partial(self._settled, identities))))
             elif not self._push_first(observer, room):
                 return
 
-    def _push_fresh(self, observer: ObserverBase[Chunk], room: int) -> bool:
+    def _push_fresh(self, observer: ObserverBase[list[Any]], room: int) -> bool:
         """Push the next messages if they have an event each and there is room, else take them apart; tell which."""
         number = min(self._together, len(self._bodies))
         identities = [self._identities.popleft() for _ in range(number)]
@@ -88,7 +87,7 @@ class Intake:
         singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
         if singles and len(bodies) <= room:
             self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** len(bodies)
-            observer.on_next(Receipted(bodies, Receipt(partial(self._settled, identities))))
+            observer.on_next(Chunk(bodies, Ack(partial(self._settled, identities))))
             return True
         for identity, body in zip(identities, bodies, strict=True):
             events = [body] if singles else _events(body)
@@ -106,23 +105,23 @@ class Intake:
             identities.append(identity)
         return identities
 
-    def _push_first(self, observer: ObserverBase[Chunk], room: int) -> bool:
+    def _push_first(self, observer: ObserverBase[list[Any]], room: int) -> bool:
         """Push the first message if its keys are held already, or else a part of it; tell whether any was."""
         identity, events = self._backlog[0]
-        if self._demand.admits(events):
+        if self._demand.accepts(events):
             room = len(events)
         elif not room:
             return False
-        receipt = self._begun
-        if receipt is None:
-            receipt = self._begun = Receipt(partial(self._settled, [identity]))
-            receipt.hold()  # it is not settled before its last part is on its way
+        ack = self._begun
+        if ack is None:
+            ack = self._begun = Ack(partial(self._settled, [identity]))
+            ack.retain()  # it is not settled before its last part is on its way
         self._backlog[0] = (identity, events[room:])
-        observer.on_next(Receipted(events[:room], receipt))
+        observer.on_next(Chunk(events[:room], ack))
         if room >= len(events):
             self._backlog.popleft()
             self._begun = None
-            receipt.release()
+            ack.release()
         return True
 
     def leave(self) -> list[Any]:

@@ -14,14 +14,14 @@ from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig
 from nats.js.errors import NotFoundError
 
+from rxcompact.brokers.intake import Intake
+from rxcompact.brokers.jetstream.connection import Connection, Servers
+from rxcompact.brokers.jetstream.held import Held
+from rxcompact.brokers.jetstream.pulls import Pulls
+from rxcompact.brokers.subscription import BrokerSource
 from rxcompact.clock import Seconds, seconds
-from rxcompact.demand import Demand
+from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
-from rxcompact.scale.intake import Intake
-from rxcompact.scale.jetstream.connection import Connection, Servers
-from rxcompact.scale.jetstream.held import Held
-from rxcompact.scale.jetstream.pulls import Pulls
-from rxcompact.scale.subscription import BrokerSource
 
 MIB = 1 << 20
 
@@ -99,7 +99,7 @@ class JetStreamSource(BrokerSource):
 
     async def _pull(self, demand: Demand) -> None:
         self._intake.push()
-        room = demand.room()
+        room = demand.capacity()
         if not room:
             self._waiting = asyncio.ensure_future(demand.wait())
             await asyncio.wait({self._waiting})

@@ -11,13 +11,13 @@ from typing import Any
 
 from loguru import logger
 
+from rxcompact.brokers.intake import Intake
+from rxcompact.brokers.redis.group import Entry, Group
+from rxcompact.brokers.redis.held import Held
+from rxcompact.brokers.subscription import BrokerSource
 from rxcompact.clock import Seconds, seconds
-from rxcompact.demand import Demand
+from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
-from rxcompact.scale.intake import Intake
-from rxcompact.scale.redis.group import Entry, Group
-from rxcompact.scale.redis.held import Held
-from rxcompact.scale.subscription import BrokerSource
 
 SCAN = 1.0
 """Seconds between two looks for entries that others have left, at most."""
@@ -130,7 +130,7 @@ class RedisStreamSource(BrokerSource):
 
     async def _pull(self, demand: Demand) -> None:
         self._intake.push()
-        room, left = demand.room(), self._max_pending - len(self._held)
+        room, left = demand.capacity(), self._max_pending - len(self._held)
         if not room or left <= 0:
             self._waiting = asyncio.ensure_future(self._held.fewer(self._max_pending) if room else demand.wait())
             await asyncio.wait({self._waiting})

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from nats.errors import Error
 
-from rxcompact.scale.jetstream.connection import Connection
+from rxcompact.brokers.jetstream.connection import Connection
 
 WORDS = ACK, NAK, PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 TURN = 256

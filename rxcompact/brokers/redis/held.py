@@ -12,8 +12,8 @@ from itertools import islice, takewhile
 from loguru import logger
 from redis.exceptions import ResponseError
 
+from rxcompact.brokers.redis.group import Group
 from rxcompact.errors import TransientError
-from rxcompact.scale.redis.group import Group
 
 TURN = 1_000
 """Ids in a command."""

@@ -13,15 +13,15 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 from reactivex.subject import Subject
 
+from rxcompact.acks import PendingAcks
 from rxcompact.clock import LoopScheduler
+from rxcompact.contracts import Holder, StageContext
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
-from rxcompact.ledger import Ledger
 from rxcompact.operators import enrich, publish
-from rxcompact.operators.observing import Holder
 from rxcompact.operators.windows import Windows
-from rxcompact.pipeline import Pipeline, Surroundings
+from rxcompact.pipeline import Pipeline
 from rxcompact.render import StageNow
 from rxcompact.signals import Account, RetryScheduled
 
@@ -56,7 +56,7 @@ class Flow:
         self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
         self.refusals: list[DeadLetter] = []
         self._over = 0  # distinct events that have met their end
-        self._ledger = Ledger()
+        self._pending_acks = PendingAcks()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._stages: list[Holder] = []
         self._aside: Counter[str] = Counter()  # dead letters by stage
@@ -73,10 +73,10 @@ class Flow:
             self._closed += len(window)
 
         def tell(window: Window) -> None:
-            self._ledger.enter(window)
+            self._pending_acks.add(window)
             on_window(window)
 
-        windows = pipeline.reducer.reduce(Observable(self._intake), self._surroundings()).pipe(
+        windows = pipeline.reducer.reduce(Observable(self._intake), self._context()).pipe(
             ops.do_action(count, self._shut)
         )
         if getattr(pipeline.source, "raw", False):
@@ -92,13 +92,15 @@ class Flow:
         self._chunks = observer
         return Disposable()
 
-    def _surroundings(self) -> Surroundings:
-        return Surroundings(
-            max_keys=lambda: self.room() + sum(stage.held() for stage in self._windows),
+    def _context(self) -> StageContext:
+        return StageContext(
+            max_age=self._pipeline.max_age,
+            retries=self._on_retry,
+            max_keys=lambda: self.capacity() + sum(stage.held() for stage in self._windows),
             overflow=self._pipeline.overflow,
             flushes=self._drain,
             dead_letters=self._dead_letter,
-            probe=self._probe,
+            register=self._probe,
             scheduler=self.scheduler,
         )
 
@@ -116,7 +118,7 @@ class Flow:
     def _stage(self, stage: Any) -> dict[str, Any]:
         def before_sleep(state: Any) -> None:
             error = state.outcome.exception()
-            self.blame(stage, error)
+            self.record_error(stage, error)
             self._on_retry(RetryScheduled(stage, state.attempt_number, state.upcoming_sleep, error))
 
         return self._pipeline.options(stage) | {
@@ -156,7 +158,7 @@ class Flow:
         """Return how many distinct events each stage holds."""
         return {type(stage).__name__: stage.held() for stage in (*self._windows, *self._stages)}
 
-    def blame(self, stage: str, error: BaseException) -> None:
+    def record_error(self, stage: str, error: BaseException) -> None:
         """Remember the last error of a stage."""
         self._errors[stage] = error
 
@@ -173,23 +175,23 @@ class Flow:
     def _dead_letter(self, letter: DeadLetter) -> None:
         self._aside[letter.stage] += 1
         if letter.error is not None:
-            self.blame(letter.stage, letter.error)
+            self.record_error(letter.stage, letter.error)
         at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
         if at_the_door:
             self.refusals.append(letter)
         self._counts["refused" if at_the_door else letter.outcome] += 1
         self._over += not at_the_door
-        self._make_room()
+        self._notify_capacity()
         self._on_dead_letter(letter)
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
-            self._ledger.settle(letter.event)
+            self._pending_acks.settle((letter.event,))
 
     def _delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
         self._over += len(delivered.batch)
-        self._make_room()
+        self._notify_capacity()
         self._on_delivered(delivered)
-        self._ledger.settle(*delivered.batch)
+        self._pending_acks.settle(delivered.batch)
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -198,13 +200,13 @@ class Flow:
         """Distinct events that can be held at all."""
         return self._pipeline.max_in_flight
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
         return max(0, self.limit - self._distinct() + self._over) if self._chunks is not None else 0
 
-    def admits(self, chunk: Sequence[Any]) -> bool:
+    def accepts(self, chunk: Sequence[Any]) -> bool:
         """Tell whether there is room for a chunk; duplicates of what is held need none."""
-        room = self.room()
+        room = self.capacity()
         if len(chunk) <= room:
             return True
         return (
@@ -215,13 +217,13 @@ class Flow:
 
     async def wait(self) -> int:
         """Wait until there is room; return how much."""
-        while not (room := self.room()):
+        while not (room := self.capacity()):
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
         return room
 
-    def _make_room(self) -> None:
+    def _notify_capacity(self) -> None:
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -267,7 +269,7 @@ class Flow:
             self.ended.set_result(None)
 
     def _fail(self, error: Exception) -> None:
-        self.blame("compact", error)
+        self.record_error("compact", error)
         self._chunks = None
         if not self.ended.done():
             self.ended.set_exception(error)

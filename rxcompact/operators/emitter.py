@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 
-class HandOver:
+class SerializedEmitter:
     """Lets one thread work at a time, and emits outside the lock.
 
     Emissions wait in ``calls``. A slow observer holds up the thread that is calling it and no other: a second thread

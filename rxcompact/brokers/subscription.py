@@ -10,9 +10,8 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import BooleanDisposable, Disposable
 
-from rxcompact.demand import Demand
-from rxcompact.scale.intake import Intake
-from rxcompact.sources.pull import Chunk
+from rxcompact.brokers.intake import Intake
+from rxcompact.contracts import Demand
 
 
 class BrokerSource(ABC):
@@ -38,7 +37,7 @@ class BrokerSource(ABC):
     async def _pull(self, demand: Demand) -> None:
         """Push what there is room for, and ask for more."""
 
-    def stream(self, demand: Demand) -> Observable[Chunk]:
+    def stream(self, demand: Demand) -> Observable[list[Any]]:
         """Return the messages, several a chunk; of one that has no room as a whole, parts.
 
         Errors:
@@ -46,7 +45,7 @@ class BrokerSource(ABC):
             ArgumentError: when what is there is not what was asked for.
         """
 
-        def subscribe(observer: ObserverBase[Chunk], _: SchedulerBase | None = None) -> DisposableBase:
+        def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
             subscribed = self._subscribed = BooleanDisposable()
             self._task = asyncio.ensure_future(self._run(observer, demand, subscribed, self._task))
 
@@ -61,7 +60,7 @@ class BrokerSource(ABC):
 
     async def _run(
         self,
-        observer: ObserverBase[Chunk],
+        observer: ObserverBase[list[Any]],
         demand: Demand,
         subscribed: BooleanDisposable,
         before: asyncio.Future[None] | None,

@@ -1,5 +1,5 @@
 """Redis Streams as a source (extra ``redis``)."""
 
-from rxcompact.scale.redis.source import RedisStreamSource
+from rxcompact.brokers.redis.source import RedisStreamSource
 
 __all__ = ["RedisStreamSource"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gzip import BadGzipFile
 
 from rxcompact.fields import BOM
-from rxcompact.gunzip import MAGIC, Gunzip
+from rxcompact.reader.gunzip import MAGIC, Gunzip
 
 UNPACKED = 1 << 17
 """Bytes unpacked at once: what is cut from them is looked at several times, best while the cache has it."""

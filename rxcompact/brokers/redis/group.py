@@ -113,7 +113,7 @@ class Group:
             await client.xclaim(*self._place, int(idle * 1000), list(identities), justid=True)
 
     async def give_back(self, identities: Sequence[bytes]) -> None:
-        """Have entries look idle since 1970: whoever claims next gets them."""
+        """Have entries look idle since 1970: whoever acks next gets them."""
         with self._connected() as client:
             await client.xclaim(*self._place, 0, list(identities), time=0, justid=True)
 

@@ -13,11 +13,11 @@ from nats.aio.msg import Msg
 from nats.errors import BadSubjectError, Error, MaxPayloadError
 from nats.js.api import Header
 
+from rxcompact.brokers.identity import event_id
+from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.scale.identity import event_id
-from rxcompact.scale.jetstream.connection import Servers
 from rxcompact.sinks.ndjson import encoder, json_object
 
 NO_RESPONDERS, BAD_REQUEST = "503", 400

@@ -1,0 +1,1 @@
+"""Shards of a pipeline on a cluster."""

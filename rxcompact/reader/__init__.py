@@ -1,0 +1,1 @@
+"""One reader for JSON in files, request bodies and messages."""
