@@ -4,22 +4,29 @@ from loguru import logger
 
 from rxcompact import operators
 from rxcompact.acks import Ack, Chunk
-from rxcompact.enrichers import HttpEnricher
+from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import Counters, LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
 from rxcompact.signals import Account
-from rxcompact.sinks import FunctionSink, HttpSink, NdjsonSink
-from rxcompact.sources import HttpSource, IterableSource, NdjsonSource, ObservableSource
+from rxcompact.sinks.function import FunctionSink
+from rxcompact.sinks.http import HttpSink
+from rxcompact.sinks.ndjson import NdjsonSink
+from rxcompact.sources.http import HttpSource
+from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.ndjson import NdjsonSource
+from rxcompact.sources.observable import ObservableSource
 
 # a library is silent until its user says `logger.enable("rxcompact")`
 logger.disable("rxcompact")
 
 __all__ = [
     "Account",
+    "Ack",
     "Batch",
+    "Chunk",
     "Compacted",
     "Counters",
     "DeadLetter",
@@ -39,8 +46,6 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Published",
-    "Ack",
-    "Chunk",
     "Reducer",
     "Report",
     "Sink",

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, Mapping, MutableMapping
+from collections.abc import AsyncIterable, Callable, Collection, Hashable, Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, runtime_checkable
+from typing import Any, get_args
 from weakref import ref
 
 from reactivex import Observable
-from reactivex.abc import ObserverBase, SchedulerBase
+from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.contracts import Enricher, Overflow, Reducer, Sink, Source, StageContext
 from rxcompact.errors import ArgumentError
-from rxcompact.events import Batch, DeadLetter, Window
+from rxcompact.events import Batch, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.options import Mapper
 from rxcompact.operators.retry import Predicate, Wait, full_jitter, transient
 from rxcompact.render import pipeline_html, pipeline_text
-from rxcompact.sinks import FunctionSink
-from rxcompact.sources import IterableSource, ObservableSource
+from rxcompact.sinks.function import FunctionSink
+from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.observable import ObservableSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.sinks.ndjson import window_lines
-from rxcompact.sources import NdjsonSource
+from rxcompact.sources.ndjson import NdjsonSource
 
 DESCRIPTION = """\
 Read JSON objects, one a line, and write each distinct one once per window of time.

@@ -14,13 +14,13 @@ from aiohttp import web
 
 from rxcompact.commands.live import view
 from rxcompact.commands.loop import run
-from rxcompact.enrichers import HttpEnricher
+from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.fields import JsonKey
 from rxcompact.observers import Counters
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
-from rxcompact.sinks import HttpSink
-from rxcompact.sources import HttpSource
+from rxcompact.sinks.http import HttpSink
+from rxcompact.sources.http import HttpSource
 
 DESCRIPTION = """\
 Show it at work, on this machine alone and in seconds: an alert storm is posted over HTTP, an API that is asked about

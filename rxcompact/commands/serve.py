@@ -12,15 +12,16 @@ from loguru import logger
 
 from rxcompact.commands.live import live
 from rxcompact.commands.loop import run
-from rxcompact.enrichers import HttpEnricher
+from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline, Source
 from rxcompact.signals import Signal, SourceFailed
-from rxcompact.sinks import HttpSink, NdjsonSink
-from rxcompact.sources import HttpSource
+from rxcompact.sinks.http import HttpSink
+from rxcompact.sinks.ndjson import NdjsonSink
+from rxcompact.sources.http import HttpSource
 
 DESCRIPTION = """\
 Take JSON events by POST, and publish each distinct one once per window of time, enriched from an API.

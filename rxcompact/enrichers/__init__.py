@@ -1,5 +1,1 @@
-"""What makes events worth more."""
-
-from rxcompact.enrichers.http import HttpEnricher
-
-__all__ = ["HttpEnricher"]
+"""Enrichers: what adds to events."""

@@ -1,7 +1,1 @@
-"""Where batches go."""
-
-from rxcompact.sinks.function import FunctionSink
-from rxcompact.sinks.http import HttpSink
-from rxcompact.sinks.ndjson import NdjsonSink
-
-__all__ = ["FunctionSink", "HttpSink", "NdjsonSink"]
+"""Sinks: destinations of batches."""

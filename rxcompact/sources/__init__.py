@@ -1,8 +1,1 @@
-"""Where events come from: each gives chunks of them, as an observable."""
-
-from rxcompact.sources.http import HttpSource
-from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.ndjson import NdjsonSource
-from rxcompact.sources.observable import ObservableSource
-
-__all__ = ["HttpSource", "IterableSource", "NdjsonSource", "ObservableSource"]
+"""Sources of events; each emits chunks of them, as an observable."""

@@ -19,38 +19,38 @@ from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, DecodeError
 from rxcompact.reader.body import lines_of, located, undecodable
 from rxcompact.reader.gunzip import is_packed, whole
+from rxcompact.sources.connections import Server
 from rxcompact.sources.metrics import exposition
-from rxcompact.sources.server import Server
 
 MIB = 1024 * 1024
 SHOWN = 10
-"""Bad lines that an answer tells of."""
+"""Bad lines that an answer lists."""
 CLOSE = {"Connection": "close"}
-"""What is left of a body is not read."""
+"""The rest of the body is not read."""
 
 
 class HttpSource:
     """A server that takes events by POST: a JSON object, an array, NDJSON, concatenated JSON, gzip or not.
 
-    202 with counts when a body was taken, bad lines set aside; 400 when nothing of it was good; 401, 408, 413, 415 as
-    HTTP has them; 503 with Retry-After when there is no room, which senders take better than 429.
+    The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
+    408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
 
-    ``GET /healthz`` says that it lives, ``/readyz`` whether it would take events, ``/metrics`` the account (extra
-    ``metrics``).
+    ``GET /healthz`` answers 200 while the process lives, ``/readyz`` while it takes events, ``/metrics`` with the
+    account (extra ``metrics``).
 
     Args:
-        host: Where to listen.
-        port: 0 for any; `url` tells which.
-        path: What to post to.
+        host: Address to listen on.
+        port: Port to listen on; 0 for any free one, which `url` names.
+        path: Path of the posts.
         items: The field of an object, or the dotted path to it, that holds the list of events (``"alerts"``).
-        token: Ask for this bearer token.
-        basic: Ask for this user and password.
+        token: Bearer token that senders must send.
+        basic: User and password that senders must send.
         max_body: Bytes of the largest body, unpacked.
         body_timeout: Seconds a body may take.
         header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
-        max_connections: How many at once; one more is answered 503.
-        strict: 400 for a body with any bad line, and take none of it.
-        retry_after: Seconds after which a refused sender should come again.
+        max_connections: How many at once; the next one gets 503.
+        strict: Answer 400 to a body with any bad line, and take none of it.
+        retry_after: Seconds after which a rejected sender may retry.
     """
 
     raw = True
@@ -96,7 +96,7 @@ class HttpSource:
 
     @property
     def url(self) -> str:
-        """Where to post; the port is known once it listens."""
+        """URL of the posts; the port is known once it listens."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._port}{self._path}"
 
@@ -148,11 +148,11 @@ class HttpSource:
         self._listening.set()
 
     async def aclose(self) -> None:
-        """Take no more, answer what is being asked, and stop listening."""
+        """Stop listening, and answer the requests under way."""
         await self._close(self._starting)
 
     async def _close(self, starting: asyncio.Future[None] | None) -> None:
-        if starting is not None:  # cut short, it would leave its socket
+        if starting is not None:  # cancelled, it would leave its socket open
             await asyncio.wait({starting})
         server, self._server = self._server, None
         self._listening.clear()
@@ -164,16 +164,16 @@ class HttpSource:
     async def _post(self, request: web.Request) -> web.Response:
         server = self._server
         if server is None:
-            return self._come_again("stopping")
-        with server.answering():
+            return self._unavailable("stopping")
+        with server.busy():
             try:
-                return await self._taken(request)
-            except _RefusalError as refusal:
-                return _answer(refusal.status, {"error": str(refusal)}, refusal.headers)
+                return await self._handle_post(request)
+            except _RequestError as error:
+                return _answer(error.status, {"error": str(error)}, error.headers)
 
-    async def _taken(self, request: web.Request) -> web.Response:
-        if self._credentials and not self._may(request):
-            raise _RefusalError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+    async def _handle_post(self, request: web.Request) -> web.Response:
+        if self._credentials and not self._authorized(request):
+            raise _RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         try:
             if request.content.is_eof():  # it came with the head
                 body = await self._body(request)
@@ -183,11 +183,11 @@ class HttpSource:
             lines = lines_of(body, self._items)
         except TimeoutError:
             why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
-            raise _RefusalError(408, why, CLOSE) from None
+            raise _RequestError(408, why, CLOSE) from None
         except DecodeError as error:
-            raise _RefusalError(400, str(error)) from None
-        except (ConnectionError, ClientError):  # it went away in the middle: nobody reads this, nothing was taken
-            raise _RefusalError(400, "cut off") from None
+            raise _RequestError(400, str(error)) from None
+        except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
+            raise _RequestError(400, "cut off") from None
         if self._strict and (bad := list(undecodable(lines))):
             return _answer(
                 400, {"accepted": 0, "rejected": len(bad), "errors": located(body, lines, bad[:SHOWN], self._items)}
@@ -197,23 +197,23 @@ class HttpSource:
     def _take(self, body: bytes, lines: list[bytes]) -> web.Response:
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
-            return self._come_again("stopping")
+            return self._unavailable("stopping")
         if not demand.accepts(lines):
             if demand.capacity() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
-            return self._come_again("no room")
+            return self._unavailable("no capacity")
         observer.on_next(lines)
         rejected = len(demand.refusals)
         counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
         if rejected:
-            told = [(letter.event, str(letter.error)) for letter in demand.refusals[:SHOWN]]
-            counts["errors"] = located(body, lines, told, self._items)
+            errors = [(letter.event, str(letter.error)) for letter in demand.refusals[:SHOWN]]
+            counts["errors"] = located(body, lines, errors, self._items)
         return _answer(400 if rejected and rejected == len(lines) else 202, counts)
 
-    def _come_again(self, why: str) -> web.Response:
+    def _unavailable(self, why: str) -> web.Response:
         return _answer(503, {"error": why}, {"Retry-After": str(self._retry_after)})
 
-    def _may(self, request: web.Request) -> bool:
+    def _authorized(self, request: web.Request) -> bool:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return any([hmac.compare_digest(given, wanted) for wanted in self._credentials])  # noqa: C419 - constant time
 
@@ -221,21 +221,21 @@ class HttpSource:
         try:
             packed = is_packed(request.headers.get("Content-Encoding"))
         except ValueError as error:
-            raise _RefusalError(415, f"{error}: gzip or none", CLOSE) from None
+            raise _RequestError(415, f"{error}: gzip or none", CLOSE) from None
         charset = (request.charset or "utf-8").lower().replace("_", "-")
         if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
-            raise _RefusalError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
+            raise _RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
         try:
             return await whole(request.content, self._max_body, packed=packed)
         except OverflowError:
             why = f"the body is longer than {self._max_body} bytes (max_body)"
-            raise _RefusalError(413, why, CLOSE) from None
+            raise _RequestError(413, why, CLOSE) from None
         except zlib.error as error:
             raise DecodeError(f"not gzip: {error}") from None
         except EOFError as error:
             raise DecodeError(str(error)) from None
 
-    # ── what it says of itself ────────────────────────────────────────────────────────────────────────────────────
+    # ── probes and metrics ────────────────────────────────────────────────────────────────────────────────────
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -254,8 +254,8 @@ class HttpSource:
         return web.Response(body=text, headers={"Content-Type": content_type})
 
 
-class _RefusalError(Exception):
-    """What is wrong with a request, and how it is answered."""
+class _RequestError(Exception):
+    """A request that is answered with an error."""
 
     def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(why)
@@ -265,5 +265,5 @@ class _RefusalError(Exception):
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
     if status >= 400:  # noqa: PLR2004
-        body = {"status": status, **body}  # as Elasticsearch has it: rsyslog takes JSON without it for success
+        body = {"status": status, **body}  # as in Elasticsearch: rsyslog takes JSON without it for success
     return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type="application/json")

@@ -17,7 +17,7 @@ from reactivex import operators as ops
 
 from rxcompact import operators as rxo
 from rxcompact.fields import JsonKey, decode
-from rxcompact.sources import NdjsonSource
+from rxcompact.sources.ndjson import NdjsonSource
 
 
 def eager(close: Close, path: Path, loads: Any) -> int:

@@ -12,7 +12,8 @@ from faulty import Dice
 from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
-from rxcompact.sources import IterableSource, ObservableSource
+from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.observable import ObservableSource
 
 
 class Feed:

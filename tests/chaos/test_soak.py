@@ -16,7 +16,7 @@ from soak import soak
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact.acks import Ack, Chunk
-from rxcompact.sources import IterableSource
+from rxcompact.sources.iterable import IterableSource
 
 LIVES = int(os.environ.get("RXCOMPACT_SOAK_LIVES", "30"))
 

@@ -19,7 +19,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 from rxcompact.fields import JsonKey, JsonTime, json_value
-from rxcompact.sources import IterableSource
+from rxcompact.sources.iterable import IterableSource
 
 SETS = ["apache_access", "zeek_dns"]
 ALL = 10**9  # seconds: nothing is late

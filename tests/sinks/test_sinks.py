@@ -23,8 +23,8 @@ from reactivex.subject import Subject
 
 from rxcompact.events import Batch, Compacted, Window
 from rxcompact.fields import JsonKey
-from rxcompact.sinks import FunctionSink, NdjsonSink
-from rxcompact.sinks.ndjson import json_object, window_lines
+from rxcompact.sinks.function import FunctionSink
+from rxcompact.sinks.ndjson import NdjsonSink, json_object, window_lines
 
 
 def batch(*events: Any) -> Batch:

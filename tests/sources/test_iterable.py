@@ -10,7 +10,7 @@ import pytest
 from reactivex import operators as ops
 
 from rxcompact.errors import ArgumentError, LoopError
-from rxcompact.sources import IterableSource
+from rxcompact.sources.iterable import IterableSource
 
 
 def test_chunks_outside_a_loop() -> None:

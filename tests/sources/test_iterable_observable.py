@@ -18,7 +18,8 @@ from reactivex.subject import Subject
 
 from rxcompact.errors import LoopError
 from rxcompact.signals import Account
-from rxcompact.sources import IterableSource, ObservableSource
+from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.observable import ObservableSource
 
 
 async def turns(number: int = 10) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.gunzip import Gunzip
 from rxcompact.reader.lines import Lines
-from rxcompact.sources import NdjsonSource
+from rxcompact.sources.ndjson import NdjsonSource
 
 MIB = 1 << 20
 

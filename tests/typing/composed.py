@@ -10,7 +10,7 @@ from reactivex import Observable
 
 from rxcompact import operators as rxo
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.sources import IterableSource
+from rxcompact.sources.iterable import IterableSource
 
 Event = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""Row S30 of the fault table: heads that come slowly, and connections that are too many; the door, then the source."""
+"""Row S30 of the fault table: slow heads and too many connections, at the limiter and at the source."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ import uvloop
 from aiohttp import web
 from source_support import HEAD, Service, closed, served, status_of, until
 
-from rxcompact.sources import limits
-from rxcompact.sources.limits import Door
+from rxcompact.sources import connections
+from rxcompact.sources.connections import ConnectionLimiter
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 
 
-class House:
-    """A door with an aiohttp server behind it."""
+class Listener:
+    """A limiter with an aiohttp server behind it."""
 
-    def __init__(self, runner: web.AppRunner, door: Door, port: int) -> None:
+    def __init__(self, runner: web.AppRunner, limiter: ConnectionLimiter, port: int) -> None:
         self.runner = runner
-        self.door = door
+        self.limiter = limiter
         self.port = port
 
     @property
-    def inside(self) -> int:
+    def accepted(self) -> int:
         return len(self.runner.server.connections)
 
-    async def visit(self, request: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, request: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         writer.write(request)
         return reader, writer
 
 
 @asynccontextmanager
-async def house(most: int, *, header_timeout: float = 60.0) -> AsyncIterator[House]:
+async def listener(max_connections: int, *, header_timeout: float = 60.0) -> AsyncIterator[Listener]:
     async def hello(_: web.Request) -> web.Response:
         return web.Response(text="hello")
 
     app = web.Application()
     app.router.add_get("/", hello)
-    runner = web.AppRunner(app, keepalive_timeout=header_timeout, access_log=None, logger=limits.server_log)
+    runner = web.AppRunner(app, keepalive_timeout=header_timeout, access_log=None, logger=connections.server_log)
     await runner.setup()
-    door = Door(runner, max_connections=most, retry_after=7)
+    limiter = ConnectionLimiter(runner, max_connections=max_connections, retry_after=7)
     try:
-        yield House(runner, door, await door.open("127.0.0.1", 0))
+        yield Listener(runner, limiter, await limiter.listen("127.0.0.1", 0))
     finally:
-        door.close()
+        limiter.close()
         await runner.cleanup()
 
 
@@ -62,29 +62,29 @@ def run(main: object, loop: object) -> None:
 
 
 @LOOPS
-def test_s30_as_many_connections_as_may_be_are_let_in_though_all_come_at_once(loop: object) -> None:
+def test_s30_no_more_than_max_connections_are_accepted_when_all_connect_at_once(loop: object) -> None:
     async def main() -> None:
-        async with house(5) as it:
-            visits = await asyncio.gather(*(it.visit(REQUEST) for _ in range(10)))
-            statuses = await asyncio.gather(*(status_of(reader) for reader, _ in visits))
+        async with listener(5) as it:
+            connected = await asyncio.gather(*(it.connect(REQUEST) for _ in range(10)))
+            statuses = await asyncio.gather(*(status_of(reader) for reader, _ in connected))
             assert sorted(statuses) == [200] * 5 + [503] * 5
-            assert it.inside == 5
-            late = await it.visit(REQUEST)  # so many are being turned away that it is not even told
+            assert it.accepted == 5
+            late = await it.connect(REQUEST)  # so many are being rejected that it gets no answer
             await closed(late[0])
-            assert it.inside == 5
-            for _, writer in [*visits, late]:
+            assert it.accepted == 5
+            for _, writer in [*connected, late]:
                 writer.close()
 
     run(main(), loop)
 
 
 @LOOPS
-def test_s30_who_is_turned_away_is_told_why_and_when_to_come_again(loop: object) -> None:
+def test_s30_a_rejected_connection_gets_503_with_the_reason_and_retry_after(loop: object) -> None:
     async def main() -> None:
-        async with house(1) as it:
-            _, first = await it.visit(REQUEST)
-            await until(lambda: it.inside == 1)
-            reader, writer = await it.visit(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        async with listener(1) as it:
+            _, first = await it.connect(REQUEST)
+            await until(lambda: it.accepted == 1)
+            reader, writer = await it.connect(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
             writer.write(b" " * 100_000)  # it sends before it reads, as clients do
             head, _, body = (await asyncio.wait_for(reader.read(), 5)).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 503 ")
@@ -98,27 +98,27 @@ def test_s30_who_is_turned_away_is_told_why_and_when_to_come_again(loop: object)
 
 
 @LOOPS
-def test_s30_when_one_leaves_another_is_let_in(loop: object) -> None:
+def test_s30_when_one_closes_another_is_accepted(loop: object) -> None:
     async def main() -> None:
-        async with house(1) as it:
+        async with listener(1) as it:
             for _ in range(3):
-                reader, writer = await it.visit(REQUEST)
+                reader, writer = await it.connect(REQUEST)
                 assert await status_of(reader) == 200
                 writer.close()
-                await until(lambda: it.inside == 0)
+                await until(lambda: it.accepted == 0)
 
     run(main(), loop)
 
 
 @LOOPS
-def test_s30_who_is_turned_away_and_stays_is_cut_off(loop: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LINGER", 0.1)
+def test_s30_a_rejected_connection_that_keeps_sending_is_aborted(loop: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LINGER", 0.1)
 
     async def main() -> None:
-        async with house(1) as it:
-            _, first = await it.visit()
-            await until(lambda: it.inside == 1)
-            reader, writer = await it.visit(REQUEST)
+        async with listener(1) as it:
+            _, first = await it.connect()
+            await until(lambda: it.accepted == 1)
+            reader, writer = await it.connect(REQUEST)
             assert await status_of(reader) == 503
             async with asyncio.timeout(5):  # it goes on sending
                 with pytest.raises(ConnectionError):
@@ -132,18 +132,18 @@ def test_s30_who_is_turned_away_and_stays_is_cut_off(loop: object, monkeypatch: 
 
 
 @LOOPS
-def test_s30_closed_it_leaves_no_connection(loop: object) -> None:
+def test_s30_a_closed_limiter_leaves_no_connection(loop: object) -> None:
     async def main() -> None:
-        async with house(1) as it:
-            inside, first = await it.visit(REQUEST)
-            await until(lambda: it.inside == 1)
-            outside, second = await it.visit(REQUEST)
-            assert await status_of(outside) == 503
-            it.door.close()
-            await closed(outside)  # long before it would be cut off
-            assert await status_of(inside) == 200  # that one is the server's
+        async with listener(1) as it:
+            accepted, first = await it.connect(REQUEST)
+            await until(lambda: it.accepted == 1)
+            rejected, second = await it.connect(REQUEST)
+            assert await status_of(rejected) == 503
+            it.limiter.close()
+            await closed(rejected)  # long before it would be aborted
+            assert await status_of(accepted) == 200  # that one is the server's
             with pytest.raises(ConnectionRefusedError):
-                await it.visit()
+                await it.connect()
             first.close()
             second.close()
 
@@ -151,14 +151,14 @@ def test_s30_closed_it_leaves_no_connection(loop: object) -> None:
 
 
 @LOOPS
-def test_s30_a_head_that_comes_slowly_is_closed_in_time(loop: object) -> None:
+def test_s30_a_slow_head_is_closed_after_header_timeout(loop: object) -> None:
     """Also behind a request that was answered; and a connection that sends nothing at all."""
 
     async def main() -> None:
-        async with house(100, header_timeout=0.3) as it:
+        async with listener(100, header_timeout=0.3) as it:
             for before in (b"", REQUEST):
                 for slow in (b"", b"GET / HTTP/1.1\r\nX-Slow: "):
-                    reader, writer = await it.visit(before + slow)
+                    reader, writer = await it.connect(before + slow)
                     began = time.monotonic()
                     reading = asyncio.ensure_future(closed(reader))
                     while not reading.done():
@@ -171,24 +171,26 @@ def test_s30_a_head_that_comes_slowly_is_closed_in_time(loop: object) -> None:
     run(main(), loop)
 
 
-def test_s30_the_log_tells_of_errors_but_not_of_requests_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
+def test_s30_errors_are_logged_but_requests_that_are_not_http_are_not(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        async with house(100) as it:
+        async with listener(100) as it:
             for request in (b"GET / HTTP/1.1\r\nno colon\r\n\r\n", HEAD + b"Content-Length: x\r\n\r\n"):
-                reader, writer = await it.visit(request)
+                reader, writer = await it.connect(request)
                 assert await status_of(reader) == 400
                 writer.close()
-            limits.server_log.error("something else", exc_info=ValueError("of ours"))
+            connections.server_log.error("something else", exc_info=ValueError("of ours"))
 
     with caplog.at_level(logging.DEBUG):
         asyncio.run(main())
-    assert [record.message for record in caplog.records if record.name == limits.server_log.name] == ["something else"]
+    assert [record.message for record in caplog.records if record.name == connections.server_log.name] == [
+        "something else"
+    ]
 
 
 # ── the source ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_s30_of_300_slow_heads_each_is_closed_and_the_others_are_served_meanwhile() -> None:
+def test_s30_300_slow_heads_are_closed_and_other_clients_are_served_meanwhile() -> None:
     async def test(service: Service) -> None:
         async with AsyncExitStack() as stack:
             slow = [await stack.enter_async_context(service.raw(HEAD + b"X-Slow: ")) for _ in range(300)]
@@ -201,7 +203,7 @@ def test_s30_of_300_slow_heads_each_is_closed_and_the_others_are_served_meanwhil
     served(test, header_timeout=1.0)
 
 
-def test_s30_of_more_connections_than_may_be_the_last_is_503_and_served_when_there_is_room() -> None:
+def test_s30_a_connection_beyond_max_connections_gets_503_and_is_served_when_another_closes() -> None:
     async def test(service: Service) -> None:
         async with AsyncExitStack() as stack:
             for _ in range(20):

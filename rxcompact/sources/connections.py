@@ -1,0 +1,164 @@
+"""An HTTP server that limits its connections, and closes without leaving any behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import cast
+
+from aiohttp import web
+from aiohttp.http import HttpProcessingError
+
+LINGER = 1.0
+"""Seconds a rejected client has to read the answer; closing at once would reset the connection while it still sends."""
+GRACE = 2.0
+"""Seconds that requests under way may take when the server closes."""
+
+
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    """Return False for a request that is not HTTP: its client got 400, and could flood the log."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+server_log = logging.getLogger("rxcompact.server")
+"""The log of an aiohttp server, for its ``logger``."""
+server_log.addFilter(_is_worth_logging)
+
+
+class Server:
+    """Serves an application until it is closed.
+
+    Args:
+        app: The application.
+        max_connections: How many at once; the next one gets 503.
+        header_timeout: Seconds until the head of a request is complete, counted from the answer before it.
+        retry_after: Seconds after which a rejected client may retry.
+    """
+
+    def __init__(self, app: web.Application, *, max_connections: int, header_timeout: float, retry_after: int) -> None:
+        self._runner = web.AppRunner(
+            app,
+            auto_decompress=False,
+            access_log=None,
+            keepalive_timeout=header_timeout,  # which limits the head of a request too
+            shutdown_timeout=GRACE,
+            logger=server_log,
+        )
+        self._limiter = ConnectionLimiter(self._runner, max_connections=max_connections, retry_after=retry_after)
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def open(self, host: str, port: int) -> int:
+        """Listen; return the port.
+
+        Raises:
+            OSError: when the address cannot be listened on.
+        """
+        await self._runner.setup()
+        try:
+            return await self._limiter.listen(host, port)
+        except OSError:
+            await self._runner.cleanup()
+            raise
+
+    @contextmanager
+    def busy(self) -> Generator[None]:
+        """Have `close` wait while a request is handled."""
+        self._busy += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy -= 1
+            if not self._busy:
+                self._idle.set()
+
+    async def close(self) -> None:
+        """Stop listening, wait for the requests under way, and close the connections."""
+        self._limiter.close()
+        try:
+            # aiohttp reads no more of a body once it closes
+            await asyncio.wait({asyncio.ensure_future(self._idle.wait())}, timeout=GRACE)
+            await self._runner.cleanup()
+        finally:
+            for handler in self._runner.server.connections if self._runner.server is not None else ():
+                handler.force_close()
+
+
+class ConnectionLimiter:
+    """Listens for a server and passes it a limited number of connections; the next one gets 503 and is closed.
+
+    Args:
+        runner: Serves accepted connections; set up already.
+        max_connections: How many at once.
+        retry_after: Seconds after which a rejected client may retry.
+    """
+
+    def __init__(self, runner: web.BaseRunner, *, max_connections: int, retry_after: int) -> None:
+        self._runner = runner
+        self._max = max_connections
+        body = json.dumps({"status": 503, "error": f"more than {max_connections} connections (max_connections)"})
+        self._answer = (
+            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {retry_after}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+        self._listener: asyncio.Server | None = None
+        self._rejected: dict[asyncio.Transport, asyncio.TimerHandle] = {}
+
+    async def listen(self, host: str, port: int) -> int:
+        """Listen; return the port.
+
+        Raises:
+            OSError: when the address cannot be listened on.
+        """
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    def close(self) -> None:
+        """Stop listening; accepted connections belong to the server."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        for transport in list(self._rejected):
+            transport.abort()
+
+    def accept(self, transport: asyncio.Transport) -> None:
+        """Pass a connection to the server, or reject it."""
+        server = self._runner.server
+        if self._listener is None or server is None:  # accepted while it was closed
+            transport.abort()
+        elif len(server.connections) < self._max:
+            handler = server()
+            transport.set_protocol(handler)
+            handler.connection_made(transport)
+        elif len(self._rejected) < self._max:
+            self._rejected[transport] = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+            transport.write(self._answer)
+            transport.write_eof()
+        else:
+            transport.abort()
+
+    def forget(self, transport: asyncio.Transport) -> None:
+        """Forget a rejected connection that is closed."""
+        if timer := self._rejected.pop(transport, None):
+            timer.cancel()
+
+
+class _Pending(asyncio.Protocol):
+    """A connection that is not accepted yet; what it sends is ignored."""
+
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._limiter = limiter
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._limiter.accept(self._transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._limiter.forget(self._transport)
