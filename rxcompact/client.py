@@ -13,7 +13,7 @@ from yarl import URL
 
 from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
-from rxcompact.reader.gunzip import is_packed, whole
+from rxcompact.reader.gunzip import is_gzip, read_body
 
 KIB = 1024
 REFUSED = frozenset({401, 403, 410})
@@ -87,8 +87,8 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     if response.status >= 300:  # noqa: PLR2004 - which says it all
         return b""
     try:
-        packed = is_packed(response.headers.get("Content-Encoding"))
-        return await whole(response.content, longest, packed=packed)
+        compressed = is_gzip(response.headers.get("Content-Encoding"))
+        return await read_body(response.content, longest, compressed=compressed)
     except OverflowError:
         raise PermanentError(f"answer is longer than {longest} bytes") from None
     except (ValueError, zlib.error, EOFError) as error:

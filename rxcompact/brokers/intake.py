@@ -1,4 +1,4 @@
-"""What every durable source does with messages: their events are pushed as there is room, with acks."""
+"""Pushes the events of messages as there is capacity, with an acknowledgement for each message."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reactivex.abc import ObserverBase
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.reader.body import are_objects, lines_of
+from rxcompact.reader.body import are_objects, split_body
 
 WEIGHT = 1 / 64
 """Of the latest message in `Intake.events_each`."""
@@ -79,7 +79,7 @@ class Intake:
                 return
 
     def _push_fresh(self, observer: ObserverBase[list[Any]], room: int) -> bool:
-        """Push the next messages if they have an event each and there is room, else take them apart; tell which."""
+        """Push the next messages if each is one event and there is capacity, else split them; return whether pushed."""
         number = min(self._together, len(self._bodies))
         identities = [self._identities.popleft() for _ in range(number)]
         bodies = [self._bodies.popleft() for _ in range(number)]
@@ -138,6 +138,6 @@ class Intake:
 
 def _events(body: bytes) -> list[bytes]:
     try:
-        return lines_of(body)
+        return split_body(body)
     except DecodeError:
         return [body]

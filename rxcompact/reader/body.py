@@ -1,4 +1,4 @@
-"""Request bodies as raw JSON lines, whatever form they come in."""
+"""Splits request bodies and messages into events, as raw JSON lines."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ import json
 import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import msgspec
 
 from rxcompact.errors import DecodeError
-from rxcompact.fields import BOM, Block, braced, decode
+from rxcompact.fields import decode
+from rxcompact.reader.lines import BOM
 
 _values = msgspec.json.Decoder(msgspec.Raw)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _scanner = json.JSONDecoder(parse_int=str, parse_float=str)
 _space = re.compile(r"[ \t\r\n]*")
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # on one line, or a brace in a string
+_several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # several values on one line, or a brace in a string
 WHITE = b" \t\r\n"
 MALFORMED = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
-def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
-    """Return the events of a body, each as JSON; one that is bad as it is, to be set aside where it is decoded.
+def split_body(body: bytes, items: str | None = None) -> list[bytes]:
+    """Return the events of a body, each as JSON; a malformed one is returned too, and rejected where it is decoded.
 
     Takes an object, an array, NDJSON, concatenated JSON; content types cannot be trusted.
 
@@ -35,7 +37,9 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
     Raises:
         DecodeError: when it is empty, or an array that cannot be taken apart.
     """
-    if items is None and body.startswith(b"{") and (lines := _split(body)) is not None:  # as most are: without a copy
+    if (
+        items is None and body.startswith(b"{") and (lines := _split_lines(body)) is not None
+    ):  # most are such; this makes no copy
         return lines
     body = body.removeprefix(BOM).strip(WHITE)
     if not body:
@@ -43,10 +47,10 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
     if body.startswith(b"["):
         return _elements(body)
     if items is not None:
-        inner = _inside(body, items)
+        inner = _find_list(body, items)
         if inner is not None:
             return _elements(inner)
-    if (lines := _split(body)) is not None:
+    if (lines := _split_lines(body)) is not None:
         return lines
     try:
         return [bytes(value) for value in _values.decode_lines(body)]
@@ -54,18 +58,21 @@ def lines_of(body: bytes, items: str | None = None) -> list[bytes]:
         return [line for line in (line.strip(WHITE) for line in body.split(b"\n")) if line]
 
 
-def _split(body: bytes) -> Block | None:
+def _split_lines(body: bytes) -> list[bytes] | None:
     lines = body.split(b"\n")
     if not lines[-1]:
         del lines[-1]
-    return Block(lines, body) if are_objects(lines, body) else None
+    return lines if are_objects(lines, body) else None
 
 
 def are_objects(lines: Sequence[bytes], whole: bytes) -> bool:
-    """Tell whether each line is, if it is JSON at all, one object; ``whole`` is all of them."""
-    if not lines or not all(lines) or not braced(lines):
+    """Return whether each line is one object, if it is JSON at all; ``whole`` is all of them joined."""
+    if not lines or not all(lines):
         return False
-    # nothing counts as fast as `replace` finds; with one closing brace a line there is one value a line
+    # with a brace at either end of each line no value spans two lines
+    if set(map(itemgetter(0), lines)) != {ord("{")} or set(map(itemgetter(-1), lines)) != {ord("}")}:
+        return False
+    # `replace` counts faster than `count`; with one closing brace a line there is one value a line
     braces = len(whole) - len(whole.replace(b"}", b""))
     return braces == len(lines) or not _several.search(whole)
 
@@ -74,34 +81,34 @@ def _elements(array: bytes) -> list[bytes]:
     try:
         return [bytes(element) for element in _array.decode(array)]
     except MALFORMED as error:
-        # what is wrong with an element is malformed to some and not to others; whose it is shows one by one
-        if (elements := _one_by_one(array)) is not None:
+        # one malformed element must not take the others with it
+        if (elements := _split_leniently(array)) is not None:
             return elements
         raise DecodeError("nested too deeply" if isinstance(error, RecursionError) else str(error)) from None
 
 
-def _one_by_one(array: bytes) -> list[bytes] | None:
+def _split_leniently(array: bytes) -> list[bytes] | None:
     text = array.decode("utf-8", "surrogateescape")
     elements: list[bytes] = []
     try:
-        start = _after_space(text, 1)
+        start = _skip_space(text, 1)
         while True:
             _, end = _scanner.raw_decode(text, start)
             elements.append(text[start:end].encode("utf-8", "surrogateescape"))
-            end = _after_space(text, end)
+            end = _skip_space(text, end)
             if text[end] != ",":
                 return elements if text[end:] == "]" else None
-            start = _after_space(text, end + 1)
+            start = _skip_space(text, end + 1)
     except (ValueError, IndexError, RecursionError):
         return None
 
 
-def _after_space(text: str, position: int) -> int:
+def _skip_space(text: str, position: int) -> int:
     found = _space.match(text, position)
     return position if found is None else found.end()
 
 
-def _inside(body: bytes, path: str) -> bytes | None:
+def _find_list(body: bytes, path: str) -> bytes | None:
     for name in path.split("."):
         try:
             found = _object.decode(body).get(name)
@@ -114,7 +121,7 @@ def _inside(body: bytes, path: str) -> bytes | None:
 
 
 def undecodable(lines: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
-    """Yield the lines that are no JSON object, and why."""
+    """Yield the lines that are not a JSON object, and the reason."""
     for line in lines:
         try:
             decode(line)
@@ -125,23 +132,23 @@ def undecodable(lines: Sequence[bytes]) -> Iterator[tuple[bytes, str]]:
 def located(
     body: bytes, lines: Sequence[bytes], bad: Iterable[tuple[bytes, str]], items: str | None = None
 ) -> list[dict[str, Any]]:
-    """Return where in a body lines stand, as JSON: number and line of the event, and what is wrong.
+    """Return number, line and reason of each malformed event of a body, for an answer in JSON.
 
     Args:
         body: The body, unpacked.
-        lines: What `lines_of` made of it.
-        bad: Some of these very lines, in their order, and why they are told of.
-        items: As for `lines_of`.
+        lines: What `split_body` returned for it.
+        bad: Some of these very objects, in their order, and the reason of each.
+        items: As for `split_body`.
     """
     reasons: defaultdict[int, deque[str]] = defaultdict(deque)
     for line, why in bad:
         reasons[id(line)].append(why)  # bytes of length 1 are all the same
     found: list[dict[str, Any]] = []
-    inner = _inside(body, items) if items is not None else None
+    inner = _find_list(body, items) if items is not None else None
     end = 0 if inner is None else body.find(inner)
     for number, line in enumerate(lines, 1):
-        start = body.find(line, end)  # between one and the next there is nothing but space and commas
+        start = body.find(line, end)  # between two events there is only space and commas
         end = start + len(line)
-        if whys := reasons.get(id(line)):
-            found.append({"event": number, "line": 1 + body.count(b"\n", 0, start), "reason": whys.popleft()})
+        if found_reasons := reasons.get(id(line)):
+            found.append({"event": number, "line": 1 + body.count(b"\n", 0, start), "reason": found_reasons.popleft()})
     return found

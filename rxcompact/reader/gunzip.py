@@ -1,4 +1,4 @@
-"""Unpacks gzip as it comes; HTTP bodies, packed or not, with a limit."""
+"""Decompresses gzip block by block; reads HTTP bodies, compressed or not, with a limit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ if TYPE_CHECKING:
 MAGIC = b"\x1f\x8b"
 
 
-class Gunzip:
-    """Unpacks one or more gzip members, fed block by block."""
+class Decompressor:
+    """Decompresses one or more gzip members, fed block by block."""
 
     def __init__(self) -> None:
         self._member = zlib.decompressobj(wbits=31)
         self._rest = b""
 
     def feed(self, block: bytes, max_length: int = 0) -> bytes:
-        """Unpack a block, to at most ``max_length`` bytes (0: any); `pending` tells whether there is more.
+        """Decompress a block, to at most ``max_length`` bytes (0: any); `pending` is true when there is more.
 
         Raises:
-            zlib.error: when it is not gzip.
+            zlib.error: for input that is not gzip.
         """
         out: list[bytes] = []
         room = max_length
@@ -38,7 +38,7 @@ class Gunzip:
                 out.append(self._member.decompress(self._rest, room))
             except zlib.error:
                 if out:
-                    break  # first what is good; the next call raises
+                    break  # return what is good; the next call raises
                 raise
             self._rest = self._member.unconsumed_tail or self._member.unused_data
             if max_length and (room := room - len(out[-1])) <= 0:
@@ -47,7 +47,7 @@ class Gunzip:
 
     @property
     def pending(self) -> bool:
-        """Whether input waits that `feed` had no room for."""
+        """Whether `feed` has input left, for want of room."""
         return bool(self._rest)
 
     @property
@@ -56,11 +56,11 @@ class Gunzip:
         return self._member.eof and not self.pending
 
 
-def is_packed(content_encoding: str | None) -> bool:
-    """Tell whether a body is gzip.
+def is_gzip(content_encoding: str | None) -> bool:
+    """Return whether a body is gzip.
 
     Raises:
-        ValueError: for any encoding but that or none, with its name.
+        ValueError: for any other encoding; names it.
     """
     encoding = (content_encoding or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
@@ -68,22 +68,22 @@ def is_packed(content_encoding: str | None) -> bool:
     return "gzip" in encoding
 
 
-async def whole(content: StreamReader, max_length: int, *, packed: bool) -> bytes:
-    """Return a body, unpacked.
+async def read_body(content: StreamReader, max_length: int, *, compressed: bool) -> bytes:
+    """Return a body, decompressed.
 
     Raises:
-        OverflowError: when it is longer.
-        zlib.error: when it is to be gzip and is not.
-        EOFError: when it is gzip and cut short.
+        OverflowError: when it is longer than ``max_length``.
+        zlib.error: for input that should be gzip and is not.
+        EOFError: when gzip is cut short.
     """
-    gunzip = Gunzip() if packed else None
+    decompressor = Decompressor() if compressed else None
     body: list[bytes] = []
     room = max_length
     while block := await content.readany():
-        body.append(gunzip.feed(block, room + 1) if gunzip else block)
+        body.append(decompressor.feed(block, room + 1) if decompressor else block)
         room -= len(body[-1])
         if room < 0:
             raise OverflowError
-    if gunzip is not None and body and not gunzip.complete:
+    if decompressor is not None and body and not decompressor.complete:
         raise EOFError("gzip is cut short")
     return b"".join(body)

@@ -1,4 +1,4 @@
-"""Cuts blocks of bytes into lines, and knows their numbers."""
+"""Splits blocks of bytes into lines, and keeps count of them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import zlib
 from collections.abc import Iterator
 from gzip import BadGzipFile
 
-from rxcompact.fields import BOM
-from rxcompact.reader.gunzip import MAGIC, Gunzip
+from rxcompact.reader.gunzip import MAGIC, Decompressor
 
+BOM = b"\xef\xbb\xbf"
 UNPACKED = 1 << 17
-"""Bytes unpacked at once: what is cut from them is looked at several times, best while the cache has it."""
+"""Bytes decompressed at once; small enough that the lines are still in the processor's cache when they are decoded."""
 SHOWN = 200
 """Bytes kept of a line that is too long."""
 
 
 class Position:
-    """Where the chunk that is being emitted stands.
+    """Where the chunk that is being emitted comes from.
 
     Args:
         path: The file.
@@ -31,11 +31,11 @@ class Position:
         self._numbers: dict[int, list[int]] | None = None
 
     def number(self, line: bytes) -> int | None:
-        """Return the number of one of its lines, the very object; each number once.
+        """Return the number of one of its lines, compared by identity; each number once.
 
-        Lines of one byte are one object, asked for as often as there are any.
+        Equal lines may be one object, which is then asked for several times.
         """
-        if self._numbers is None:  # lines are numbered when the first is asked for, and most never are
+        if self._numbers is None:  # numbered only when asked for, which is rare
             self._numbers = {}
             for number, each in enumerate(self._lines, self._first):
                 self._numbers.setdefault(id(each), []).append(number)
@@ -43,11 +43,11 @@ class Position:
         return numbers.pop(0) if numbers else None
 
 
-class Lines:
-    """Cuts the blocks of a file into lines; after each chunk `position` tells where it stands.
+class LineSplitter:
+    """Splits the blocks of a file into lines; `position` is where the latest chunk comes from.
 
     Args:
-        path: The file, for what is said of it.
+        path: The file's name, for positions and errors.
         max_line: Bytes of the longest line that is held.
     """
 
@@ -55,10 +55,10 @@ class Lines:
         self.position = Position(path, 1, [])
         self._path = path
         self._max_line = max_line
-        self._gunzip: Gunzip | None = None
+        self._decompressor: Decompressor | None = None
         self._started = False
         self._next = 1
-        # the line that is not at its end yet: what is kept of it, and its size
+        # the parts of a line whose end has not come yet, and their size
         self._held: list[bytes] = []
         self._size = 0
         self._return = b""
@@ -67,7 +67,7 @@ class Lines:
         """Yield the lines that are complete with this block, without their ends and the empty ones.
 
         Raises:
-            BadGzipFile: when it is damaged, or followed by something else.
+            BadGzipFile: for damaged gzip, or something else behind it.
         """
         if not self._started:
             # the magic may itself be cut in two
@@ -78,31 +78,31 @@ class Lines:
             self._held.clear()
             self._started = True
             if block.startswith(MAGIC):
-                self._gunzip = Gunzip()
-        if self._gunzip is None:
+                self._decompressor = Decompressor()
+        if self._decompressor is None:
             yield from self._split(block)
             return
-        yield from self._split(self._unpacked(self._gunzip, block))
-        while self._gunzip.pending:
-            yield from self._split(self._unpacked(self._gunzip, b""))
+        yield from self._split(self._decompress(self._decompressor, block))
+        while self._decompressor.pending:
+            yield from self._split(self._decompress(self._decompressor, b""))
 
     def end(self) -> Iterator[list[bytes]]:
-        """Yield the line that has no end.
+        """Yield the last line, where no newline ends it.
 
         Raises:
             EOFError: when gzip is cut short.
         """
-        if self._gunzip is not None and not self._gunzip.complete:
+        if self._decompressor is not None and not self._decompressor.complete:
             raise EOFError(f"{self._path}: gzip is cut short after line {self._next - 1}")
         if not self._started:
             block, self._held = b"".join(self._held), []
             yield from self._split(block)
         if self._held:
-            yield from self._emit([self._ended(b"")])
+            yield from self._emit([self._join(b"")])
 
-    def _unpacked(self, gunzip: Gunzip, block: bytes) -> bytes:
+    def _decompress(self, decompressor: Decompressor, block: bytes) -> bytes:
         try:
-            return gunzip.feed(block, UNPACKED)
+            return decompressor.feed(block, UNPACKED)
         except zlib.error as error:
             raise BadGzipFile(f"{self._path}: damaged gzip after line {self._next - 1}: {error}") from None
 
@@ -115,7 +115,7 @@ class Lines:
         lines = block.split(b"\n")
         rest = lines.pop()
         if lines:
-            lines[0] = self._ended(lines[0])
+            lines[0] = self._join(lines[0])
             if len(block) > self._max_line:
                 lines = [line if len(line) <= self._max_line else _cut(line) for line in lines]
             yield from self._emit(lines)
@@ -128,7 +128,7 @@ class Lines:
         if self._size > self._max_line:
             self._held = [b"".join(self._held)[:SHOWN]]
 
-    def _ended(self, part: bytes) -> bytes:
+    def _join(self, part: bytes) -> bytes:
         self._hold(part)
         line, size = b"".join(self._held), self._size
         self._held, self._size = [], 0
@@ -145,5 +145,5 @@ class Lines:
 
 
 def _cut(line: bytes) -> bytes:
-    # the NUL makes sure that what is left is not by chance JSON
+    # a NUL is not JSON: the line is rejected where it is decoded
     return line[:SHOWN] + b"\0"

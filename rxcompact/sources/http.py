@@ -17,8 +17,8 @@ from reactivex.disposable import Disposable
 from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.reader.body import lines_of, located, undecodable
-from rxcompact.reader.gunzip import is_packed, whole
+from rxcompact.reader.body import located, split_body, undecodable
+from rxcompact.reader.gunzip import is_gzip, read_body
 from rxcompact.sources.connections import Server
 from rxcompact.sources.metrics import exposition
 
@@ -180,7 +180,7 @@ class HttpSource:
             else:
                 async with asyncio.timeout(self._body_timeout):
                     body = await self._body(request)
-            lines = lines_of(body, self._items)
+            lines = split_body(body, self._items)
         except TimeoutError:
             why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
             raise _RequestError(408, why, CLOSE) from None
@@ -219,14 +219,14 @@ class HttpSource:
 
     async def _body(self, request: web.Request) -> bytes:
         try:
-            packed = is_packed(request.headers.get("Content-Encoding"))
+            compressed = is_gzip(request.headers.get("Content-Encoding"))
         except ValueError as error:
             raise _RequestError(415, f"{error}: gzip or none", CLOSE) from None
         charset = (request.charset or "utf-8").lower().replace("_", "-")
         if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
             raise _RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
         try:
-            return await whole(request.content, self._max_body, packed=packed)
+            return await read_body(request.content, self._max_body, compressed=compressed)
         except OverflowError:
             why = f"the body is longer than {self._max_body} bytes (max_body)"
             raise _RequestError(413, why, CLOSE) from None

@@ -9,12 +9,13 @@ import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from os import PathLike
+from typing import Any
 
 from reactivex import Observable
 
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError
-from rxcompact.reader.lines import Lines, Position
+from rxcompact.reader.lines import LineSplitter, Position
 from rxcompact.sources.pull import pull
 
 KIB = 1024
@@ -22,16 +23,16 @@ MIB = 1024 * KIB
 
 
 class NdjsonSource:
-    """Raw lines (bytes, without their ends) of files or standard input, in chunks; empty lines are left out.
+    """Emits the raw lines (bytes) of files or standard input in chunks; empty lines are left out.
 
-    Gzip is recognised by its first bytes. A pipe or terminal is read without blocking the loop, and passes lines on as
-    they come.
+    Gzip is recognised by its first bytes. A pipe or terminal is read without blocking the loop; its lines are passed on
+    as they arrive.
 
     Args:
         paths: Files, read one after the other; ``"-"`` is standard input.
         block_size: Bytes read at once.
-        max_line: Bytes of the longest line. A longer one is cut to a few, which makes it a malformed one: it is set
-            aside and counted where lines are decoded, and never held.
+        max_line: Bytes of the longest line. A longer one is cut short, which makes it malformed: it is rejected and
+            counted where lines are decoded, and never held.
     """
 
     raw = True
@@ -44,7 +45,7 @@ class NdjsonSource:
         self._block_size = block_size
         self._max_line = max_line
         self.position = Position("", 1, [])
-        """Where the chunk that is being emitted stands."""
+        """Where the chunk that is being emitted comes from."""
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
@@ -52,20 +53,20 @@ class NdjsonSource:
         Errors:
             OSError: when a file cannot be opened or read.
             EOFError: when gzip is cut short; what came before has been emitted.
-            gzip.BadGzipFile: when it is damaged, or followed by something else; nothing of the block with the damage
-                has been emitted.
+            gzip.BadGzipFile: for damaged gzip, or something else behind it; nothing of the damaged block has been
+                emitted.
         """
         return pull(self._chunks, self._live, demand)
 
     def _chunks(self) -> Iterator[list[Any]]:
         for path in self._paths:
             with _Opened(path) as fd:
-                lines = Lines(path, self._max_line)
+                lines = LineSplitter(path, self._max_line)
                 while block := os.read(fd, self._block_size):
-                    yield from self._told(lines, lines.feed(block))
-                yield from self._told(lines, lines.end())
+                    yield from self._located(lines, lines.feed(block))
+                yield from self._located(lines, lines.end())
 
-    def _told(self, lines: Lines, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    def _located(self, lines: LineSplitter, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:
         for chunk in chunks:
             self.position = lines.position
             yield chunk
@@ -75,18 +76,18 @@ class NdjsonSource:
         for path in self._paths:
             with _Opened(path) as fd:
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
-                lines = Lines(path, self._max_line)
+                lines = LineSplitter(path, self._max_line)
                 while True:
                     await (asyncio.sleep(0) if regular else _readable(loop, fd))
                     block = os.read(fd, self._block_size)
-                    for chunk in self._told(lines, lines.feed(block) if block else lines.end()):
+                    for chunk in self._located(lines, lines.feed(block) if block else lines.end()):
                         yield chunk
                     if not block:
                         break
 
 
 class _Opened:
-    """A file's descriptor, closed at the end; that of standard input is left open."""
+    """A file's descriptor, closed on exit; standard input is left open."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -98,7 +99,7 @@ class _Opened:
             if stat.S_ISDIR(os.fstat(self._fd).st_mode):
                 os.close(self._fd)
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
-        elif sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # so it is when closed
+        elif sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
         else:
             self._fd = sys.stdin.fileno()
@@ -118,7 +119,7 @@ async def _readable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
 
     try:
         loop.add_reader(fd, set_ready)
-    except PermissionError:  # what cannot be polled, such as /dev/null, is always ready
+    except PermissionError:  # /dev/null and the like cannot be polled and are always ready
         return
     try:
         await ready

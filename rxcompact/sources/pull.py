@@ -1,4 +1,4 @@
-"""Turns something that yields chunks into an observable that waits when there is no room."""
+"""Makes an observable of an iterator of chunks; it waits for capacity."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from rxcompact.contracts import Demand
 def pull(
     chunks: Callable[[], Iterator[list[Any]]], live: Callable[[], AsyncGenerator[list[Any], None]], demand: Demand
 ) -> Observable[list[Any]]:
-    """Emit chunks, none longer than there is room for.
+    """Emit chunks, none longer than the capacity.
 
     Args:
-        chunks: Yields them; used outside asyncio, where everything is pulled at once when someone subscribes.
-        live: Yields them in a running loop, giving it its turns.
+        chunks: Yields them outside asyncio, where everything is pulled at once on subscription.
+        live: Yields them in a running loop, without blocking it.
         demand: Waited for before each chunk, in a running loop.
     """
 
@@ -31,7 +31,7 @@ def pull(
             loop = asyncio.get_running_loop()
         except RuntimeError:
             stopped = BooleanDisposable()
-            # in its turn, so that who subscribes has the means to stop it
+            # on the trampoline: the subscriber has the disposable before the first chunk
             CurrentThreadScheduler.singleton().schedule(lambda *_: _pull_now(chunks(), observer, stopped))
             return stopped
         task = loop.create_task(_pull_live(live(), observer, demand), name="rxcompact source")
@@ -48,7 +48,7 @@ def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], st
     while not stopped.is_disposed:
         try:
             chunk = next(chunks, None)
-        except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
+        except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
             observer.on_error(error)
             return
         if chunk is None:
@@ -60,19 +60,19 @@ def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], st
 async def _pull_live(
     chunks: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]], demand: Demand
 ) -> None:
-    room = await demand.wait()
+    capacity = await demand.wait()
     async with aclosing(chunks):
         while True:
             try:
                 chunk = await anext(chunks, None)
-            except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream
+            except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
                 observer.on_error(error)
                 return
             if chunk is None:
                 break
             start = 0
             while start < len(chunk):
-                observer.on_next(chunk[start : start + room] if start or room < len(chunk) else chunk)
-                start += room
-                room = await demand.wait()
+                observer.on_next(chunk[start : start + capacity] if start or capacity < len(chunk) else chunk)
+                start += capacity
+                capacity = await demand.wait()
     observer.on_completed()

@@ -1,6 +1,6 @@
 """The plain way to read events: Python's json, one value after the other; an oracle for the fast ways of the package.
 
-What counts is what RFC 8259 says, and the limits that the package has: numbers fit a double, strings are Unicode.
+The reference is RFC 8259, and the limits that the package has: numbers fit a double, strings are Unicode.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import Json, JsonKey, JsonTime, decode, json_value
-from rxcompact.reader.body import lines_of, located, undecodable
+from rxcompact.reader.body import located, split_body, undecodable
 
 SPACE = re.compile(r"[ \t\r\n]*")
 TWO_DIGITS = {f"{n:02}" for n in range(100)}
@@ -133,7 +133,7 @@ def events(body: bytes, *, lenient: bool = False) -> list[dict[str, Any] | None]
 
 
 def typed(value: Any) -> str:
-    """Tell 1, 1.0 and true apart, and no order of members."""
+    """Return canonical text: 1, 1.0 and true differ, the order of members does not matter."""
     return json.dumps(value, sort_keys=True)
 
 
@@ -145,7 +145,7 @@ def decoded(line: bytes) -> dict[str, Any] | None:
 
 
 def beyond(body: bytes) -> bool:
-    """Tell whether a body may be nested deeper, or have longer numbers, than both ways take alike."""
+    """Return whether a body may be nested deeper, or have longer numbers, than both ways take alike."""
     return max(body.count(b"["), body.count(b"{")) > DEEP or re.search(rb"\d{%d}" % LONG, body) is not None
 
 
@@ -157,9 +157,9 @@ def _typed_events(body: bytes, lenient: bool) -> list[str] | None:
 
 
 def check_body(body: bytes) -> None:
-    """The package makes of a body what the plain way makes of it, and tells where each bad line is."""
+    """The package makes of a body what the plain way makes of it, and locates each malformed line."""
     try:
-        lines = lines_of(body)
+        lines = split_body(body)
     except DecodeError:
         lines = None
     if not beyond(body):
@@ -168,14 +168,14 @@ def check_body(body: bytes) -> None:
     if lines:
         bad = list(undecodable(lines))
         assert all(why for _, why in bad)
-        told = located(body, lines, bad)
-        assert all(1 <= one["event"] <= len(lines) and 1 <= one["line"] <= body.count(b"\n") + 1 for one in told)
+        places = located(body, lines, bad)
+        assert all(1 <= one["event"] <= len(lines) and 1 <= one["line"] <= body.count(b"\n") + 1 for one in places)
 
 
 def check_items(body: bytes, path: str) -> None:
     """A list inside an object is the list alone."""
     try:
-        lines = lines_of(body, path)
+        lines = split_body(body, path)
     except DecodeError:
         return
     found: Any = event(body.removeprefix(b"\xef\xbb\xbf"))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from plain_json import check_body, check_items, check_mappers, events
 
 from rxcompact.errors import DecodeError
-from rxcompact.reader.body import lines_of
+from rxcompact.reader.body import split_body
 
 SCALARS = [
     b"0", b"1", b"-1", b"1.0", b"-0.0", b"1e5", b"true", b"false", b"null", b'""', b'"a"', b'"}{"', b'"}\\n{"', b'"["',
@@ -81,7 +81,7 @@ def test_a_body_is_what_the_plain_way_makes_of_it(body: bytes) -> None:
 
 @given(bodies(good))
 @example(b"{}{}{\n\n}")
-def test_of_a_good_body_nothing_is_set_aside(body: bytes) -> None:
+def test_of_a_good_body_nothing_is_rejected(body: bytes) -> None:
     """And so the oracle does not agree only because both find everything bad."""
     if body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n"):
         assert None not in events(body)
@@ -107,7 +107,7 @@ def test_keys_and_times_are_those_of_the_decoded_events(lines: list[bytes], name
 @pytest.mark.parametrize("path", [None, "a", "a.a.a"])
 def test_nesting_without_end_is_malformed_and_no_more(body: bytes, path: str | None) -> None:
     try:
-        lines = lines_of(body, path)
+        lines = split_body(body, path)
     except DecodeError:
         return
     assert lines

@@ -18,15 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
-from rxcompact.reader.gunzip import Gunzip
-from rxcompact.reader.lines import Lines
+from rxcompact.reader.gunzip import Decompressor
+from rxcompact.reader.lines import LineSplitter
 from rxcompact.sources.ndjson import NdjsonSource
 
 MIB = 1 << 20
 
 
 class Seen:
-    """An observer that notes what it is told, and the number of every line."""
+    """An observer that records what it receives, and the number of every line."""
 
     def __init__(self, source: NdjsonSource) -> None:
         self.source = source
@@ -140,7 +140,7 @@ def test_however_the_bytes_are_cut(
 ) -> None:
     whole = b"\xef\xbb\xbf" * marked + end.join(written) + end * last
     data = gzip.compress(whole[: len(whole) // 2]) + gzip.compress(whole[len(whole) // 2 :]) if packed else whole
-    lines = Lines("here", MIB)
+    lines = LineSplitter("here", MIB)
     found: list[tuple[bytes, int | None]] = []
 
     def take(chunks: Iterator[list[bytes]]) -> None:
@@ -173,14 +173,14 @@ def test_gzip_of_several_members(read: Callable[..., Seen], tmp_path: Path, memb
 
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1])
 def test_a_member_that_just_fits_is_no_end(size: int) -> None:
-    gunzip = Gunzip()
-    out = [gunzip.feed(gzip.compress(b"a" * size) + gzip.compress(b"b" * 10), MIB)]
+    decompressor = Decompressor()
+    out = [decompressor.feed(gzip.compress(b"a" * size) + gzip.compress(b"b" * 10), MIB)]
     for _ in range(5):
-        if gunzip.pending:
-            out.append(gunzip.feed(b"", MIB))
+        if decompressor.pending:
+            out.append(decompressor.feed(b"", MIB))
     assert max(map(len, out)) <= MIB
     assert b"".join(out) == b"a" * size + b"b" * 10
-    assert gunzip.complete
+    assert decompressor.complete
 
 
 @both
@@ -269,12 +269,12 @@ def test_the_longest_line_counts_wherever_it_stands(tmp_path: Path, block_size: 
 def test_a_pipe_is_read_without_blocking_the_loop_and_line_by_line() -> None:
     async def run() -> list[tuple[bytes, int]]:
         turns = 0
-        heard: list[tuple[bytes, int]] = []
+        received: list[tuple[bytes, int]] = []
         arrived = asyncio.Event()
         ended = asyncio.Event()
 
         def note(chunk: list[bytes]) -> None:
-            heard.extend((line, turns) for line in chunk)
+            received.extend((line, turns) for line in chunk)
             arrived.set()
 
         NdjsonSource("-").stream().subscribe(note, on_completed=ended.set)
@@ -290,7 +290,7 @@ def test_a_pipe_is_read_without_blocking_the_loop_and_line_by_line() -> None:
         os.close(writing)
         async with asyncio.timeout(10):
             await ended.wait()
-        return heard
+        return received
 
     with standard_input() as writing:
         assert asyncio.run(run()) == [(b"one", 100), (b"haltwo", 200), (b"hal", 200)]
@@ -392,7 +392,7 @@ def test_no_more_is_emitted_than_there_is_room_for(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_an_observer_that_raises_is_not_told_of_it_as_a_fault_of_the_file(tmp_path: Path) -> None:
+def test_an_observer_that_raises_does_not_receive_its_error_as_the_file_s(tmp_path: Path) -> None:
     path = tmp_path / "events"
     path.write_bytes(b"x\n")
     reported: list[dict[str, Any]] = []
@@ -541,7 +541,7 @@ def test_lines_that_are_too_long_are_never_held_in_a_plain_file_either(
 
 @given(st.lists(st.integers(0, 30), max_size=20), st.integers(1, 25), st.integers(1, 50))
 def test_a_line_is_cut_if_and_only_if_it_is_too_long(sizes: list[int], max_line: int, block: int) -> None:
-    lines, found = Lines("here", max_line), list[tuple[int, bytes]]()
+    lines, found = LineSplitter("here", max_line), list[tuple[int, bytes]]()
     data = b"\n".join(b"x" * size for size in sizes)
     for chunks in (*(lines.feed(data[start : start + block]) for start in range(0, len(data), block)), lines.end()):
         for chunk in chunks:

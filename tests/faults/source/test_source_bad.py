@@ -46,8 +46,8 @@ ROWS = [pytest.param(bad, id=name) for name, bad in BAD.items()]
 MALFORMED = ("rejected", "compact", "malformed")
 
 
-def told(answer: Answer, line: int) -> None:
-    """Which line it was, and why, briefly."""
+def assert_reason(answer: Answer, line: int) -> None:
+    """The answer names the line and a short reason."""
     [(number, reason)] = answer.reasons
     assert number == line
     assert reason
@@ -55,13 +55,13 @@ def told(answer: Answer, line: int) -> None:
 
 
 @pytest.mark.parametrize("bad", ROWS)
-def test_s01_s03_s08_s10_s11_s12_s13_a_bad_line_is_set_aside_and_its_neighbours_are_taken(
+def test_s01_s03_s08_s10_s11_s12_s13_a_bad_line_is_rejected_and_its_neighbours_are_taken(
     bad: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(service: Service) -> None:
         answer = await service.post(b"\n".join([b'{"id":1}', bad, b'{"id":2}', b""]))
         assert answer.counts == (202, 2, 1)
-        told(answer, 2)
+        assert_reason(answer, 2)
         assert await service.ids() == [1, 2]
         account = service.orchestrator.account
         assert (account.received, account.refused, account.published) == (3, 1, 2)
@@ -89,7 +89,7 @@ def test_s01_s03_s08_s10_s11_s12_s13_strict_it_takes_nothing_of_a_body_with_a_ba
     async def test(service: Service) -> None:
         answer = await service.post(b"\n".join([b'{"id":1}', bad, b'{"id":2}']))
         assert answer.counts == (400, 0, 1)
-        told(answer, 2)
+        assert_reason(answer, 2)
         assert service.received == 0
         assert (await service.post(b'{"id":1}\n{"id":2}')).counts == (202, 2, 0)
 
@@ -117,7 +117,7 @@ def test_s01_s03_the_reason_has_the_position(bad: bytes, position: int) -> None:
     served(test)
 
 
-def test_s13_equal_bad_lines_are_each_told_of() -> None:
+def test_s13_equal_bad_lines_are_each_reported() -> None:
     async def test(service: Service) -> None:
         assert [line for line, _ in (await service.post(b"x\nx\nx")).reasons] == [1, 2, 3]
 
@@ -134,7 +134,7 @@ def test_s13_the_line_of_a_bad_element_is_not_that_of_a_like_text_before_the_lis
     served(test, items="alerts")
 
 
-def test_s01_an_answer_tells_of_some_bad_lines_and_counts_all() -> None:
+def test_s01_an_answer_reports_some_bad_lines_and_counts_all() -> None:
     async def test(service: Service) -> None:
         answer = await service.post(b"\n".join([b'{"id":1}', *[b"bad"] * 50]))
         assert answer.counts == (202, 1, 50)
@@ -151,7 +151,7 @@ def test_s01_the_number_of_a_bad_line_is_that_of_the_body() -> None:
 
 
 @pytest.mark.parametrize("body", [b'[{"id":1},null,{"id":2}]', b'[{"id":1},{"id":"\xff"},{"id":2}]'])
-def test_s03_s13_of_an_array_too_only_what_is_bad_is_set_aside(body: bytes) -> None:
+def test_s03_s13_of_an_array_too_only_what_is_bad_is_rejected(body: bytes) -> None:
     async def test(service: Service) -> None:
         assert (await service.post(body)).counts == (202, 2, 1)
         assert await service.ids() == [1, 2]
@@ -160,7 +160,7 @@ def test_s03_s13_of_an_array_too_only_what_is_bad_is_set_aside(body: bytes) -> N
 
 
 @pytest.mark.parametrize("body", [rb'[{"id":1},{"id":"\ud800"},{"id":2}]', rb'[{"id":1},{"id":"\udc00"},{"id":2}]'])
-def test_s12_of_an_array_too_only_what_is_bad_is_set_aside(body: bytes) -> None:
+def test_s12_of_an_array_too_only_what_is_bad_is_rejected(body: bytes) -> None:
     async def test(service: Service) -> None:
         assert (await service.post(body)).counts == (202, 2, 1)
         assert await service.ids() == [1, 2]
