@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from datetime import UTC, tzinfo
 from itertools import chain
-from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from operator import attrgetter
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET
@@ -15,17 +15,8 @@ from msgspec import UNSET
 from rxcompact.errors import DecodeError, KeyMapperError
 from rxcompact.timestamps import posix
 
-BOM = b"\xef\xbb\xbf"
 # what Python hashes and compares as JSON does; True, 1 and 1.0 would be one key, lists and dicts none
 PLAIN = {str, int, type(None)}
-# each digit a 0, each E an e
-KINDS = bytes.maketrans(b"123456789E", b"000000000e")
-# what may stand before a number
-LEADS = {b":", b",", b"[", b"-", b" ", b"\t", b"\r", b"\n"}
-# without three digits of exponent, a number that does not fit a double has more digits than this
-LONG = b"0" * 200
-FEW = 4
-"""Lines that are sooner decoded in full than looked at together."""
 MAX_LENGTH = 65_536
 """Characters of a key."""
 
@@ -67,7 +58,7 @@ def decode(line: bytes | Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         DecodeError: when it is no JSON object, saying why and where.
     """
-    if type(line) is not bytes and isinstance(line, Mapping):  # which takes its time to tell
+    if type(line) is not bytes and isinstance(line, Mapping):  # isinstance alone is slow
         return line  # type: ignore[return-value]
     try:
         value = _decode_any(line)
@@ -89,47 +80,32 @@ def _why(error: Exception, line: bytes) -> str:
     return str(error)
 
 
-class Block(list[bytes]):
-    """JSON lines, `braced`, and the bytes that they were cut from: what looks at all of them looks there.
-
-    Args:
-        lines: The lines.
-        whole: All of them, with the newlines.
-    """
-
-    __slots__ = ("whole",)
-
-    def __init__(self, lines: Sequence[bytes], whole: bytes) -> None:
-        super().__init__(lines)
-        self.whole = whole
-
-
-def braced(lines: Sequence[bytes]) -> bool:
-    """Tell whether there is a brace at either end of each line; then no value reaches over two."""
-    return {ord("{")} == set(map(itemgetter(0), lines)) and {ord("}")} == set(map(itemgetter(-1), lines))
-
-
 class _Fields:
     """Looks up fields by name: whole first, then as a dotted path; None where missing.
 
-    A chunk of lines is decoded in one go into structs of these fields alone. The result is that of decoding each line
-    in full, bad lines included: what is skipped is checked for being JSON, but for the encoding of strings and the
-    range of numbers, which are looked at here.
+    Each line is decoded into a struct of these fields alone; the rest of it is checked for being JSON and UTF-8. A
+    number that does not fit a double is an error only where it is read.
+
+    Args:
+        names: The fields.
+        usual: The type that most values have: others cost a second look. Dotted names are of any type.
     """
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], usual: Any = Any) -> None:
         self._names = names
         columns = dict.fromkeys([*names, *(name.split(".")[0] for name in names)])
         fields = {name: f"f{number}" for number, name in enumerate(columns)}
         # a struct cannot have names that JSON escapes
-        self._plain = all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
-        struct = msgspec.defstruct(
-            "Fields",
-            [(field, Any, UNSET) for field in fields.values()],
-            rename={field: name for name, field in fields.items()} if self._plain else None,
-            gc=False,
-        )
-        self._decode_lines = msgspec.json.Decoder(struct).decode_lines
+        self._plain = bool(names) and all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
+        self._flat = not any("." in name for name in names)
+        renamed = {field: name for name, field in fields.items()} if self._plain else None
+
+        def decoder(kind: Any, default: Any) -> Callable[[bytes], Any]:
+            members = [(field, kind, default) for field in fields.values()]
+            return msgspec.json.Decoder(msgspec.defstruct("Fields", members, rename=renamed, gc=False)).decode
+
+        self._decode = decoder(Any, None if self._flat else UNSET)
+        self._decode_usual = decoder(usual, None) if self._flat else self._decode
         heads = [name.split(".") for name in names]
         self._columns = [
             (attrgetter(fields[name]), attrgetter(fields[head]), rest)
@@ -142,30 +118,37 @@ class _Fields:
         Raises:
             DecodeError: when a line is no JSON object.
         """
-        event = decode(event)
-        return [event[name] if name in event else _walk(event, name.split(".")) for name in self._names]
+        if not self._plain or type(event) is not bytes:
+            event = decode(event)
+            return [event[name] if name in event else _walk(event, name.split(".")) for name in self._names]
+        try:
+            return [column[0] for column in self._read(self._decode, (event,))]
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            decode(event)  # raises with the better message
+            raise
 
-    def many(self, lines: Sequence[Any]) -> list[Sequence[Any]]:
-        """Return the columns of a chunk, one a field.
+    def many(self, lines: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
+        """Return the columns of a chunk, one a field, and whether all of it is of the usual type.
 
         Raises:
-            Exception: when any line is bad; `one` tells which.
+            Exception: when any line is bad; `one` gives the error of each.
         """
         if not lines:
-            return [()] * len(self._names)
+            return [()] * len(self._names), True
         if not self._plain or not isinstance(lines[0], bytes):
-            return list(zip(*map(self.one, lines), strict=True))
-        if not isinstance(lines, Block) and not braced(lines):
-            raise DecodeError("a line is no JSON object")
-        block = lines.whole if isinstance(lines, Block) else b"\n".join(lines)
-        if not block.isascii():
-            block.decode()
-        structs = self._decode_lines(block)
-        if len(structs) != len(lines):
-            raise DecodeError("a line has several values")
-        if _may_overflow(block):
-            for line in lines:
-                _decode_any(line)
+            return list(zip(*map(self.one, lines), strict=True)), False
+        if self._flat:
+            try:
+                return self._read(self._decode_usual, lines), True
+            except msgspec.ValidationError:  # its type is another
+                pass
+        return self._read(self._decode, lines), False
+
+    def _read(self, decode_line: Callable[[bytes], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
+        # `bytes.decode` raises for what is no UTF-8, which is not noticed where it is skipped
+        if self._flat and len(self._names) == 1:  # a third faster than by columns
+            return [[decode_line(line).f0 for line in lines if line.isascii() or line.decode()]]
+        structs = [decode_line(line) for line in lines if line.isascii() or line.decode()]
         return [self._column(structs, *column) for column in self._columns]
 
     @staticmethod
@@ -178,21 +161,6 @@ class _Fields:
                 if value is UNSET:
                     values[number] = _walk(head(structs[number]), rest)
         return values
-
-
-def _may_overflow(block: bytes) -> bool:
-    """Return whether a number in it may not fit a double: by an exponent of three digits, or its length."""
-    kinds = block.translate(KINDS)
-    if LONG in kinds:
-        return True
-    for exponent in (b"0e000", b"0e+000") if b"+" in kinds else (b"0e000",):
-        # from the end: there it begins with what is rare, which is a third of the time
-        if kinds.rfind(exponent) >= 0:
-            # hashes have such digits too, after a letter or a quote
-            before = {part.rstrip(b"0.")[-1:] for part in kinds.split(exponent)[:-1]}
-            if not LEADS.isdisjoint(before):
-                return True
-    return False
 
 
 def _walk(value: Any, path: Sequence[str]) -> Any:
@@ -218,7 +186,8 @@ class JsonKey:
     """
 
     def __init__(self, *names: str, max_length: int = MAX_LENGTH) -> None:
-        self._fields = _Fields(names)
+        short: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
+        self._fields = _Fields(names, short | int | None)
         self._count = len(names)
         self._max_length = max_length
 
@@ -231,10 +200,11 @@ class JsonKey:
 
     def many(self, events: Sequence[Any]) -> Sequence[Hashable]:
         """Return the keys of a chunk; raises when any event is bad."""
-        if not self._count or len(events) < FEW or not isinstance(events[0], bytes):
+        if not events or not self._count or not isinstance(events[0], bytes):
             return list(map(self, events))
-        columns = [_typed(column) for column in self._fields.many(events)]
-        if max(map(len, events)) > self._max_length:  # else no part of one can be
+        columns, checked = self._fields.many(events)
+        if not checked:
+            columns = [_typed(column) for column in columns]
             deque(map(self._check, chain(*columns)), maxlen=0)
         return list(zip(*columns, strict=True)) if self._count > 1 else columns[0]
 
@@ -272,4 +242,4 @@ class JsonTime:
     def many(self, events: Sequence[Any]) -> Sequence[float]:
         """Return the times of a chunk; raises when any event is bad."""
         timezone = self._timezone
-        return [posix(value, timezone) for value in self._fields.many(events)[0]]
+        return [posix(value, timezone) for value in self._fields.many(events)[0][0]]

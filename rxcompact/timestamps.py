@@ -16,9 +16,9 @@ INTEGER = re.compile(r"[+-]?[0-9]{1,25}")
 NUMBER = re.compile(r"[+-]?[0-9]+\.[0-9]*")
 # more digits than datetime takes, or none after the point
 FRACTION = re.compile(r"[.,](\d*)")
-# one, and of a second: datetime takes that of an hour or minute for it too
+# a fraction of a second; `datetime` reads one of an hour or a minute as that, too
 SECONDS = re.compile(r"(:?\d\d){3}[.,]\d*[^.,]*$")
-# what ISO has at the end of a day, and datetime has not
+# ISO 8601 has these, `datetime` does not
 LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE)
 MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE)
 NOTHING, SECOND, DAY = timedelta(), timedelta(seconds=1), timedelta(days=1)
@@ -33,11 +33,11 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
 
     Args:
         value: ISO 8601 with 0 to 9 digits of fraction, ``T`` or a space, and any offset or none; or an epoch, a number
-            or a string of one, in seconds, milliseconds, microseconds or nanoseconds, told apart by its size.
+            or a string of one, in seconds, milliseconds, microseconds or nanoseconds, by its size.
         timezone: What a timestamp without an offset is in.
 
     Raises:
-        TimeMapperError: when it is none. ``0001-01-01T00:00:00Z``, which Go writes for no time, is none.
+        TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
     """
     if isinstance(value, str):
         try:
@@ -94,7 +94,7 @@ def _epoch(number: float, value: object) -> float:
 
 
 def not_a_time(value: object) -> TimeMapperError:
-    """Return the error of what is no time, which it shows as far as can be."""
+    """Return the error for a value that is no time; the message shows at most 60 characters of it."""
     # repr of a huge integer raises, and that of a deep list recurses
     text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _show(value)
     return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")

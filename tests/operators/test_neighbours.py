@@ -1,4 +1,4 @@
-"""compact: an odd event, or an observer that leaves, harms no other event."""
+"""compact: a bad event, or an observer that unsubscribes, affects no other event."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def ran(events: list[Any], **options: Any) -> tuple[Any, list[tuple[str, s
         return (await orchestrator.wait()).account, dead
 
 
-async def test_a_key_whose_own_methods_raise_is_the_events_affair_alone() -> None:
+async def test_a_key_whose_hash_raises_is_rejected_alone() -> None:
     account, dead = await ran([{"id": key} for key in ("a", "b", Odd(), "c", "a")])
     assert dead == [("rejected", "key")]
     assert (account.received, account.duplicates, account.refused, account.published) == (5, 1, 1, 3)
@@ -40,7 +40,7 @@ async def test_a_key_whose_own_methods_raise_is_the_events_affair_alone() -> Non
 
 @pytest.mark.parametrize("lateness", [None, 0])
 @pytest.mark.parametrize("time", [Decimal("1700000001.5"), 10**5000, "soon"], ids=["Decimal", "huge", "text"])
-async def test_a_time_that_is_no_float_is_the_events_affair_alone(lateness: float | None, time: Any) -> None:
+async def test_a_time_that_is_no_number_is_rejected_alone(lateness: float | None, time: Any) -> None:
     events = [{"id": "a", "ts": START}, {"id": "b", "ts": time}, {"id": "c", "ts": START + 1}]
     account, dead = await ran(events, time_mapper="ts", lateness=lateness)
     assert dead == [("rejected", "time")]
@@ -49,7 +49,7 @@ async def test_a_time_that_is_no_float_is_the_events_affair_alone(lateness: floa
     assert dead == [("rejected", "time")] * 2
 
 
-def test_windows_that_wait_for_an_observer_that_leaves_are_dead_letters() -> None:
+def test_windows_queued_for_an_observer_that_unsubscribes_are_dead_letters() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     windows: list[Window] = []
     dead: list[DeadLetter] = []
@@ -60,26 +60,26 @@ def test_windows_that_wait_for_an_observer_that_leaves_are_dead_letters() -> Non
     assert [(letter.outcome, letter.event.key) for letter in dead] == [("abandoned", key) for key in range(2, 9)]
 
 
-def test_an_observer_of_dead_letters_that_raises_once_is_told_of_the_others() -> None:
+def test_an_observer_of_dead_letters_that_raises_once_gets_the_others() -> None:
     subject: rx.Subject[Any] = rx.Subject()
-    told: list[str] = []
+    keys: list[str] = []
 
-    def tell(letter: DeadLetter) -> None:
-        told.append(letter.event.key)
-        if len(told) == 1:
+    def observer(letter: DeadLetter) -> None:
+        keys.append(letter.event.key)
+        if len(keys) == 1:
             raise ValueError("an observer's fault")
 
     subscription = subject.pipe(
-        rxo.compact(10, key_mapper=str, dead_letters=tell, scheduler=TestScheduler())
+        rxo.compact(10, key_mapper=str, dead_letters=observer, scheduler=TestScheduler())
     ).subscribe()
     for key in "abcde":
         subject.on_next(key)
     with pytest.raises(ValueError, match="an observer's fault"):
         subscription.dispose()
-    assert told == list("abcde")
+    assert keys == list("abcde")
 
 
-async def test_the_receipt_of_a_bucket_that_was_dropped_whole_is_settled() -> None:
+async def test_the_ack_of_a_bucket_whose_events_were_all_dropped_is_settled() -> None:
     settled: list[str] = []
 
     def chunk(name: str, *events: Any) -> Chunk:
