@@ -7,7 +7,7 @@ from rxcompact.acks import Ack, Chunk
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
-from rxcompact.observers import Counters, LogObserver
+from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
 from rxcompact.signals import Account
@@ -28,7 +28,6 @@ __all__ = [
     "Batch",
     "Chunk",
     "Compacted",
-    "Counters",
     "DeadLetter",
     "Enricher",
     "FunctionSink",

@@ -10,7 +10,7 @@ from reactivex import Observable
 from reactivex.abc import SchedulerBase
 
 from rxcompact.events import Batch, DeadLetter, Window
-from rxcompact.signals import Account, RetryScheduled
+from rxcompact.signals import RetryScheduled
 
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
 
@@ -35,8 +35,12 @@ class Demand(Protocol):
         """Wait until there is capacity; return how much."""
         ...
 
-    def account(self) -> Account:
-        """Return what came in and what became of it."""
+    def metrics(self) -> tuple[bytes, str]:
+        """Return the metrics of the run in Prometheus' text format, and its content type.
+
+        Raises:
+            ImportError: without the extra ``metrics``.
+        """
         ...
 
 
@@ -54,8 +58,8 @@ class Unbounded:
     async def wait(self) -> int:
         return self.limit
 
-    def account(self) -> Account:
-        return Account()
+    def metrics(self) -> tuple[bytes, str]:
+        return b"", "text/plain"
 
 
 UNBOUNDED: Demand = Unbounded()

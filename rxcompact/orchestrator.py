@@ -15,7 +15,9 @@ from rxcompact.clock import Seconds, seconds
 from rxcompact.contracts import DurableSource, close
 from rxcompact.deadline import Deadline
 from rxcompact.interrupts import hear
-from rxcompact.observers.observables import Observed
+from rxcompact.observers.observables import Observables
+from rxcompact.observers.prometheus import exposition
+from rxcompact.observers.statistics import Statistics
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.render import StageNow, orchestrator_html
@@ -41,7 +43,7 @@ class Report:
     """Whether everything met its end before the deadline; what had not was abandoned."""
 
 
-class Orchestrator(Observed):
+class Orchestrator(Observables):
     """Owns the subscription of a pipeline.
 
     ::
@@ -63,7 +65,7 @@ class Orchestrator(Observed):
         wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
         healthy_after: Seconds without failure after which a source's failures are forgotten.
 
-    What happens is to be seen in the observables of `Observed`.
+    What happens is to be seen in the observables of `Observables`.
     """
 
     def __init__(
@@ -73,7 +75,7 @@ class Orchestrator(Observed):
         wait: Wait = full_jitter,
         healthy_after: Seconds = 60.0,
     ) -> None:
-        super().__init__()
+        super().__init__(Statistics(self))
         self.pipeline = pipeline
         self._wait = wait
         self._healthy_after = seconds("healthy_after", healthy_after)
@@ -150,6 +152,7 @@ class Orchestrator(Observed):
             on_delivered=self._on_delivered,
             on_dead_letter=self._on_dead_letter,
             on_retry=self._on_signal,
+            metrics=lambda: exposition(self.statistics.snapshot()),
         )
         self._over = asyncio.get_running_loop().create_future()
         self._flow.ended.add_done_callback(self._on_ended)

@@ -47,11 +47,13 @@ class Flow:
         on_delivered: Callable[[Delivered], object],
         on_dead_letter: Callable[[DeadLetter], object],
         on_retry: Callable[[RetryScheduled], object],
+        metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
         self._pipeline = pipeline
         self._on_delivered = on_delivered
         self._on_dead_letter = on_dead_letter
         self._on_retry = on_retry
+        self.metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
         self.refusals: list[DeadLetter] = []

@@ -33,7 +33,7 @@ EXTRAS = (
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_a_file_is_one_room_and_says_which(file: Path) -> None:
     lines = file.read_text().splitlines()
-    assert len(lines) < 300, "two rooms share a wall"
+    assert len(lines) <= 400, "two rooms share a wall"
     assert lines[0].startswith('"""')
 
 

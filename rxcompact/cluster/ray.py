@@ -135,12 +135,12 @@ class RayRunner:
         self._room = [asyncio.Semaphore(max_unacknowledged) for _ in range(shards)]
         self._deliveries: set[asyncio.Task[None]] = set()
         self._listeners: list[asyncio.Task[None]] = []
-        self._signals: Hub[Signal] = Hub(self._announce)
+        self._signals: Hub[Signal] = Hub(self._notify)
         self.acknowledged = 0
         """Events whose batches were."""
 
-    def _announce(self, signal: Signal) -> None:
-        self._signals.announce(signal)
+    def _notify(self, signal: Signal) -> None:
+        self._signals.notify(signal)
 
     @property
     def signals(self) -> Observable[Signal]:
@@ -157,7 +157,7 @@ class RayRunner:
     async def _listen(self, actor: Any) -> None:
         while True:
             for signal in await actor.signals.remote():
-                self._signals.announce(signal)
+                self._signals.notify(signal)
 
     async def push(self, events: Iterable[Any]) -> None:
         """Route events; wait where a shard has too much unacknowledged. An event without a key goes to any."""

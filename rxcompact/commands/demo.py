@@ -16,7 +16,6 @@ from rxcompact.commands.live import view
 from rxcompact.commands.loop import run
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.fields import JsonKey
-from rxcompact.observers import Counters
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
 from rxcompact.sinks.http import HttpSink
@@ -140,10 +139,9 @@ async def _demo() -> int:
         max_age=15.0,
         batch_timespan=0.5,
     )
-    counters = Counters()
+    orchestrator = Orchestrator(pipeline)
     try:
-        async with Orchestrator(pipeline) as orchestrator:
-            orchestrator.attach(counters)
+        async with orchestrator:
             await source.listening()
             storm = Storm(source.url)
             raging = asyncio.create_task(storm.rage())
@@ -154,7 +152,7 @@ async def _demo() -> int:
             report = await orchestrator.stop()
     finally:
         await services.stop()
-    return _verdict(report, storm, services, counters)
+    return _verdict(report, storm, services, orchestrator.statistics.retries)
 
 
 async def _watch(orchestrator: Orchestrator, services: Services, raging: asyncio.Task[None]) -> None:
@@ -170,10 +168,10 @@ async def _watch(orchestrator: Orchestrator, services: Services, raging: asyncio
     await raging
 
 
-def _verdict(report: Report, storm: Storm, services: Services, counters: Counters) -> int:
+def _verdict(report: Report, storm: Storm, services: Services, retries: int) -> int:
     account = report.account
     print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.refused} posts had to come again")
-    print(f"asked      {services.asked} times; {services.failed} failed, {counters.counts['retries']} tried again")
+    print(f"asked      {services.asked} times; {services.failed} failed, {retries} tried again")
     print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
     ended = account.published + account.expired + account.rejected + account.dropped + account.abandoned

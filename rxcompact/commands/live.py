@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rxcompact.observers.vitals import Snapshot, Vitals
+from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
-from rxcompact.render.vitals import letter_rows, vitals_lines, vitals_title
+from rxcompact.render.snapshot import LETTER_COLUMNS, letter_rows, snapshot_lines, snapshot_title
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -32,7 +32,6 @@ def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Ca
         file: Where; by default standard output. Without rich there are lines on a terminal too.
     """
     out = file or sys.stdout
-    vitals = Vitals.of(orchestrator)
     if not out.isatty() or find_spec("rich") is None:
         yield _lines(orchestrator, out)
         return
@@ -43,7 +42,7 @@ def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Ca
     with Live(console=Console(file=out), auto_refresh=False) as live:
 
         def show(title: str) -> None:
-            live.update(table(vitals.snapshot(), title), refresh=True)
+            live.update(table(orchestrator.statistics.snapshot(), title), refresh=True)
 
         yield show
 
@@ -65,12 +64,12 @@ def table(now: Snapshot, title: str = "") -> RenderableType:
     from rich.table import Table  # noqa: PLC0415
 
     style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
-    numbers = Table(title=escape(f"{title}  {vitals_title(now)}".strip()), show_header=False, **style)
-    for name, said in vitals_lines(now):
-        numbers.add_row(name, escape(said))
+    numbers = Table(title=escape(f"{title}  {snapshot_title(now)}".strip()), show_header=False, **style)
+    for name, text in snapshot_lines(now):
+        numbers.add_row(name, escape(text))
     if not now.letters:
         return numbers
-    letters = Table("outcome", "stage", "reason", "error", "attempts", "age", title="dead letters", **style)
+    letters = Table(*LETTER_COLUMNS, title="dead letters", **style)
     for row in letter_rows(now):
         letters.add_row(*map(escape, row))
     return Group(numbers, letters)

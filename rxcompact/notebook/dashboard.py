@@ -11,9 +11,9 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from rxcompact.observers.vitals import Snapshot, Vitals
+from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
-from rxcompact.render.vitals import letters_html, vitals_picture, vitals_title
+from rxcompact.render.snapshot import letters_html, snapshot_image, snapshot_title
 from rxcompact.render.words import short
 
 PERIOD = 0.25
@@ -42,7 +42,7 @@ def dashboard(orchestrator: Orchestrator) -> Dashboard:
 
 
 class Dashboard(anywidget.AnyWidget):
-    """A widget that shows the vitals of an orchestrator and has buttons for it; `dashboard` returns it."""
+    """A widget that shows the statistics of an orchestrator and has buttons for it; `dashboard` returns it."""
 
     _esm = (HERE / "dashboard.js").read_text()
     _css = (HERE / "dashboard.css").read_text()
@@ -51,7 +51,6 @@ class Dashboard(anywidget.AnyWidget):
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
-        self._vitals = Vitals.of(orchestrator)
         self._notice = ""
         self._doing: asyncio.Task[None] | None = None
         self._shown: set[str] = set()
@@ -67,7 +66,7 @@ class Dashboard(anywidget.AnyWidget):
 
     def snapshot(self) -> Snapshot:
         """Return how things are now: it shows itself, in a saved notebook too."""
-        return self._vitals.snapshot()
+        return self._orchestrator.statistics.snapshot()
 
     def close(self) -> None:
         """Show nothing more. The pipeline goes on."""
@@ -87,10 +86,10 @@ class Dashboard(anywidget.AnyWidget):
     # ── what it shows ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _now(self) -> dict[str, Any]:
-        now = self._vitals.snapshot()
+        now = self._orchestrator.statistics.snapshot()
         return {
-            "title": vitals_title(now),
-            "picture": vitals_picture(now),
+            "title": snapshot_title(now),
+            "picture": snapshot_image(now),
             "letters": letters_html(now),
             "actions": self._actions(),
             "notice": self._notice,

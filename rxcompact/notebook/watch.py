@@ -8,7 +8,7 @@ from typing import Any
 
 from rxcompact.clock import Seconds
 from rxcompact.clock import seconds as in_seconds
-from rxcompact.observers.vitals import Snapshot, Vitals
+from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
 
 PERIOD = 0.25
@@ -33,13 +33,13 @@ async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -
     """
     loop = asyncio.get_running_loop()
     end = None if seconds is None else loop.time() + in_seconds("seconds", seconds)
-    vitals = Vitals.of(orchestrator)
-    show, period = _display(vitals.snapshot())
+    statistics = orchestrator.statistics
+    show, period = _display(statistics.snapshot())
     while orchestrator.state not in ENDED and (end is None or loop.time() < end):
         left = period if end is None else min(period, end - loop.time())
         await asyncio.sleep(left)
         began = loop.time()
-        show(vitals.snapshot())
+        show(statistics.snapshot())
         period = max(period, EFFORT * (loop.time() - began))
 
 

@@ -1,7 +1,7 @@
-"""Passive listeners.
+"""Passive listeners, and the statistics that they read.
 
-One's own is a function of a signal, an RxPY Observer of signals, or an object with some of the methods ``on_signal``,
-``on_window``, ``on_outcome``, ``on_dead_letter``, ``on_state``::
+An observer is a function of a signal, an RxPY Observer of signals, or an object with some of the methods ``on_signal``,
+``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``::
 
     class Slowest:
         age = 0.0
@@ -9,31 +9,32 @@ One's own is a function of a signal, an RxPY Observer of signals, or an object w
         def on_outcome(self, outcome):
             self.age = max(self.age, outcome.age or 0.0)
 
-For a display of one's own ``Vitals.of(orchestrator).snapshot()`` gives the numbers that dashboards show.
+
+    orchestrator.attach(Slowest())
+
+``orchestrator.statistics.snapshot()`` gives the numbers that metrics, logs and displays show.
 """
 
-from rxcompact.observers.attach import attach
-from rxcompact.observers.counters import Counters
-from rxcompact.observers.hub import Hub
-from rxcompact.observers.latency import Latency
+from rxcompact.observers.histogram import Histogram
 from rxcompact.observers.log import LogObserver
+from rxcompact.observers.observables import Hub, Observables, attach
 from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.prometheus import PrometheusObserver
 from rxcompact.observers.recorder import Recorder, Recording
-from rxcompact.observers.vitals import Snapshot, Vitals
+from rxcompact.observers.statistics import Snapshot, Statistics
 
 __all__ = [
-    "Counters",
+    "Histogram",
     "Hub",
-    "Latency",
     "LogObserver",
+    "Observables",
     "OpenTelemetryObserver",
     "ProgressObserver",
     "PrometheusObserver",
     "Recorder",
     "Recording",
     "Snapshot",
-    "Vitals",
+    "Statistics",
     "attach",
 ]

@@ -1,31 +1,133 @@
-"""What is to be seen of a running pipeline."""
+"""The observables of a run, and how observers are attached to them."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from reactivex import Observable
-from reactivex.abc import DisposableBase
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
-from rxcompact.observers.attach import attach
-from rxcompact.observers.hub import Hub
-from rxcompact.signals import BatchPublished, DeadLettered, Signal, State, StateChanged, WindowClosed
+from rxcompact.observers.statistics import Statistics
+from rxcompact.signals import (
+    BatchPublished,
+    DeadLettered,
+    ObserverFailed,
+    Signal,
+    State,
+    StateChanged,
+    WindowClosed,
+)
+
+T = TypeVar("T")
+
+MAX_FAILURES = 3
+"""Failures in a row after which an observer is detached."""
+METHODS = {
+    "on_signal": "signals",
+    "on_window": "windows",
+    "on_batch": "batches",
+    "on_outcome": "outcomes",
+    "on_dead_letter": "dead_letters",
+    "on_state": "states",
+}
+"""The methods that an observer may have, and the observable that each subscribes to."""
 
 
-class Observed:
-    """Observables of what happens.
+class Hub(Observable[T], Generic[T]):
+    """An observable that isolates its observers: one that raises is reported and, after repeated failures, detached.
 
-    Observers may come and go at any time. One that raises harms nobody else: it is reported by the signal
-    `ObserverFailed` and, after some failures in a row, detached.
+    Observers may come and go at any time. It never completes: a run may start again.
+
+    Args:
+        report: Called when an observer raised.
+        latest: An observer that subscribes gets the latest item at once; this is the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[ObserverFailed], object], *, latest: T | None = None) -> None:
+        super().__init__()
+        self._report = report
+        self._latest = latest
+        self._observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
+        self._failures: dict[ObserverBase[T], int] = {}
+        self._items: deque[T] = deque()
+        self._notifying = False
+
+    @property
+    def observed(self) -> bool:
+        """Whether it has observers."""
+        return bool(self._observers)
+
+    def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
+        del scheduler  # observers are called where things happen
+        self._observers = (*self._observers, observer)
+        if self._latest is not None:
+            self._call(observer, self._latest)
+        return Disposable(lambda: self._detach(observer))
+
+    def _detach(self, observer: ObserverBase[T]) -> None:
+        self._observers = tuple(each for each in self._observers if each is not observer)
+        self._failures.pop(observer, None)
+
+    def notify(self, item: T) -> None:
+        """Pass an item to all observers."""
+        self._items.append(item)
+        if self._notifying:  # an observer caused it: all observers get the present item first
+            return
+        self._notifying = True
+        try:
+            while self._items:
+                item = self._items.popleft()
+                if self._latest is not None:
+                    self._latest = item
+                for observer in self._observers:
+                    self._call(observer, item)
+        finally:
+            self._notifying = False
+
+    def _call(self, observer: ObserverBase[T], item: T) -> None:
+        try:
+            observer.on_next(item)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an observer may raise anything
+            failures = self._failures.get(observer, 0) + 1
+            self._failures[observer] = failures
+            detached = failures >= MAX_FAILURES
+            if detached:
+                self._detach(observer)
+            self._report(ObserverFailed(_name(observer), error, failures, detached))
+        else:
+            # to take the report of its own failures is no recovery
+            if self._failures and not isinstance(item, ObserverFailed):
+                self._failures.pop(observer, None)
+
+
+def _name(observer: ObserverBase[T]) -> str:
+    function = getattr(observer, "_on_next", observer)
+    owner = getattr(function, "__self__", None)
+    return getattr(function, "__qualname__", None) or type(function if owner is None else owner).__name__
+
+
+class Observables:
+    """Observables of what happens in a run, and its statistics.
+
+    Observers may come and go at any time. One that raises harms no other: it is reported by the signal
+    `ObserverFailed` and, after repeated failures, detached.
+
+    Attributes:
+        statistics: Counts what happens; ``statistics.snapshot()`` gives the numbers, and shows itself.
+    """
+
+    def __init__(self, statistics: Statistics) -> None:
+        self.statistics = statistics
         self._attached: list[tuple[object, DisposableBase]] = []
         self._signals: Hub[Signal] = Hub(self._on_signal)
         self._windows: Hub[Window] = Hub(self._on_signal)
+        self._batches: Hub[Delivered] = Hub(self._on_signal)
         self._outcomes: Hub[Outcome] = Hub(self._on_signal)
         self._dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
         self._states: Hub[State] = Hub(self._on_signal, latest="idle")
@@ -36,13 +138,18 @@ class Observed:
         return self._windows
 
     @property
+    def batches(self) -> Observable[Delivered]:
+        """Batches as they are published."""
+        return self._batches
+
+    @property
     def outcomes(self) -> Observable[Outcome]:
-        """The one end of each distinct event."""
+        """The outcome of each distinct event, and what was rejected at intake."""
         return self._outcomes
 
     @property
     def dead_letters(self) -> Observable[DeadLetter]:
-        """The outcomes other than published, and what was rejected at the door."""
+        """The outcomes other than published, and what was rejected at intake."""
         return self._dead_letters
 
     @property
@@ -56,17 +163,18 @@ class Observed:
         return self._states
 
     def attach(self, observer: Any) -> DisposableBase:
-        """Have an observer told of what happens; dispose of what is returned to detach it.
+        """Attach an observer; dispose of what is returned to detach it.
 
-        One that is attached already is told once all the same, so that a notebook's cell may be run again; one that was
-        detached for its failures is told again.
+        One that is attached already stays attached once, so that a notebook's cell may be run again; one that was
+        detached for its failures is attached again.
 
         Args:
             observer: A function of a signal; an RxPY Observer of signals; or an object with some of the methods
-                ``on_signal``, ``on_window``, ``on_outcome``, ``on_dead_letter``, ``on_state``.
+                ``on_signal``, ``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``. Its method
+                ``on_attach``, if it has one, is called first, with this.
 
         Raises:
-            TypeError: for one that is none of these.
+            TypeError: for anything else.
         """
         for attached, subscription in self._attached:
             if attached is observer or (isinstance(observer, MethodType) and attached == observer):
@@ -78,28 +186,52 @@ class Observed:
         subscription.add(Disposable(lambda: self._attached.remove(entry)))
         return subscription
 
-    def _on_signal(self, what: Signal) -> None:
-        self._signals.announce(what)
+    def _on_signal(self, signal: Signal) -> None:
+        self.statistics.on_signal(signal)
+        self._signals.notify(signal)
 
     def _on_state(self, old: State, new: State) -> None:
-        self._states.announce(new)
-        self._signals.announce(StateChanged(old, new))
+        self.statistics.on_state(new)
+        self._states.notify(new)
+        self._signals.notify(StateChanged(old, new))
 
     def _on_window(self, window: Window) -> None:
-        if self._windows.observed:
-            self._windows.announce(window)
+        self.statistics.on_window(window)
+        self._windows.notify(window)
         if self._signals.observed:
-            self._signals.announce(
+            self._signals.notify(
                 WindowClosed(window.opened, window.closed, window.trigger, window.received, len(window))
             )
 
     def _on_delivered(self, delivered: Delivered) -> None:
+        self.statistics.on_batch(delivered)
+        self._batches.notify(delivered)
         if self._outcomes.observed:
             for outcome in delivered.outcomes():
-                self._outcomes.announce(outcome)
-        self._signals.announce(BatchPublished(len(delivered.batch), delivered.attempts))
+                self._outcomes.notify(outcome)
+        self._signals.notify(BatchPublished(len(delivered.batch), delivered.attempts))
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
-        self._dead_letters.announce(letter)
-        self._outcomes.announce(letter)
-        self._signals.announce(DeadLettered(letter))
+        self.statistics.on_dead_letter(letter)
+        self._dead_letters.notify(letter)
+        self._outcomes.notify(letter)
+        self._signals.notify(DeadLettered(letter))
+
+
+def attach(observed: Any, observer: Any) -> DisposableBase:
+    """Subscribe an observer to the observables of these names that it has methods for, as `Observables.attach` says.
+
+    Raises:
+        TypeError: for what is no observer.
+    """
+    methods = {name: method for name in METHODS if callable(method := getattr(observer, name, None))}
+    on_attach = getattr(observer, "on_attach", None)
+    if isinstance(observer, ObserverBase) or not (methods or callable(on_attach)):
+        if not (callable(observer) or isinstance(observer, ObserverBase)):
+            names = ", ".join(METHODS)
+            raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
+        subscription: DisposableBase = observed.signals.subscribe(observer)
+        return subscription
+    if callable(on_attach):
+        on_attach(observed)
+    return CompositeDisposable([getattr(observed, METHODS[name]).subscribe(method) for name, method in methods.items()])

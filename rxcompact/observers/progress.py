@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rxcompact.signals import BatchPublished, DeadLettered, RetryScheduled, Signal, State, WindowClosed
+from rxcompact.signals import State
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -26,26 +26,31 @@ class ProgressObserver:
 
         settings: dict[str, Any] = {"total": total, "unit": " events", "unit_scale": True} | options
         self.bar: tqdm[Any] = tqdm(**settings)
-        self._numbers = {"distinct": 0, "published": 0, "retries": 0, "dead": 0}
+        self._run: Any = None
 
-    def on_signal(self, signal: Signal) -> None:
-        numbers = self._numbers
-        match signal:
-            case WindowClosed():
-                numbers["distinct"] += signal.distinct
-                self.bar.update(signal.received)
-            case BatchPublished():
-                numbers["published"] += signal.size
-            case RetryScheduled():
-                numbers["retries"] += 1
-            case DeadLettered():
-                numbers["dead"] += 1
-            case _:
-                return
-        # drawn when the bar is: tqdm limits how often
-        self.bar.set_postfix({name: number for name, number in numbers.items() if number}, refresh=False)
+    def on_attach(self, run: Any) -> None:
+        """Show what this run does."""
+        self._run = run
+
+    def on_window(self, _: object) -> None:
+        self._update()
 
     def on_state(self, state: State) -> None:
         if state in ("stopped", "failed"):
+            self._update()
             self.bar.refresh()
             self.bar.close()
+
+    def _update(self) -> None:
+        if self._run is None:
+            return
+        account = self._run.account
+        numbers = {
+            "distinct": account.distinct,
+            "published": account.published,
+            "retries": self._run.statistics.retries,
+            "dead": account.distinct - account.published - account.in_flight,
+        }
+        # drawn when the bar is: tqdm limits how often
+        self.bar.set_postfix({name: number for name, number in numbers.items() if number}, refresh=False)
+        self.bar.update(account.received - self.bar.n)

@@ -1,78 +1,95 @@
-"""Metrics for Prometheus beyond the account, which ``/metrics`` of `HttpSource` tells (extra ``metrics``)."""
+"""The metrics of a run for Prometheus (extra ``metrics``)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from rxcompact.events import Outcome, Published
-from rxcompact.signals import (
-    BatchPublished,
-    DeadLettered,
-    ObserverFailed,
-    RetryScheduled,
-    Signal,
-    SourceFailed,
-    State,
-    WindowClosed,
-)
+from rxcompact.observers.metrics import HISTOGRAMS, METRICS, PREFIX
+from rxcompact.observers.statistics import Snapshot, Statistics
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
-AGES = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
-"""Bounds of the histogram of ages, seconds."""
+    from prometheus_client import CollectorRegistry, Metric
 
 
 class PrometheusObserver:
-    """An observer that keeps metrics: windows, batches, retries, dead letters by reason, failures, ages, the state.
+    """An observer that exports the statistics of a run, as ``/metrics`` of `HttpSource` does.
 
-    Their names begin with ``rxcompact_``; none is one of the account's.
+    ::
+
+        orchestrator.attach(PrometheusObserver(prometheus_client.REGISTRY))
+        prometheus_client.start_http_server(9100)
 
     Args:
-        registry: Where they are registered; by default one of its own, the attribute of that name. Give
+        registry: Where the metrics are registered; by default a new one, the attribute of that name. Give
             `prometheus_client.REGISTRY` to have them beside those of the process, once.
 
     Raises:
         ImportError: without the extra.
-        ValueError: when the registry has them already.
+        ValueError: when the registry has these metrics already.
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Enum, Histogram  # noqa: PLC0415 - an extra
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
 
+        self._statistics: Statistics | None = None
         self.registry = CollectorRegistry() if registry is None else registry
+        self.registry.register(self)
 
-        def counter(name: str, what: str, *labels: str) -> Counter:
-            return Counter(f"rxcompact_{name}", what, labels, registry=self.registry)
+    def on_attach(self, run: Any) -> None:
+        """Export what this run does from now on."""
+        self._statistics = run.statistics
 
-        self._windows = counter("windows", "windows closed", "trigger")
-        self._batches = counter("batches", "batches published")
-        self._retries = counter("retries", "calls that failed and are made again", "stage")
-        self._letters = counter("dead_letters", "events not published", "outcome", "stage", "reason")
-        self._failures = counter("failures", "failures of a source or an observer", "part")
-        self._ages = Histogram("rxcompact_age_seconds", "age at publication", buckets=AGES, registry=self.registry)
-        self._state = Enum("rxcompact_state", "what it is doing", states=list(get_args(State)), registry=self.registry)
+    def describe(self) -> Iterator[Metric]:
+        """Yield what `collect` yields, without values; the registry refuses names that it has already."""
+        return families(Snapshot())
 
-    def on_signal(self, signal: Signal) -> None:
-        match signal:
-            case WindowClosed():
-                self._windows.labels(signal.trigger).inc()
-            case BatchPublished():
-                self._batches.inc()
-            case RetryScheduled():
-                self._retries.labels(signal.stage).inc()
-            case DeadLettered(letter):
-                self._letters.labels(letter.outcome, letter.stage, letter.reason).inc()
-            case SourceFailed():
-                self._failures.labels("source").inc()
-            case ObserverFailed():
-                self._failures.labels("observer").inc()
-            case _:
-                pass
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics; the registry calls this, from any thread."""
+        if self._statistics is not None:
+            yield from families(self._statistics.snapshot())
 
-    def on_outcome(self, outcome: Outcome) -> None:
-        if isinstance(outcome, Published) and outcome.age is not None:
-            self._ages.observe(outcome.age)
 
-    def on_state(self, state: State) -> None:
-        self._state.state(state)
+def families(now: Snapshot) -> Iterator[Metric]:
+    """Yield the metrics of a snapshot as the client library's objects."""
+    from prometheus_client.core import (  # noqa: PLC0415 - an extra
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+    )
+
+    for metric in METRICS:
+        kind: Any = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+        family = kind(_name(metric), metric.help, labels=metric.labels)
+        for labels, value in metric.read(now):
+            family.add_metric(labels, value)
+        yield family
+    for each in HISTOGRAMS:
+        family = HistogramMetricFamily(_name(each), each.help, labels=each.labels)
+        for labels, histogram in each.read(now):
+            buckets = [(str(bound), count) for bound, count in histogram.cumulative(each.bounds(now))]
+            buckets[-1] = ("+Inf", histogram.count)
+            family.add_metric(labels, buckets, histogram.total)
+        yield family
+
+
+def _name(metric: Any) -> str:
+    return f"{PREFIX}{metric.name}{'_seconds' if metric.unit == 's' else ''}"
+
+
+def exposition(now: Snapshot) -> tuple[bytes, str]:
+    """Return the metrics of a snapshot in Prometheus' text format, and its content type.
+
+    Raises:
+        ImportError: without the extra.
+    """
+    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415
+
+    class Collector:
+        def collect(self) -> Iterator[Metric]:
+            return families(now)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Collector())  # pyright: ignore[reportArgumentType]
+    return generate_latest(registry), CONTENT_TYPE_LATEST

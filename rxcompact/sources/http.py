@@ -20,7 +20,6 @@ from rxcompact.errors import ArgumentError, DecodeError
 from rxcompact.reader.body import located, split_body, undecodable
 from rxcompact.reader.gunzip import is_gzip, read_body
 from rxcompact.sources.connections import Server
-from rxcompact.sources.metrics import exposition
 
 MIB = 1024 * 1024
 SHOWN = 10
@@ -248,7 +247,7 @@ class HttpSource:
         if self._demand is None:
             return web.Response(status=503)
         try:
-            text, content_type = exposition(self._demand)
+            text, content_type = self._demand.metrics()
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})

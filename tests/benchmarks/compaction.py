@@ -75,8 +75,8 @@ def pipeline(events: int, keys: int) -> Group:
     stream = zipf(events, keys)
     kept, counted = expected(stream), expected(stream, counted=True)
     chunks = chunks_of(stream, 1000)
-    whole, bare = "pipeline with Counters, first_seen", "pipeline without observers, first_seen"
-    counting, by_hand = "pipeline with Counters, count and times", "the operators joined by hand, first_seen"
+    whole, counting = "pipeline, first_seen", "pipeline, count and times"
+    by_hand = "the operators joined by hand, first_seen"
     mute = "pipeline that cannot be observed, first_seen"
 
     def first(close):
@@ -91,26 +91,14 @@ def pipeline(events: int, keys: int) -> Group:
             events,
             kept,
         ),
-        Case(bare, lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN), events, kept),
-        Case(
-            whole,
-            lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN, observers=ours.counters),
-            events,
-            kept,
-        ),
+        Case(whole, lambda close: ours.pipeline(close, chunks, fields=FIRST_SEEN), events, kept),
         Case(COUNTED, lambda close: ours.compact(close, chunks, chunked=True, fields=ALL), events, counted),
-        Case(
-            counting,
-            lambda close: ours.pipeline(close, chunks, fields=ALL, observers=ours.counters),
-            events,
-            counted,
-        ),
+        Case(counting, lambda close: ours.pipeline(close, chunks, fields=ALL), events, counted),
     ]
     targets = [
         Target("3", whole, FIRST.format(1000), 1.5),
         Target("3", counting, COUNTED, 1.5),
-        Target("9", whole, bare, 1.05),
-        Target("9", bare, mute, 1.05),
+        Target("9", whole, mute, 1.05),
     ]
     return Group("whole pipeline", cases, targets)
 

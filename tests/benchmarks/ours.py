@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ from reactivex import Observable
 from reactivex.disposable import Disposable
 from reactivex.subject import Subject
 
-from rxcompact import Counters, Orchestrator, Pipeline
+from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.pipeline import Compaction, StageContext
 
@@ -115,7 +114,7 @@ class FlushedCompaction:
 
 
 class Mute(Orchestrator):
-    """One that tells nobody of what flows: what being observable costs is the difference."""
+    """One that counts nothing and notifies no observer: the difference is what being observable costs."""
 
     def _on_signal(self, what: Any) -> None:
         pass
@@ -128,7 +127,6 @@ def pipeline(
     chunks: list[list[Event]],
     *,
     fields: tuple[Any, ...],
-    observers: Callable[[], list[Any]] = list,
     runner: type[Orchestrator] = Orchestrator,
 ) -> int:
     """Source, compact, publish to a sink that does nothing; batches have the default size."""
@@ -143,8 +141,6 @@ def pipeline(
             source=ChunkSource(chunks, flushes), reducer=FlushedCompaction(flushes, fields), sink=sink, max_age=FOREVER
         )
         async with runner(described) as orchestrator:
-            for observer in observers():
-                orchestrator.attach(observer)
             account = (await orchestrator.wait()).account
         if account.received != sum(map(len, chunks)) or account.in_flight:
             raise AssertionError(f"the account does not balance: {account}")
@@ -192,7 +188,3 @@ def joined_by_hand(close: Close, chunks: list[list[Event]], *, fields: tuple[Any
 
     asyncio.run(main())
     return sum(closed)
-
-
-def counters() -> list[Any]:
-    return [Counters()]

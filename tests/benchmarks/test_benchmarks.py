@@ -59,12 +59,12 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("2", "compact, event by event, in a loop", "callback", 4.0),
         ("2", "compact, event by event, in a loop", "RxPY", 0.5),
         ("2", "compact, event by event, outside asyncio", "RxPY", 0.5),
-        ("3", "pipeline with Counters, first_seen", "compact", 5.0),
+        ("3", "pipeline, first_seen", "compact", 5.0),
         ("5", "enrich, retry armed", "workers", 4.0),
         ("5", "enrich, 1 % of first attempts fail, waits to 10 ms", "enrich", 2.0),
         ("5", "enrich with HttpEnricher, retry armed", "aiohttp", 2.0),
         ("6", "HttpSource and compact", "aiohttp", 4.0),
-        ("9", "pipeline with Counters, first_seen", "pipeline", 1.5),
+        ("9", "pipeline, first_seen", "pipeline", 1.5),
     ],
 )
 def test_no_dearer_than(report: Any, row: str, ours: str, beside: str, limit: float) -> None:

@@ -18,7 +18,7 @@ import reactivex as rx
 import tenacity
 from loguru import logger
 
-from rxcompact import Counters, LogObserver, Orchestrator, Pipeline
+from rxcompact import LogObserver, Orchestrator, Pipeline
 from rxcompact.errors import NoRoomError, PermanentError, TransientError
 from rxcompact.signals import Account, ObserverFailed, SourceFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
@@ -273,8 +273,6 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
         try:
             orchestrator, _ = orchestrated(subject, enricher=refuse)
             orchestrator.attach(LogObserver(bodies=bodies))
-            counters = Counters()
-            orchestrator.attach(counters)
             await orchestrator.start()
             subject.on_next({"id": "secret {0}"})
             await orchestrator.stop()
@@ -284,7 +282,7 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
         text = "".join(lines)
         assert "rejected at enrich: ValueError" in text
         assert ("secret {0}" in text) == bodies
-        assert counters.counts["rejected"] == 1
+        assert orchestrator.statistics.snapshot().dead_letters == {("rejected", "enrich", "ValueError"): 1}
 
 
 async def test_showing_it_changes_nothing_in_any_state() -> None:
@@ -993,12 +991,10 @@ async def test_observers_may_come_and_go_while_they_are_told() -> None:
     assert len(last) == len(out) == 3
 
 
-async def test_counters_agree_with_the_account() -> None:
+async def test_statistics_agree_with_the_account() -> None:
     source = Recorded()
     api = SimulatedApi(latency=(0.1, 2), error_rate=0.4, outages=[(START + 30, START + 60)], seed=1)
     orchestrator, _ = orchestrated(source, enricher=api, max_age=20, timespan=2)
-    counters = Counters()
-    orchestrator.attach(counters)
     orchestrator.windows.subscribe(lambda _: 1 / 0)
     await orchestrator.start()
     for n in range(200):
@@ -1009,18 +1005,19 @@ async def test_counters_agree_with_the_account() -> None:
             await asyncio.sleep(0.1)
             await orchestrator.restart()
     account = (await orchestrator.stop()).account
-    counts = counters.counts
-    assert account.refused == 200 == counts["compact key"] == counts["rejected"]
-    assert counts["received"] == account.received - account.refused
-    for name in ("distinct", "published", "expired", "abandoned", "dropped"):
-        assert counts[name] == getattr(account, name), name
-    too_old = {name: count for name, count in counts.items() if " too old" in name}
-    assert counts["expired"] == sum(too_old.values()) > 0
-    assert counts["enrich too old, transient"] > 0  # and what kept them
-    assert counts["source failures"] == 4
-    assert counts["observer failures"] == 3
-    assert counts["retries"] > 0
-    assert counts["batches"] > 0
+    now = orchestrator.statistics.snapshot()
+    assert now.account == account
+    assert account.refused == 200 == now.dead_letters["rejected", "compact", "key"]
+    assert now.batches.total == account.published
+    assert now.ages["published"].count == account.published
+    for name in ("expired", "abandoned", "dropped"):
+        assert sum(count for cause, count in now.dead_letters.items() if cause[0] == name) == getattr(account, name)
+    too_old = {cause: count for cause, count in now.dead_letters.items() if "too old" in cause[2]}
+    assert account.expired == sum(too_old.values()) > 0
+    assert now.dead_letters["expired", "enrich", "too old, transient"] > 0  # and what kept them
+    assert now.failures == {"source": 4, "observer": 3}
+    assert now.retried == now.retries["enrich", "transient"] > 0
+    assert now.batches.count > 0
 
 
 async def test_the_log_says_what_happened_and_nothing_private() -> None:

@@ -51,13 +51,13 @@ def views(widget: Dashboard) -> list[dict[str, Any]]:
 
 async def test_running_the_cell_again_gives_the_same(orchestrator: Orchestrator) -> None:
     first = dashboard(orchestrator)
-    attached = len(orchestrator._attached)
+    watched = len(orchestrator._states._observers)
     assert dashboard(orchestrator) is first
-    assert len(orchestrator._attached) == attached == 1
+    assert len(orchestrator._states._observers) == watched == 1
     first.close()
     second = dashboard(orchestrator)
     assert second is not first
-    assert len(orchestrator._attached) == attached
+    assert len(orchestrator._states._observers) == watched
     second.close()
 
 

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+import reactivex as rx
 from reactivex import Observer
 
-from rxcompact import Compacted, DeadLetter, Orchestrator, Pipeline, Published
-from rxcompact.errors import ArgumentError, TransientError
-from rxcompact.observers import (
-    Latency,
-    OpenTelemetryObserver,
-    ProgressObserver,
-    PrometheusObserver,
-    attach,
-)
+from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact.errors import TransientError
+from rxcompact.observers import OpenTelemetryObserver, ProgressObserver, PrometheusObserver
 from rxcompact.signals import Account, BatchPublished, ObserverFailed, StateChanged, WindowClosed
+from rxcompact.testing import START, SimulatedApi
 
 EVENTS = [{"id": key} for key in ("a", "b", "a", "bad", "a")]
 
@@ -45,7 +39,7 @@ async def watched(*observers: Any) -> Account:
     )
     orchestrator = Orchestrator(pipeline)
     for observer in observers:
-        attach(orchestrator, observer)
+        orchestrator.attach(observer)
     await orchestrator.start()
     return (await orchestrator.wait()).account
 
@@ -98,52 +92,6 @@ async def test_a_method_that_raises_is_reported_and_the_others_go_on() -> None:
     assert account.published == 2
 
 
-# ── latency ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def true_percentile(ages: Sequence[float], share: float) -> float:
-    return sorted(ages)[max(1, -(-len(ages) * share // 100).__int__()) - 1]
-
-
-@given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=200), st.sampled_from([0, 1, 50, 90, 99, 100]))
-def test_percentiles_are_right_within_a_bucket(ages: list[float], share: int) -> None:
-    latency = Latency()
-    for age in ages:
-        latency.add(age)
-    truth = true_percentile(ages, share)
-    assert truth * (1 - 1e-9) <= latency.percentile(share) <= truth * 1.045
-    assert latency.count == len(ages)
-    assert latency.total == pytest.approx(sum(ages))
-    assert latency.most == max(ages)
-    assert sum(latency.histogram().values()) == len(ages)
-
-
-def test_its_memory_does_not_grow_with_events() -> None:
-    latency = Latency()
-    rng = random.Random(1)
-    for _ in range(50_000):
-        latency.add(rng.uniform(0, 86_400))
-    latency.add(-5.0)  # a clock that was set back
-    assert len(latency.histogram()) < 16 * 30
-
-
-async def test_it_hears_of_ages_at_publication_alone() -> None:
-    latency = Latency()
-    await watched(latency)
-    assert latency.count == 2
-    assert latency.percentile(0) <= latency.percentile(100) == latency.most < 6
-    latency.on_outcome(Published(Compacted("a", 1), 1, None))
-    latency.on_outcome(DeadLetter("expired", Compacted("a", 1), "enrich", "too old", None, 1, 99.0))
-    assert latency.count == 2
-    assert "of 2" in repr(latency)
-
-
-def test_a_percentile_is_of_a_hundred() -> None:
-    assert Latency().percentile(50) == 0
-    with pytest.raises(ArgumentError, match="101"):
-        Latency().percentile(101)
-
-
 # ── extras ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -158,26 +106,124 @@ async def test_a_bar_shows_what_came_and_closes_at_the_end() -> None:
     assert progress.bar.disable  # tqdm's word for closed
 
 
-async def test_prometheus_is_told_what_the_account_does_not_say() -> None:
+def sums_of_prometheus(observer: PrometheusObserver) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for family in observer.registry.collect():
+        for sample in family.samples:
+            found[sample.name.removeprefix("rxcompact_").removesuffix("_total")] += sample.value
+    return found
+
+
+def sums_of_opentelemetry(reader: Any) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics:
+        name = metric.name.removeprefix("rxcompact.").replace(".", "_")
+        for point in metric.data.data_points:
+            if hasattr(point, "count"):
+                found[f"{name}_count"] += point.count
+                found[f"{name}_sum"] += point.sum
+            else:
+                found[name] += point.value
+    return found
+
+
+async def test_sums_of_every_exporter_equal_the_account() -> None:
+    from opentelemetry.sdk.metrics import MeterProvider
+    from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+    reader = InMemoryMetricReader()
+    provider = MeterProvider(metric_readers=[reader])
+    prometheus = PrometheusObserver()
+    events: rx.Subject[Any] = rx.Subject()
+    api = SimulatedApi(latency=0.5, error_rate=0.2, outages=[(START + 20, START + 40)], seed=1)
+
+    async def lookup(event: Any) -> Any:
+        if event["id"] == 13:
+            raise KeyError("owner")
+        return await api(event)
+
+    orchestrator = Orchestrator(
+        Pipeline(source=events, key_mapper="id", timespan=5, enricher=lookup, sink=len, max_age=15, batch_timespan=1)
+    )
+    orchestrator.attach(prometheus)
+    orchestrator.attach(OpenTelemetryObserver(provider.get_meter("test")))
+    seen: list[Account] = []
+
+    def check() -> None:
+        account = orchestrator.account
+        seen.append(account)
+        first, second = sums_of_prometheus(prometheus), sums_of_opentelemetry(reader)
+        settled = account.distinct - account.in_flight
+        for sums, age in ((first, "event_age_seconds_count"), (second, "event_age_count")):
+            assert sums["received_events"] == account.received
+            assert sums["rejected_events"] == account.refused
+            assert sums["duplicate_events"] == account.duplicates
+            assert sums["events"] == settled == sums[age]
+            assert sums["held_events"] == account.in_flight
+            assert sums["batch_events_sum"] == account.published
+            assert sums["state"] == 1
+        assert first["retries"] == second["retries"] == orchestrator.statistics.retries
+
+    check()
+    async with orchestrator:
+        for _ in range(50):
+            for key in range(20):
+                events.on_next({"id": key} if key else {"no": "key"})
+            await asyncio.sleep(1)
+            check()
+    check()
+    account = orchestrator.account
+    assert min(account.refused, account.duplicates, account.published, account.expired, account.rejected) > 0
+    assert max(each.in_flight for each in seen) > 0
+    provider.shutdown()
+
+
+async def test_prometheus_names_labels_and_bounds() -> None:
     import prometheus_client
 
     observer = PrometheusObserver()
+    assert prometheus_client.generate_latest(observer.registry) == b""
     await watched(observer)
     value: Callable[..., float | None] = observer.registry.get_sample_value
     assert value("rxcompact_windows_total", {"trigger": "completed"}) == 1
-    assert value("rxcompact_retries_total", {"stage": "enrich"}) == 1
+    assert value("rxcompact_retries_total", {"stage": "enrich", "reason": "transient"}) == 1
     labels = {"outcome": "rejected", "stage": "enrich", "reason": "KeyError"}
-    assert value("rxcompact_dead_letters_total", labels) == 1
-    assert value("rxcompact_age_seconds_count") == 2
-    assert value("rxcompact_age_seconds_bucket", {"le": "60.0"}) == 2
-    assert value("rxcompact_state", {"rxcompact_state": "stopped"}) == 1
-    names = {family.name for family in observer.registry.collect()}
-    assert names.isdisjoint(f"rxcompact_{field}" for field in Account._fields)
-    assert b"rxcompact_batches_total 2.0" in prometheus_client.generate_latest(observer.registry)
+    assert value("rxcompact_events_total", labels) == 1
+    assert value("rxcompact_events_total", {"outcome": "published", "stage": "publish", "reason": ""}) == 2
+    assert value("rxcompact_event_age_seconds_count", {"outcome": "published"}) == 2
+    assert value("rxcompact_event_age_seconds_bucket", {"outcome": "published", "le": "60.0"}) == 2
+    assert value("rxcompact_batch_events_bucket", {"stage": "publish", "le": "1.0"}) == 2
+    assert value("rxcompact_state", {"state": "stopped"}) == 1
+    assert value("rxcompact_state", {"state": "running"}) == 0
+    assert value("rxcompact_max_age_seconds") == 60
+    with pytest.raises(ValueError, match="Duplicated|already"):
+        PrometheusObserver(observer.registry)
     PrometheusObserver()  # as a cell that is run again does
 
 
-async def test_opentelemetry_is_told() -> None:
+def test_a_scrape_may_come_from_another_thread() -> None:
+    def scrapes() -> list[float]:
+        return [sums_of_prometheus(observer)["received_events"] for _ in range(20)]
+
+    async def main() -> None:  # virtual time knows one thread
+        events: rx.Subject[Any] = rx.Subject()
+        pipeline = Pipeline(source=events, key_mapper="id", timespan=1, sink=len, max_age=60)
+        async with Orchestrator(pipeline) as orchestrator:
+            orchestrator.attach(observer)
+            scraping = asyncio.create_task(asyncio.to_thread(scrapes))
+            pushed = 0
+            while not scraping.done():
+                events.on_next({"id": pushed % 7})
+                pushed += 1
+                await asyncio.sleep(0)
+        assert scraping.result() == sorted(scraping.result())
+        assert 0 < scraping.result()[-1] <= pushed
+
+    observer = PrometheusObserver()
+    asyncio.run(main())
+
+
+async def test_opentelemetry_names_attributes_and_units() -> None:
     from opentelemetry.sdk.metrics import MeterProvider
     from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
@@ -187,11 +233,12 @@ async def test_opentelemetry_is_told() -> None:
     data: Any = reader.get_metrics_data()
     (scope,) = data.resource_metrics[0].scope_metrics
     metrics = {metric.name: metric.data.data_points for metric in scope.metrics}
+    units = {metric.name: metric.unit for metric in scope.metrics}
     provider.shutdown()
-    assert metrics["rxcompact.received"][0].value == 5
-    assert metrics["rxcompact.distinct"][0].value == 3
-    outcomes = {point.attributes["outcome"]: point.value for point in metrics["rxcompact.outcomes"]}
+    assert metrics["rxcompact.received.events"][0].value == 5
+    outcomes = {point.attributes["outcome"]: point.value for point in metrics["rxcompact.events"]}
     assert outcomes == {"published": 2, "rejected": 1}
-    assert dict(metrics["rxcompact.retries"][0].attributes) == {"stage": "enrich", "error.type": "TransientError"}
-    assert metrics["rxcompact.age"][0].count == 2
-    await asyncio.sleep(0)
+    assert dict(metrics["rxcompact.retries"][0].attributes) == {"stage": "enrich", "reason": "transient"}
+    ages = {point.attributes["outcome"]: point.count for point in metrics["rxcompact.event.age"]}
+    assert ages == {"published": 2, "rejected": 1}
+    assert (units["rxcompact.event.age"], units["rxcompact.events"]) == ("s", "{event}")

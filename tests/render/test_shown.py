@@ -12,7 +12,8 @@ import reactivex as rx
 
 from rxcompact import Account, Compacted, DeadLetter, Orchestrator, Pipeline, Window
 from rxcompact.errors import NoRoomError, TransientError
-from rxcompact.observers import Counters, Recorder
+from rxcompact.observers import Recorder
+from rxcompact.signals import WindowClosed
 
 
 def rows(thing: Any) -> dict[str, list[str]]:
@@ -120,18 +121,23 @@ def test_nouns_show_themselves() -> None:
 async def test_a_cell_that_is_run_again_does_not_attach_again() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(pipeline(subject))
-    counters, recorder = Counters(), Recorder()
+    windows, recorder = list[Any](), Recorder()
+
+    def observe(signal: Any) -> None:
+        if isinstance(signal, WindowClosed):
+            windows.append(signal)
+
     for _ in range(3):
-        attached = [orchestrator.attach(counters), orchestrator.attach(recorder)]
+        attached = [orchestrator.attach(observe), orchestrator.attach(recorder)]
     async with orchestrator:
         subject.on_next({"id": 1})
-    assert counters.counts["received"] == recorder.recording.totals["received"] == 1
+    assert len(windows) == recorder.recording.totals["received"] == 1
     for subscription in attached:
         subscription.dispose()
         subscription.dispose()
-    again = orchestrator.attach(counters)
+    again = orchestrator.attach(observe)
     async with orchestrator:
         subject.on_next({"id": 1})
     again.dispose()
-    assert counters.counts["received"] == 2
+    assert len(windows) == 2
     assert recorder.recording.totals["received"] == 1

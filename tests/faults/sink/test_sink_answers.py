@@ -9,7 +9,8 @@ from loguru import logger
 from publishing import idempotency_key, keys_in, published
 from wire import Connection, Turn, answer, closes, deaf, errors_logged, peer, resets, says, silence, wire_test
 
-from rxcompact.observers import Counters, LogObserver
+from rxcompact import Orchestrator
+from rxcompact.observers import LogObserver, Statistics
 
 TAKEN = says(answer(b""))
 TOO_OLD = ("expired", "too old")
@@ -113,21 +114,31 @@ async def test_k6_credentials_that_are_refused_raise_the_alarm_and_the_events_ar
     assert came.causes == {"TransientError"}
 
 
+class Keep:
+    """Keeps the statistics of the run that it is attached to."""
+
+    statistics: Statistics
+
+    def on_attach(self, run: Orchestrator) -> None:
+        self.statistics = run.statistics
+
+
 @wire_test
 async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in_silence() -> None:
-    counters, said = Counters(), list[str]()
+    said: list[str] = []
+    kept = Keep()
     logger.enable("rxcompact")
     sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
     try:
         async with deaf() as url:
-            came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[counters, LogObserver()])
+            came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[kept, LogObserver()])
     finally:
         logger.remove(sink)
         logger.disable("rxcompact")
     assert came.ends == dict.fromkeys(range(5), TOO_OLD)
     assert came.causes == {"ClientConnectorError"}
-    assert came.account.expired == counters.counts["expired"] == 5
-    assert counters.counts["publish too old, ClientConnectorError"] == 5
+    assert came.account.expired == sum(kept.statistics.snapshot().dead_letters.values()) == 5
+    assert kept.statistics.snapshot().dead_letters["expired", "publish", "too old, ClientConnectorError"] == 5
     assert said == ["expired at publish: too old, ClientConnectorError"] * 5
 
 

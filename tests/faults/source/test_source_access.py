@@ -101,14 +101,13 @@ def test_the_account_is_to_be_had_as_metrics() -> None:
         answer = await service.ask("GET", "metrics")
         assert answer.status == 200
         assert answer.headers["Content-Type"].startswith("text/plain")
-        samples = dict(line.split(" ") for line in answer.text.splitlines() if not line.startswith("#"))
+        samples = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
         expected = {
-            "received_total": 4,
-            "duplicates_total": 1,
-            "distinct_total": 2,
-            "refused_total": 1,
-            "published_total": 0,
-            "in_flight": 2,
+            "received_events_total": 4,
+            "duplicate_events_total": 1,
+            'rejected_events_total{reason="malformed"}': 1,
+            'events_total{outcome="published",reason="",stage="publish"}': 0,
+            'held_events{stage="compact"}': 2,
         }
         assert {name: float(samples[f"rxcompact_{name}"]) for name in expected} == expected
 

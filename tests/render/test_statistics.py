@@ -1,4 +1,4 @@
-"""Vitals: every number of a run that is known beforehand."""
+"""Statistics: every number of a run that is known beforehand."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ import gc
 import io
 import itertools
 import math
-from collections.abc import AsyncIterator
+import random
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
 import tenacity
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact.commands.live import table
-from rxcompact.errors import PermanentError, TransientError
-from rxcompact.observers import Vitals
-from rxcompact.observers.vitals import AGES, LETTERS, SAMPLES
-from rxcompact.render.panel import panel
-from rxcompact.render.vitals import ages_text, vitals_title
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
+from rxcompact.observers.histogram import AGES, Histogram, age_bounds
+from rxcompact.observers.statistics import LETTERS, SAMPLES, Statistics
+from rxcompact.render.snapshot import BINS, _age_bins, snapshot_svg
 
 
 async def ticks(seconds: int, each: int = 10) -> AsyncIterator[Any]:
@@ -39,17 +41,17 @@ def run_of(source: Any, **options: Any) -> Orchestrator:
 
 async def test_rates_and_ratio() -> None:
     orchestrator = run_of(ticks(100))
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await asyncio.sleep(30.5)
-    now = vitals.snapshot()
+    now = statistics.snapshot()
     assert now.rate.received == pytest.approx(10, rel=0.2)
     assert now.rate.published == pytest.approx(2, rel=0.2)
     assert now.dedup_ratio == 5
     assert now.rates[-1].end > 29
     await orchestrator.wait()
     await asyncio.sleep(500)
-    over = vitals.snapshot()
+    over = statistics.snapshot()
     # the average of the whole run, which took as long as its events
     assert over.uptime == pytest.approx(100, abs=1.5)
     assert over.rate.received == pytest.approx(1000 / over.uptime)
@@ -64,12 +66,12 @@ async def test_a_pause_is_an_average_and_no_peak() -> None:
         await asyncio.sleep(10)
 
     orchestrator = run_of(source())
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     async with orchestrator:
         await asyncio.sleep(55)
         # nobody looked, nothing happened: two events in 55 seconds, of which the last five saw one at most
-        assert vitals.snapshot().rate.received <= 1 / 5
-        assert max(rate.received for rate in vitals.snapshot().rates) <= 1
+        assert statistics.snapshot().rate.received <= 1 / 5
+        assert max(rate.received for rate in statistics.snapshot().rates) <= 1
 
 
 async def test_ages_against_their_limit() -> None:
@@ -79,17 +81,17 @@ async def test_ages_against_their_limit() -> None:
 
     ages = (0.6, 3.0, 7.0)  # of enrichment alone: windows close at once
     orchestrator = run_of([{"id": age} for age in ages], enricher=late)
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await orchestrator.wait()
-    now = vitals.snapshot()
-    found = [bound for bound, count in now.histogram.items() for _ in range(count)]
+    now = statistics.snapshot()
+    found = [bound for bound, count in _age_bins(now) for _ in range(count)]
     # bounds are 16 s, and √2 times less each: the least above each age
     assert found == pytest.approx([0.5 * math.sqrt(2), 4.0, 8.0])
-    assert now.ages.most == pytest.approx(7.0, abs=0.01)
-    assert now.ages.p50 == pytest.approx(3.0, rel=0.05)
-    assert len(now.histogram) == AGES + 1
-    assert max(now.histogram) == math.inf
+    assert now.ages["published"].most == pytest.approx(7.0, abs=0.01)
+    assert now.ages["published"].percentile(50) == pytest.approx(3.0, rel=0.05)
+    assert len(_age_bins(now)) == BINS + 1
+    assert _age_bins(now)[-1][0] == math.inf
 
 
 async def test_calls_that_wait_to_be_made_again() -> None:
@@ -97,16 +99,16 @@ async def test_calls_that_wait_to_be_made_again() -> None:
         raise TransientError
 
     orchestrator = run_of([{"id": key} for key in range(3)], enricher=fails, wait=tenacity.wait_fixed(5))
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await asyncio.sleep(2)
-    now = vitals.snapshot()
-    assert (now.waiting, now.retries) == (3, 3)
+    now = statistics.snapshot()
+    assert (now.waiting, now.retried) == (3, 3)
     assert now.oldest == pytest.approx(2, abs=0.1)
     await asyncio.sleep(5)
-    assert vitals.snapshot().retries == 6
+    assert statistics.snapshot().retried == 6
     await orchestrator.wait()
-    end = vitals.snapshot()
+    end = statistics.snapshot()
     assert (end.waiting, end.account.expired) == (0, 3)
     assert end.letters[0].outcome == "expired"
 
@@ -119,13 +121,13 @@ async def test_a_call_that_a_drain_makes_again_at_once_waits_no_more() -> None:
 
     calls = itertools.count()
     orchestrator = run_of([{"id": 1}], enricher=hangs_when_called_again, wait=tenacity.wait_fixed(6))
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await asyncio.sleep(1)
-    assert vitals.snapshot().waiting == 1
+    assert statistics.snapshot().waiting == 1
     stopping = asyncio.create_task(orchestrator.stop())
     await asyncio.sleep(1)
-    now = vitals.snapshot()
+    now = statistics.snapshot()
     assert (now.state, now.account.in_flight, now.waiting) == ("draining", 1, 0)
     await stopping
 
@@ -136,59 +138,111 @@ async def test_dead_letters_in_short_without_what_may_be_secret() -> None:
 
     events = [{"id": key, "secret": "hunter2"} for key in range(LETTERS + 3)]
     orchestrator = run_of(events, enricher=refuses)
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await orchestrator.wait()
-    now = vitals.snapshot()
+    now = statistics.snapshot()
     assert len(now.letters) == LETTERS
-    assert all(letter[:5] == ("rejected", "enrich", "permanent", "PermanentError", 1) for letter in now.letters)
+    assert [letter[:6] for letter in now.letters] == [
+        ("rejected", "enrich", str(key), "permanent", "PermanentError", 1) for key in reversed(range(3, LETTERS + 3))
+    ]
     bundle = now._repr_mimebundle_()
     assert "PermanentError" in bundle["text/html"] and "PermanentError" in bundle["text/plain"]
     assert "hunter2" not in str(bundle) + str(now) + repr(now)
 
 
-async def test_whoever_asks_gets_the_same_and_it_is_attached_once() -> None:
-    orchestrator = run_of([{"id": 1}, {"id": 1}])
-    vitals = Vitals.of(orchestrator)
-    assert Vitals.of(orchestrator) is vitals
-    await orchestrator.start()
-    await orchestrator.wait()
-    assert sum(vitals.snapshot().histogram.values()) == 1  # told twice it would be two
-    assert Vitals.of(run_of([])) is not vitals
+def published(statistics: Statistics) -> int:
+    ages = statistics.snapshot().ages.get("published")
+    return ages.count if ages else 0
 
 
 async def test_a_new_start_begins_anew_and_a_restart_goes_on() -> None:
     orchestrator = run_of(ticks(50))
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await asyncio.sleep(10)
-    before = sum(vitals.snapshot().histogram.values())
+    before = published(statistics)
     assert before > 0
     await orchestrator.restart()
-    now = vitals.snapshot()
-    assert (sum(now.histogram.values()), now.restarts) == (before, 1)
+    now = statistics.snapshot()
+    assert (published(statistics), now.restarts) == (before, 1)
     await orchestrator.stop()
-    assert sum(vitals.snapshot().histogram.values()) >= before
+    assert published(statistics) >= before
     await orchestrator.start()
-    fresh = vitals.snapshot()
-    assert (sum(fresh.histogram.values()), fresh.restarts, fresh.account.received, fresh.rates) == (0, 0, 0, ())
+    fresh = statistics.snapshot()
+    assert (published(statistics), fresh.restarts, fresh.account.received, fresh.rates) == (0, 0, 0, ())
     await orchestrator.stop()
 
 
 async def test_memory_is_bounded() -> None:
     orchestrator = run_of(ticks(2000, each=2))
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
     await orchestrator.start()
     await orchestrator.wait()
-    assert len(vitals.snapshot().rates) == SAMPLES - 1
+    assert len(statistics.snapshot().rates) == SAMPLES - 1
 
 
 async def test_it_goes_with_its_orchestrator() -> None:
     from weakref import ref
 
-    found = ref(Vitals.of(run_of([])))
+    found = ref(run_of([]).statistics)
     gc.collect()
     assert found() is None
+
+
+# ── histograms ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def true_percentile(ages: Sequence[float], share: int) -> float:
+    return sorted(ages)[max(1, -(-len(ages) * share // 100)) - 1]
+
+
+@given(
+    st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=200),
+    st.sampled_from([0, 1, 50, 90, 99, 100]),
+    st.sampled_from([0.5, 60.0, 86_400.0, math.inf]),
+)
+def test_percentiles_are_right_within_a_bucket(ages: list[float], percent: int, max_age: float) -> None:
+    histogram = Histogram(age_bounds(max_age))
+    histogram.add(ages)
+    truth = true_percentile(ages, percent)
+    assert truth * (1 - 1e-9) <= (histogram.percentile(percent) or 0) <= truth * 1.045
+    assert histogram.count == len(ages)
+    assert histogram.total == pytest.approx(sum(ages))
+    assert histogram.most == max(ages)
+    for bound, count in histogram.cumulative([*AGES, min(max_age, 1e9)]):
+        assert count == sum(age <= bound for age in ages) or bound == 1e9
+
+
+def test_memory_of_a_histogram_does_not_grow_with_values() -> None:
+    histogram = Histogram(age_bounds(300.0))
+    rng = random.Random(1)
+    histogram.add(rng.uniform(0, 86_400) for _ in range(50_000))
+    histogram.add([-5.0])  # a clock that was set back
+    assert len(histogram.counts) < 16 * 32
+    assert histogram.count == 50_001
+
+
+def test_a_percentile_is_of_a_hundred() -> None:
+    assert Histogram([1.0]).percentile(50) is None
+    with pytest.raises(ArgumentError, match="101"):
+        Histogram([1.0]).percentile(101)
+
+
+async def test_causes_beyond_the_first_fifty_are_other() -> None:
+    async def fails(event: Any) -> Any:
+        raise type(f"Error{event['id']}", (PermanentError,), {"reason": f"reason {event['id']}"})
+
+    orchestrator = run_of([{"id": key} for key in range(80)], enricher=fails)
+    await orchestrator.start()
+    await orchestrator.wait()
+    causes = orchestrator.statistics.snapshot().dead_letters
+    assert sum(causes.values()) == 80
+    assert causes["rejected", "enrich", "other"] == 30
+    assert len(causes) == 51
+
+
+# ── displays ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def texts(svg: str) -> str:
@@ -200,13 +254,13 @@ async def test_it_can_be_shown_in_every_state() -> None:
         raise PermanentError("<b>&")
 
     orchestrator = run_of(ticks(5), enricher=breaks)
-    vitals = Vitals.of(orchestrator)
+    statistics = orchestrator.statistics
 
     def shown() -> tuple[str, str, str]:
-        now = vitals.snapshot()
+        now = statistics.snapshot()
         console = Console(width=120, record=True, file=io.StringIO())
         console.print(table(now))
-        return texts(panel(now, vitals_title(now), ages_text(now.ages))), str(now), console.export_text()
+        return texts(snapshot_svg(now)), str(now), console.export_text()
 
     assert all("idle" in text for text in shown())
     await orchestrator.start()

@@ -1,0 +1,89 @@
+"""A histogram in bounded memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from math import ceil, floor, inf, isfinite, log2
+
+from rxcompact.errors import ArgumentError
+
+AGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
+"""Bounds of the ages that metrics export, seconds."""
+SIZES = (1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0)
+"""Bounds of the batch sizes that metrics export."""
+STEPS = 16
+"""Bounds for each doubling of an age: a percentile is right within 4.5 %."""
+
+
+class Histogram:
+    """A count of values between bounds: O(1) memory and, per value, time O(log bounds).
+
+    >>> ages = Histogram(age_bounds(60.0))
+    >>> ages.add(milliseconds / 1000 for milliseconds in range(1, 1001))
+    >>> [round(ages.percentile(percent), 1) for percent in (50, 90, 99)]
+    [0.5, 0.9, 1.0]
+
+    Args:
+        bounds: In ascending order; each is the largest value of its count.
+    """
+
+    __slots__ = ("bounds", "counts", "most", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+        """Sum of the values."""
+        self.most = 0.0
+        """The largest value."""
+
+    def add(self, values: Iterable[float]) -> None:
+        """Count values."""
+        bounds, counts = self.bounds, self.counts
+        for value in values:
+            counts[bisect_left(bounds, value)] += 1
+            self.total += value
+            self.most = max(self.most, value)
+
+    def copy(self) -> Histogram:
+        """Return one that does not change with this one."""
+        other = Histogram(self.bounds)
+        other.counts, other.total, other.most = self.counts.copy(), self.total, self.most
+        return other
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return sum(self.counts)
+
+    def percentile(self, percent: float) -> float | None:
+        """Return the bound, or the largest value, that so many percent of the values do not exceed; None of none.
+
+        Raises:
+            ArgumentError: for a percentage below 0 or above 100.
+        """
+        if not 0 <= percent <= 100:  # noqa: PLR2004
+            raise ArgumentError("percent", percent, "0 to 100")
+        totals = list(accumulate(self.counts))
+        if not totals[-1]:
+            return None
+        index = bisect_left(totals, max(1, ceil(totals[-1] * percent / 100)))
+        return min(self.most, self.bounds[index]) if index < len(self.bounds) else self.most
+
+    def cumulative(self, bounds: Sequence[float]) -> list[tuple[float, int]]:
+        """Return how many values do not exceed each of these bounds, and infinity; exact for bounds of its own."""
+        totals = list(accumulate(self.counts))
+        return [(bound, totals[bisect_left(self.bounds, bound)]) for bound in bounds] + [(inf, totals[-1])]
+
+    def __repr__(self) -> str:
+        shares = ", ".join(f"p{percent} {self.percentile(percent) or 0:.3g}" for percent in (50, 90, 99))
+        return f"<Histogram of {self.count}: {shares}, max {self.most:.3g}>"
+
+
+def age_bounds(max_age: float) -> Sequence[float]:
+    """Return bounds from a millisecond to a week, 16 for each doubling, `AGES` and ``max_age`` among them."""
+    limit = max_age if isfinite(max_age) else AGES[-1]
+    first, last = floor(STEPS * log2(1e-3 / limit)), ceil(STEPS * log2(max(6e5, 2 * limit) / limit))
+    return sorted({*AGES, *(limit * 2 ** (step / STEPS) for step in range(first, last + 1))})

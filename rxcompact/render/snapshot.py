@@ -1,0 +1,228 @@
+"""A snapshot of a run: a few lines of text, and a picture with the last dead letters below it."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from math import inf, isfinite
+from typing import Any
+
+from rxcompact.render.paper import WIDTH, document, element
+from rxcompact.render.table import table
+from rxcompact.render.words import duration, escape
+
+UNKNOWN = "\N{EN DASH}"
+BINS = 24
+"""Bars of ages, each √2 times as old as the one before; the last ends at ``max_age``."""
+LONGEST = 3600.0
+"""Where they end if there is no ``max_age``, seconds."""
+BLOCKS = " ▁▂▃▄▅▆▇█"
+OUTCOMES = ("published", "expired", "rejected", "dropped", "abandoned")
+LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age")
+
+MARGIN = 20.0
+HALF = 440.0
+"""Width of each of two charts."""
+BAR = 72.0
+LOW = 28.0
+"""Heights of bars."""
+MINUTE = 60.0
+BIG = "font-size:21px;font-weight:600"
+HOLDERS = ("compact", "enrich", "publish")
+
+
+# ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def snapshot_title(now: Any) -> str:
+    """Return the state, and for how long it has run."""
+    restarts = f", {now.restarts} restart{'s' * (now.restarts != 1)}" if now.restarts else ""
+    return f"{now.state}, {duration(now.uptime)}{restarts}"
+
+
+def snapshot_lines(now: Any) -> list[tuple[str, str]]:
+    """Return the lines of a snapshot, each with its name."""
+    account = now.account
+    held = ", ".join(f"{name} {stage.held:,}" for name, stage in now.stages.items() if stage.held)
+    oldest = f"; oldest {duration(now.oldest)}" if now.oldest is not None else ""
+    ends = [f"{name} {getattr(account, name):,}" for name in OUTCOMES if name == "published" or getattr(account, name)]
+    ratio = UNKNOWN if now.dedup_ratio is None else f"{now.dedup_ratio:,.1f} events for each distinct one"
+    lines = [
+        ("in", f"{_rate(now, 'received')}; {account.received:,} received, {account.refused:,} refused"),
+        ("dedup", ratio),
+        ("out", f"{_rate(now, 'published')}; {', '.join(ends)}"),
+        ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}"),
+        ("retries", f"{now.waiting:,} waiting, {now.retried:,} in all"),
+        ("age", f"{_ages(now)}; max_age {duration(now.max_age)}"),
+        ("ages", _blocks(_age_bins(now))),
+    ]
+    if errors := _errors(now):
+        lines.append(("last errors", ", ".join(errors)))
+    return lines
+
+
+def snapshot_text(now: Any) -> str:
+    """Return a snapshot as text."""
+    lines = [snapshot_title(now)]
+    lines += [f"  {name:<11}  {text}" for name, text in snapshot_lines(now)]
+    lines += [f"  {'✗':>11}  {' · '.join(row)}" for row in letter_rows(now)]
+    return "\n".join(lines)
+
+
+def letter_rows(now: Any) -> list[tuple[str, ...]]:
+    """Return the last dead letters as rows of text, of `LETTER_COLUMNS`."""
+    return [
+        (
+            *(each.outcome, each.stage, each.key or UNKNOWN, each.reason, each.error or UNKNOWN),
+            *(f"{each.attempts:,}", UNKNOWN if each.age is None else duration(each.age)),
+        )
+        for each in now.letters
+    ]
+
+
+def _rate(now: Any, name: str) -> str:
+    return UNKNOWN if now.rate is None else f"{getattr(now.rate, name):,.0f}/s"
+
+
+def _ages(now: Any) -> str:
+    ages = now.ages.get("published")
+    if not ages:
+        return UNKNOWN
+    percentiles = [f"p{percent} {duration(ages.percentile(percent))}" for percent in (50, 90, 99)]
+    return ", ".join([*percentiles, f"most {duration(ages.most)}"])
+
+
+def _errors(now: Any) -> list[str]:
+    errors = [f"{name}: {stage.error}" for name, stage in now.stages.items() if stage.error and name != "source"]
+    failures = now.failures.get("source", 0)
+    return errors + ([f"source failed {failures:,} times: {now.failure}"] if failures else [])
+
+
+def _age_bins(now: Any) -> list[tuple[float, int]]:
+    """Return how many events were published up to each age that none before has; the last is beyond ``max_age``."""
+    limit = now.max_age if isfinite(now.max_age) else LONGEST
+    bounds = [limit * 2 ** ((index - BINS + 1) / 2) for index in range(BINS)]
+    ages = now.ages.get("published")
+    totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in (*bounds, inf)])]
+    return [(bound, total - before) for (_, before), (bound, total) in pairwise(totals)]
+
+
+def _blocks(bins: list[tuple[float, int]]) -> str:
+    """Return bars one line high after the first bound; before the last, which is beyond the limit, a line."""
+    most = max(count for _, count in bins) or 1
+    bars = "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for _, count in bins)
+    return f"{duration(bins[0][0])} ┤{bars[:-1]}│{bars[-1]}"
+
+
+# ── HTML and SVG ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def snapshot_html(now: Any) -> str:
+    """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
+    alternative = "; ".join([snapshot_title(now), *(f"{name} {text}" for name, text in snapshot_lines(now)[:6])])
+    return f'<img src="{snapshot_image(now)}" alt="{escape(alternative)}" style="max-width:100%">{letters_html(now)}'
+
+
+def snapshot_image(now: Any) -> str:
+    """Return the picture of a snapshot as a data URI."""
+    return f"data:image/svg+xml;base64,{b64encode(snapshot_svg(now).encode()).decode()}"
+
+
+def letters_html(now: Any) -> str:
+    """Return the last dead letters as a table, or nothing."""
+    return table(LETTER_COLUMNS, letter_rows(now), title="Dead letters", note="the latest first") if now.letters else ""
+
+
+def snapshot_svg(now: Any) -> str:
+    """Return a picture: headline numbers, rates of the last minute, ages against their limit, outcomes."""
+    title, errors = snapshot_title(now), _errors(now)
+    held = " · ".join(f"{name} {now.stages[name].held:,}" for name in HOLDERS if name in now.stages)
+    parts = [
+        element("text", title, x=MARGIN, y=27, kind="title"),
+        element("text", held, x=WIDTH - MARGIN, y=27, kind="quiet end"),
+        *_tiles(_headlines(now), 44),
+        *_rate_bars(now, MARGIN, 128),
+        *_age_bars(now, WIDTH - MARGIN - HALF, 128),
+        *_outcome_bar(now, 258),
+    ]
+    if errors:
+        parts.append(element("text", f"last errors: {' · '.join(errors)}", x=MARGIN, y=322, kind="quiet"))
+    return document(parts, 334 if errors else 312, title)
+
+
+def _headlines(now: Any) -> list[tuple[str, str, str]]:
+    account, ratio = now.account, now.dedup_ratio
+    over = ", on average" if now.state in ("stopped", "failed") else ""
+    return [
+        (_rate(now, "received"), f"in{over}", f"{account.received:,} received"),
+        (_rate(now, "published"), f"out{over}", f"{account.published:,} published"),
+        (UNKNOWN if ratio is None else f"{ratio:,.1f} : 1", "dedup", f"{account.distinct:,} distinct"),
+        (f"{account.in_flight:,}", "in flight", f"of {now.max_in_flight:,}"),
+        (f"{now.waiting:,}", "retries waiting", f"{now.retried:,} in all"),
+        (UNKNOWN if now.oldest is None else duration(now.oldest), "oldest", f"max_age {duration(now.max_age)}"),
+    ]
+
+
+def _tiles(tiles: Sequence[tuple[str, str, str]], y: float) -> Iterable[str]:
+    width = (WIDTH - 2 * MARGIN) / len(tiles)
+    for index, (number, name, note) in enumerate(tiles):
+        x = MARGIN + index * width
+        yield element("text", name, x=x, y=y + 12, kind="quiet")
+        yield element("text", number, x=x, y=y + 36, style=BIG)
+        yield element("text", note, x=x, y=y + 53, kind="quiet")
+
+
+def _rate_bars(now: Any, x: float, y: float) -> Iterable[str]:
+    """Draw what came in and what went out, each by its own scale: they differ on purpose."""
+    end = now.rates[-1].end if now.rates else now.uptime
+    for top, name, kind in ((y, "received", "bar"), (y + 52, "published", "published")):
+        base = top + 12 + LOW
+        rates = [(rate.start, rate.end, getattr(rate, name)) for rate in now.rates if rate.end > end - MINUTE]
+        most = max((amount for *_, amount in rates), default=0.0)
+        yield element("text", f"{name}, at most {most:,.0f}/s in the last minute", x=x, y=top + 5, kind="quiet")
+        yield element("line", x1=x, x2=x + HALF, y1=base, y2=base, kind="lane")
+        for start, stop, amount in rates:
+            left = HALF * max(0.0, 1 - (end - start) / MINUTE)
+            right = HALF * (1 - (end - stop) / MINUTE)
+            if amount > 0:
+                tall = max(1.0, LOW * amount / most)
+                width = max(0.8, right - left - 0.8)
+                yield element("rect", x=x + left, y=base - tall, width=width, height=tall, kind=kind)
+
+
+def _age_bars(now: Any, x: float, y: float) -> Iterable[str]:
+    """Draw how old events were when published; beyond the limit, what expired."""
+    bounds, counts = zip(*_age_bins(now), strict=True)
+    late = counts[-1] + now.account.expired
+    base, most = y + 14 + BAR, max(*counts[:-1], late) or 1
+    width = HALF / (len(counts) + 1)
+    limit = x + width * (len(counts) - 1) + width / 2
+    yield element("text", f"age when published: {_ages(now)}", x=x, y=y + 5, kind="quiet")
+    yield element("line", x1=x, x2=x + HALF, y1=base, y2=base, kind="lane")
+    yield element("line", x1=limit, x2=limit, y1=y + 14, y2=base, kind="state")
+    for index, amount in enumerate([*counts[:-1], late]):
+        beyond = index == len(counts) - 1
+        if amount:
+            tall = max(1.5, (BAR - 4) * amount / most)
+            left = x + index * width + (width if beyond else 0)
+            kind = "expired" if beyond else "bar"
+            yield element("rect", x=left, y=base - tall, width=width - 1.5, height=tall, kind=kind)
+    for index in range(1, len(bounds) - 1, 6):
+        middle = x + (index + 1) * width
+        yield element("text", duration(bounds[index]), x=middle, y=base + 13, kind="small middle")
+    yield element("text", f"max_age {duration(now.max_age)}", x=x + HALF, y=base + 13, kind="small end")
+
+
+def _outcome_bar(now: Any, y: float) -> Iterable[str]:
+    account = now.account
+    whole, x = account.distinct or 1, MARGIN
+    for index, name in enumerate((*OUTCOMES, "in_flight")):
+        kind, count = "faded" if name == "in_flight" else name, getattr(account, name)
+        if count:
+            width = (WIDTH - 2 * MARGIN) * count / whole
+            yield element("rect", x=x, y=y, width=width, height=12, kind=kind)
+            x += width
+        left = MARGIN + index * 152
+        yield element("rect", x=left, y=y + 23, width=10, height=10, rx=2, kind=kind)
+        yield element("text", f"{name.replace('_', ' ')} {count:,}", x=left + 15, y=y + 32)
