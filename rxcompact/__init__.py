@@ -1,26 +1,42 @@
 """Event compaction on RxPY: each distinct event once per time bucket, enriched, delivered in batches."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from loguru import logger
 
 from rxcompact import operators
 from rxcompact.acks import Ack, Chunk
-from rxcompact.enrichers.http import HttpEnricher
+from rxcompact.contracts import Enricher, Reducer, Sink, Source
 from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
-from rxcompact.pipeline import Enricher, Pipeline, Reducer, Sink, Source
+from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account
-from rxcompact.sinks.function import FunctionSink
-from rxcompact.sinks.http import HttpSink
 from rxcompact.sinks.ndjson import NdjsonSink
-from rxcompact.sources.http import HttpSource
 from rxcompact.sources.iterable import IterableSource
 from rxcompact.sources.ndjson import NdjsonSource
 from rxcompact.sources.observable import ObservableSource
 
+if TYPE_CHECKING:
+    from rxcompact.enrichers.http import HttpEnricher
+    from rxcompact.sinks.http import HttpSink
+    from rxcompact.sources.http import HttpSource
+
 # a library is silent until its user says `logger.enable("rxcompact")`
 logger.disable("rxcompact")
+
+__version__ = "0.2.0.dev0"
+_ON_DEMAND = {"HttpEnricher": "enrichers.http", "HttpSink": "sinks.http", "HttpSource": "sources.http"}
+"""What imports aiohttp, which takes longer than all the rest."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ON_DEMAND:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_ON_DEMAND[name]}"), name)
+
 
 __all__ = [
     "Account",
@@ -30,7 +46,6 @@ __all__ = [
     "Compacted",
     "DeadLetter",
     "Enricher",
-    "FunctionSink",
     "HttpEnricher",
     "HttpSink",
     "HttpSource",

@@ -118,6 +118,13 @@ class RawSource(Protocol):
 
 
 @runtime_checkable
+class OneShotSource(Protocol):
+    """A source that cannot begin anew when ``restartable`` is false: its first failure fails the run."""
+
+    restartable: bool
+
+
+@runtime_checkable
 class DurableSource(Protocol):
     """A source whose chunks carry acknowledgements."""
 

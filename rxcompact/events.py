@@ -154,20 +154,20 @@ class Window(Sequence[Compacted]):
         return window_html(self)
 
 
-Stage: TypeAlias = Literal["compact", "decode", "enrich", "publish"]
-"""Where an event met its end."""
+Stage: TypeAlias = str
+"""Where an event was settled: "compact", "decode", "enrich" (a second one is "enrich-2", …), "publish"."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Any outcome but published."""
+    """An event that was rejected at intake, or any outcome but published."""
 
-    outcome: Literal["expired", "rejected", "dropped", "abandoned"]
+    outcome: Literal["rejected", "expired", "failed", "dropped", "abandoned"]
     event: Any
-    """The event as received when it was rejected at the door, else its `Compacted`."""
+    """The event as received when it was rejected, else its `Compacted`."""
     stage: Stage
     reason: str
-    """One word or two for a counter: "late", "key", "too old", "HTTP 404", …"""
+    """A word or two for a counter: "late", "key", "too old", "HTTP 404", …"""
     error: BaseException | None = None
     """The last error, if there was one."""
     attempts: int = 0
@@ -241,4 +241,4 @@ class Delivered(NamedTuple):
 
 
 Outcome: TypeAlias = Published | DeadLetter
-"""The one end of a distinct event."""
+"""What became of a distinct event."""

@@ -1,35 +1,35 @@
-"""Runs a pipeline: start, stop, restart, supervision, drain, the account."""
+"""Runs a pipeline: states, start, stop, restart, and the signals of the operating system."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import warnings
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
+from weakref import WeakKeyDictionary
 
+from reactivex.abc import DisposableBase
 from reactivex.disposable import Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.contracts import DurableSource, close
-from rxcompact.deadline import Deadline
-from rxcompact.interrupts import hear
+from rxcompact.errors import ArgumentError
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.prometheus import exposition
 from rxcompact.observers.statistics import Statistics
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
-from rxcompact.render import StageNow, orchestrator_html
-from rxcompact.run import Flow
-from rxcompact.signals import Account, State
-from rxcompact.supervisor import Supervisor
+from rxcompact.run import Run, Supervisor
+from rxcompact.signals import Account, StageNow, State
 
 DEADLINE = 10.0
-STOPPED, DRAINED = 0.45, 0.9
-"""Shares of a stop's deadline after which its source is left behind, and what has not met its end abandoned."""
+"""Seconds that a drain may take by default."""
+SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
+"""Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
-Steps = Callable[[Flow, Deadline], Coroutine[Any, Any, "Report"]]
+Steps = Callable[[Run, "Deadline"], Coroutine[Any, Any, "Report"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Report:
     seconds: float
     """How long stopping took."""
     in_time: bool
-    """Whether everything met its end before the deadline; what had not was abandoned."""
+    """Whether everything was settled before the deadline; what was not was abandoned."""
 
 
 class Orchestrator(Observables):
@@ -57,15 +57,17 @@ class Orchestrator(Observables):
     A source that dies is subscribed to again, after a wait that grows with each failure and is short again once it has
     been healthy for a while. What the stages hold stays where it is meanwhile.
 
-    ``stop`` ends in steps: 1. the sources take no more; 2. the open windows close; 3. every wait is cut short, for one
-    last attempt; 4. what came through is published; 5. at the deadline what has not met its end is abandoned.
+    ``stop`` ends in steps: 1. the source takes no more; 2. the open windows close; 3. every wait is cut short, for one
+    last attempt; 4. what was enriched is published; 5. at the deadline what is not settled is abandoned.
 
     Args:
         pipeline: What to run.
         wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
         healthy_after: Seconds without failure after which a source's failures are forgotten.
+        max_failures: Failures in a row at which the run has failed. A source that cannot begin anew fails it at once.
+        deadline: Seconds that a drain may take, where `stop` gives no others.
 
-    What happens is to be seen in the observables of `Observables`.
+    What happens can be observed: see `Observables`.
     """
 
     def __init__(
@@ -74,28 +76,34 @@ class Orchestrator(Observables):
         *,
         wait: Wait = full_jitter,
         healthy_after: Seconds = 60.0,
+        max_failures: int = 100,
+        deadline: Seconds = DEADLINE,
     ) -> None:
         super().__init__(Statistics(self))
+        if max_failures < 1:
+            raise ArgumentError("max_failures", max_failures, "at least 1")
         self.pipeline = pipeline
         self._wait = wait
+        self._max_failures = max_failures
+        self._drain_seconds = seconds("deadline", deadline, zero=True)
         self._healthy_after = seconds("healthy_after", healthy_after)
         self._state: State = "idle"
-        self._flow: Flow | None = None
+        self._run: Run | None = None
         self._supervisor: Supervisor | None = None
         self._ending: asyncio.Task[Report] | None = None
         self._deadline: Deadline
         self._report: Report | None = None
-        self._over: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
+        self._source_error: Exception | None = None  # that ended the run
+        self._finished: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
         self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
-        self._hearing = SerialDisposable()
+        self._signal_handlers = SerialDisposable()
         self._time: Callable[[], float] = float
-        self._began, self._ended = 0.0, 0.0
+        self._started_at, self._ended_at = 0.0, 0.0
         self.restarts = 0
         """How often the source was subscribed to anew, since the last start."""
-        pipeline.run_by(self)
 
-    # ── what is to be seen ────────────────────────────────────────────────────────────────────────────────────────
+    # ── what can be seen ──────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def state(self) -> State:
@@ -105,29 +113,26 @@ class Orchestrator(Observables):
     @property
     def account(self) -> Account:
         """What came in and what became of it, since the last start."""
-        return self._flow.account() if self._flow is not None else Account()
-
-    @property
-    def held(self) -> dict[str, int]:
-        """How many distinct events each stage holds."""
-        return self._flow.held() if self._flow is not None else {}
+        return self._run.account() if self._run is not None else Account()
 
     @property
     def stages(self) -> Mapping[str, StageNow]:
         """What each stage holds, how old the oldest of it is, and the last error; empty before the first start."""
-        return self._flow.stages() if self._flow is not None else {}
+        return self._run.stages() if self._run is not None else {}
 
     @property
     def uptime(self) -> float:
         """Seconds since the last start, or from it until the end."""
-        return (self._ended if self._state in ENDED else self._time()) - self._began
+        return (self._ended_at if self._state in ENDED else self._time()) - self._started_at
 
     def _repr_html_(self) -> str:
+        from rxcompact.render import orchestrator_html  # noqa: PLC0415 - pictures are for those who look
+
         return orchestrator_html(self.pipeline, self)
 
-    def _become(self, state: State) -> None:
+    def _set_state(self, state: State) -> None:
         if state != self._state:
-            self._ended = self._time()
+            self._ended_at = self._time()
             old, self._state = self._state, state
             self._on_state(old, state)
 
@@ -144,9 +149,10 @@ class Orchestrator(Observables):
     def _start(self) -> None:
         self._ending = None
         self._report = None
+        self._source_error = None
         self._time = asyncio.get_running_loop().time
-        self._began, self.restarts = self._time(), 0
-        self._flow = Flow(
+        self._started_at, self.restarts = self._time(), 0
+        self._run = Run(
             self.pipeline,
             on_window=self._on_window,
             on_delivered=self._on_delivered,
@@ -154,25 +160,27 @@ class Orchestrator(Observables):
             on_retry=self._on_signal,
             metrics=lambda: exposition(self.statistics.snapshot()),
         )
-        self._over = asyncio.get_running_loop().create_future()
-        self._flow.ended.add_done_callback(self._on_ended)
-        self._become("running")
-        self._supervise(self._flow)
+        self._finished = asyncio.get_running_loop().create_future()
+        self._run.ended.add_done_callback(self._on_ended)
+        self._set_state("running")
+        self._supervise(self._run)
 
-    def _supervise(self, flow: Flow) -> None:
+    def _supervise(self, run: Run) -> None:
         self._supervisor = Supervisor(
             self.pipeline.source,
-            flow,
+            run,
             wait=self._wait,
             healthy_after=self._healthy_after,
-            announce=self._on_signal,
-            completed=self._on_source_completed,
+            max_failures=self._max_failures,
+            on_failure=self._on_signal,
+            on_ended=self._on_source_ended,
         )
 
-    def _on_source_completed(self) -> None:
-        if self._flow is not None and self._ending is None:
-            self._become("draining")
-            self._flow.complete()
+    def _on_source_ended(self, error: Exception | None) -> None:
+        self._source_error = error
+        if self._run is not None and self._ending is None:
+            self._set_state("draining")
+            self._run.complete()
 
     async def restart(self) -> None:
         """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay.
@@ -182,77 +190,78 @@ class Orchestrator(Observables):
         async with self._lock:
             if self._ending is not None and not self._ending.done():
                 await asyncio.wait({self._ending})
-            if self._state in ENDED or self._flow is None:
+            if self._state in ENDED or self._run is None:
                 self._start()
             elif self._state == "running" and self._supervisor is not None:
-                self._become("restarting")
+                self._set_state("restarting")
                 self.restarts += 1
-                self._become("running")
-                self._supervisor.pause()  # after observers were told, which may take its time
-                self._supervise(self._flow)
+                self._set_state("running")
+                self._supervisor.pause()  # after observers were notified, which may take its time
+                self._supervise(self._run)
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def stop(self, deadline: Seconds = DEADLINE) -> Report:
+    async def stop(self, deadline: Seconds | None = None) -> Report:
         """Stop, and return what the run came to, by the deadline.
 
         Args:
-            deadline: Seconds; of several calls the earliest deadline holds, also when its caller was cancelled.
+            deadline: Seconds; by default the orchestrator's. Of several calls the earliest holds, also when its
+                caller was cancelled.
         """
-        limit = seconds("deadline", deadline, zero=True)
+        limit = self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
         ending = self._ending
         if ending is not None:
-            self._deadline.move_up(limit)
-        elif self._flow is None or self._state in ENDED:
+            self._deadline.shorten(limit)
+        elif self._run is None or self._state in ENDED:
             return self._report or Report(self.account, 0.0, in_time=True)
         else:
-            ending = self._end(self._drain, self._flow, limit)
+            ending = self._begin_drain(self._drain, self._run, limit)
         return await asyncio.shield(ending)
 
-    def _end(self, steps: Steps, flow: Flow, limit: float) -> asyncio.Task[Report]:
-        self._become("draining")
+    def _begin_drain(self, steps: Steps, run: Run, limit: float) -> asyncio.Task[Report]:
+        self._set_state("draining")
         self._deadline = Deadline(limit)
-        self._ending = asyncio.create_task(steps(flow, self._deadline), name="rxcompact drain")
-        self._ending.add_done_callback(self._over.set_result)
+        self._ending = asyncio.create_task(steps(run, self._deadline), name="rxcompact drain")
+        self._ending.add_done_callback(self._finished.set_result)
         return self._ending
 
-    async def _drain(self, flow: Flow, deadline: Deadline) -> Report:
+    async def _drain(self, run: Run, deadline: Deadline) -> Report:
         began = asyncio.get_running_loop().time()
         await self._stop_source(deadline)
-        flow.drain()
-        in_time = await deadline.wait(flow.ended, DRAINED)
+        run.drain()
+        in_time = await deadline.wait(run.ended, DRAIN_SHARE)
         if not in_time:
-            flow.abandon()
-        return await self._finish(flow, deadline, began, in_time=in_time)
+            run.abandon()
+        return await self._finish(run, deadline, began, in_time=in_time)
 
     def _on_ended(self, ended: asyncio.Future[None]) -> None:
         """End the run when its source completed or its stream failed."""
-        if self._ending is None and self._flow is not None and not ended.cancelled():
-            self._end(self._wind_up, self._flow, DEADLINE)
+        if self._ending is None and self._run is not None and not ended.cancelled():
+            self._begin_drain(self._finish_ended, self._run, self._drain_seconds)
 
-    async def _wind_up(self, flow: Flow, deadline: Deadline) -> Report:
+    async def _finish_ended(self, run: Run, deadline: Deadline) -> Report:
         began = asyncio.get_running_loop().time()
         await self._stop_source(deadline)
-        if flow.ended.exception() is not None:
-            flow.abandon()
-        return await self._finish(flow, deadline, began, in_time=True)
+        if run.ended.exception() is not None:
+            run.abandon()
+        return await self._finish(run, deadline, began, in_time=True)
 
     async def _stop_source(self, deadline: Deadline) -> None:
         if self._supervisor is not None:
             self._supervisor.retire()
-        await deadline.within(close(self.pipeline.source), STOPPED)
+        await deadline.limit(close(self.pipeline.source), SOURCE_SHARE)
         if self._supervisor is not None:
             self._supervisor.pause()
             self._supervisor = None
 
-    async def _finish(self, flow: Flow, deadline: Deadline, began: float, *, in_time: bool) -> Report:
-        parts = (close(self.pipeline.enricher), close(self.pipeline.sink), self._release())
-        await asyncio.gather(*map(deadline.within, parts))
+    async def _finish(self, run: Run, deadline: Deadline, began: float, *, in_time: bool) -> Report:
+        parts = [operator.part for operator in self.pipeline.calls]
+        await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
         took = asyncio.get_running_loop().time() - began
-        failed = flow.ended.exception() is not None
-        self._report = Report(flow.account(), took, in_time and not failed)
-        self._become("failed" if failed else "stopped")
-        self._hearing.disposable = Disposable()
+        failed = run.ended.exception() is not None or self._source_error is not None
+        self._report = Report(run.account(), took, in_time and not failed)
+        self._set_state("failed" if failed else "stopped")
+        self._signal_handlers.disposable = Disposable()
         return self._report
 
     async def _release(self) -> None:
@@ -263,26 +272,34 @@ class Orchestrator(Observables):
         """Wait until it has stopped.
 
         Raises:
-            Exception: what the stream failed with, if it did: a bug, or no room under the policy "error".
+            Exception: what the source died of, when it failed too often or cannot begin anew; or what the stream failed
+                with: a bug, or no capacity under the policy "error".
         """
-        flow = self._flow
-        if flow is None:
+        run = self._run
+        if run is None:
             return Report(Account(), 0.0, in_time=True)
-        ending = await asyncio.shield(self._over)
-        flow.ended.result()
+        ending = await asyncio.shield(self._finished)
+        run.ended.result()
+        if self._source_error is not None:
+            raise self._source_error
         return ending.result()
 
-    def stop_on(self, *numbers: int, deadline: Seconds = DEADLINE) -> None:
-        """Have signals stop it, until it has stopped; by default SIGTERM and SIGINT. A second cuts the drain short."""
+    def stop_on(self, *numbers: int, deadline: Seconds | None = None) -> None:
+        """Have signals stop it, until it has stopped; by default SIGTERM, SIGINT and SIGHUP.
+
+        A second one cuts the drain short. The handlers that were there before are put back.
+        """
 
         def stop() -> None:
             if self._ending is not None:
-                self._deadline.move_up(0.0)
+                self._deadline.shorten(0.0)
             task = asyncio.ensure_future(self.stop(deadline))
             self._stops.add(task)
             task.add_done_callback(self._stops.discard)
 
-        self._hearing.disposable = hear(numbers or (signal.SIGTERM, signal.SIGINT), stop)
+        self._signal_handlers.disposable = add_signal_handlers(
+            numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stop
+        )
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -297,3 +314,80 @@ class Orchestrator(Observables):
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self._state}: {self.account}>"
+
+
+class Deadline:
+    """A span of time that several steps share, and that may be shortened.
+
+    Args:
+        seconds: From now.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._at = self._began + seconds
+        self._shortened: asyncio.Future[None] = self._loop.create_future()
+
+    def shorten(self, seconds: float) -> None:
+        """Have it be so many seconds from now, unless it is sooner already."""
+        at = self._loop.time() + seconds
+        if at < self._at:
+            self._at = at
+            self._shortened.set_result(None)
+            self._shortened = self._loop.create_future()
+
+    async def wait(self, future: asyncio.Future[Any], share: float = 1.0) -> bool:
+        """Wait until a future is done, or this share of the time is over; return whether it is done."""
+        while not future.done():
+            left = self._began + (self._at - self._began) * share - self._loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait({future, self._shortened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return future.done()
+
+    async def limit(self, work: Awaitable[Any], share: float = 1.0) -> None:
+        """Have something done in this share of the time; what ignores its cancellation then is left behind."""
+        task: asyncio.Future[Any] = asyncio.ensure_future(work)
+        await asyncio.sleep(0)  # even with no time left it gets to begin
+        if not await self.wait(task, share):
+            task.cancel()
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "closing failed", "exception": error})
+
+
+Handlers: TypeAlias = dict[int, list[Callable[[], object]]]
+_handlers: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Handlers, dict[int, Any]]] = WeakKeyDictionary()
+
+
+def add_signal_handlers(numbers: Collection[int], handler: Callable[[], object]) -> DisposableBase:
+    """Call a handler at signals, beside those that others added, until disposed of.
+
+    asyncio has one handler for a signal; the last of ours to go puts back what was there before.
+    """
+    loop = asyncio.get_running_loop()
+    handlers, before = _handlers.setdefault(loop, ({}, {}))
+
+    def handle(number: int) -> None:
+        for each in list(handlers[number]):
+            each()
+
+    for number in numbers:
+        if number not in handlers:
+            before[number] = signal.getsignal(number), getattr(loop, "_signal_handlers", {}).get(number)
+        handlers.setdefault(number, []).append(handler)
+        loop.add_signal_handler(number, handle, number)
+
+    def dispose() -> None:
+        for number in numbers:
+            handlers[number].remove(handler)
+            if not handlers[number]:
+                del handlers[number]
+                loop.remove_signal_handler(number)
+                of_process, of_loop = before.pop(number)
+                if of_loop is not None:
+                    loop.add_signal_handler(number, of_loop._callback, *of_loop._args)
+                else:
+                    signal.signal(number, of_process)
+
+    return Disposable(dispose)

@@ -1,4 +1,4 @@
-"""One run of a pipeline: its stages joined, counted and bounded."""
+"""One run of a pipeline: its source kept subscribed, its stages joined, counted and bounded."""
 
 from __future__ import annotations
 
@@ -10,32 +10,39 @@ from typing import Any
 from reactivex import Observable
 from reactivex import operators as ops
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import Disposable
+from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.subject import Subject
+from tenacity import RetryCallState, Retrying
 
-from rxcompact.acks import PendingAcks
+from rxcompact.acks import Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import Holder, StageContext
+from rxcompact.contracts import Holder, OneShotSource, Source, StageContext
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
-from rxcompact.operators import enrich, publish
+from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import Pipeline
-from rxcompact.render import StageNow
-from rxcompact.signals import Account, RetryScheduled
+from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
 
-COUNTED = ("received", "refused", "published", "expired", "rejected", "dropped", "abandoned")
+COUNTED = ("received", "rejected", "published", "expired", "failed", "dropped", "abandoned")
 
 
-class Flow:
+class Run:
     """The stages behind the source. They outlive it: a source may die, or be restarted, and nothing is lost.
 
     It is also the `Demand` that sources ask.
 
+    Args:
+        pipeline: What to run.
+        on_window: Called with each window that closed.
+        on_delivered: Called with each batch that a sink took.
+        on_dead_letter: Called with each dead letter.
+        on_retry: Called with each call that failed and will be made again.
+        metrics: Gives the metrics, and their content type.
+
     Attributes:
-        ended: Done when everything has met its end, or failed with what the stream failed with.
-        refusals: What was rejected at the door of the chunk pushed last.
+        ended: Done when everything is settled, or failed with what the stream failed with.
         scheduler: Of the loop that it runs on; for the source too.
     """
 
@@ -50,96 +57,74 @@ class Flow:
         metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
         self._pipeline = pipeline
-        self._on_delivered = on_delivered
-        self._on_dead_letter = on_dead_letter
-        self._on_retry = on_retry
+        self._notify_window = on_window
+        self._notify_delivered = on_delivered
+        self._notify_dead_letter = on_dead_letter
+        self._notify_retry = on_retry
         self.metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
-        self.refusals: list[DeadLetter] = []
-        self._over = 0  # distinct events that have met their end
-        self._pending_acks = PendingAcks()
+        self._settled = 0  # distinct events
+        self._distinct_of_others = 0  # distinct events of a reducer that is not ours
+        self._acks = PendingAcks()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
-        self._stages: list[Holder] = []
-        self._aside: Counter[str] = Counter()  # dead letters by stage
+        self._holders: dict[str, Holder] = {}  # by stage
+        self._dead_letters: Counter[str] = Counter()  # by stage
         self._errors: dict[str, BaseException] = {}  # the last of each stage
-        self._closed = 0  # distinct events of a reducer that is not
+        self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._waiters: list[asyncio.Future[None]] = []
         self._drain: Subject[None] = Subject()
-        self._chunks: ObserverBase[list[Any]] | None = None
+        self._intake: ObserverBase[list[Any]] | None = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
-        scheduler = LoopScheduler(self._loop)
-        self.scheduler = scheduler
-
-        def count(window: Window) -> None:
-            self._closed += len(window)
-
-        def tell(window: Window) -> None:
-            self._pending_acks.add(window)
-            on_window(window)
-
-        windows = pipeline.reducer.reduce(Observable(self._intake), self._context()).pipe(
-            ops.do_action(count, self._shut)
-        )
-        if getattr(pipeline.source, "raw", False):
-            windows = windows.pipe(ops.map(self._decoded))
-        windows = windows.pipe(ops.do_action(tell))
-        self._subscription = self._publish(self._enrich(windows)).subscribe(
-            self._delivered, self._fail, self._end, scheduler=scheduler
+        self.scheduler = LoopScheduler(self._loop)
+        self._subscription = self._stages().subscribe(
+            self._on_delivered, self._fail, self._end, scheduler=self.scheduler
         )
 
     # ── the stages ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
-        self._chunks = observer
-        return Disposable()
-
-    def _context(self) -> StageContext:
-        return StageContext(
+    def _stages(self) -> Observable[Delivered]:
+        context = StageContext(
             max_age=self._pipeline.max_age,
-            retries=self._on_retry,
-            max_keys=lambda: self.capacity() + sum(stage.held() for stage in self._windows),
+            max_keys=lambda: self.capacity() + sum(windows.held() for windows in self._windows),
             overflow=self._pipeline.overflow,
             flushes=self._drain,
-            dead_letters=self._dead_letter,
-            register=self._probe,
+            dead_letters=self._on_dead_letter,
+            retries=self._on_retry,
+            register=self._register,
             scheduler=self.scheduler,
         )
+        stream: Observable[Any] = self._pipeline.reducer.reduce(Observable(self._subscribe_intake), context)
+        stream = stream.pipe(ops.do_action(self._count, self._reject_from_now_on))
+        if self._pipeline.raw:
+            stream = stream.pipe(ops.map(self._decode))
+        stream = stream.pipe(ops.do_action(self._on_window))
+        for operator in self._pipeline.calls:
+            bound: Any = operator.bind(context)
+            stream = bound(stream)
+        return stream
 
-    def _probe(self, stage: Holder) -> None:
-        (self._windows if isinstance(stage, Windows) else self._stages).append(stage)  # type: ignore[arg-type]
+    def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+        self._intake = observer
+        return Disposable()
 
-    def _enrich(self, windows: Observable[Window]) -> Observable[Any]:
-        if self._pipeline.enricher is None:
-            return windows
-        return windows.pipe(enrich(self._pipeline.enricher, **self._stage("enrich")))
+    def _register(self, holder: Holder) -> None:
+        self._holders[holder.stage] = holder
+        if isinstance(holder, Windows):
+            self._windows.append(holder)
 
-    def _publish(self, events: Observable[Any]) -> Observable[Delivered]:
-        return events.pipe(publish(self._pipeline.sink.publish, **self._stage("publish")))
+    def _count(self, window: Window) -> None:
+        self._distinct_of_others += len(window)
 
-    def _stage(self, stage: Any) -> dict[str, Any]:
-        def before_sleep(state: Any) -> None:
-            error = state.outcome.exception()
-            self.record_error(stage, error)
-            self._on_retry(RetryScheduled(stage, state.attempt_number, state.upcoming_sleep, error))
-
-        return self._pipeline.options(stage) | {
-            "before_sleep": before_sleep,
-            "flushes": self._drain,
-            "dead_letters": self._dead_letter,
-            "probe": self._probe,
-            "scheduler": self.scheduler,
-        }
-
-    def _decoded(self, window: Window) -> Window:
-        """Decode the survivors."""
-        kept: list[Compacted] = []
+    def _decode(self, window: Window) -> Window:
+        """Decode the survivors; one that is not JSON has failed, with its duplicates counted."""
+        decoded: list[Compacted] = []
         for compacted in window:
             try:
-                kept.append(compacted.having(decode(compacted.event)))
+                decoded.append(compacted.having(decode(compacted.event)))
             except DecodeError as error:
-                self._dead_letter(DeadLetter("rejected", compacted, "decode", error.reason, error))
-        return window.having(kept)
+                self._on_dead_letter(DeadLetter("failed", compacted, "decode", error.reason, error))
+        return window.having(decoded)
 
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -149,51 +134,55 @@ class Flow:
         return Account(
             **now,
             distinct=distinct,
-            duplicates=now["received"] - distinct - now["refused"],
-            in_flight=distinct - self._over,
+            duplicates=now["received"] - distinct - now["rejected"],
+            in_flight=distinct - self._settled,
         )
 
     def _distinct(self) -> int:
-        return sum(windows.distinct for windows in self._windows) if self._windows else self._closed
-
-    def held(self) -> dict[str, int]:
-        """Return how many distinct events each stage holds."""
-        return {type(stage).__name__: stage.held() for stage in (*self._windows, *self._stages)}
+        return sum(windows.distinct for windows in self._windows) if self._windows else self._distinct_of_others
 
     def record_error(self, stage: str, error: BaseException) -> None:
         """Remember the last error of a stage."""
         self._errors[stage] = error
 
     def stages(self) -> dict[str, StageNow]:
-        """Return what each stage holds, and what went wrong in it."""
-        now = {name: StageNow(aside=self._aside[name], error=self._errors.get(name)) for name in ("source", "decode")}
-        for holder in (*self._windows, *self._stages):
-            name = getattr(holder, "stage", "compact")
-            oldest = getattr(holder, "oldest", lambda: None)()  # a reducer of one's own need not know
-            waiting = getattr(holder, "waiting", lambda: 0)()
-            now[name] = StageNow(holder.held(), oldest, self._aside[name], self._errors.get(name), waiting)
-        return now
+        """Return what each stage holds, and what went wrong in it; looking changes nothing."""
+        return {name: self._stage_now(name, self._holders.get(name)) for name in self._pipeline.stages}
 
-    def _dead_letter(self, letter: DeadLetter) -> None:
-        self._aside[letter.stage] += 1
+    def _stage_now(self, name: str, holder: Holder | None) -> StageNow:
+        dead_letters, error = self._dead_letters[name], self._errors.get(name)
+        if holder is None:
+            return StageNow(dead_letters=dead_letters, error=error)
+        return StageNow(holder.held(), holder.oldest(), dead_letters, error, holder.waiting())
+
+    def _on_window(self, window: Window) -> None:
+        self._acks.add(window)
+        self._notify_window(window)
+
+    def _on_retry(self, retry: RetryScheduled) -> None:
+        self.record_error(retry.stage, retry.error)
+        self._notify_retry(retry)
+
+    def _on_dead_letter(self, letter: DeadLetter) -> None:
+        self._dead_letters[letter.stage] += 1
         if letter.error is not None:
             self.record_error(letter.stage, letter.error)
-        at_the_door = letter.stage == "compact" and letter.outcome == "rejected"
-        if at_the_door:
-            self.refusals.append(letter)
-        self._counts["refused" if at_the_door else letter.outcome] += 1
-        self._over += not at_the_door
+        self._counts[letter.outcome] += 1
+        if letter.outcome != "rejected":
+            self._settled += 1
+        elif self._chunk is not None:
+            self._chunk.rejected.append(letter)
         self._notify_capacity()
-        self._on_dead_letter(letter)
+        self._notify_dead_letter(letter)
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
-            self._pending_acks.settle((letter.event,))
+            self._acks.settle((letter.event,))
 
-    def _delivered(self, delivered: Delivered) -> None:
+    def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
-        self._over += len(delivered.batch)
+        self._settled += len(delivered.batch)
         self._notify_capacity()
-        self._on_delivered(delivered)
-        self._pending_acks.settle(delivered.batch)
+        self._notify_delivered(delivered)
+        self._acks.settle(delivered.batch)
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -204,26 +193,26 @@ class Flow:
 
     def capacity(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        return max(0, self.limit - self._distinct() + self._over) if self._chunks is not None else 0
+        return max(0, self.limit - self._distinct() + self._settled) if self._intake is not None else 0
 
     def accepts(self, chunk: Sequence[Any]) -> bool:
-        """Tell whether there is room for a chunk; duplicates of what is held need none."""
-        room = self.capacity()
-        if len(chunk) <= room:
+        """Return whether there is capacity for a chunk; duplicates of what is held need none."""
+        capacity = self.capacity()
+        if len(chunk) <= capacity:
             return True
         return (
-            self._chunks is not None
+            self._intake is not None
             and bool(self._windows)
-            and all(windows.new_keys(chunk) <= room for windows in self._windows)
+            and all(windows.new_keys(chunk) <= capacity for windows in self._windows)
         )
 
     async def wait(self) -> int:
-        """Wait until there is room; return how much."""
-        while not (room := self.capacity()):
+        """Wait until there is capacity; return how much."""
+        while not (capacity := self.capacity()):
             waiter: asyncio.Future[None] = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
-        return room
+        return capacity
 
     def _notify_capacity(self) -> None:
         waiters, self._waiters = self._waiters, []
@@ -236,24 +225,26 @@ class Flow:
     def push(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
         self._counts["received"] += len(chunk)
-        if self.refusals:
-            self.refusals = []
-        if self._chunks is not None:
-            self._chunks.on_next(chunk if isinstance(chunk, list) else list(chunk))
-            return
-        for event in chunk:
-            error = AbandonedError("it came after the end of the stream")
-            self._dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
+        self._chunk = chunk if isinstance(chunk, Chunk) else None
+        try:
+            if self._intake is not None:
+                self._intake.on_next(chunk if isinstance(chunk, list) else list(chunk))
+                return
+            for event in chunk:
+                error = AbandonedError("it arrived after the end of the stream")
+                self._on_dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
+        finally:
+            self._chunk = None
 
-    def _shut(self, _: Exception) -> None:
-        """Refuse what comes while those inside meet their end: the stream has failed, nobody would look at it."""
-        self._chunks = None
+    def _reject_from_now_on(self, _: Exception) -> None:
+        """Reject what arrives while the last events are settled: the stream has failed."""
+        self._intake = None
 
     def complete(self) -> None:
-        """End when everything that is held has met its end, waits and all."""
-        chunks, self._chunks = self._chunks, None
-        if chunks is not None:
-            chunks.on_completed()
+        """End when everything that is held is settled, waits and all."""
+        intake, self._intake = self._intake, None
+        if intake is not None:
+            intake.on_completed()
 
     def drain(self) -> None:
         """Close the open windows, cut all waits short, and end."""
@@ -266,12 +257,116 @@ class Flow:
         self._end()
 
     def _end(self) -> None:
-        self._chunks = None
+        self._intake = None
         if not self.ended.done():
             self.ended.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         self.record_error("compact", error)
-        self._chunks = None
+        self._intake = None
         if not self.ended.done():
             self.ended.set_exception(error)
+
+
+class Supervisor:
+    """Feeds a source's events into a run until the source completes, or this is paused.
+
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
+    for what another thread pushes in that instant.
+
+    Args:
+        source: Asked for its stream anew each time.
+        run: What to feed.
+        wait: Between a failure and the next subscription.
+        healthy_after: Seconds without failure after which failures are forgotten.
+        max_failures: Failures in a row after which it is given up; at the first, where it cannot begin anew.
+        on_failure: Called with each failure.
+        on_ended: Called when the source has completed, with None, or was given up, with its last error.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        run: Run,
+        *,
+        wait: Wait,
+        healthy_after: float,
+        max_failures: int,
+        on_failure: Callable[[SourceFailed], object],
+        on_ended: Callable[[Exception | None], object],
+    ) -> None:
+        self._source = source
+        self._run = run
+        self._wait = wait
+        self._healthy_after = healthy_after
+        self._on_failure = on_failure
+        self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
+        self._on_ended = on_ended
+        self._loop = asyncio.get_running_loop()
+        self._failures = _no_failures()
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
+        self._subscribe()
+
+    def retire(self) -> None:
+        """Subscribe no more, whatever becomes of the source: it is being closed."""
+        self._retired = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause(self) -> None:
+        """Unsubscribe; the source may be subscribed to again, by another."""
+        self.retire()
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        try:
+            self._subscription.dispose()
+        except Exception as error:  # noqa: BLE001 - a source may fail in any way
+            self._loop.call_exception_handler({"message": "unsubscribing from the source failed", "exception": error})
+
+    def _subscribe(self) -> None:
+        self._since = self._loop.time()
+        subscription = self._subscription = SingleAssignmentDisposable()
+
+        def end(error: Exception | None = None) -> None:
+            if subscription is self._subscription and not subscription.is_disposed:
+                self._unsubscribe()
+                if error is None:
+                    self._on_ended(None)
+                else:
+                    self._failed(error)
+
+        try:
+            subscription.disposable = self._source.stream(self._run).subscribe(
+                self._run.push, end, end, scheduler=self._run.scheduler
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            end(error)
+
+    def _failed(self, error: Exception) -> None:
+        if self._loop.time() - self._since >= self._healthy_after:
+            self._failures = _no_failures()
+        failures = self._failures
+        failures.set_exception((type(error), error, error.__traceback__))
+        number = failures.attempt_number
+        given_up = number >= self._max_failures
+        wait = None if given_up else self._next_wait(failures)
+        if wait is not None and not self._retired:
+            self._timer = self._loop.call_later(wait, self._subscribe)
+        failures.prepare_for_next_attempt()
+        self._run.record_error("source", error)
+        self._on_failure(SourceFailed(error, number, wait))
+        if given_up:
+            self._on_ended(error)
+
+    def _next_wait(self, failures: RetryCallState) -> float:
+        try:
+            return max(0.0, self._wait(failures))
+        except Exception as error:  # noqa: BLE001 - the caller's function may raise anything, and supervision goes on
+            self._loop.call_exception_handler({"message": "the wait of the source raised", "exception": error})
+            return full_jitter(failures)
+
+
+def _no_failures() -> RetryCallState:
+    return RetryCallState(Retrying(), None, (), {})

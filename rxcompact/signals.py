@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from rxcompact.events import DeadLetter, Stage, Trigger
-from rxcompact.render import account_html
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 
@@ -14,8 +13,8 @@ State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped
 class Account(NamedTuple):
     """What came in, and what became of it.
 
-    Always: received = duplicates + distinct + refused, and
-    distinct = published + expired + rejected + dropped + abandoned + in_flight.
+    Always: received = duplicates + distinct + rejected, and
+    distinct = published + expired + failed + dropped + abandoned + in_flight.
     """
 
     received: int = 0
@@ -23,21 +22,41 @@ class Account(NamedTuple):
     duplicates: int = 0
     """Absorbed by a key that was held."""
     distinct: int = 0
-    refused: int = 0
-    """Rejected at the door: malformed, without a key or a time, late."""
+    rejected: int = 0
+    """Not taken at intake: malformed, without a key or a time, late, in the future, too large."""
     published: int = 0
     expired: int = 0
-    rejected: int = 0
+    """Too old before they were published."""
+    failed: int = 0
+    """Met an error that retrying cannot mend."""
     dropped: int = 0
+    """Given up for want of capacity."""
     abandoned: int = 0
+    """Not settled by a stop's deadline."""
     in_flight: int = 0
-    """Distinct events that have not met their end."""
+    """Distinct events that are not settled."""
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
 
     def _repr_html_(self) -> str:
+        from rxcompact.render import account_html  # noqa: PLC0415 - pictures are for those who look
+
         return account_html(self)
+
+
+class StageNow(NamedTuple):
+    """What a stage holds, and what went wrong in it."""
+
+    held: int = 0
+    """Distinct events in it."""
+    oldest: float | None = None
+    """Seconds since the birth of the oldest of them."""
+    dead_letters: int = 0
+    error: BaseException | None = None
+    """The last error, of a retry or of a dead letter."""
+    waiting: int = 0
+    """Calls that failed and wait to be made again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +100,7 @@ class BatchPublished:
 
 @dataclass(frozen=True, slots=True)
 class DeadLettered:
-    """An event met an end other than published."""
+    """An event became a dead letter."""
 
     letter: DeadLetter
 
@@ -93,20 +112,20 @@ class SourceFailed:
     error: Exception
     failures: int
     """In a row."""
-    wait: float
-    """Seconds until it is."""
+    wait: float | None
+    """Seconds until it is; None when it is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObserverFailed:
-    """An observer raised; nobody else noticed."""
+    """An observer raised; no other noticed."""
 
     observer: str
     error: BaseException
     failures: int
     """In a row."""
     detached: bool
-    """Whether it failed so often that it is told of nothing more."""
+    """Whether it failed so often that it is notified no more."""
 
 
 Signal: TypeAlias = (

@@ -15,8 +15,7 @@ from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import LoopError, RateLimitedError, TransientError
-from rxcompact.operators.options import Mapper
-from rxcompact.operators.windows import field_mapper
+from rxcompact.operators.windows import Mapper, field_mapper
 
 if TYPE_CHECKING:
     Solipsistic = asyncio.SelectorEventLoop

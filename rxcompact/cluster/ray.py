@@ -17,13 +17,13 @@ from reactivex import Observable
 from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk
-from rxcompact.contracts import Demand
+from rxcompact.contracts import Demand, Source
 from rxcompact.deadline import Deadline
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.observers import Hub
-from rxcompact.operators.windows import field_mapper
+from rxcompact.operators.compact import Compact
 from rxcompact.orchestrator import DEADLINE, ENDED, Orchestrator
-from rxcompact.pipeline import Compaction, Pipeline, Source
+from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, Signal
 
 Definition: TypeAlias = Callable[[Source], Pipeline]
@@ -123,12 +123,12 @@ class RayRunner:
         if shards < 1:
             raise ArgumentError("shards", shards, "at least 1")
         reducer = definition(PushSource()).reducer
-        if not isinstance(reducer, Compaction):
+        if not isinstance(reducer, Compact):
             raise ArgumentError("definition", reducer, "a pipeline with a key_mapper")
         self._definition = definition
         self._batch = batch
         self._max = max_unacknowledged
-        self._key_of = field_mapper(reducer.key_mapper)
+        self._key_of = reducer.key_mapper
         self._shard_of: Callable[[Hashable], int] = lru_cache(1 << 16)(lambda key: crc32(repr(key).encode()) % shards)
         self._open: list[list[Any]] = [[] for _ in range(shards)]
         self._actors: list[Any] = []

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from rxcompact import operators as rxo
 from rxcompact.commands.live import view
 from rxcompact.commands.loop import run
 from rxcompact.enrichers.http import HttpEnricher
@@ -131,13 +132,11 @@ async def _demo() -> int:
     await services.start()
     source = HttpSource(port=0)
     pipeline = Pipeline(
-        source=source,
-        key_mapper=JsonKey("host", "alert"),
-        timespan=1.0,
-        enricher=HttpEnricher(services.url + "/hosts/{host}"),
-        sink=HttpSink(services.url + "/store", gzip=True),
+        source,
+        rxo.compact(1.0, key_mapper=JsonKey("host", "alert")),
+        rxo.enrich(HttpEnricher(services.url + "/hosts/{host}")),
+        rxo.publish(HttpSink(services.url + "/store", gzip=True), timespan=0.5),
         max_age=15.0,
-        batch_timespan=0.5,
     )
     orchestrator = Orchestrator(pipeline)
     try:
@@ -174,7 +173,7 @@ def _verdict(report: Report, storm: Storm, services: Services, retries: int) -> 
     print(f"asked      {services.asked} times; {services.failed} failed, {retries} tried again")
     print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
-    ended = account.published + account.expired + account.rejected + account.dropped + account.abandoned
+    ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
         "what was accepted was received": account.received == storm.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,

@@ -10,14 +10,16 @@ from typing import Any
 
 from loguru import logger
 
+from rxcompact import operators as rxo
 from rxcompact.commands.live import live
 from rxcompact.commands.loop import run
+from rxcompact.contracts import Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
-from rxcompact.pipeline import Pipeline, Source
+from rxcompact.pipeline import Pipeline, Step
 from rxcompact.signals import Signal, SourceFailed
 from rxcompact.sinks.http import HttpSink
 from rxcompact.sinks.ndjson import NdjsonSink
@@ -143,17 +145,14 @@ def _listener(options: argparse.Namespace) -> Source:
 def pipeline(options: argparse.Namespace) -> Pipeline:
     """Return the pipeline that the options describe."""
     names = options.key.split(",")
-    return Pipeline(
-        source=_broker(options.source, options.partitions) if options.source else _listener(options),
-        key_mapper=JsonKey(*names),
-        time_mapper=JsonTime(options.time) if options.time else None,
-        timespan=options.timespan,
-        enricher=HttpEnricher(options.enrich, max_concurrent=options.max_concurrent) if options.enrich else None,
-        sink=NdjsonSink() if options.publish == "-" else HttpSink(options.publish),
-        max_age=options.max_age,
-        max_concurrent=options.max_concurrent,
-        max_in_flight=options.max_in_flight,
-    )
+    source = _broker(options.source, options.partitions) if options.source else _listener(options)
+    time_mapper = JsonTime(options.time) if options.time else None
+    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=JsonKey(*names), time_mapper=time_mapper)]
+    if options.enrich:
+        enricher = HttpEnricher(options.enrich, max_concurrent=options.max_concurrent)
+        operators.append(rxo.enrich(enricher, max_concurrent=options.max_concurrent))
+    operators.append(rxo.publish(NdjsonSink() if options.publish == "-" else HttpSink(options.publish)))
+    return Pipeline(source, *operators, max_age=options.max_age, max_in_flight=options.max_in_flight)
 
 
 async def _serve(options: argparse.Namespace) -> Report:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
+from rxcompact.contracts import Holder
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.operators import compact
 from rxcompact.operators.bucket import Field
-from rxcompact.operators.observing import Holder
-from rxcompact.operators.options import Mapper
+from rxcompact.operators.operator import registering
+from rxcompact.operators.windows import Mapper
 from rxcompact.testing import DAY, YEAR_ONE
 
 _BIRTHS: tuple[Field, ...] = ("first_seen",)
@@ -102,16 +103,18 @@ class History:
             peak = 0
 
         source.pipe(
-            compact(
-                timespan,
-                key_mapper=key_mapper,
-                fields=_BIRTHS,
-                time_mapper=self._time_mapper,
-                lateness=lateness,
-                chunked=True,
-                dead_letters=letters.append,
-                probe=holders.append,
-                scheduler=clock,
+            registering(
+                compact(
+                    timespan,
+                    key_mapper=key_mapper,
+                    fields=_BIRTHS,
+                    time_mapper=self._time_mapper,
+                    lateness=lateness,
+                    chunked=True,
+                    dead_letters=letters.append,
+                    scheduler=clock,
+                ),
+                holders.append,
             )
         ).subscribe(closed)
         # when all that came has been closed, with a timespan to spare

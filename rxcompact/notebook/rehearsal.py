@@ -9,11 +9,12 @@ from typing import Any
 
 from reactivex.subject import Subject
 
+from rxcompact.contracts import Holder
 from rxcompact.events import DeadLetter, Delivered
 from rxcompact.fields import decode
 from rxcompact.notebook.history import Closed
 from rxcompact.operators import enrich, publish
-from rxcompact.operators.observing import Holder
+from rxcompact.operators.operator import registering
 from rxcompact.testing import run, virtual_loop
 
 Api = Callable[..., Callable[[Any], Any]]
@@ -78,10 +79,10 @@ class Stages:
             loop = virtual_loop()
             source: Subject[Any] = Subject()
             stages: list[Holder] = []
-            common: dict[str, Any] = {"max_age": self.max_age, "dead_letters": bury, "probe": stages.append}
+            common: dict[str, Any] = {"max_age": self.max_age, "dead_letters": bury}
             source.pipe(
-                enrich(call, max_concurrent=self.max_concurrent, **common),
-                publish(lambda _: None, timespan=self.batch_timespan, **common),
+                registering(enrich(call, max_concurrent=self.max_concurrent, **common), stages.append),
+                registering(publish(lambda _: None, timespan=self.batch_timespan, **common), stages.append),
             ).subscribe(deliver)
             for index in range(start, len(windows)):
                 at, window, opened = windows[index]

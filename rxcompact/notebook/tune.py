@@ -14,7 +14,7 @@ from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.notebook.history import Compactions, History
 from rxcompact.notebook.rehearsal import Rehearsal, Stages, Stretch, peak
 from rxcompact.notebook.tuning import Row, Tuning
-from rxcompact.operators.options import Mapper
+from rxcompact.operators.windows import Mapper
 from rxcompact.testing import SimulatedApi
 
 KeyMapper: TypeAlias = Mapper | str | tuple[str, ...]

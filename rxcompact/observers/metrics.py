@@ -40,15 +40,15 @@ class HistogramMetric(NamedTuple):
 
 def _rejected(now: Snapshot) -> Numbers:
     found: Counter[Labels] = Counter()
-    for (outcome, stage, reason), count in now.dead_letters.items():
-        if (outcome, stage) == ("rejected", "compact"):
+    for (outcome, _, reason), count in now.dead_letters.items():
+        if outcome == "rejected":
             found[reason,] += count
     return found.items()
 
 
 def _outcomes(now: Snapshot) -> Numbers:
     yield ("published", "publish", ""), now.account.published
-    yield from ((cause, count) for cause, count in now.dead_letters.items() if cause[:2] != ("rejected", "compact"))
+    yield from ((cause, count) for cause, count in now.dead_letters.items() if cause[0] != "rejected")
 
 
 def _each(numbers: Mapping[str, float]) -> Numbers:

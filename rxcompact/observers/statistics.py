@@ -16,10 +16,9 @@ from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
 from rxcompact.operators.retry import reason, why
 from rxcompact.render.flow import Run as Shown
-from rxcompact.render.flow import StageNow
 from rxcompact.render.snapshot import snapshot_html, snapshot_text
 from rxcompact.render.words import error_name, short
-from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, State
+from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 REASONS = 50
@@ -54,7 +53,7 @@ class Stage(NamedTuple):
     held: int
     oldest: float | None
     """Seconds since the birth of the oldest event it holds."""
-    aside: int
+    dead_letters: int
     """Dead letters it made."""
     error: str
     waiting: int = 0
@@ -305,7 +304,7 @@ class Statistics:
 
 
 def _stage(now: StageNow) -> Stage:
-    return Stage(now.held, now.oldest, now.aside, error_name(now.error), now.waiting)
+    return Stage(now.held, now.oldest, now.dead_letters, error_name(now.error), now.waiting)
 
 
 def _rate(then: tuple[float, int, int], now: tuple[float, int, int]) -> Rate | None:

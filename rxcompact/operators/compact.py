@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable, SingleAssignmentDisposable
+from typing_extensions import TypeVar
 
 from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
+from rxcompact.contracts import Overflow, StageContext
 from rxcompact.errors import ArgumentError
-from rxcompact.events import DeadLetter, Window
+from rxcompact.events import Window
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
-from rxcompact.operators.observing import Probe, as_callback, log_dead_letter
-from rxcompact.operators.options import Mapper, Options, Overflow
+from rxcompact.operators.operator import DeadLetters, Operator
 from rxcompact.operators.tumbling import TumblingWindows
-from rxcompact.operators.windows import field_mapper
+from rxcompact.operators.windows import Mapper, Windows, field_mapper
 
+K = TypeVar("K", default=Any)
+E = TypeVar("E", default=Any)
 DAY = 86_400.0
 
 
 def compact(
     timespan: Seconds,
     *,
-    key_mapper: Mapper | str,
+    key_mapper: Callable[[Any], K] | str,
     count: int | None = None,
     keep: Keep = "first",
     fields: Collection[Field] = FIELDS,
@@ -36,10 +40,9 @@ def compact(
     max_keys: int | Callable[[], int] | None = None,
     overflow: Overflow = "error",
     flushes: Observable[Any] | None = None,
-    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
-    probe: Probe | None = None,
+    dead_letters: DeadLetters | None = None,
     scheduler: SchedulerBase | None = None,
-) -> Callable[[Observable[Any]], Observable[Window]]:
+) -> Callable[[Observable[E]], Observable[Window]]:
     """Gather events into tumbling windows in which each key occurs once.
 
     Without ``lateness``, windows of processing time::
@@ -72,8 +75,7 @@ def compact(
         overflow: What a new key meets when ``max_keys`` are held: ``"drop_oldest"``, ``"drop_newest"``, or ``"error"``.
             A key that is held is always absorbed.
         flushes: On each of its items the open windows close, with the trigger "drain".
-        dead_letters: Told of every event set aside; by default they are logged, without the event.
-        probe: Called at subscription with an object whose ``held()`` counts the keys inside.
+        dead_letters: An observer, or a function, of the events that were not taken; by default they are logged.
         scheduler: Its clock and timers; by default the subscription's, the running asyncio loop's, or one thread
             shared by all operators.
 
@@ -99,53 +101,104 @@ def compact(
     """
     if isinstance(max_keys, int) and max_keys < 1:
         raise ArgumentError("max_keys", max_keys, "at least 1")
-    options = Options(
+    return Compact(
         timespan=seconds("timespan", timespan),
         key_mapper=field_mapper(key_mapper),
+        key_names=key_mapper if isinstance(key_mapper, str) else None,
         count=count,
         keep=keep,
         fields=frozenset(fields),
         time_mapper=field_mapper(time_mapper) if time_mapper else None,
+        time_names=time_mapper if isinstance(time_mapper, str) else None,
         lateness=None if lateness is None else seconds("lateness", lateness, zero=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
-        room=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
+        chunked=chunked,
+        max_keys=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
         overflow=overflow,
+        flushes=flushes,
+        dead_letters=dead_letters,
+        scheduler=scheduler,
     )
-    reject = log_dead_letter if dead_letters is None else as_callback(dead_letters)
-    kind = TumblingWindows if lateness is None else EventTimeWindows
 
-    def operator(source: Observable[Any]) -> Observable[Window]:
-        def subscribe(observer: ObserverBase[Window], scheduler_: SchedulerBase | None = None) -> DisposableBase:
-            timers = scheduler or scheduler_ or default_scheduler()
-            open_windows = kind(options, Clock(timers), observer, reject)
-            if probe is not None:
-                probe(open_windows)
-            timer = SerialDisposable()
-            subscription = CompositeDisposable(timer)
 
-            def arm() -> None:
-                if timer.is_disposed:
-                    return
-                # no longer than a thread's timer can be; a tick that comes early does nothing
-                delay = min(max(0.0, open_windows.due() - open_windows.clock.monotonic()), DAY)
-                # in its place before it can fire: on another thread its own successor may be armed first
-                timer.disposable = armed = SingleAssignmentDisposable()
-                armed.disposable = timers.schedule_relative(delay, tick)
+@dataclass(frozen=True, kw_only=True)
+class Compact(Operator[Any, Window]):
+    """The operator that `compact` returns; in a pipeline it is the `Reducer`."""
 
-            def tick(_: SchedulerBase, __: Any = None) -> None:
-                try:
-                    open_windows.tick()
-                finally:
-                    arm()  # whatever an observer raised: the next window must close too
+    stage: str = "compact"
+    timespan: float
+    key_mapper: Mapper
+    key_names: str | None
+    count: int | None
+    keep: Keep
+    fields: Collection[Field]
+    time_mapper: Mapper | None
+    time_names: str | None
+    lateness: float | None
+    tolerance: float
+    chunked: bool
+    max_keys: Callable[[], int] | None
+    overflow: Overflow
 
-            arm()
-            if flushes is not None:
-                subscription.add(flushes.subscribe(lambda _: open_windows.flush("drain"), scheduler=scheduler_))
-            add = open_windows.add_many if chunked else open_windows.taker()
-            subscription.add(source.subscribe(add, open_windows.fail, open_windows.complete, scheduler=scheduler_))
-            subscription.add(Disposable(open_windows.abandon))
-            return subscription
+    def __post_init__(self) -> None:
+        if self.count is not None and self.count < 1:
+            raise ArgumentError("count", self.count, "at least 1")
+        if isinstance(self.keep, str) and self.keep not in ("first", "last"):
+            raise ArgumentError("keep", self.keep, '"first", "last" or a function')
+        if self.lateness is not None and self.time_mapper is None:
+            raise ArgumentError("time_mapper", self.time_mapper, "given where lateness is")
+        if unknown := set(self.fields) - set(FIELDS):
+            raise ArgumentError("fields", unknown, f"of {FIELDS}")
+        if self.overflow not in get_args(Overflow):
+            raise ArgumentError("overflow", self.overflow, f"of {get_args(Overflow)}")
 
-        return Observable(subscribe)
+    def check(self, *own: str) -> None:
+        if "first_seen" not in self.fields:
+            raise ArgumentError("fields", self.fields, 'with "first_seen", from which an age is counted')
+        super().check("max_keys", *own)
 
-    return operator
+    def bind(self, context: StageContext) -> Compact:
+        return replace(super().bind(context), chunked=True, max_keys=context.max_keys, overflow=context.overflow)
+
+    def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
+        """Return the windows of a pipeline's chunks."""
+        return self.bind(context)(chunks)
+
+    def _subscribe(
+        self, source: Observable[Any], observer: ObserverBase[Window], scheduler: SchedulerBase | None
+    ) -> DisposableBase:
+        timers = scheduler or default_scheduler()
+        kind = TumblingWindows if self.lateness is None else EventTimeWindows
+        windows = kind(self, Clock(timers), observer, self.reject)
+        if self.register is not None:
+            self.register(windows)
+        subscription = CompositeDisposable(_timer(windows, timers))
+        if self.flushes is not None:
+            subscription.add(self.flushes.subscribe(lambda _: windows.flush("drain"), scheduler=scheduler))
+        add = windows.add_many if self.chunked else windows.taker()
+        subscription.add(source.subscribe(add, windows.fail, windows.complete, scheduler=scheduler))
+        subscription.add(Disposable(windows.abandon))
+        return subscription
+
+
+def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
+    """Return the one timer of some windows, set to when the next of them is due."""
+    timer = SerialDisposable()
+
+    def arm() -> None:
+        if timer.is_disposed:
+            return
+        # no longer than a thread's timer can be; a tick that comes early does nothing
+        delay = min(max(0.0, windows.due() - windows.clock.monotonic()), DAY)
+        # in its place before it can fire: on another thread its own successor may be armed first
+        timer.disposable = armed = SingleAssignmentDisposable()
+        armed.disposable = scheduler.schedule_relative(delay, tick)
+
+    def tick(_: SchedulerBase, __: Any = None) -> None:
+        try:
+            windows.tick()
+        finally:
+            arm()  # whatever an observer raised: the next window must close too
+
+    arm()
+    return timer

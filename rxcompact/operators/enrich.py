@@ -2,31 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict, Unpack, overload
 
 from loguru import logger
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
+from typing_extensions import TypeVar
 
-from rxcompact.clock import Seconds
+from rxcompact.clock import Seconds, seconds
+from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AbandonedError, ArgumentError
-from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.events import Compacted, Window
 from rxcompact.operators.job import Call, Entry, Job, deadlines
-from rxcompact.operators.observing import Probe
+from rxcompact.operators.operator import DeadLetters
 from rxcompact.operators.order import InOrder
-from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledStage, call_options, staged
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledOperator, PooledStage
 
+R = TypeVar("R", default=Any)
 Mapper = Callable[[Any], Any]
 UNKNOWN = object()
 """No answer: None may be one."""
 
 
+class Options(TypedDict, total=False):
+    """The options of `enrich`, for the type checker."""
+
+    max_age: Seconds | None
+    max_concurrent: int
+    timeout: Seconds | None
+    batch: int | None
+    merge: Callable[[Any, Any], Any] | None
+    ordered: bool
+    cache: MutableMapping[Hashable, Any] | None
+    wait: Wait
+    retry: Predicate
+    before_sleep: Callback | None
+    flushes: Observable[Any] | None
+    dead_letters: DeadLetters | None
+    scheduler: SchedulerBase | None
+
+
+@overload
 def enrich(
-    mapper: Mapper,
+    enricher: Enricher | Callable[[Any], Awaitable[R]], **options: Unpack[Options]
+) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]: ...
+@overload
+def enrich(
+    enricher: Callable[[Any], R], **options: Unpack[Options]
+) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]: ...
+def enrich(
+    enricher: Any,
     *,
-    max_age: Seconds,
+    max_age: Seconds | None = None,
     max_concurrent: int = 100,
     timeout: Seconds | None = 10.0,
     batch: int | None = None,
@@ -37,11 +67,10 @@ def enrich(
     retry: Predicate = transient,
     before_sleep: Callback | None = None,
     flushes: Observable[Any] | None = None,
-    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
-    probe: Probe | None = None,
+    dead_letters: DeadLetters | None = None,
     scheduler: SchedulerBase | None = None,
 ) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]:
-    """Replace the event of each `Compacted` by what ``mapper`` makes of it.
+    """Replace the event of each `Compacted` by what ``enricher`` makes of it.
 
     ::
 
@@ -54,11 +83,11 @@ def enrich(
     is taken to depend on the key alone: then one call serves every event with that key, each with its own content.
 
     Args:
-        mapper: Gives the enriched event: a coroutine function, a function, or one that returns an Observable, whose
-            last item it is. Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError`
-            that the service asked to wait.
-        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires. No attempt starts after it;
-            one under way is cancelled.
+        enricher: Gives the enriched event: an `Enricher`, a coroutine function, a function, or one that returns an
+            Observable, whose last item it is. Raising means failure; `PermanentError` one that retrying cannot mend,
+            `RateLimitedError` that the service asked to wait.
+        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's.
+            No attempt starts after it; one under way is cancelled.
         max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
         timeout: Seconds a call may take; None for as long as the event may live.
         batch: Call the mapper with a list of up to this many events that wait; it returns as many, in their order. One
@@ -72,8 +101,7 @@ def enrich(
         retry: tenacity's condition; by default `is_transient`.
         before_sleep: tenacity's callback, called before each wait.
         flushes: On its first item waits are cut short: one last attempt for each event, then it is abandoned.
-        dead_letters: Told of each event that did not come through; by default they are logged, without the event.
-        probe: Called at subscription with an object whose ``held()`` counts the events inside.
+        dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
         scheduler: A scheduler on asyncio's loop; by default the running loop's.
 
     Shape:
@@ -84,7 +112,7 @@ def enrich(
         A worker's turn per call; what retrying needs is made after a first failure.
 
     Errors:
-        None of an event's: they end in a dead letter, "expired", "rejected" or, when disposed, "abandoned". The
+        None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". The
         source's error is passed on when all have met their end.
 
     Raises:
@@ -96,31 +124,51 @@ def enrich(
     """
     if batch is not None and batch < 1:
         raise ArgumentError("batch", batch, "at least 1")
-    options = call_options(
-        max_age=max_age,
+    return Enrich(
+        enricher=enricher,
+        batch=batch,
+        merge=merge,
+        ordered=ordered,
+        cache=cache,
+        max_age=None if max_age is None else seconds("max_age", max_age),
         max_concurrent=max_concurrent,
-        timeout=timeout,
-        wait=wait,
-        retry=retry,
-        before_sleep=before_sleep,
+        timeout=None if timeout is None else seconds("timeout", timeout),
+        policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
+        flushes=flushes,
         dead_letters=dead_letters,
+        scheduler=scheduler,
     )
-    call = _batched(mapper) if batch else _single(mapper)
 
-    def stage_for(observer: ObserverBase[Any], scheduler_: SchedulerBase | None) -> EnrichStage:
-        return EnrichStage(
-            call,
-            observer,
-            batched=batch is not None,
-            size=batch or 1,
-            merge=merge,
-            ordered=ordered,
-            cache=cache,
-            scheduler=scheduler or scheduler_,
-            **options,
-        )
 
-    return staged(stage_for, flushes=flushes, probe=probe)
+@dataclass(frozen=True, kw_only=True)
+class Enrich(PooledOperator[Compacted]):
+    """The operator that `enrich` returns."""
+
+    stage: str = "enrich"
+    enricher: Any
+    batch: int | None
+    merge: Callable[[Any, Any], Any] | None
+    ordered: bool
+    cache: MutableMapping[Hashable, Any] | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (callable(self.enricher) or isinstance(self.enricher, Enricher | KeyedEnricher)):
+            raise ArgumentError("enricher", self.enricher, "an Enricher, a function or a coroutine function")
+
+    @property
+    def part(self) -> Any:
+        return self.enricher
+
+    def _stage(self, observer: ObserverBase[Compacted], scheduler: SchedulerBase | None) -> EnrichStage:
+        mapper: Any = self.enricher
+        merge = self.merge
+        if isinstance(mapper, KeyedEnricher) and merge is None:
+            mapper, merge = mapper.lookup, mapper.merge
+        elif isinstance(mapper, Enricher):
+            mapper = mapper.enrich
+        call = _batched(mapper) if self.batch else _single(mapper)
+        return EnrichStage(call, observer, self, scheduler, merge=merge)
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -151,25 +199,20 @@ def _batched(mapper: Mapper) -> Call[Entry]:
 class EnrichStage(PooledStage[Entry, Compacted]):
     """Calls once for each key in flight; the others of that key follow it."""
 
-    stage = "enrich"
-
     def __init__(
         self,
         call: Call[Entry],
         observer: ObserverBase[Compacted],
+        options: Enrich,
+        scheduler: SchedulerBase | None,
         *,
-        batched: bool,
-        size: int,
         merge: Callable[[Any, Any], Any] | None,
-        ordered: bool,
-        cache: MutableMapping[Hashable, Any] | None,
-        **options: Any,
     ) -> None:
-        super().__init__(call, observer, single=not batched, **options)
-        self._size = size
+        super().__init__(call, observer, options, scheduler, single=options.batch is None)
+        self._size = options.batch or 1
         self._merge = merge
-        self._cache = cache
-        self._order = InOrder(self._emit) if ordered else None
+        self._cache = options.cache
+        self._order = InOrder(self._emit) if options.ordered else None
         self._leaders: dict[Hashable, tuple[Entry, list[Entry]]] = {}  # and who follows them
 
     def held(self) -> int:
@@ -241,7 +284,7 @@ class EnrichStage(PooledStage[Entry, Compacted]):
         try:
             merged = answer if self._merge is None else self._merge(compacted.event, answer)
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
-            self._bury("rejected", compacted, error, attempts)
+            self._bury("failed", compacted, error, attempts)
             self._leave(entry)
             return
         enriched = compacted.having(merged)
@@ -273,9 +316,9 @@ class EnrichStage(PooledStage[Entry, Compacted]):
             self._leave(entry)
         return over
 
-    def rejected(self, job: Job[Entry], entry: Entry, error: BaseException) -> None:
+    def failed(self, job: Job[Entry], entry: Entry, error: BaseException) -> None:
         for each in (entry, *self._followers(entry)):
-            super().rejected(job, each, error)
+            super().failed(job, each, error)
             self._leave(each)
 
     def abandoned(self, job: Job[Entry], entry: Entry) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from itertools import repeat
 from operator import floordiv
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactivex.abc import ObserverBase
 
@@ -13,8 +13,10 @@ from rxcompact.clock import Clock
 from rxcompact.errors import FutureError, LateError
 from rxcompact.events import DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
-from rxcompact.operators.options import Options
 from rxcompact.operators.windows import TICK, Windows
+
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
 
 MICRO = 1_000_000
 
@@ -27,7 +29,7 @@ class EventTimeWindows(Windows):
     """
 
     def __init__(
-        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
     ) -> None:
         super().__init__(options, clock, observer, reject)
         self._lateness = options.lateness or 0.0

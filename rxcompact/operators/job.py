@@ -98,7 +98,7 @@ class Ends(Protocol[E]):
     def expired(self, job: Job[E], entry: E) -> None:
         """Too old."""
 
-    def rejected(self, job: Job[E], entry: E, error: BaseException) -> None:
+    def failed(self, job: Job[E], entry: E, error: BaseException) -> None:
         """Retrying cannot mend it."""
 
     def abandoned(self, job: Job[E], entry: E) -> None:

@@ -214,7 +214,7 @@ class Pool(Generic[E]):
             retried: list[E] = []
             for (entry, error), deadline in zip(alike, part.deadlines(part.entries), strict=True):
                 if wait is None:
-                    self._ends.rejected(part, entry, raised or error)
+                    self._ends.failed(part, entry, raised or error)
                 elif deadline <= now:
                     self._ends.expired(part, entry)
                 else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -10,21 +11,22 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds, seconds
+from rxcompact.contracts import Sink, close
 from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
-from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
+from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.operators.alarm import INFINITY, Alarm
 from rxcompact.operators.job import Call, Job
-from rxcompact.operators.observing import Probe
-from rxcompact.operators.retry import Callback, Predicate, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledStage, call_options, staged
+from rxcompact.operators.operator import DeadLetters
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledOperator, PooledStage
 
 _first_seen = attrgetter("first_seen")
 
 
 def publish(
-    sink: Callable[[Batch], Any],
+    sink: Sink | Callable[[Batch], Any] | ObserverBase[Any],
     *,
-    max_age: Seconds,
+    max_age: Seconds | None = None,
     count: int = 500,
     timespan: Seconds = 1.0,
     max_concurrent: int = 1,
@@ -33,8 +35,7 @@ def publish(
     retry: Predicate = transient,
     before_sleep: Callback | None = None,
     flushes: Observable[Any] | None = None,
-    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None = None,
-    probe: Probe | None = None,
+    dead_letters: DeadLetters | None = None,
     scheduler: SchedulerBase | None = None,
 ) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Delivered]]:
     """Hand batches to a sink; emit each that it took.
@@ -48,10 +49,11 @@ def publish(
     A batch that fails is tried again, less the events that expired meanwhile. While it waits, the next ones go on.
 
     Args:
-        sink: Takes a `Batch`; a coroutine function or a function. Raising means that nothing was taken. It may return
-            ``{position: exception}`` for those that were not: only these are tried again, or rejected.
-        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires. A delivery under way goes on
-            while any event of the batch is young enough.
+        sink: Takes a `Batch`: a `Sink`, a coroutine function or a function; or an Observer of its events. Raising means
+            that nothing was taken. It may return ``{position: exception}`` for those that were not: only these are
+            tried again, or have failed.
+        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's. A
+            delivery under way goes on while any event of the batch is young enough.
         count: Deliver when so many events wait.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
         max_concurrent: Deliveries at once; with 1, batches that do not fail arrive in order.
@@ -60,8 +62,7 @@ def publish(
         retry: tenacity's condition; by default `is_transient`.
         before_sleep: tenacity's callback, called before each wait.
         flushes: On its first item the open batch is delivered and waits are cut short: one last attempt for each.
-        dead_letters: Told of each event that was not delivered; by default they are logged, without the event.
-        probe: Called at subscription with an object whose ``held()`` counts the events inside.
+        dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
         scheduler: A scheduler on asyncio's loop; by default the running loop's.
 
     Shape:
@@ -72,7 +73,7 @@ def publish(
         A call per batch. An idempotency key is computed only for a sink that asks for it.
 
     Errors:
-        None of an event's: they end in a dead letter, "expired", "rejected" or, when disposed, "abandoned". At least
+        None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". At least
         once: a sink that took a batch and could not say so is given it again, with the same idempotency key unless some
         of it expired meanwhile.
 
@@ -85,23 +86,75 @@ def publish(
     """
     if count < 1:
         raise ArgumentError("count", count, "at least 1")
-    options = call_options(
-        max_age=max_age,
+    return Publish(
+        sink=as_sink(sink),
+        count=count,
+        timespan=seconds("timespan", timespan, zero=True),
+        max_age=None if max_age is None else seconds("max_age", max_age),
         max_concurrent=max_concurrent,
-        timeout=timeout,
-        wait=wait,
-        retry=retry,
-        before_sleep=before_sleep,
+        timeout=None if timeout is None else seconds("timeout", timeout),
+        policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
+        flushes=flushes,
         dead_letters=dead_letters,
+        scheduler=scheduler,
     )
-    linger = seconds("timespan", timespan, zero=True)
 
-    def stage_for(observer: ObserverBase[Any], scheduler_: SchedulerBase | None) -> PublishStage:
-        return PublishStage(
-            _delivery(sink), observer, count=count, linger=linger, scheduler=scheduler or scheduler_, **options
-        )
 
-    return staged(stage_for, flushes=flushes, probe=probe)
+@dataclass(frozen=True, kw_only=True)
+class Publish(PooledOperator[Delivered]):
+    """The operator that `publish` returns."""
+
+    stage: str = "publish"
+    sink: Sink
+    count: int
+    timespan: float
+
+    @property
+    def part(self) -> Any:
+        return self.sink
+
+    def _stage(self, observer: ObserverBase[Delivered], scheduler: SchedulerBase | None) -> PublishStage:
+        return PublishStage(_delivery(self.sink.publish), observer, self, scheduler)
+
+
+def as_sink(sink: Any) -> Sink:
+    """Return a sink as it is, and of a function or an observer what hands batches to it.
+
+    Raises:
+        ArgumentError: for anything else.
+    """
+    # a Subject has a method of that name too, with another meaning
+    if isinstance(sink, Sink) and not isinstance(sink, ObserverBase):
+        return sink
+    if callable(sink) or isinstance(sink, ObserverBase):
+        return FunctionSink(sink)
+    raise ArgumentError("sink", sink, "a Sink, a function, a coroutine function or an Observer")
+
+
+class FunctionSink:
+    """Gives each batch to a function, or each of its events to an observer.
+
+    Args:
+        function: Called with a `Batch`; what it returns, or what awaiting that gives, is as `publish` wants it. An
+            Observer is notified of each `Compacted`. The object of a method is closed with the pipeline, by its
+            ``aclose``.
+    """
+
+    def __init__(self, function: Callable[[Batch], Any] | ObserverBase[Any]) -> None:
+        self._function = function
+
+    async def publish(self, batch: Batch) -> Any:
+        """Hand over a batch; raises what the function raises."""
+        if isinstance(self._function, ObserverBase):
+            for compacted in batch:
+                self._function.on_next(compacted)
+            return None
+        answer = self._function(batch)
+        return await answer if hasattr(answer, "__await__") else answer
+
+    async def aclose(self) -> None:
+        """Close what the function belongs to."""
+        await close(self._function)
 
 
 def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
@@ -124,14 +177,16 @@ def _error(said: Any) -> BaseException | None:
 class PublishStage(PooledStage[Compacted, Delivered]):
     """Gathers events into batches, and has each delivered."""
 
-    stage = "publish"
-
     def __init__(
-        self, call: Call[Compacted], observer: ObserverBase[Delivered], *, count: int, linger: float, **options: Any
+        self,
+        call: Call[Compacted],
+        observer: ObserverBase[Delivered],
+        options: Publish,
+        scheduler: SchedulerBase | None,
     ) -> None:
-        super().__init__(call, observer, single=False, **options)
-        self._count = count
-        self._linger = linger
+        super().__init__(call, observer, options, scheduler, single=False)
+        self._count = options.count
+        self._linger = options.timespan
         self._open: list[Compacted] = []
         self._alarm = Alarm(self._loop, self._close_batch)
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
+from tenacity import RetryCallState
 
-from rxcompact.clock import Clock, Seconds, default_scheduler, is_running, seconds
+from rxcompact.clock import Clock, default_scheduler, is_running
+from rxcompact.contracts import StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
-from rxcompact.events import Compacted, DeadLetter, Stage, Window
+from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.job import Call, E, Job
-from rxcompact.operators.observing import Probe, as_callback, log_dead_letter
+from rxcompact.operators.operator import Operator
 from rxcompact.operators.pool import Pool
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, reason
+from rxcompact.operators.retry import RetryPolicy, reason
+from rxcompact.signals import RetryScheduled
 
 T = TypeVar("T")
 
@@ -38,55 +42,59 @@ def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoo
         raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
 
 
-def call_options(
-    *,
-    max_age: Seconds,
-    max_concurrent: int,
-    timeout: Seconds | None,
-    wait: Wait,
-    retry: Predicate,
-    before_sleep: Callback | None,
-    dead_letters: ObserverBase[DeadLetter] | Callable[[DeadLetter], object] | None,
-) -> dict[str, Any]:
-    """Return the options of a stage, checked.
+@dataclass(frozen=True, kw_only=True)
+class PooledOperator(Operator[Window | Compacted, T]):
+    """An operator that makes calls; ``max_age`` is the pipeline's where it has none."""
 
-    Raises:
-        ArgumentError: for one out of range.
-    """
-    if max_concurrent < 1:
-        raise ArgumentError("max_concurrent", max_concurrent, "at least 1")
-    return {
-        "max_age": seconds("max_age", max_age),
-        "timeout": None if timeout is None else seconds("timeout", timeout),
-        "max_concurrent": max_concurrent,
-        "policy": RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        "dead_letters": log_dead_letter if dead_letters is None else as_callback(dead_letters),
-    }
+    max_age: float | None
+    max_concurrent: int
+    timeout: float | None
+    policy: RetryPolicy
+    retries: Callable[[RetryScheduled], object] | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_concurrent < 1:
+            raise ArgumentError("max_concurrent", self.max_concurrent, "at least 1")
 
-def staged(
-    stage_for: Callable[[ObserverBase[T], SchedulerBase | None], PooledStage[Any, T]],
-    *,
-    flushes: Observable[Any] | None,
-    probe: Probe | None,
-) -> Callable[[Observable[Any]], Observable[T]]:
-    """Return the operator that puts a stage behind its source, one a subscription."""
+    @property
+    @abstractmethod
+    def part(self) -> Any:
+        """What is called: an enricher or a sink."""
 
-    def operator(source: Observable[Any]) -> Observable[T]:
-        def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            stage = stage_for(observer, scheduler)
-            if probe is not None:
-                probe(stage)
-            subscription = CompositeDisposable()
-            if flushes is not None:
-                subscription.add(flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
-            subscription.add(source.subscribe(stage, scheduler=scheduler))
-            subscription.add(Disposable(stage.dispose))
-            return subscription
+    def bind(self, context: StageContext) -> Self:
+        return replace(super().bind(context), max_age=self.max_age or context.max_age, retries=context.retries)
 
-        return Observable(subscribe)
+    @property
+    def reported_policy(self) -> RetryPolicy:
+        """The policy, with a signal for each retry."""
+        own, retries = self.policy.before_sleep, self.retries
+        if retries is None:
+            return self.policy
 
-    return operator
+        def before_sleep(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome is not None else None
+            if error is not None:
+                retries(RetryScheduled(self.stage, state.attempt_number, state.upcoming_sleep, error))
+            if own is not None:
+                own(state)
+
+        return replace(self.policy, before_sleep=before_sleep)
+
+    def _subscribe(
+        self, source: Observable[Window | Compacted], observer: ObserverBase[T], scheduler: SchedulerBase | None
+    ) -> DisposableBase:
+        stage = self._stage(observer, scheduler)
+        if self.register is not None:
+            self.register(stage)
+        subscription = CompositeDisposable()
+        if self.flushes is not None:
+            subscription.add(self.flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
+        subscription.add(source.subscribe(stage, scheduler=scheduler))
+        subscription.add(Disposable(stage.dispose))
+        return subscription
+
+    @abstractmethod
+    def _stage(self, observer: ObserverBase[T], scheduler: SchedulerBase | None) -> PooledStage[Any, T]: ...
 
 
 class PooledStage(ObserverBase[Any], Generic[E, T]):
@@ -95,30 +103,33 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
     Items may come from any thread; everything else happens on the loop.
     """
 
-    stage: Stage
-
     def __init__(
         self,
         call: Call[E],
         observer: ObserverBase[T],
+        options: PooledOperator[T],
+        scheduler: SchedulerBase | None,
         *,
         single: bool,
-        max_concurrent: int,
-        max_age: float,
-        timeout: float | None,
-        policy: RetryPolicy,
-        dead_letters: Callable[[DeadLetter], object],
-        scheduler: SchedulerBase | None,
     ) -> None:
+        if options.max_age is None:
+            raise ArgumentError(f"max_age of {options.stage}", None, "given outside a Pipeline")
         scheduler = scheduler or default_scheduler()
+        self.stage = options.stage
         self._loop = loop_of(scheduler, self.stage)
         self._clock = Clock(scheduler)
         self._observer = observer
-        self._max_age = max_age
-        self._dead_letters = dead_letters
+        self._max_age = options.max_age
+        self._dead_letters = options.reject
         self._completion: Callable[[], None] | None = None
         self._pool: Pool[E] = Pool(
-            call, self, single=single, max_concurrent=max_concurrent, timeout=timeout, policy=policy, loop=self._loop
+            call,
+            self,
+            single=single,
+            max_concurrent=options.max_concurrent,
+            timeout=options.timeout,
+            policy=options.reported_policy,
+            loop=self._loop,
         )
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,8 +227,8 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
     def expired(self, job: Job[E], entry: E) -> None:
         self._expire(self._compacted(entry), job.count, job.error)
 
-    def rejected(self, job: Job[E], entry: E, error: BaseException) -> None:
-        self._bury("rejected", self._compacted(entry), error, job.count)
+    def failed(self, job: Job[E], entry: E, error: BaseException) -> None:
+        self._bury("failed", self._compacted(entry), error, job.count)
 
     def abandoned(self, job: Job[E], entry: E) -> None:
         error = AbandonedError(f"stopped after {job.count} attempts")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reactivex.abc import ObserverBase
 
@@ -12,22 +12,24 @@ from rxcompact.clock import Clock
 from rxcompact.events import DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
 from rxcompact.operators.gather import Gather
-from rxcompact.operators.options import Options
 from rxcompact.operators.windows import TICK, Windows
+
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
 
 
 class TumblingWindows(Windows):
     """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew."""
 
     def __init__(
-        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
     ) -> None:
         super().__init__(options, clock, observer, reject)
         self._due = clock.monotonic() + options.timespan
         self._opened = clock.wall()
         self._open = self._new_bucket()
         # where the clock alone closes windows it makes no difference if an event is looked at a turn later
-        by_clock_alone = (options.count, options.room, options.time_mapper) == (None, None, None)
+        by_clock_alone = (options.count, options.max_keys, options.time_mapper) == (None, None, None)
         self._gather = Gather(clock.soon, self._look) if clock.soon is not None and by_clock_alone else None
 
     def taker(self) -> Callable[[Any], None]:

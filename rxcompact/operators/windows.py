@@ -8,7 +8,7 @@ from functools import partial
 from itertools import repeat
 from math import isfinite
 from operator import itemgetter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase
 
@@ -18,9 +18,12 @@ from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxComp
 from rxcompact.events import Compacted, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
 from rxcompact.operators.emitter import SerializedEmitter
-from rxcompact.operators.options import Mapper, Options
 from rxcompact.timestamps import not_a_time
 
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
+
+Mapper: TypeAlias = Callable[[Any], Any]
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
 NUMBERS = {float, int}
@@ -34,7 +37,7 @@ class Windows(ABC):
     stage = "compact"
 
     def __init__(
-        self, options: Options, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
     ) -> None:
         self.clock = clock
         self._options = options
@@ -186,7 +189,7 @@ class Windows(ABC):
     def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
         """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
         bucket = self._bucket(index)
-        count, room = self._options.count, self._options.room
+        count, room = self._options.count, self._options.max_keys
         new = len(keys)
         if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
             try:
@@ -219,7 +222,7 @@ class Windows(ABC):
             self._held += len(bucket.events) - before
 
     def _has_room(self, index: int, key: Hashable, event: Any) -> bool:
-        room, overflow = self._options.room, self._options.overflow
+        room, overflow = self._options.max_keys, self._options.overflow
         if key in self._bucket(index).events or room is None or (limit := room()) > self.held():
             return True
         error = NoRoomError(limit)

@@ -3,7 +3,7 @@
 It knows what it shows by its attributes alone, so that the nouns of the floors above can use it.
 """
 
-from rxcompact.render.flow import StageNow, orchestrator_html, pipeline_html, pipeline_text
+from rxcompact.render.flow import orchestrator_html, pipeline_html, pipeline_text
 from rxcompact.render.marble import marble
 from rxcompact.render.marks import EventMark, Marks, OutcomeMark, RetryMark, Span, StateMark, WindowMark
 from rxcompact.render.nouns import account_html, compacted_html, dead_letter_html, window_html
@@ -15,7 +15,6 @@ __all__ = [
     "OutcomeMark",
     "RetryMark",
     "Span",
-    "StageNow",
     "StateMark",
     "WindowMark",
     "account_html",

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-OUTCOMES = ("published", "expired", "rejected", "dropped", "abandoned")
+OUTCOMES = ("published", "expired", "failed", "rejected", "dropped", "abandoned")
 """How an event can end."""
 
 

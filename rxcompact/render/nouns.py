@@ -94,7 +94,7 @@ def account_html(account: _Account) -> str:
     numbers = dict(account._asdict())  # pyright: ignore[reportPrivateUsage] - public in a named tuple
     rows: list[tuple[Cell, ...]] = []
     for name, number in numbers.items():
-        whole = "received" if name in ("duplicates", "distinct", "refused") else "distinct"
+        whole = "received" if name in ("duplicates", "distinct", "rejected") else "distinct"
         share = f"{number / numbers[whole]:.1%} of {whole}" if name != "received" and numbers.get(whole) else ""
         rows.append((name.replace("_", " "), number, share))
     return table(("", "", ""), rows, title="Account")

@@ -32,14 +32,14 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .faded { fill: #0969da; opacity: 0.28 }
 .published { fill: #1a7f37 }
 .expired { fill: #bf8700 }
-.rejected { fill: #cf222e }
+.rejected, .failed { fill: #cf222e }
 .dropped { fill: #6e7781 }
 .abandoned { fill: #8250df }
 .failed { fill: #bc4c00 }
 .ring { stroke-width: 2 }
-.ring, .ring.expired, .ring.rejected, .ring.dropped, .ring.abandoned { fill: #ffffff }
+.ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #ffffff }
 .ring.expired { stroke: #bf8700 }
-.ring.rejected { stroke: #cf222e }
+.ring.rejected, .ring.failed { stroke: #cf222e }
 .ring.dropped { stroke: #6e7781 }
 .ring.abandoned { stroke: #8250df }
 @media (prefers-color-scheme: dark) {
@@ -54,12 +54,12 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
   .bar, .faded { fill: #58a6ff }
   .published { fill: #3fb950 }
   .expired { fill: #d29922 }
-  .rejected { fill: #f85149 }
+  .rejected, .failed { fill: #f85149 }
   .abandoned { fill: #a371f7 }
   .failed { fill: #f0883e }
-  .ring, .ring.expired, .ring.rejected, .ring.dropped, .ring.abandoned { fill: #0d1117 }
+  .ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #0d1117 }
   .ring.expired { stroke: #d29922 }
-  .ring.rejected { stroke: #f85149 }
+  .ring.rejected, .ring.failed { stroke: #f85149 }
   .ring.abandoned { stroke: #a371f7 }
 }
 """

@@ -18,7 +18,7 @@ BINS = 24
 LONGEST = 3600.0
 """Where they end if there is no ``max_age``, seconds."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
-OUTCOMES = ("published", "expired", "rejected", "dropped", "abandoned")
+OUTCOMES = ("published", "expired", "failed", "dropped", "abandoned")
 LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age")
 
 MARGIN = 20.0
@@ -49,7 +49,7 @@ def snapshot_lines(now: Any) -> list[tuple[str, str]]:
     ends = [f"{name} {getattr(account, name):,}" for name in OUTCOMES if name == "published" or getattr(account, name)]
     ratio = UNKNOWN if now.dedup_ratio is None else f"{now.dedup_ratio:,.1f} events for each distinct one"
     lines = [
-        ("in", f"{_rate(now, 'received')}; {account.received:,} received, {account.refused:,} refused"),
+        ("in", f"{_rate(now, 'received')}; {account.received:,} received, {account.rejected:,} rejected"),
         ("dedup", ratio),
         ("out", f"{_rate(now, 'published')}; {', '.join(ends)}"),
         ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}"),

@@ -14,6 +14,7 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
+from rxcompact.acks import Chunk
 from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, DecodeError
@@ -201,11 +202,12 @@ class HttpSource:
             if demand.capacity() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
             return self._unavailable("no capacity")
-        observer.on_next(lines)
-        rejected = len(demand.refusals)
+        chunk = Chunk(lines)
+        observer.on_next(chunk)
+        rejected = len(chunk.rejected)
         counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
         if rejected:
-            errors = [(letter.event, str(letter.error)) for letter in demand.refusals[:SHOWN]]
+            errors = [(letter.event, str(letter.error)) for letter in chunk.rejected[:SHOWN]]
             counts["errors"] = located(body, lines, errors, self._items)
         return _answer(400 if rejected and rejected == len(lines) else 202, counts)
 

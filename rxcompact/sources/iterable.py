@@ -36,6 +36,7 @@ class IterableSource:
         self._events = events
         self._chunk_size = chunk_size
         self._next: asyncio.Task[Any] | None = None
+        self.restartable = not isinstance(events, Iterator | AsyncIterator)  # which has raised, and is exhausted
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.

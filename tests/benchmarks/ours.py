@@ -14,7 +14,7 @@ from reactivex.subject import Subject
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
-from rxcompact.pipeline import Compaction, StageContext
+from rxcompact.contracts import StageContext
 
 FOREVER = 1e9
 TURN = 1000
@@ -106,11 +106,11 @@ class FlushedCompaction:
 
     def __init__(self, flushes: Subject[None], fields: tuple[Any, ...]) -> None:
         self._flushes = flushes
-        self._compaction = Compaction(timespan=FOREVER, key_mapper="id", fields=fields)
+        self._compact: Any = rxo.compact(FOREVER, key_mapper="id", fields=fields)
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Any]:
         both = rx.merge(context.flushes, self._flushes)
-        return self._compaction.reduce(chunks, replace(context, flushes=both))
+        return self._compact.reduce(chunks, replace(context, flushes=both))
 
 
 class Mute(Orchestrator):
@@ -138,7 +138,7 @@ def pipeline(
     async def main() -> None:
         flushes: Subject[None] = Subject()
         described = Pipeline(
-            source=ChunkSource(chunks, flushes), reducer=FlushedCompaction(flushes, fields), sink=sink, max_age=FOREVER
+            ChunkSource(chunks, flushes), FlushedCompaction(flushes, fields), rxo.publish(sink), max_age=FOREVER
         )
         async with runner(described) as orchestrator:
             account = (await orchestrator.wait()).account

@@ -10,6 +10,7 @@ from reactivex import Observable
 from reactivex.disposable import Disposable
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.testing import run
 
 TIMESPAN = 10.0
@@ -83,11 +84,10 @@ async def _stalled(where: Literal["sink", "API"]) -> Stalled:
         return event
 
     pipeline = Pipeline(
-        source=source,
-        key_mapper="id",
-        timespan=TIMESPAN,
-        enricher=enricher if where == "API" else None,
-        sink=sink,
+        source,
+        rxo.compact(TIMESPAN, key_mapper="id"),
+        *([rxo.enrich(enricher)] if where == "API" else []),
+        rxo.publish(sink),
         max_age=3600,
         max_in_flight=ROOM,
     )

@@ -8,9 +8,10 @@ from typing import Any
 
 from faulty import MOODS, Api, Cache, Dice, Store
 from feeds import Feed, Hot, Pulled, Streamed
+from pipelines import held, simple_pipeline
 from witness import Witness
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.testing import START, virtual_loop
 
 SMALL = 1e-3
@@ -35,7 +36,7 @@ class Life:
         self.timed = lateness is not None or dice.random() < 0.2
         self.room, self.max_concurrent = dice.choice([3, 40, 10_000]), dice.choice([1, 5, 50])
         self.orchestrator = Orchestrator(
-            Pipeline(
+            simple_pipeline(
                 source=getattr(self.source, "source", self.source), enricher=self.api if dice.random() < 0.8 else None,
                 sink=self.store, key_mapper="id", timespan=self.timespan, max_age=self.max_age, lateness=lateness,
                 time_mapper="ts" if self.timed else None,
@@ -197,7 +198,7 @@ class Life:
             await asyncio.sleep(self.max_age + 70)
             await self.orchestrator.start()
         self.witness.raise_if_broken()
-        assert self.orchestrator.account.in_flight == 0, self.orchestrator.held
+        assert self.orchestrator.account.in_flight == 0, held(self.orchestrator)
         if isinstance(self.source, Pulled):
             return  # a synchronous one has ended by now; the other is as far as it was let
         published = self.witness.told["published"]

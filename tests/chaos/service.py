@@ -124,8 +124,8 @@ async def ended(process: asyncio.subprocess.Process) -> Account:
     assert b"never retrieved" not in errors, errors.decode()
     last = errors.decode().splitlines()[-1]
     account = Account(**{name.replace(" ", "_"): int(number) for name, number in ACCOUNT.findall(last)})
-    ends = account.published + account.expired + account.rejected + account.dropped + account.abandoned
-    assert account.received == account.duplicates + account.distinct + account.refused
+    ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
+    assert account.received == account.duplicates + account.distinct + account.rejected
     assert account.distinct == ends
     assert account.in_flight == 0
     return account

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import reactivex as rx
 from aiohttp import web
+from pipelines import simple_pipeline
 
-from rxcompact import HttpEnricher, HttpSink, HttpSource, Orchestrator, Pipeline
+from rxcompact import HttpEnricher, HttpSink, HttpSource, Orchestrator
 from rxcompact.errors import TransientError
 from rxcompact.testing import run
 
@@ -74,7 +75,7 @@ def test_an_hour_of_windows_leaves_memory_flat(lateness: float | None, ordered: 
             return {0: TransientError("the first")} if calls % 11 == 0 else None
 
         orchestrator = Orchestrator(
-            Pipeline(
+            simple_pipeline(
                 source=events, key_mapper="id", time_mapper="ts", timespan=5, lateness=lateness, enricher=api,
                 sink=sink, max_age=15, ordered=ordered, max_concurrent=5, max_in_flight=60,
             )
@@ -121,7 +122,7 @@ def test_one_that_was_stopped_keeps_nothing_of_what_it_abandoned() -> None:
 def left_by_a_stop() -> int:
     async def main() -> int:
         events: rx.Subject[Any] = rx.Subject()
-        sleepy = Pipeline(
+        sleepy = simple_pipeline(
             source=events, key_mapper="id", timespan=10, max_age=1000, sink=lambda _: asyncio.sleep(5000), batch_count=1
         )
         orchestrator = Orchestrator(sleepy)
@@ -168,7 +169,7 @@ def test_no_task_timer_socket_or_thread_outlives_a_stop() -> None:
 
         async def one_life() -> None:
             source = HttpSource(port=0)
-            pipeline = Pipeline(
+            pipeline = simple_pipeline(
                 source=source, key_mapper=lambda line: bytes(line), timespan=0.05, max_age=60, batch_timespan=0.01,
                 enricher=HttpEnricher(url + "/{id}"), sink=HttpSink(url + "/store"),
             )  # fmt: skip
@@ -214,7 +215,7 @@ def test_no_task_timer_socket_or_thread_outlives_a_stop() -> None:
 def test_one_that_is_forgotten_while_it_is_busy_warns_and_one_that_was_stopped_does_not(state: str) -> None:
     async def main(stop: bool) -> None:
         orchestrator = Orchestrator(
-            Pipeline(source=rx.Subject(), key_mapper="id", timespan=1, max_age=1, sink=lambda _: None)
+            simple_pipeline(source=rx.Subject(), key_mapper="id", timespan=1, max_age=1, sink=lambda _: None)
         )
         await orchestrator.start()
         if state == "restarting":

@@ -83,14 +83,14 @@ def test_sigterm_in_the_middle_of_posts_loses_nothing_that_was_answered(seed: in
             assert len(world.injected) > 10
             assert 2 * len(taken) <= account.received <= 2 * (len(taken) + len(unanswered))
             assert account.duplicates == account.distinct
-            assert account.refused == account.dropped == 0
+            assert account.rejected == account.dropped == 0
             stored = world.stored()
             keys = {row["key"] for row in stored}
             assert all(row["count"] == 2 for row in stored)
             assert keys <= taken | unanswered
             assert account.published <= len(keys), "said to be published, and not there"
             # what is not there came to another end; what is there may have, where the store did not say so
-            assert len(taken - keys) <= account.expired + account.rejected + account.abandoned
+            assert len(taken - keys) <= account.expired + account.failed + account.abandoned
             assert account.abandoned or process.returncode == 0
 
     asyncio.run(main())

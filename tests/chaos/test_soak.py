@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 from soak import soak
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.acks import Ack, Chunk
 from rxcompact.sources.iterable import IterableSource
 
@@ -42,7 +43,7 @@ def test_a_life_can_be_repeated() -> None:
 
 def orchestrated(**options: Any) -> Orchestrator:
     settings = {"key_mapper": "id", "timespan": 1, "max_age": 60, "sink": lambda _: None, "batch_timespan": 0.1}
-    return Orchestrator(Pipeline(**settings | options))
+    return Orchestrator(simple_pipeline(**settings | options))
 
 
 async def test_what_waits_for_its_turn_when_stop_runs_out_of_time_is_abandoned_not_forgotten() -> None:
@@ -76,7 +77,7 @@ async def test_what_comes_after_there_was_no_room_under_the_policy_error_is_refu
     events.on_next({"id": 3})
     await asyncio.sleep(0.5)
     account = (await orchestrator.stop()).account
-    assert (account.received, account.duplicates, account.distinct, account.refused) == (4, 0, 3, 1)
+    assert (account.received, account.duplicates, account.distinct, account.rejected) == (4, 0, 3, 1)
     assert refused == [("dropped", "no room"), ("rejected", "stopped")]
 
 
@@ -118,7 +119,7 @@ async def test_a_message_of_bad_events_alone_is_settled() -> None:
 
     async with orchestrated(source=Source()) as orchestrator:
         await asyncio.sleep(5)
-        assert orchestrator.account.refused == 2
+        assert orchestrator.account.rejected == 2
         assert settled == ["bad"]
 
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from faulty import Api, Ident, Store, ident
 from feeds import Feed
+from pipelines import held
 
 from rxcompact import Orchestrator
 from rxcompact.signals import Account
 
-FLOW = ("received", "duplicates", "distinct", "refused", "published", "expired", "rejected", "dropped", "abandoned")
+FLOW = ("received", "duplicates", "distinct", "rejected", "published", "expired", "failed", "dropped", "abandoned")
 ENDS = FLOW[4:]
 LEGAL = {
     "idle": {"running"},
@@ -133,14 +134,14 @@ class Witness:
 
     def on_turn(self) -> None:
         self.turns += 1
-        now, held = self.orchestrator.account, self.orchestrator.held
-        assert now.received == now.duplicates + now.distinct + now.refused
+        now, holders = self.orchestrator.account, held(self.orchestrator)
+        assert now.received == now.duplicates + now.distinct + now.rejected
         assert now.distinct == sum(getattr(now, end) for end in ENDS) + now.in_flight
-        assert now.in_flight == sum(held.values()), (now, held)
+        assert now.in_flight == sum(holders.values()), (now, holders)
         assert 0 <= now.in_flight <= self.orchestrator.pipeline.max_in_flight, now
         assert min(now) >= 0
         assert all(getattr(now, name) >= getattr(self.before, name) for name in FLOW), (self.before, now)
-        assert all(getattr(now, end) == self.told[end] for end in ("refused", *ENDS)), (now, self.told)
+        assert all(getattr(now, end) == self.told[end] for end in ("rejected", *ENDS)), (now, self.told)
         assert self.api.under_way[self.api.run] <= self.most, "more calls at once than were asked for"
         self.before = now
         if self.turns % 500 == 0:

@@ -15,8 +15,9 @@ from urllib.parse import unquote
 
 import pytest
 from aiohttp import web
+from pipelines import simple_pipeline
 
-from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
+from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted, DeadLetter
 from rxcompact.orchestrator import Report
@@ -251,7 +252,7 @@ async def ran(count: int = 1, **options: Any) -> tuple[list[Compacted], list[Dea
         "source": [{"id": n} for n in range(count)], "key_mapper": "id", "timespan": 0.01, "sink": out.extend,
         "max_age": 30, "batch_timespan": 0.01, "wait": lambda _: 0.01,
     } | options  # fmt: skip
-    orchestrator = Orchestrator(Pipeline(**options))
+    orchestrator = Orchestrator(simple_pipeline(**options))
     orchestrator.dead_letters.subscribe(letters.append)
     async with asyncio.timeout(8):
         await orchestrator.start()
@@ -279,8 +280,8 @@ def test_what_will_not_is_rejected_with_its_status_as_the_reason() -> None:
         assert out == []
         assert len(asked) == 1
         [letter] = letters
-        assert (letter.outcome, letter.stage, letter.reason, letter.attempts) == ("rejected", "enrich", "HTTP 418", 1)
-        assert report.account.rejected == 1
+        assert (letter.outcome, letter.stage, letter.reason, letter.attempts) == ("failed", "enrich", "HTTP 418", 1)
+        assert report.account.failed == 1
 
     asyncio.run(main())
 
@@ -292,7 +293,7 @@ def test_an_event_without_the_field_is_rejected_and_others_go_on() -> None:
                 source=[{"id": 1, "h": "a"}, {"id": 2}, {"id": 3, "h": "c"}], enricher=HttpEnricher(base + "/{h}")
             )
         assert sorted(compacted.key for compacted in out) == [1, 3]
-        assert [(letter.event.key, letter.outcome) for letter in letters] == [(2, "rejected")]
+        assert [(letter.event.key, letter.outcome) for letter in letters] == [(2, "failed")]
 
     asyncio.run(main())
 
@@ -413,8 +414,8 @@ def test_413_for_everything_rejects_each_in_the_end() -> None:
         store = Store(lambda _: 413)
         async with answering(store) as base:
             _, letters, report = await ran(7, sink=HttpSink(base))
-        assert report.account.rejected == 7
-        assert {(letter.outcome, letter.reason) for letter in letters} == {("rejected", "HTTP 413")}
+        assert report.account.failed == 7
+        assert {(letter.outcome, letter.reason) for letter in letters} == {("failed", "HTTP 413")}
         assert len(store.given) == 13  # the nodes of a tree of seven leaves
 
     asyncio.run(main())
@@ -448,7 +449,7 @@ def test_of_a_halved_batch_what_is_refused_is_rejected_and_what_failed_tried_aga
             _, letters, report = await ran(4, sink=HttpSink(base))
         assert sorted(store.taken) == [0, 2, 3]
         assert [(letter.event.key, letter.reason) for letter in letters] == [(1, "HTTP 422")]
-        assert (report.account.published, report.account.rejected) == (3, 1)
+        assert (report.account.published, report.account.failed) == (3, 1)
 
     asyncio.run(main())
 

@@ -19,8 +19,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from pipelines import simple_pipeline
 
-from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
+from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.commands.loop import run
 from rxcompact.signals import Account
 
@@ -125,9 +126,9 @@ def posts(shared: Path, tmp_path: Path) -> list[list[str]]:
 
 
 def balances(account: Account) -> bool:
-    ends = account.published + account.expired + account.rejected + account.dropped + account.abandoned
+    ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
     return (
-        account.received == account.duplicates + account.distinct + account.refused
+        account.received == account.duplicates + account.distinct + account.rejected
         and account.distinct == ends + account.in_flight
         and account.in_flight == 0
     )
@@ -170,7 +171,7 @@ def test_everything_accepted_is_accounted_for_through_an_outage_and_sigterm(shar
             assert world.failed > 0
             assert account.received == accepted > 10_000
             assert balances(account), account
-            assert account.expired == account.rejected == account.dropped == 0
+            assert account.expired == account.failed == account.dropped == 0
             assert account.published == len(world.stored)
             assert len(set(world.keys)) == len(world.keys)
             once = {(json.dumps(row["key"]), row["first_seen"]) for row in world.stored}
@@ -272,7 +273,7 @@ def test_an_outage_of_a_real_api_loses_none_or_just_what_was_too_old(longer: boo
                     yield {"id": n}
                     await asyncio.sleep(0.1)
 
-            pipeline = Pipeline(
+            pipeline = simple_pipeline(
                 source=events(), key_mapper="id", timespan=0.1, max_age=max_age, batch_timespan=0.05,
                 enricher=HttpEnricher(world.url + "/api/{id}"), sink=HttpSink(world.url + "/store"),
             )  # fmt: skip

@@ -11,9 +11,10 @@ import pytest
 import reactivex as rx
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pipelines import held, simple_pipeline
 from reactivex.disposable import Disposable
 
-from rxcompact import Orchestrator, Outcome, Pipeline
+from rxcompact import Orchestrator, Outcome
 from rxcompact.errors import PermanentError, RateLimitedError, TransientError
 from rxcompact.testing import run
 
@@ -164,9 +165,9 @@ lives = st.lists(
 
 def balances(orchestrator: Orchestrator, room: int) -> None:
     now = orchestrator.account
-    assert now.received == now.duplicates + now.distinct + now.refused
-    assert now.distinct == (now.published + now.expired + now.rejected + now.dropped + now.abandoned + now.in_flight)
-    assert now.in_flight == sum(orchestrator.held.values())
+    assert now.received == now.duplicates + now.distinct + now.rejected
+    assert now.distinct == (now.published + now.expired + now.failed + now.dropped + now.abandoned + now.in_flight)
+    assert now.in_flight == sum(held(orchestrator).values())
     assert 0 <= now.in_flight <= room
     assert min(now) >= 0
 
@@ -175,7 +176,7 @@ async def live(life: list[tuple[str, Any]], room: int, max_concurrent: int, over
     loop: Any = asyncio.get_running_loop()
     world = World(loop)
     orchestrator = Orchestrator(
-        Pipeline(
+        simple_pipeline(
             source=world, enricher=world, sink=world, key_mapper="id", timespan=TIMESPAN, max_age=MAX_AGE,
             batch_count=3, batch_timespan=LINGER, timeout=TIMEOUT, max_concurrent=max_concurrent, max_in_flight=room,
             overflow=overflow,
@@ -236,7 +237,7 @@ async def live(life: list[tuple[str, Any]], room: int, max_concurrent: int, over
                 assert loop.time() - began <= given_ + SMALL
                 assert report.account == orchestrator.account
                 assert orchestrator.state == "stopped"
-                assert sum(orchestrator.held.values()) == report.account.in_flight == 0
+                assert sum(held(orchestrator).values()) == report.account.in_flight == 0
         balances(orchestrator, room)
         await asyncio.sleep(0.001)
         balances(orchestrator, room)
@@ -253,11 +254,11 @@ def check(world: World, outcomes: list[tuple[float, int, Outcome]], sums: Counte
     refused = [n for _, n, o in outcomes if o.outcome == "rejected" and o.stage == "compact"]
     distinct = [each for each in outcomes if each[1] not in set(refused)]
     assert sums["received"] == len(world.pushed)
-    assert sums["refused"] == len(refused) == sum(key is None for key in world.keys.values())
+    assert sums["rejected"] == len(refused) == sum(key is None for key in world.keys.values())
     assert sums["distinct"] == len(distinct)
     assert sum(o.event.count for _, _, o in distinct) + len(refused) == len(world.pushed)
     assert len({n for _, n, _ in outcomes}) == len(outcomes), "an event had two ends"
-    for outcome in ("published", "expired", "rejected", "dropped", "abandoned"):
+    for outcome in ("published", "expired", "failed", "dropped", "abandoned"):
         assert sums[outcome] == sum(o.outcome == outcome for _, _, o in distinct), outcome
 
     published = {n: at for at, n, o in distinct if o.outcome == "published"}

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 from reactivex import operators as ops
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import ArgumentError
 from rxcompact.signals import ObserverFailed, SourceFailed
@@ -24,7 +25,7 @@ ASLEEP = 0.2
 
 def orchestrated(source: Any, **options: Any) -> Orchestrator:
     settings: dict[str, Any] = {"key_mapper": "id", "timespan": 10, "max_age": 60, "batch_timespan": 0}
-    return Orchestrator(Pipeline(source=source, **{"sink": lambda batch: None} | settings | options))
+    return Orchestrator(simple_pipeline(source=source, **{"sink": lambda batch: None} | settings | options))
 
 
 async def test_a_part_that_cannot_be_closed_does_not_cut_short_the_closing_of_the_others() -> None:
@@ -225,7 +226,7 @@ def test_an_orchestrator_may_be_started_in_another_loop_once_it_has_ended() -> N
 )
 def test_a_pipeline_refuses_what_is_out_of_range_when_it_is_made(argument: str, value: Any) -> None:
     with pytest.raises(ArgumentError, match="must be") as raised:
-        orchestrated([], **{argument: value})
+        orchestrated([], **{"enricher": dict, argument: value})
     assert repr(value) in str(raised.value) or argument == "lateness"
 
 

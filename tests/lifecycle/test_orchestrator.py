@@ -17,8 +17,9 @@ import pytest
 import reactivex as rx
 import tenacity
 from loguru import logger
+from pipelines import held, simple_pipeline
 
-from rxcompact import LogObserver, Orchestrator, Pipeline
+from rxcompact import LogObserver, Orchestrator
 from rxcompact.errors import NoRoomError, PermanentError, TransientError
 from rxcompact.signals import Account, ObserverFailed, SourceFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
@@ -27,7 +28,7 @@ from rxcompact.testing import START, SimulatedApi
 def orchestrated(source: Any, sink: Any = None, **options: Any) -> tuple[Orchestrator, list[Any]]:
     out: list[Any] = []
     settings = {"key_mapper": "id", "timespan": 10, "max_age": 60, "batch_timespan": 1} | options
-    return Orchestrator(Pipeline(source=source, sink=sink or out.extend, **settings)), out
+    return Orchestrator(simple_pipeline(source=source, sink=sink or out.extend, **settings)), out
 
 
 def events(*keys: Any) -> list[dict[str, Any]]:
@@ -179,7 +180,7 @@ class Mortal:
 
 async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays() -> None:
     source = Mortal([1, 0, 1, 100, 1])
-    pipeline = Pipeline(source=source, key_mapper="id", timespan=1000, sink=lambda _: None, max_age=5000)
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=1000, sink=lambda _: None, max_age=5000)
     orchestrator = Orchestrator(pipeline, wait=tenacity.wait_incrementing(2, 2), healthy_after=60)
     failures: list[SourceFailed] = []
     orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
@@ -280,9 +281,9 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
             logger.disable("rxcompact")
             logger.remove(sink)
         text = "".join(lines)
-        assert "rejected at enrich: ValueError" in text
+        assert "failed at enrich: ValueError" in text
         assert ("secret {0}" in text) == bodies
-        assert orchestrator.statistics.snapshot().dead_letters == {("rejected", "enrich", "ValueError"): 1}
+        assert orchestrator.statistics.snapshot().dead_letters == {("failed", "enrich", "ValueError"): 1}
 
 
 async def test_showing_it_changes_nothing_in_any_state() -> None:
@@ -338,11 +339,13 @@ def test_a_signal_drains_it() -> None:
 import asyncio, os, signal
 import reactivex as rx
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 
 async def main():
     subject = rx.Subject()
     sink = lambda batch: print([c.key for c in batch])
-    orchestrator = Orchestrator(Pipeline(source=subject, key_mapper="id", timespan=1000, sink=sink, max_age=60))
+    pipeline = Pipeline(subject, rxo.compact(1000, key_mapper="id"), rxo.publish(sink), max_age=60)
+    orchestrator = Orchestrator(pipeline)
     orchestrator.stop_on()
     await orchestrator.start()
     subject.on_next({"id": "held"})
@@ -358,6 +361,7 @@ asyncio.run(main())
 REPLAYED = """
 import asyncio, random
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.testing import START, SimulatedApi, run
 
 async def main():
@@ -366,7 +370,8 @@ async def main():
             yield {"id": f"k{n * 7919 % 23}", "n": n}
             await asyncio.sleep(0.2)
     api = SimulatedApi(latency=(0.01, 2), error_rate=0.3, outages=[(START + 20, START + 40)], rate=5, seed=3)
-    pipeline = Pipeline(source=source(), key_mapper="id", timespan=2, sink=lambda batch: None, enricher=api, max_age=15)
+    operators = rxo.compact(2, key_mapper="id"), rxo.enrich(api), rxo.publish(lambda batch: None)
+    pipeline = Pipeline(source(), *operators, max_age=15)
     orchestrator = Orchestrator(pipeline)
     orchestrator.signals.subscribe(print)
     orchestrator.outcomes.subscribe(print)
@@ -444,7 +449,7 @@ async def test_starting_twice_is_starting_once() -> None:
 async def test_before_its_first_start_there_is_nothing_to_stop_or_to_wait_for() -> None:
     orchestrator, _ = orchestrated(rx.Subject())
     assert (await orchestrator.stop()).account == (await orchestrator.wait()).account == Account()
-    assert (orchestrator.state, orchestrator.held) == ("idle", {})
+    assert (orchestrator.state, held(orchestrator)) == ("idle", {})
     await orchestrator.restart()
     assert orchestrator.state == "running"
     await orchestrator.stop()
@@ -550,7 +555,7 @@ async def test_what_comes_after_the_end_of_the_stream_is_refused_and_counted() -
     assert not source.demand.accepts([{"id": "b"}])
     source.demand.push([{"id": "b"}])
     account = (await orchestrator.stop()).account
-    assert (account.received, account.refused, account.published) == (2, 1, 1)
+    assert (account.received, account.rejected, account.published) == (2, 1, 1)
 
 
 # ── stop and its deadline ─────────────────────────────────────────────────────────────────────────────────────────
@@ -617,7 +622,7 @@ async def test_a_call_that_swallows_its_cancellation_leaves_no_task_once_it_is_o
         await orchestrator.start()
         await asyncio.sleep(5)
         report = await orchestrator.stop(3)
-        assert orchestrator.held == dict.fromkeys(orchestrator.held, 0)
+        assert held(orchestrator) == dict.fromkeys(held(orchestrator), 0)
         release.set()
         await asyncio.sleep(100)
         assert orchestrator.account == report.account
@@ -779,7 +784,7 @@ class Recorded:
 
 async def test_an_open_window_closes_when_due_though_its_source_is_dead() -> None:
     source = Recorded()
-    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
     orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(7))
     windows: list[Any] = []
     orchestrator.windows.subscribe(windows.append)
@@ -798,7 +803,7 @@ async def test_an_open_window_closes_when_due_though_its_source_is_dead() -> Non
 
 async def test_stop_does_not_wait_for_a_source_to_be_subscribed_to_again() -> None:
     source = Recorded()
-    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
     orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1000))
     await orchestrator.start()
     source.push(events("a"))
@@ -845,7 +850,7 @@ async def test_a_restart_when_the_source_has_completed_loses_nothing() -> None:
 
 async def test_a_wait_function_that_raises_is_no_end_of_the_source() -> None:
     source = Recorded()
-    pipeline = Pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
     orchestrator = Orchestrator(pipeline, wait=lambda _: 1 / 0)
     failures: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
@@ -1007,7 +1012,7 @@ async def test_statistics_agree_with_the_account() -> None:
     account = (await orchestrator.stop()).account
     now = orchestrator.statistics.snapshot()
     assert now.account == account
-    assert account.refused == 200 == now.dead_letters["rejected", "compact", "key"]
+    assert account.rejected == 200 == now.dead_letters["rejected", "compact", "key"]
     assert now.batches.total == account.published
     assert now.ages["published"].count == account.published
     for name in ("expired", "abandoned", "dropped"):
@@ -1032,7 +1037,7 @@ async def test_the_log_says_what_happened_and_nothing_private() -> None:
     for bodies in (False, True):
         calls: list[Any] = []
         source = Recorded()
-        pipeline = Pipeline(
+        pipeline = simple_pipeline(
             source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60, enricher=enrich
         )
         orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
@@ -1051,7 +1056,7 @@ async def test_the_log_says_what_happened_and_nothing_private() -> None:
             logger.disable("rxcompact")
             logger.remove(handler)
         text = "".join(lines)
-        for said in ("window closed by time: received 2, distinct 2", "rejected at enrich: permanent", "source failed",
+        for said in ("window closed by time: received 2, distinct 2", "failed at enrich: permanent", "source failed",
                      "rejected at compact: key", "observer ", "ZeroDivisionError"):  # fmt: skip
             assert said in text, (said, text)
         assert ("secret" in text) == bodies, text
@@ -1063,9 +1068,9 @@ async def test_showing_it_works_in_every_state_and_changes_nothing() -> None:
     orchestrator.states.subscribe(lambda _: shown.append(repr(orchestrator).split(":")[0]))
     await orchestrator.start()
     await orchestrator.restart()
-    before = (orchestrator.account, orchestrator.held, len(asyncio.all_tasks()))
+    before = (orchestrator.account, held(orchestrator), len(asyncio.all_tasks()))
     assert f"{orchestrator}" == repr(orchestrator)
-    assert before == (orchestrator.account, orchestrator.held, len(asyncio.all_tasks()))
+    assert before == (orchestrator.account, held(orchestrator), len(asyncio.all_tasks()))
     await orchestrator.stop()
     states = ("idle", "running", "restarting", "running", "draining", "stopped")
     assert shown == [f"<Orchestrator {state}" for state in states]

@@ -43,7 +43,8 @@ expect.set_options(timeout=20 * SECOND)
 
 SETUP = """\
 import asyncio, itertools
-from rxcompact import Orchestrator, Pipeline
+from pipelines import simple_pipeline
+from rxcompact import Orchestrator
 from rxcompact.errors import TransientError
 from rxcompact.notebook import dashboard, watch
 
@@ -61,7 +62,7 @@ async def lookup(event):
     return event
 
 number_of_calls = itertools.count()
-pipeline = Pipeline(source=source(), key_mapper="id", timespan=0.5, enricher=lookup,
+pipeline = simple_pipeline(source=source(), key_mapper="id", timespan=0.5, enricher=lookup,
                     sink=lambda batch: None, max_age=20, batch_timespan=0.1)
 orchestrator = Orchestrator(pipeline)
 """

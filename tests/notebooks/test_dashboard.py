@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
+from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.notebook import Dashboard, dashboard
 from rxcompact.notebook.dashboard import PERIOD
 
@@ -34,7 +35,7 @@ class Broken:
 @pytest.fixture
 def orchestrator() -> Iterator[Orchestrator]:
     yield Orchestrator(
-        Pipeline(source=ticks(), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None, batch_timespan=0)
+        simple_pipeline(source=ticks(), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None, batch_timespan=0)
     )
 
 
@@ -123,7 +124,7 @@ async def test_a_button_that_may_not_be_pressed_and_nonsense_do_nothing(orchestr
 
 
 async def test_what_goes_wrong_is_shown() -> None:
-    orchestrator = Orchestrator(Pipeline(source=ticks(), reducer=Broken(), max_age=60, sink=lambda _: None))
+    orchestrator = Orchestrator(simple_pipeline(source=ticks(), reducer=Broken(), max_age=60, sink=lambda _: None))
     widget = dashboard(orchestrator)
     send(widget, view="a", shown=True)
     send(widget, action="start")

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.commands.live import live
 from rxcompact.errors import ArgumentError
 from rxcompact.notebook.watch import PERIOD, watch
@@ -23,7 +24,9 @@ async def ticks(seconds: int) -> AsyncIterator[Any]:
 
 def run_of(seconds: int) -> Orchestrator:
     return Orchestrator(
-        Pipeline(source=ticks(seconds), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None, batch_timespan=0)
+        simple_pipeline(
+            source=ticks(seconds), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None, batch_timespan=0
+        )
     )
 
 

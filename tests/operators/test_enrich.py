@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, LoopError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Compacted, DeadLetter
+from rxcompact.operators.operator import registering
 from rxcompact.testing import START, SimulatedApi, run
 
 
@@ -42,11 +43,11 @@ class Bench:
             self.ended.set()
 
         self.subscription = self.source.pipe(
-            rxo.enrich(
-                mapper,
-                dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)),
-                probe=self.stages.append,
-                **options,
+            registering(
+                rxo.enrich(
+                    mapper, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
+                ),
+                self.stages.append,
             )
         ).subscribe(lambda c: self.enriched.append((self.loop.time(), c)), fail, self.ended.set)
 
@@ -116,8 +117,8 @@ async def test_one_events_failure_is_its_own() -> None:
     await bench.feed(*map(item, ("a", "bug", "no", "down", "cancelled", "hangs", "b")))
     assert bench.keys() == ["a", "b"]
     assert {(at, each.event.key, each.outcome, each.reason) for at, each in bench.letters} == {
-        (0, "bug", "rejected", "KeyError"),
-        (0, "no", "rejected", "permanent"),
+        (0, "bug", "failed", "KeyError"),
+        (0, "no", "failed", "permanent"),
         (60, "down", "expired", "too old"),
         (60, "cancelled", "expired", "too old"),
         (60, "hangs", "expired", "too old"),
@@ -283,7 +284,7 @@ async def test_a_function_of_the_caller_that_raises_rejects_its_own_event(argume
     await bench.feed(item("a"), item("b"))
     assert bench.keys() == ["b"]
     [(_, letter)] = bench.letters
-    assert (letter.outcome, letter.reason) == ("rejected", "ZeroDivisionError")
+    assert (letter.outcome, letter.reason) == ("failed", "ZeroDivisionError")
     assert isinstance(letter.error.__cause__, TransientError)
 
 
@@ -320,7 +321,7 @@ async def test_a_mapper_of_batches() -> None:
 async def test_a_mapper_of_batches_that_forgets_one_is_a_bug_of_theirs() -> None:
     bench = Bench(lambda events: events[1:], batch=3)
     await bench.feed(rx_window(*map(item, range(3))))
-    assert {each.outcome for _, each in bench.letters} == {"rejected"}
+    assert {each.outcome for _, each in bench.letters} == {"failed"}
 
 
 def rx_window(*items: Compacted) -> list[Compacted]:

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 from reactivex import operators as ops
 from reactivex.testing import TestScheduler
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.acks import Ack, Chunk
 from rxcompact.events import DeadLetter, Window
@@ -25,7 +26,7 @@ class Odd:
 
 async def ran(events: list[Any], **options: Any) -> tuple[Any, list[tuple[str, str]]]:
     settings: dict[str, Any] = {"key_mapper": "id", "timespan": 10, "max_age": 1e6, "sink": lambda _: None} | options
-    orchestrator = Orchestrator(Pipeline(source=events, **settings))
+    orchestrator = Orchestrator(simple_pipeline(source=events, **settings))
     dead: list[tuple[str, str]] = []
     orchestrator.dead_letters.subscribe(lambda letter: dead.append((letter.outcome, letter.reason)))
     async with orchestrator, asyncio.timeout(600):
@@ -35,7 +36,7 @@ async def ran(events: list[Any], **options: Any) -> tuple[Any, list[tuple[str, s
 async def test_a_key_whose_hash_raises_is_rejected_alone() -> None:
     account, dead = await ran([{"id": key} for key in ("a", "b", Odd(), "c", "a")])
     assert dead == [("rejected", "key")]
-    assert (account.received, account.duplicates, account.refused, account.published) == (5, 1, 1, 3)
+    assert (account.received, account.duplicates, account.rejected, account.published) == (5, 1, 1, 3)
 
 
 @pytest.mark.parametrize("lateness", [None, 0])
@@ -44,7 +45,7 @@ async def test_a_time_that_is_no_number_is_rejected_alone(lateness: float | None
     events = [{"id": "a", "ts": START}, {"id": "b", "ts": time}, {"id": "c", "ts": START + 1}]
     account, dead = await ran(events, time_mapper="ts", lateness=lateness)
     assert dead == [("rejected", "time")]
-    assert (account.received, account.refused, account.published) == (3, 1, 2)
+    assert (account.received, account.rejected, account.published) == (3, 1, 2)
     account, dead = await ran(events[1:2] * 2, time_mapper="ts", lateness=lateness)
     assert dead == [("rejected", "time")] * 2
 
@@ -92,7 +93,7 @@ async def test_the_ack_of_a_bucket_whose_events_were_all_dropped_is_settled() ->
                 chunk("second", {"id": 3, "ts": START + 10}, {"id": 4, "ts": START + 10}),
             ).pipe(ops.concat(rx.never()))
 
-    pipeline = Pipeline(
+    pipeline = simple_pipeline(
         source=Source(), key_mapper="id", time_mapper="ts", lateness=30, timespan=10, max_age=1e6, max_in_flight=2,
         overflow="drop_oldest", sink=lambda _: None,
     )  # fmt: skip

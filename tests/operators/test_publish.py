@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, ExpiredError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
+from rxcompact.operators.operator import registering
 from rxcompact.testing import START, run
 
 
@@ -40,11 +41,11 @@ class Bench:
         self.stages: list[Any] = []
         options = {"max_age": 60, "count": 3, "timespan": 5, "wait": tenacity.wait_fixed(1)} | options
         self.subscription = self.source.pipe(
-            rxo.publish(
-                self.sink,
-                dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)),
-                probe=self.stages.append,
-                **options,
+            registering(
+                rxo.publish(
+                    self.sink, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
+                ),
+                self.stages.append,
             )
         ).subscribe(self.delivered.append, on_completed=self.ended.set)
 
@@ -108,7 +109,7 @@ async def test_a_sink_may_say_which_failed_and_only_they_are_tried_again() -> No
     await bench.end()
     assert bench.given == [(0, ["a", "b", "c"]), (1, ["a"])]
     assert [[c.key for c in delivered.batch] for delivered in bench.delivered] == [["b"], ["a"]]
-    assert [(each.outcome, each.event.key) for _, each in bench.letters] == [("rejected", "c")]
+    assert [(each.outcome, each.event.key) for _, each in bench.letters] == [("failed", "c")]
 
 
 async def test_the_same_content_has_the_same_idempotency_key() -> None:
@@ -296,7 +297,7 @@ async def test_a_batch_that_waits_holds_no_other_back_nor_one_that_is_refused() 
     await bench.end()
     assert [(delivered.batch[0].key, delivered.at - START) for delivered in bench.delivered] == [("a", 0), ("b", 0)]
     assert [(at, each.event.key, each.outcome, each.attempts) for at, each in bench.letters] == [
-        (0, "no", "rejected", 1),
+        (0, "no", "failed", 1),
         (pytest.approx(60, abs=1e-3), "down", "expired", sum(keys == ["down"] for _, keys in bench.given)),
     ]
 

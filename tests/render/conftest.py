@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import tenacity
+from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.observers import Recorder, Recording, attach
 from rxcompact.testing import START, run
@@ -44,7 +45,7 @@ def recorded(
 
     async def main() -> Recording:
         settings = {"enricher": lookup, "timespan": 5, "max_age": 60, "batch_timespan": 0} | options
-        pipeline = Pipeline(
+        pipeline = simple_pipeline(
             source=source(), key_mapper="id", sink=lambda _: None, wait=tenacity.wait_fixed(2), **settings
         )
         recorder = Recorder(limit=limit)

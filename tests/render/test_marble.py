@@ -43,7 +43,7 @@ def test_every_line_says_what_happened_and_when(record: Callable[..., Recording]
     assert [value for _, value in heard(shown["retries"])] == ["e1", None]
     # web waits two seconds; the rest of its window does not wait for it
     assert [value for _, value in heard(shown["published"])] == ["a", "b", "b", "d", None]
-    assert [value for _, value in heard(shown["rejected"])] == ["c", None]
+    assert [value for _, value in heard(shown["failed"])] == ["c", None]
     assert shown["keys"] == ", ".join(f"{letter} = {key}" for letter, key in letters.items())
     assert "received 8, distinct 5" in shown["in all"]
 

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 from reactivex import Observer
 
-from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact import DeadLetter, Orchestrator
 from rxcompact.errors import TransientError
 from rxcompact.observers import OpenTelemetryObserver, ProgressObserver, PrometheusObserver
 from rxcompact.signals import Account, BatchPublished, ObserverFailed, StateChanged, WindowClosed
@@ -34,7 +35,7 @@ async def watched(*observers: Any) -> Account:
                 raise TransientError
         return event
 
-    pipeline = Pipeline(
+    pipeline = simple_pipeline(
         source=EVENTS, key_mapper="id", timespan=5, enricher=lookup, sink=lambda _: None, max_age=60, batch_timespan=0
     )
     orchestrator = Orchestrator(pipeline)
@@ -143,7 +144,9 @@ async def test_sums_of_every_exporter_equal_the_account() -> None:
         return await api(event)
 
     orchestrator = Orchestrator(
-        Pipeline(source=events, key_mapper="id", timespan=5, enricher=lookup, sink=len, max_age=15, batch_timespan=1)
+        simple_pipeline(
+            source=events, key_mapper="id", timespan=5, enricher=lookup, sink=len, max_age=15, batch_timespan=1
+        )
     )
     orchestrator.attach(prometheus)
     orchestrator.attach(OpenTelemetryObserver(provider.get_meter("test")))
@@ -156,7 +159,7 @@ async def test_sums_of_every_exporter_equal_the_account() -> None:
         settled = account.distinct - account.in_flight
         for sums, age in ((first, "event_age_seconds_count"), (second, "event_age_count")):
             assert sums["received_events"] == account.received
-            assert sums["rejected_events"] == account.refused
+            assert sums["rejected_events"] == account.rejected
             assert sums["duplicate_events"] == account.duplicates
             assert sums["events"] == settled == sums[age]
             assert sums["held_events"] == account.in_flight
@@ -173,7 +176,7 @@ async def test_sums_of_every_exporter_equal_the_account() -> None:
             check()
     check()
     account = orchestrator.account
-    assert min(account.refused, account.duplicates, account.published, account.expired, account.rejected) > 0
+    assert min(account.rejected, account.duplicates, account.published, account.expired, account.failed) > 0
     assert max(each.in_flight for each in seen) > 0
     provider.shutdown()
 
@@ -187,7 +190,7 @@ async def test_prometheus_names_labels_and_bounds() -> None:
     value: Callable[..., float | None] = observer.registry.get_sample_value
     assert value("rxcompact_windows_total", {"trigger": "completed"}) == 1
     assert value("rxcompact_retries_total", {"stage": "enrich", "reason": "transient"}) == 1
-    labels = {"outcome": "rejected", "stage": "enrich", "reason": "KeyError"}
+    labels = {"outcome": "failed", "stage": "enrich", "reason": "KeyError"}
     assert value("rxcompact_events_total", labels) == 1
     assert value("rxcompact_events_total", {"outcome": "published", "stage": "publish", "reason": ""}) == 2
     assert value("rxcompact_event_age_seconds_count", {"outcome": "published"}) == 2
@@ -207,7 +210,7 @@ def test_a_scrape_may_come_from_another_thread() -> None:
 
     async def main() -> None:  # virtual time knows one thread
         events: rx.Subject[Any] = rx.Subject()
-        pipeline = Pipeline(source=events, key_mapper="id", timespan=1, sink=len, max_age=60)
+        pipeline = simple_pipeline(source=events, key_mapper="id", timespan=1, sink=len, max_age=60)
         async with Orchestrator(pipeline) as orchestrator:
             orchestrator.attach(observer)
             scraping = asyncio.create_task(asyncio.to_thread(scrapes))
@@ -237,8 +240,8 @@ async def test_opentelemetry_names_attributes_and_units() -> None:
     provider.shutdown()
     assert metrics["rxcompact.received.events"][0].value == 5
     outcomes = {point.attributes["outcome"]: point.value for point in metrics["rxcompact.events"]}
-    assert outcomes == {"published": 2, "rejected": 1}
+    assert outcomes == {"published": 2, "failed": 1}
     assert dict(metrics["rxcompact.retries"][0].attributes) == {"stage": "enrich", "reason": "transient"}
     ages = {point.attributes["outcome"]: point.count for point in metrics["rxcompact.event.age"]}
-    assert ages == {"published": 2, "rejected": 1}
+    assert ages == {"published": 2, "failed": 1}
     assert (units["rxcompact.event.age"], units["rxcompact.events"]) == ("s", "{event}")

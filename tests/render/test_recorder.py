@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 
-from rxcompact import Compacted, DeadLetter, Orchestrator, Pipeline, Published, Window
+from rxcompact import Compacted, DeadLetter, Orchestrator, Published, Window
 from rxcompact.errors import ArgumentError
 from rxcompact.observers import Recorder, Recording, attach
 from rxcompact.observers.timeline import Timeline
@@ -26,7 +27,7 @@ def window(at: float, *keys: Any, count: int = 1) -> Window:
 def test_it_records_what_happened_when(record: Callable[..., Recording]) -> None:
     recording = record()
     assert recording.totals == {
-        "windows": 3, "received": 8, "distinct": 5, "retries": 1, "rejected": 1, "published": 4,
+        "windows": 3, "received": 8, "distinct": 5, "retries": 1, "failed": 1, "published": 4,
     }  # fmt: skip
     seen = [(event.key, event.count, event.first_seen, event.last_seen) for event in recording.events]
     assert seen[:2] == [("db", 3, START, START + 3), ("web", 1, START + 1, START + 1)]
@@ -40,7 +41,7 @@ def test_it_records_what_happened_when(record: Callable[..., Recording]) -> None
     )
     ends = {(mark.outcome, mark.key): mark.at - START for mark in recording.outcomes}
     assert ends["published", "db"] == pytest.approx(5, abs=0.01)
-    assert ends["rejected", "bad"] == pytest.approx(10, abs=0.01)
+    assert ends["failed", "bad"] == pytest.approx(10, abs=0.01)
     assert [mark.state for mark in recording.states] == ["running", "draining", "stopped"]
 
 
@@ -104,7 +105,7 @@ def test_a_recording_does_not_change_any_more() -> None:
 async def test_it_may_come_late_and_go_early() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(
-        Pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
+        simple_pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
     )
     early, late = Recorder(), Recorder()
     attached = attach(orchestrator, early)
@@ -121,7 +122,7 @@ async def test_it_may_come_late_and_go_early() -> None:
 async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(
-        Pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
+        simple_pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
     )
     recorder = Recorder()
     attach(orchestrator, recorder)
@@ -148,7 +149,7 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
 async def test_a_failed_run_is_shown_too() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(
-        Pipeline(
+        simple_pipeline(
             source=subject,
             key_mapper="id",
             timespan=5,

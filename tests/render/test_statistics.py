@@ -16,9 +16,10 @@ import pytest
 import tenacity
 from hypothesis import given
 from hypothesis import strategies as st
+from pipelines import simple_pipeline
 from rich.console import Console
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.commands.live import table
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.observers.histogram import AGES, Histogram, age_bounds
@@ -36,7 +37,7 @@ async def ticks(seconds: int, each: int = 10) -> AsyncIterator[Any]:
 
 def run_of(source: Any, **options: Any) -> Orchestrator:
     settings: dict[str, Any] = {"timespan": 1, "max_age": 16, "batch_timespan": 0, "sink": lambda _: None}
-    return Orchestrator(Pipeline(source=source, key_mapper="id", **(settings | options)))
+    return Orchestrator(simple_pipeline(source=source, key_mapper="id", **(settings | options)))
 
 
 async def test_rates_and_ratio() -> None:
@@ -144,7 +145,7 @@ async def test_dead_letters_in_short_without_what_may_be_secret() -> None:
     now = statistics.snapshot()
     assert len(now.letters) == LETTERS
     assert [letter[:6] for letter in now.letters] == [
-        ("rejected", "enrich", str(key), "permanent", "PermanentError", 1) for key in reversed(range(3, LETTERS + 3))
+        ("failed", "enrich", str(key), "permanent", "PermanentError", 1) for key in reversed(range(3, LETTERS + 3))
     ]
     bundle = now._repr_mimebundle_()
     assert "PermanentError" in bundle["text/html"] and "PermanentError" in bundle["text/plain"]
@@ -238,7 +239,7 @@ async def test_causes_beyond_the_first_fifty_are_other() -> None:
     await orchestrator.wait()
     causes = orchestrator.statistics.snapshot().dead_letters
     assert sum(causes.values()) == 80
-    assert causes["rejected", "enrich", "other"] == 30
+    assert causes["failed", "enrich", "other"] == 30
     assert len(causes) == 51
 
 
@@ -267,7 +268,7 @@ async def test_it_can_be_shown_in_every_state() -> None:
     await asyncio.sleep(2.5)
     picture, text, terminal = shown()
     assert all("running, 2.5 s" in each for each in (picture, text, terminal))
-    assert "rejected 4" in picture and "rejected 4" in text and "rejected 4" in terminal
+    assert "failed 4" in picture and "failed 4" in text and "failed 4" in terminal
     assert "PermanentError" in picture
     await orchestrator.wait()
     assert all("stopped" in each for each in shown())

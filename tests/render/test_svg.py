@@ -42,12 +42,12 @@ def test_a_circle_for_each_event_each_outcome_and_a_faded_one_for_duplicates(rec
     assert len(events(picture)) == 5 + 4
     assert len(kinds(picture, "circle", "duplicate")) == 2
     assert "\N{MULTIPLICATION SIGN}2" in texts(picture, "small")
-    assert len(kinds(picture, "circle", "ring rejected")) == 1
+    assert len(kinds(picture, "circle", "ring failed")) == 1
     assert len(kinds(picture, "path", "bracket")) == 3
     assert len(kinds(picture, "path", "retry")) == len(kinds(picture, "circle", "retry")) == 1
     assert {"4 → 2", "3 → 2"} <= set(texts(picture, "middle"))
     assert texts(picture, "title") == ["8 received → 5 distinct → 4 published"]
-    assert texts(picture, "name") == ["events", "windows", "retries", "published", "rejected", "time"]
+    assert texts(picture, "name") == ["events", "windows", "retries", "published", "failed", "time"]
     assert texts(picture, "key") == ["db", "web", "bad", "mail"]
 
 

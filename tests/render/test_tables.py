@@ -7,11 +7,11 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
+from pipelines import simple_pipeline
 
 from rxcompact import Account, Compacted, DeadLetter, Pipeline, Window
 from rxcompact.errors import ExpiredError, TransientError
 from rxcompact.render import (
-    StageNow,
     account_html,
     compacted_html,
     dead_letter_html,
@@ -20,6 +20,7 @@ from rxcompact.render import (
     pipeline_text,
     window_html,
 )
+from rxcompact.signals import StageNow
 from rxcompact.testing import START
 
 HOSTILE = ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "\x00\ud800", {"<b>": "&"}]
@@ -123,17 +124,17 @@ def pipeline(**options: Any) -> Pipeline:
         return event
 
     settings = {"key_mapper": "id", "timespan": 10, "max_age": 60, "enricher": lookup} | options
-    return Pipeline(source=[], sink=print, **settings)
+    return simple_pipeline(source=[], sink=print, **settings)
 
 
 def run(**numbers: Any) -> SimpleNamespace:
     stages = {
         "source": StageNow(error=ConnectionError("secret")),
-        "compact": StageNow(held=3, oldest=7.5, aside=2),
-        "enrich": StageNow(held=5, oldest=42.0, aside=4, error=TransientError("secret")),
+        "compact": StageNow(held=3, oldest=7.5, dead_letters=2),
+        "enrich": StageNow(held=5, oldest=42.0, dead_letters=4, error=TransientError("secret")),
         "publish": StageNow(held=1, oldest=50.0),
     }
-    account = Account(received=100, duplicates=65, distinct=33, refused=2, published=20, expired=4, in_flight=9)
+    account = Account(received=100, duplicates=65, distinct=33, rejected=2, published=20, expired=4, in_flight=9)
     known = {"state": "running", "account": account, "stages": stages, "uptime": 90.0, "restarts": 1}
     return SimpleNamespace(**known | numbers)
 

@@ -31,6 +31,7 @@ import nats
 from nats.js.api import ConsumerConfig
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.brokers.jetstream import JetStreamSource
 
 KEYS, PREFETCH, MAX_BYTES = 10_000, 4_000, 8 << 20
@@ -135,7 +136,7 @@ async def pipeline(url: str, name: str, messages: int, each: int) -> float:
         published += sum(compacted.count for compacted in batch)
 
     orchestrator = Orchestrator(
-        Pipeline(source=source, key_mapper="id", timespan=1, sink=sink, max_age=600, max_in_flight=10**6)
+        Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink), max_age=600, max_in_flight=10**6)
     )
     began = time.perf_counter()
     await orchestrator.start()

@@ -24,6 +24,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.brokers.redis import RedisStreamSource
 
 KEYS, PREFETCH, STREAM = 10_000, 1_000, "events"
@@ -78,7 +79,7 @@ async def pipeline(url: str, name: str, entries: int, each: int) -> float:
         published += sum(compacted.count for compacted in batch)
 
     orchestrator = Orchestrator(
-        Pipeline(source=source, key_mapper="id", timespan=1, sink=sink, max_age=600, max_in_flight=10**6)
+        Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink), max_age=600, max_in_flight=10**6)
     )
     began = time.perf_counter()
     await orchestrator.start()

@@ -19,6 +19,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
 
 if __package__:
     from .bench_jetstream import running
@@ -37,8 +38,8 @@ def keys(count: int) -> list[int]:
 
 def pipeline(source: Any) -> Pipeline:
     return Pipeline(
-        source=source, key_mapper="id", timespan=1, sink=lambda _: None, max_age=600, max_in_flight=10**6
-    )  # fmt: skip
+            source, rxo.compact(1, key_mapper="id"), rxo.publish(lambda _: None), max_age=600, max_in_flight=10**6
+        )  # fmt: skip
 
 
 # ── partitions of a stream ────────────────────────────────────────────────────────────────────────────────────────────

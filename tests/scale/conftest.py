@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.events import DeadLetter
 from rxcompact.signals import SourceFailed
 
@@ -111,7 +112,9 @@ class Pipelines:
     def pipeline(self, *, source: dict[str, Any] | None = None, **options: Any) -> Orchestrator:
         self.sources.append(self.source(**(source or {})))
         settings = {"key_mapper": "id", "timespan": 0.2, "max_age": 60, "batch_timespan": 0.05, "sink": self.out.extend}
-        orchestrator = Orchestrator(Pipeline(source=self.sources[-1], **(settings | options)), wait=lambda _: 0.1)
+        orchestrator = Orchestrator(
+            simple_pipeline(source=self.sources[-1], **(settings | options)), wait=lambda _: 0.1
+        )
         orchestrator.dead_letters.subscribe(self.letters.append)
         orchestrator.signals.subscribe(lambda it: self.failures.append(it) if isinstance(it, SourceFailed) else None)
         self.orchestrators.append(orchestrator)

@@ -13,6 +13,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from rxcompact import Pipeline
+from rxcompact import operators as rxo
 from rxcompact.cluster.ray import RayRunner
 
 KEYS = 500
@@ -30,7 +31,7 @@ def definition(path: str, hangs: bool = False) -> Any:
             with Path(path).open("a") as store:
                 store.write("".join(json.dumps([c.key, c.count, os.getpid()]) + "\n" for c in batch))
 
-        return Pipeline(source=source, key_mapper="id", timespan=1, sink=sink, max_age=60, batch_timespan=0.1)
+        return Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink, timespan=0.1), max_age=60)
 
     return pipeline
 

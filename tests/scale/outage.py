@@ -8,9 +8,10 @@ from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
+from pipelines import simple_pipeline
 from reactivex.subject import Subject
 
-from rxcompact import Ack, Chunk, Orchestrator, Pipeline
+from rxcompact import Ack, Chunk, Orchestrator
 from rxcompact.events import Compacted
 from rxcompact.testing import START, SimulatedApi, virtual_loop
 
@@ -81,7 +82,9 @@ async def outage(
             await asyncio.sleep(TURN)
         return loop.time() - began
 
-    first, second = (Orchestrator(Pipeline(enricher=SimulatedApi(), sink=lambda _: None, **pipeline)) for _ in "12")
+    first, second = (
+        Orchestrator(simple_pipeline(enricher=SimulatedApi(), sink=lambda _: None, **pipeline)) for _ in "12"
+    )
     heard = first.outcomes.subscribe(note)
     await first.start()
     await pull(lambda _: loop.wall() >= START + down)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.brokers import event_id
 from rxcompact.brokers.redis import RedisStreamSource
 from rxcompact.errors import TransientError
@@ -56,17 +57,10 @@ def main(url: str, folder: Path, consumer: str, seed: int, lateness: float) -> N
             url, stream="events", group="workers", consumer=consumer, min_idle_time=MIN_IDLE_TIME, prefetch=500
         )
         pipeline = Pipeline(
-            source=source,
-            key_mapper="id",
-            time_mapper="ts",
-            timespan=TIMESPAN,
-            lateness=lateness,
-            keep=merge,
-            sink=publish,
+            source,
+            rxo.compact(TIMESPAN, key_mapper="id", time_mapper="ts", lateness=lateness, keep=merge),
+            rxo.publish(publish, wait=lambda _: 0.05, timespan=0.05, count=50),
             max_age=120,
-            wait=lambda _: 0.05,
-            batch_timespan=0.05,
-            batch_count=50,
         )
         async with Orchestrator(pipeline) as orchestrator:
             orchestrator.dead_letters.subscribe(bury)

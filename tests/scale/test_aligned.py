@@ -10,8 +10,9 @@ from typing import Any, Self
 
 import pytest
 import reactivex as rx
+from pipelines import simple_pipeline
 
-from rxcompact import Ack, Chunk, Orchestrator, Pipeline
+from rxcompact import Ack, Chunk, Orchestrator
 from rxcompact.brokers import event_id
 from rxcompact.errors import TransientError
 from rxcompact.events import Compacted, DeadLetter
@@ -36,7 +37,7 @@ class Worker:
         self.letters: list[tuple[float, DeadLetter]] = []
         self.windows: list[Any] = []
         settings: dict[str, Any] = {"key_mapper": "id", "timespan": 10, "max_age": 1000, "batch_timespan": 0.5}
-        self.orchestrator = Orchestrator(Pipeline(source=self, **(settings | {"sink": self.take} | options)))
+        self.orchestrator = Orchestrator(simple_pipeline(source=self, **(settings | {"sink": self.take} | options)))
         self.orchestrator.windows.subscribe(self.windows.append)
         self.orchestrator.dead_letters.subscribe(lambda letter: self.letters.append((self.now(), letter)))
 

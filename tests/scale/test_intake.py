@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipelines import simple_pipeline
 from reactivex import Observable
 from reactivex.disposable import Disposable
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.brokers import Intake
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.testing import run
@@ -56,7 +57,7 @@ class ListSource:
 def started(source: ListSource, **options: Any) -> tuple[Orchestrator, list[Any]]:
     out: list[Any] = []
     settings = {"sink": out.extend, "key_mapper": "id", "timespan": 10, "max_age": 600, "batch_timespan": 1}
-    return Orchestrator(Pipeline(source=source, **(settings | options))), out
+    return Orchestrator(simple_pipeline(source=source, **(settings | options))), out
 
 
 def body(*ids: str) -> bytes:
@@ -124,7 +125,7 @@ def test_every_message_is_settled_once_and_nothing_is_dropped_whatever_the_room(
             await orchestrator.restart()
         await asyncio.sleep(2000)
         assert sorted(source.settled) == list(range(len(plan)))
-        assert (orchestrator.account.dropped, orchestrator.account.refused) == (0, 0)
+        assert (orchestrator.account.dropped, orchestrator.account.rejected) == (0, 0)
         counts: Counter[str] = Counter()
         for it in out:
             counts[it.key] += it.count

@@ -40,7 +40,7 @@ def published(found: dict[str, Any]) -> list[Any]:
 
 
 def balances(account: dict[str, int]) -> bool:
-    ended = sum(account[end] for end in ("published", "expired", "rejected", "dropped", "abandoned"))
+    ended = sum(account[end] for end in ("published", "expired", "failed", "dropped", "abandoned"))
     return (
         account["received"] == account["duplicates"] + account["distinct"] + account["refused"]
         and account["distinct"] == ended + account["in_flight"]

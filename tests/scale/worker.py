@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.brokers import event_id
 from rxcompact.brokers.jetstream import JetStreamSink, JetStreamSource
 from rxcompact.errors import TransientError
@@ -65,17 +66,15 @@ def main(url: str, folder: Path, moment: str = "") -> None:
 
     async def run() -> None:
         pipeline = Pipeline(
-            source=JetStreamSource(url, stream="IN", consumer="workers", ack_wait=ACK_WAIT, prefetch=200),
-            key_mapper="id",
-            time_mapper="ts",
-            timespan=TIMESPAN,
-            lateness=LATENESS,
-            keep=merge,
-            sink=Sink(url, subject="out", identity=partial(event_id, timespan=TIMESPAN)),
+            JetStreamSource(url, stream="IN", consumer="workers", ack_wait=ACK_WAIT, prefetch=200),
+            rxo.compact(TIMESPAN, key_mapper="id", time_mapper="ts", lateness=LATENESS, keep=merge),
+            rxo.publish(
+                Sink(url, subject="out", identity=partial(event_id, timespan=TIMESPAN)),
+                wait=lambda _: 0.1,
+                timespan=0.1,
+                count=50,
+            ),
             max_age=120,
-            wait=lambda _: 0.1,
-            batch_timespan=0.1,
-            batch_count=50,
         )
         async with Orchestrator(pipeline) as orchestrator:
             orchestrator.dead_letters.subscribe(bury)

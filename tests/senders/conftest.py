@@ -93,10 +93,10 @@ class Service(Program):
         assert "Traceback" not in self.log(), self.log()
         last = self.log().splitlines()[-1]
         account = Account(**{name.replace(" ", "_"): int(number) for name, number in FIELD.findall(last)})
-        ends = account.published + account.expired + account.rejected + account.dropped + account.abandoned
-        assert account.received == account.duplicates + account.distinct + account.refused
+        ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
+        assert account.received == account.duplicates + account.distinct + account.rejected
         assert account.distinct == ends
-        assert account.in_flight == account.refused == 0
+        assert account.in_flight == account.rejected == 0
         return account
 
 

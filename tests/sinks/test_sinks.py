@@ -23,7 +23,7 @@ from reactivex.subject import Subject
 
 from rxcompact.events import Batch, Compacted, Window
 from rxcompact.fields import JsonKey
-from rxcompact.sinks.function import FunctionSink
+from rxcompact.operators.publish import as_sink
 from rxcompact.sinks.ndjson import NdjsonSink, json_object, window_lines
 
 
@@ -226,7 +226,7 @@ def test_the_lines_of_a_window_have_its_bounds() -> None:
 
 def given_to(function: Any, *batches: Batch) -> list[Any]:
     async def run() -> list[Any]:
-        sink = FunctionSink(function)
+        sink = as_sink(function)
         return [await sink.publish(each) for each in batches]
 
     return asyncio.run(run())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any, NamedTuple
 
-from rxcompact import HttpEnricher, Orchestrator, Pipeline
+from pipelines import simple_pipeline
+
+from rxcompact import HttpEnricher, Orchestrator
 from rxcompact.events import Compacted, DeadLetter
 from rxcompact.signals import Account
 
@@ -44,7 +46,7 @@ async def enriched(url: str, *, count: int = 1, http: dict[str, Any] | None = No
         "enricher": HttpEnricher(url + "/{id}", **(http or {})), "sink": out.extend,
         "max_age": 20, "wait": lambda _: 0.01,
     }  # fmt: skip
-    orchestrator = Orchestrator(Pipeline(**(settings | options)))
+    orchestrator = Orchestrator(simple_pipeline(**(settings | options)))
     orchestrator.dead_letters.subscribe(letters.append)
     async with asyncio.timeout(10):
         await orchestrator.start()

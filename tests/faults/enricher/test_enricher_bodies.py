@@ -72,7 +72,7 @@ async def test_e15_chunks_without_end_are_not_read() -> None:
         came = await enriched(api.url, http={"max_answer": MIB})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert (came.ends, len(api.heard)) == ([("rejected", "enrich", "permanent")], 1)
+    assert (came.ends, len(api.heard)) == ([("failed", "enrich", "permanent")], 1)
     assert sent < 20 * MIB
     assert peak < 12 * MIB
 

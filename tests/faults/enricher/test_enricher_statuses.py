@@ -77,7 +77,7 @@ async def test_e3_404_means_that_there_is_nothing_to_add() -> None:
 async def test_e3_what_asking_again_cannot_mend_is_rejected_at_once(status: int) -> None:
     async with peer(says(answer(b"no", f"{status} No"))) as api:
         came = await enriched(api.url)
-    assert (came.ends, len(api.heard)) == ([("rejected", "enrich", f"HTTP {status}")], 1)
+    assert (came.ends, len(api.heard)) == ([("failed", "enrich", f"HTTP {status}")], 1)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -126,7 +126,7 @@ async def test_e16_an_array_where_an_object_is_to_be_merged_is_a_failure_of_that
 
     async with peer(says(answer(b"[1]")), FINE) as api:
         came = await enriched(api.url, count=2, http={"merge": merge}, max_concurrent=1)
-    assert [letter.outcome for letter in came.letters] == ["rejected"]
+    assert [letter.outcome for letter in came.letters] == ["failed"]
     assert "no JSON object but list" in str(came.error)
     assert came.events == [{"id": 1}]
 
@@ -138,7 +138,7 @@ async def test_e17_a_redirect_to_another_origin_is_not_followed(status: int) -> 
         moved = says(answer(b"", f"{status} Moved", f"Location: {elsewhere.url}/\r\n"))
         async with peer(moved) as api:
             came = await enriched(api.url, http={"headers": {"Authorization": "Bearer secret"}})
-        assert came.ends == [("rejected", "enrich", f"HTTP {status}")]
+        assert came.ends == [("failed", "enrich", f"HTTP {status}")]
         assert (len(api.heard), elsewhere.connections) == (1, 0)
 
 
@@ -146,7 +146,7 @@ async def test_e17_a_redirect_to_another_origin_is_not_followed(status: int) -> 
 async def test_e17_a_redirect_to_itself_is_no_loop() -> None:
     async with peer(says(answer(b"", "302 Found", "Location: /0\r\n"))) as api:
         came = await enriched(api.url)
-    assert (came.ends, len(api.heard)) == ([("rejected", "enrich", "HTTP 302")], 1)
+    assert (came.ends, len(api.heard)) == ([("failed", "enrich", "HTTP 302")], 1)
 
 
 @wire_test

@@ -168,7 +168,7 @@ async def test_e15_an_answer_without_end_is_not_read(packed: bool) -> None:
         came = await enriched(api.url, http={"max_answer": mib})
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-    assert [letter.outcome for letter in came.letters] == ["rejected"]
+    assert [letter.outcome for letter in came.letters] == ["failed"]
     assert str(came.error) == f"answer is longer than {mib} bytes"
     assert len(api.heard) == 1
     assert sent[0] < 20 * mib

@@ -8,7 +8,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rxcompact import HttpSink, Orchestrator, Pipeline
+from pipelines import simple_pipeline
+
+from rxcompact import HttpSink, Orchestrator
 from rxcompact.events import DeadLetter
 from rxcompact.signals import Account
 
@@ -57,7 +59,7 @@ async def published(
         "source": [{"id": n} for n in range(count)], "key_mapper": "id", "timespan": 0.01, "batch_timespan": 0.01,
         "sink": HttpSink(url + "/", **(http or {})), "max_age": 20, "wait": lambda _: 0.01,
     }  # fmt: skip
-    orchestrator = Orchestrator(Pipeline(**(settings | options)))
+    orchestrator = Orchestrator(simple_pipeline(**(settings | options)))
     orchestrator.dead_letters.subscribe(letters.append)
     for observer in observers:
         orchestrator.attach(observer)

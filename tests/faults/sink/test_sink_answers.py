@@ -60,7 +60,7 @@ async def test_k2_400_after_a_part_was_written_is_not_tried_again() -> None:
     partial = answer(b'{"error":"partial write: field type conflict dropped=1"}', "400 Bad Request")
     async with peer(says(partial)) as it:
         came = await published(it.url)
-    assert came.ends == dict.fromkeys(range(3), ("rejected", "HTTP 400"))
+    assert came.ends == dict.fromkeys(range(3), ("failed", "HTTP 400"))
     assert len(it.heard) == 1
 
 
@@ -157,7 +157,7 @@ async def test_k8_of_a_batch_that_was_taken_in_part_only_what_failed_is_sent_aga
     ) as it:
         came = await published(it.url, count=5)
     assert [keys_in(request) for request in it.heard] == [[0, 1, 2, 3, 4], [1, 4], [1]]
-    assert came.ends == {3: ("rejected", "HTTP 400")}
+    assert came.ends == {3: ("failed", "HTTP 400")}
     assert came.account.published == 4
 
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import aiohttp
 import pytest
+from pipelines import simple_pipeline
 from proxy import proxy
 from publishing import idempotency_key, keys_in, published
 from tenacity import RetryCallState
 from wire import CLOSE, Connection, answer, closes, deaf, peer, says, silence, wire_test
 
-from rxcompact import HttpSink, HttpSource, Orchestrator, Pipeline
+from rxcompact import HttpSink, HttpSource, Orchestrator
 
 TAKEN = says(answer(b""))
 
@@ -75,7 +76,7 @@ async def test_k9_a_sink_slower_than_the_source_is_no_memory_but_503(tmp_path: P
     async with peer(slow) as store, proxy(store.url, tmp_path) as url, aiohttp.ClientSession() as client:
         source = HttpSource(port=0, retry_after=0)
         options: dict[str, Any] = {"batch_count": 10, "batch_timespan": 0.01, "max_in_flight": room, "max_age": 30}
-        pipeline = Pipeline(source=source, key_mapper="id", timespan=0.01, sink=HttpSink(url + "/"), **options)
+        pipeline = simple_pipeline(source=source, key_mapper="id", timespan=0.01, sink=HttpSink(url + "/"), **options)
         async with asyncio.timeout(20), Orchestrator(pipeline) as orchestrator:
             await source.listening()
             for number in range(events):

@@ -22,7 +22,7 @@ LONG = b" " * (1024 * 1024 + 1)
 
 @pytest.mark.parametrize(
     ("status", "end"),
-    [("500 Cannot parse input", ("expired", "too old")), ("400 Bad Request", ("rejected", "HTTP 400"))],
+    [("500 Cannot parse input", ("expired", "too old")), ("400 Bad Request", ("failed", "HTTP 400"))],
     ids=["k1", "k2"],
 )
 @wire_test
@@ -145,5 +145,5 @@ async def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next
     said = asyncio.Event()
     async with peer(says_it_twice, says(answer(b"no", "422 No"))) as store:
         came = await published(store.url, count=2, source=events())
-    assert came.ends == {1: ("rejected", "HTTP 422")}
+    assert came.ends == {1: ("failed", "HTTP 422")}
     assert [keys_in(request) for request in store.heard] == [[0], [1]]

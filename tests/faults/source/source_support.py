@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import aiohttp
+from pipelines import simple_pipeline
 
-from rxcompact import HttpSource, Orchestrator, Pipeline
+from rxcompact import HttpSource, Orchestrator
 from rxcompact.events import Compacted, DeadLetter
 from rxcompact.signals import Signal
 
@@ -48,7 +49,7 @@ class Service:
         self.signals: list[Signal] = []
         self.faults: list[Any] = []  # what nobody handled
         options = {"key_mapper": "id", "timespan": 1000, "max_age": 60, "sink": self.out.extend} | options
-        self.orchestrator = Orchestrator(Pipeline(source=source, **options), wait=lambda _: 0.05)
+        self.orchestrator = Orchestrator(simple_pipeline(source=source, **options), wait=lambda _: 0.05)
         self.orchestrator.dead_letters.subscribe(self.letters.append)
         self.orchestrator.signals.subscribe(self.signals.append)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
@@ -124,7 +125,7 @@ async def serving(pipeline: dict[str, Any] | None = None, **options: Any) -> Asy
         account = service.orchestrator.account
         assert account.in_flight == 0
         assert account.published == len(service.out)
-        assert account.received == account.duplicates + account.distinct + account.refused
+        assert account.received == account.duplicates + account.distinct + account.rejected
 
 
 def served(

@@ -64,7 +64,7 @@ def test_s01_s03_s08_s10_s11_s12_s13_a_bad_line_is_rejected_and_its_neighbours_a
         assert_reason(answer, 2)
         assert await service.ids() == [1, 2]
         account = service.orchestrator.account
-        assert (account.received, account.refused, account.published) == (3, 1, 2)
+        assert (account.received, account.rejected, account.published) == (3, 1, 2)
         assert service.ends() == [MALFORMED]
 
     with caplog.at_level(logging.WARNING):

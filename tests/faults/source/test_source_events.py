@@ -141,7 +141,7 @@ def test_s42_what_is_late_is_what_the_reference_says(shared: Path) -> None:
             await service.orchestrator.stop()
             account = service.orchestrator.account
             assert account.received == len(events)
-            assert (account.published, account.refused) == (expected["distinct"], expected["late_events"])
+            assert (account.published, account.rejected) == (expected["distinct"], expected["late_events"])
             assert sum(compacted.count or 0 for compacted in service.out) == len(events) - expected["late_events"]
             assert {reason for _, _, reason in service.ends()} <= {"late"}
 
