@@ -22,6 +22,7 @@ from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.prometheus import PrometheusObserver
 from rxcompact.observers.recorder import Recorder, Recording
+from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PrometheusObserver",
     "Recorder",
     "Recording",
+    "ReportObserver",
     "Snapshot",
     "Statistics",
     "attach",

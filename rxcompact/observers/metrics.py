@@ -11,6 +11,8 @@ from rxcompact.observers.statistics import Snapshot
 from rxcompact.signals import State
 
 PREFIX = "rxcompact_"
+PASSIVE = ("source", "compact", "decode")
+"""Stages that call nothing."""
 Labels: TypeAlias = tuple[str, ...]
 Numbers: TypeAlias = Iterable[tuple[Labels, float]]
 
@@ -94,7 +96,7 @@ METRICS: Sequence[Metric] = (
     ),
     Metric(
         "waiting_calls", "gauge", "{call}", ("stage",), "Calls that failed and wait for the next attempt.",
-        lambda now: _each({name: each.waiting for name, each in now.stages.items() if name in ("enrich", "publish")}),
+        lambda now: _each({name: each.waiting for name, each in now.stages.items() if name not in PASSIVE}),
     ),
     Metric(
         "retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",

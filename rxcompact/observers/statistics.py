@@ -30,7 +30,6 @@ STEP = 1.0
 SAMPLES = 60
 LETTERS = 5
 """Dead letters that are remembered."""
-STAGES = ("source", "decode", "compact", "enrich", "publish")
 PATIENCE = 5.0
 """Seconds that another thread waits for the loop."""
 
@@ -201,7 +200,7 @@ class Statistics:
         if cause not in self._dead_letters and len(self._dead_letters) >= REASONS:
             cause = letter.outcome, letter.stage, "other"
         self._dead_letters[cause] += 1
-        if letter.age is not None:
+        if letter.age is not None and letter.outcome != "rejected":
             self._histogram(letter.outcome).add((letter.age,))
         key = short(letter.event.key, 40) if isinstance(letter.event, Compacted) else ""
         error = error_name(letter.error)
@@ -284,7 +283,7 @@ class Statistics:
             rates=tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair))),
             max_age=run.pipeline.max_age,
             max_in_flight=run.pipeline.max_in_flight,
-            stages={name: _stage(stages[name]) for name in STAGES if name in stages},
+            stages={name: _stage(stages[name]) for name in run.pipeline.stages if name in stages},
             letters=tuple(self._letters),
         )
 

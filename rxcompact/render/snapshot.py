@@ -29,7 +29,6 @@ LOW = 28.0
 """Heights of bars."""
 MINUTE = 60.0
 BIG = "font-size:21px;font-weight:600"
-HOLDERS = ("compact", "enrich", "publish")
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -137,7 +136,9 @@ def letters_html(now: Any) -> str:
 def snapshot_svg(now: Any) -> str:
     """Return a picture: headline numbers, rates of the last minute, ages against their limit, outcomes."""
     title, errors = snapshot_title(now), _errors(now)
-    held = " · ".join(f"{name} {now.stages[name].held:,}" for name in HOLDERS if name in now.stages)
+    held = " · ".join(
+        f"{name} {stage.held:,}" for name, stage in now.stages.items() if name not in ("source", "decode")
+    )
     parts = [
         element("text", title, x=MARGIN, y=27, kind="title"),
         element("text", held, x=WIDTH - MARGIN, y=27, kind="quiet end"),

@@ -10,6 +10,8 @@ from typing import Any
 
 # what XML 1.0 does not allow, not even escaped
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_CREDENTIALS = re.compile(r"//[^\s/@]{1,200}@")
+_QUERY = re.compile(r"(://[^\s?'\"]{1,500})\?[^\s'\"]+")
 _UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _reprs = Repr()
 _reprs.maxdict = _reprs.maxlist = _reprs.maxtuple = 8
@@ -63,3 +65,19 @@ def instant(seconds: float | None) -> str:
 def error_name(error: BaseException | None) -> str:
     """Return what an error is, not what it says, which may be secret."""
     return "" if error is None else type(error).__name__
+
+
+def error_text(error: BaseException | None, length: int = 200) -> str:
+    """Return what an error is and its message on one line, without credentials and queries of URLs.
+
+    >>> error_text(OSError("cannot reach http://user:password@host/path?token=x"))
+    'OSError: cannot reach http://host/path?…'
+    """
+    if error is None:
+        return ""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - a report must not fail for the error that it is about
+        message = ""
+    message = _QUERY.sub(r"\1?…", _CREDENTIALS.sub("//", message[: 10 * length]))
+    return f"{error_name(error)}: {short(message, length)}" if message else error_name(error)
