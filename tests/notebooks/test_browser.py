@@ -32,7 +32,7 @@ if CHROMIUM is None:
         raise FileNotFoundError("chromium")
     pytest.skip("needs chromium", allow_module_level=True)
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = os.environ.get("RXCOMPACT_PICTURES")

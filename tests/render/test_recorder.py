@@ -179,6 +179,7 @@ def test_it_is_saved_as_a_picture_or_as_text(record: Callable[..., Recording], t
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.svg", "run.txt"]
 
 
+@pytest.mark.notebook
 def test_it_is_a_table(record: Callable[..., Recording]) -> None:
     import pandas as pd
 

@@ -173,6 +173,7 @@ def test_an_orchestrator_shows_its_state() -> None:
     assert "3 restarts" in caption(orchestrator_html(pipeline(), run(restarts=3)))
 
 
+@pytest.mark.notebook
 def test_a_window_is_a_table_to_pandas() -> None:
     import pandas as pd
 

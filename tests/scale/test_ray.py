@@ -16,6 +16,8 @@ import pytest
 if find_spec("ray") is None and "CI" not in os.environ:
     pytest.skip("needs the extra ray", allow_module_level=True)
 
+pytestmark = pytest.mark.cluster
+
 KEYS = 500
 
 

@@ -6,11 +6,14 @@ import asyncio
 import time
 from pathlib import Path
 
+import pytest
 from enriching import ENRICHED, enriched
 from proxy import proxy
 from wire import Connection, answer, closes, deaf, peer, says, wire_test
 
 from rxcompact import HttpEnricher
+
+pytestmark = pytest.mark.debian
 
 FINE = says(answer())
 CUT = closes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")

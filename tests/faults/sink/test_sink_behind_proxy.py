@@ -16,6 +16,8 @@ from wire import CLOSE, Connection, answer, closes, deaf, peer, says, silence, w
 
 from rxcompact import HttpSink, HttpSource, Orchestrator
 
+pytestmark = pytest.mark.debian
+
 TAKEN = says(answer(b""))
 
 

@@ -134,6 +134,7 @@ def test_s44_a_key_of_a_mebibyte_is_a_bad_line_that_says_so() -> None:
     served(test)
 
 
+@pytest.mark.slow
 def test_s44_of_a_million_distinct_keys_as_many_are_held_as_may_be() -> None:
     """The others are refused, whole bodies of them, and memory is that of what is held."""
     step, most = 5000, 10_000
