@@ -15,7 +15,12 @@ import rxcompact
 
 PACKAGE = Path(rxcompact.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-ROOMS = ["rxcompact", *(f"rxcompact.{room.name}" for room in pkgutil.iter_modules([str(PACKAGE)]) if room.ispkg)]
+EXTRA = {"notebook": "notebook", "brokers": "broker", "cluster": "cluster"}
+ROOMS = [
+    pytest.param(f"rxcompact.{room.name}", marks=[getattr(pytest.mark, EXTRA[room.name])] if room.name in EXTRA else ())
+    for room in pkgutil.iter_modules([str(PACKAGE)])
+    if room.ispkg
+]
 EXTRAS = (
     "async_solipsism",
     "nats",
@@ -37,7 +42,7 @@ def test_a_file_is_one_room_and_says_which(file: Path) -> None:
     assert lines[0].startswith('"""')
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", ["rxcompact", *ROOMS])
 def test_every_public_name_is_documented(room: str) -> None:
     module = importlib.import_module(room)
     for name in getattr(module, "__all__", ()):
