@@ -1,4 +1,4 @@
-"""The README tells the truth."""
+"""The README: its examples run, and its first two commands are those of the gate."""
 
 from __future__ import annotations
 
