@@ -148,7 +148,7 @@ def replay(
     turn. Same input, same output.
 
     Time passes from timer to timer, so a gap costs what the operators' timers in it cost; where the first event may be
-    ages too early (a time of 0, say), give ``start``.
+    ages too early (such as a time of 0), give ``start``.
 
     Args:
         events: What happened.
@@ -212,7 +212,7 @@ def replay(
 def _time(time_of: Mapper, event: Any, present: float, otherwise: float) -> float:
     try:
         at = float(time_of(event))
-    except Exception:  # noqa: BLE001 - the operators say what is wrong with it
+    except Exception:  # noqa: BLE001 - the operators report what is wrong with it
         return otherwise
     return at if YEAR_ONE < at <= present + DAY else otherwise
 
@@ -224,7 +224,7 @@ class SimulatedApi:
         latency: Seconds a call takes; with two numbers, somewhere between.
         error_rate: Share of calls that fail, 0 to 1.
         outages: Spans of the wall clock, POSIX seconds, in which all calls fail.
-        rate: Calls a second it takes; one too many is told to wait.
+        rate: Calls a second it takes; one too many gets a Retry-After.
         seed: Of what is random in it.
     """
 

@@ -36,7 +36,7 @@ EXTRAS = (
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_file_is_one_room_and_says_which(file: Path) -> None:
+def test_a_file_has_a_docstring_and_at_most_400_lines(file: Path) -> None:
     lines = file.read_text().splitlines()
     assert len(lines) <= 400, "two rooms share a wall"
     assert lines[0].startswith('"""')
@@ -48,7 +48,7 @@ def test_every_public_name_is_documented(room: str) -> None:
     for name in getattr(module, "__all__", ()):
         thing = getattr(module, name)
         if isinstance(thing, type | ModuleType) or callable(thing):
-            # what a dataclass or a named tuple says of itself does not count
+            # the generated docstring of a dataclass or a named tuple does not count
             assert not (thing.__doc__ or "(").startswith(("(", f"{name}(")), name
 
 

@@ -224,7 +224,7 @@ def test_interrupting_the_cell_interrupts_a_replay_without_end() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("rxcompact virtual")]
 
 
-def test_without_the_extra_the_error_says_what_to_install() -> None:
+def test_without_the_extra_the_error_names_what_to_install() -> None:
     program = "import sys; sys.modules['async_solipsism'] = None; import rxcompact.testing"
     failed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert 'pip install "rxcompact[testing]"' in failed.stderr

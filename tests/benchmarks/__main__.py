@@ -1,7 +1,7 @@
 """What rxcompact costs, beside the plain dict and its peers: ``python tests/benchmarks``.
 
 Everyone does the same work and must come to the same checksum. Rounds alternate between the systems, so that the
-machine's moods fall on all; CPU seconds, but where it says wall. Writes a Markdown table; ratios are what to trust.
+machine's moods fall on all; CPU seconds, but for rows named wall. Writes a Markdown table; ratios are what to trust.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """An HTTP API that knows who owns a host; a process of its own: its CPU is not counted.
 
-``python api.py``: says its port, and answers until its input ends.
+``python api.py``: prints its port, and answers until its input ends.
 """
 
 from __future__ import annotations

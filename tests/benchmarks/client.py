@@ -1,6 +1,6 @@
 """Posts NDJSON over several connections, one post at a time on each; a process of its own: its CPU is not counted.
 
-``python client.py PORT POSTS EVENTS``: says "ready" when connected, waits for a line, posts, says "done".
+``python client.py PORT POSTS EVENTS``: prints "ready" when connected, waits for a line, posts, prints "done".
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ def chunks_of(events: list[Event], size: int) -> list[list[Event]]:
 
 
 def checksum(distinct: Collection[Any]) -> int:
-    """Tells which events were kept, and how often they were seen where that was counted."""
+    """Return which events were kept, and how often they were seen where that was counted."""
     total = 0
     for each in distinct:
         event = each.event if isinstance(each, Compacted) else each

@@ -22,7 +22,7 @@ TURN = 1000
 
 
 def pushing(items: list[Any], per_window: int, flushes: Subject[None]) -> Observable[Any]:
-    """A source that pushes directly, and says when a window is full."""
+    """A source that pushes directly, and signals when a window is full."""
 
     def subscribe(observer: Any, _: Any = None) -> Disposable:
         push = observer.on_next
@@ -102,7 +102,7 @@ class ChunkSource:
 
 
 class FlushedCompaction:
-    """The pipeline's own reducer, but its windows close also when they are told to."""
+    """The pipeline's own reducer, but its windows also close on demand."""
 
     def __init__(self, flushes: Subject[None], fields: tuple[Any, ...]) -> None:
         self._flushes = flushes

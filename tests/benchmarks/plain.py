@@ -34,7 +34,7 @@ def for_loop(close: Close, events: list[Event]) -> int:
 
 
 def callback(close: Close, events: list[Event], window: int = WINDOW) -> int:
-    """A push an event, with a key function: the floor for what is told of single events."""
+    """A push an event, with a key function: the lower bound for what takes single events."""
     first: dict[str, Event] = {}
 
     def on_next(event: Event) -> None:

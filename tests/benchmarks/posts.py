@@ -110,15 +110,15 @@ async def _served(server: Server, posts: int, events: int) -> Spent:
         await client.stdout.readline()
         cpu, wall = time.process_time(), time.perf_counter()
         client.stdin.write(b"go\n")
-        said = await client.stdout.readline()
+        line = await client.stdout.readline()
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        _check(said, await held(), posts, events)
+        _check(line, await held(), posts, events)
         await client.communicate(b"\n")
         return Spent(cpu, wall)
 
 
-def _check(said: bytes, held: int, posts: int, events: int) -> None:
-    if said != b"done\n":
+def _check(line: bytes, held: int, posts: int, events: int) -> None:
+    if line != b"done\n":
         raise AssertionError("the client failed")
     if held != (keys := len(set(keys_of(posts * events)))):
         raise AssertionError(f"{held} distinct events, not {keys}")
@@ -145,11 +145,11 @@ def in_go(_: Any, posts: int, events: int) -> Spent:
             before, _ = _asked(service)
             client.stdin.write(b"go\n")
             client.stdin.flush()
-            said = client.stdout.readline()
+            line = client.stdout.readline()
             after, held = _asked(service)
             client.communicate(b"\n")
         service.communicate()
-    _check(said, int(held), posts, events)
+    _check(line, int(held), posts, events)
     return Spent(after - before, 0.0)
 
 

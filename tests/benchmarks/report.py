@@ -76,12 +76,12 @@ def _curve(curve: dict[str, list[tuple[int, float]]], what: str) -> str:
 def markdown(options: dict[str, Any], groups: list[Group], curves: Curves | None, found: list[Finding]) -> str:
     """The whole report."""
     where = ", ".join(f"{name} {value}" if name != "cores" else f"{value} {name}" for name, value in machine().items())
-    said = ", ".join(f"{name} {value:,}" for name, value in options.items())
+    shown = ", ".join(f"{name} {value:,}" for name, value in options.items())
     rows = [
         (each.row, each.ours, each.beside, each.measured, each.target, "yes" if each.met else "no") for each in found
     ]
     parts = [
-        f"{where}; {said}. Medians of alternating rounds; a ratio is the median of the rounds' ratios.",
+        f"{where}; {shown}. Medians of alternating rounds; a ratio is the median of the rounds' ratios.",
         _table(("row", "ours", "beside", "measured", "target", "met"), rows),
     ]
     for group in groups:

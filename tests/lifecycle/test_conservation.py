@@ -1,4 +1,4 @@
-"""A life in random order, in virtual time: after every step the account balances, and each event has one end."""
+"""Random sequences of steps in virtual time: the account balances after each, and each event has one outcome."""
 
 from __future__ import annotations
 
@@ -198,8 +198,8 @@ async def live(life: list[tuple[str, Any]], room: int, max_concurrent: int, over
             world.fresh = True
 
     def end_of_event(outcome: Outcome) -> None:
-        at_the_door = outcome.outcome == "rejected" and outcome.stage == "compact"
-        n = outcome.event["n"] if at_the_door else world.serial(outcome.event)
+        at_intake = outcome.outcome == "rejected" and outcome.stage == "compact"
+        n = outcome.event["n"] if at_intake else world.serial(outcome.event)
         outcomes.append((loop.time(), n, outcome))
 
     orchestrator.windows.subscribe(world.closed)
@@ -257,7 +257,7 @@ def check(world: World, outcomes: list[tuple[float, int, Outcome]], sums: Counte
     assert sums["rejected"] == len(refused) == sum(key is None for key in world.keys.values())
     assert sums["distinct"] == len(distinct)
     assert sum(o.event.count for _, _, o in distinct) + len(refused) == len(world.pushed)
-    assert len({n for _, n, _ in outcomes}) == len(outcomes), "an event had two ends"
+    assert len({n for _, n, _ in outcomes}) == len(outcomes), "an event has two outcomes"
     for outcome in ("published", "expired", "failed", "dropped", "abandoned"):
         assert sums[outcome] == sum(o.outcome == outcome for _, _, o in distinct), outcome
 
@@ -276,7 +276,7 @@ def check(world: World, outcomes: list[tuple[float, int, Outcome]], sums: Counte
 
 
 def nobody_is_held_back(world: World, ends: dict[int, float], published: dict[int, float]) -> None:
-    """Check that an event is called for, delivered and published when its own fate says so."""
+    """Check that an event is called for, delivered and published in time, by its own answers alone."""
     for n, pushed in world.pushed.items():
         stopped = min((at for at in world.stopped if at >= pushed), default=float("inf"))
         calls, answered, deliveries = world.calls[n], world.answered[n], world.deliveries[n]
@@ -303,7 +303,7 @@ HELD_BACK = [("push", [0]), ("sink", "down"), ("wait", 2.7), ("push", [1]), ("wa
     lives, st.integers(0, 9), st.sampled_from([3, 1000]), st.sampled_from([2, ROOMY]),
     st.sampled_from(["drop_oldest", "drop_newest"]),
 )  # fmt: skip
-def test_in_any_life_the_account_balances_and_each_event_has_one_end(
+def test_in_any_life_the_account_balances_and_each_event_has_one_outcome(
     life: list[tuple[str, Any]], seed: int, room: int, max_concurrent: int, overflow: str
 ) -> None:
     run(lambda: live(life, room, max_concurrent, overflow), seed=seed)

@@ -132,7 +132,7 @@ disordered = st.lists(
 
 
 @given(disordered, st.integers(0, 40), st.integers(1, 25), st.integers(1, 60))
-def test_event_time_buckets_are_as_the_definition_says(
+def test_event_time_buckets_are_those_of_the_definition(
     stream: list[Event], lateness: int, timespan: int, chunk: int
 ) -> None:
     expected: dict[int, list[Event]] = {}

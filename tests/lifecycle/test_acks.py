@@ -1,4 +1,4 @@
-"""Acks of a durable source: settled when every event of the message has met its end, and never before."""
+"""Acks of a durable source: settled when every event of the message has its outcome, and never before."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_a_message_waits_for_the_last_of_its_events_and_for_no_other() -> 
     await orchestrator.stop()
 
 
-async def test_a_duplicate_in_a_later_window_has_its_own_end() -> None:
+async def test_a_duplicate_in_a_later_window_has_its_own_outcome() -> None:
     down = [True]
 
     async def sink(batch: Any) -> None:
@@ -99,7 +99,7 @@ async def test_a_duplicate_in_a_later_window_has_its_own_end() -> None:
     await orchestrator.stop()
 
 
-async def test_what_is_set_aside_is_settled_and_what_is_abandoned_is_not() -> None:
+async def test_rejected_failed_and_expired_events_settle_their_message_and_abandoned_ones_do_not() -> None:
     async def enricher(event: Any) -> Any:
         if event["id"] == "rejected":
             raise PermanentError("no such thing")
@@ -146,7 +146,7 @@ messages = st.lists(st.tuples(st.lists(st.sampled_from("abcdef"), max_size=5), s
 
 @settings(max_examples=100, deadline=None)
 @given(messages, st.integers(0, 10**6), st.lists(st.integers(0, 30), max_size=3), st.floats(0, 5))
-def test_every_message_is_settled_once_and_not_before_its_events_ended(
+def test_every_message_is_settled_once_and_not_before_the_outcomes_of_its_events(
     plan: list[tuple[list[str], float]], seed: int, restarts: list[int], deadline: float
 ) -> None:
     async def main() -> None:
@@ -162,7 +162,7 @@ def test_every_message_is_settled_once_and_not_before_its_events_ended(
             await asyncio.sleep(pause)
             if number in restarts:
                 await orchestrator.restart()
-            for settled in source.settled:  # as many of each key have met their end as the settled messages hold
+            for settled in source.settled:  # as many of each key have an outcome as the settled messages hold
                 assert settled < len(plan)
             owed = Counter(key for settled in source.settled for key in plan[settled][0])
             assert owed <= ends

@@ -1,0 +1,244 @@
+"""Observers of an orchestrator: isolated, detached when they fail, and what statistics and log report."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import reactivex as rx
+import tenacity
+from loguru import logger
+from orchestrators import ManualSource, events, orchestrated
+from pipelines import simple_pipeline
+
+from rxcompact import LogObserver, Orchestrator
+from rxcompact.errors import PermanentError, TransientError
+from rxcompact.signals import ObserverFailed, StateChanged
+from rxcompact.testing import START, SimulatedApi
+
+
+async def test_an_observer_that_raises_is_reported_detached_and_isolated() -> None:
+    async def source() -> AsyncIterator[Any]:
+        for n in range(6):
+            yield {"id": n}
+            await asyncio.sleep(20)
+
+    orchestrator, out = orchestrated(source())
+    good: list[Any] = []
+    failures: list[ObserverFailed] = []
+    calls: list[str] = []
+
+    def raises(_: Any) -> None:
+        calls.append("raises")
+        raise RuntimeError("observer")
+
+    def cancels(_: Any) -> None:
+        calls.append("cancels")
+        raise asyncio.CancelledError
+
+    for observer in (raises, cancels, good.append):
+        orchestrator.windows.subscribe(observer)
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, ObserverFailed) else None)
+    await orchestrator.start()
+    await asyncio.sleep(25)
+    visiting: list[Any] = []
+    visit = orchestrator.windows.subscribe(visiting.append)
+    await asyncio.sleep(20)
+    visit.dispose()
+    await orchestrator.wait()
+    assert len(good) == len(out) == 6
+    assert len(visiting) == 1
+    assert calls == ["raises", "cancels"] * 3
+    assert [(each.failures, each.detached) for each in failures] == [(n, n == 3) for n in (1, 1, 2, 2, 3, 3)]
+    assert "raises" in failures[0].observer
+
+
+async def test_an_observer_that_raises_now_and_then_is_not_detached() -> None:
+    source = ManualSource()
+    orchestrator, _ = orchestrated(source)
+    seen: list[Any] = []
+    failures: list[ObserverFailed] = []
+
+    def moody(window: Any) -> None:
+        seen.append(window)
+        if len(seen) % 3:
+            raise asyncio.CancelledError
+
+    orchestrator.windows.subscribe(moody)
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, ObserverFailed) else None)
+    await orchestrator.start()
+    for n in range(9):
+        source.push(events(n))
+        await asyncio.sleep(10)
+    await orchestrator.stop()
+    assert len(seen) == 9
+    assert [(each.failures, each.detached) for each in failures] == [(1, False), (2, False)] * 3
+
+
+async def test_an_observer_of_signals_that_raises_is_detached_after_three_failures_in_a_row() -> None:
+    for always in (True, False):
+        orchestrator, _ = orchestrated(ManualSource())
+        seen: list[Any] = []
+        good: list[Any] = []
+
+        def raises(signal: Any) -> None:
+            seen.append(signal)
+            if always or isinstance(signal, StateChanged):
+                raise RuntimeError
+
+        orchestrator.attach(raises)
+        orchestrator.attach(good.append)
+        for _ in range(5):
+            await orchestrator.start()
+            await orchestrator.stop()
+        changes = [each for each in good if isinstance(each, StateChanged)]
+        assert len(changes) == 15, "the others see everything"
+        failures = [each for each in good if isinstance(each, ObserverFailed)]
+        assert [(each.failures, each.detached) for each in failures] == [(1, False), (2, False), (3, True)], always
+        assert isinstance(good[0], StateChanged)
+
+
+async def test_an_observer_that_was_detached_for_failing_may_be_attached_again() -> None:
+    class Observer:
+        def __init__(self) -> None:
+            self.broken = True
+            self.seen = 0
+
+        def on_signal(self, signal: Any) -> None:
+            if self.broken:
+                raise RuntimeError
+            self.seen += 1
+
+    observer = Observer()
+    detached: list[Any] = []
+    orchestrator = orchestrated(rx.Subject())[0]
+    orchestrator.attach(lambda s: detached.append(s.detached) if isinstance(s, ObserverFailed) else None)
+    orchestrator.attach(observer.on_signal)
+    await orchestrator.start()
+    await orchestrator.restart()
+    assert detached[-1]
+    observer.broken = False
+    for _ in range(2):
+        orchestrator.attach(observer.on_signal)
+    before = observer.on_signaln
+    await orchestrator.restart()
+    assert observer.on_signaln - before == 2  # restarting, running: each once
+    await orchestrator.stop()
+
+
+async def test_observers_may_subscribe_and_dispose_while_they_are_notified() -> None:
+    source = ManualSource()
+    orchestrator, out = orchestrated(source, timespan=1)
+    visits: list[str] = []
+
+    def once(name: str) -> None:
+        def observer(_: Any) -> None:
+            visits.append(name)
+            subscription.dispose()
+            once(name + "'")
+
+        subscription = orchestrator.windows.subscribe(observer)
+
+    for name in "ab":
+        once(name)
+    last: list[Any] = []
+    orchestrator.windows.subscribe(last.append)
+    await orchestrator.start()
+    for n in range(3):
+        source.push(events(n))
+        await asyncio.sleep(1)
+    await orchestrator.stop()
+    assert visits == ["a", "b", "a'", "b'", "a''", "b''"]
+    assert len(last) == len(out) == 3
+
+
+async def test_statistics_agree_with_the_account() -> None:
+    source = ManualSource()
+    api = SimulatedApi(latency=(0.1, 2), error_rate=0.4, outages=[(START + 30, START + 60)], seed=1)
+    orchestrator, _ = orchestrated(source, enricher=api, max_age=20, timespan=2)
+    orchestrator.windows.subscribe(lambda _: 1 / 0)
+    await orchestrator.start()
+    for n in range(200):
+        source.push([{"id": n % 7}, {"id": n % 5}, {}])
+        await asyncio.sleep(0.5)
+        if n % 50 == 25:
+            source.die()
+            await asyncio.sleep(0.1)
+            await orchestrator.restart()
+    account = (await orchestrator.stop()).account
+    now = orchestrator.statistics.snapshot()
+    assert now.account == account
+    assert account.rejected == 200 == now.dead_letters["rejected", "compact", "key"]
+    assert now.batches.total == account.published
+    assert now.ages["published"].count == account.published
+    for name in ("expired", "abandoned", "dropped"):
+        assert sum(count for cause, count in now.dead_letters.items() if cause[0] == name) == getattr(account, name)
+    too_old = {cause: count for cause, count in now.dead_letters.items() if "too old" in cause[2]}
+    assert account.expired == sum(too_old.values()) > 0
+    assert now.dead_letters["expired", "enrich", "too old, transient"] > 0  # and what kept them
+    assert now.failures == {"source": 4, "observer": 3}
+    assert now.retried == now.retries["enrich", "transient"] > 0
+    assert now.batches.count > 0
+
+
+async def test_the_log_has_no_bodies_unless_asked_for() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+
+    async def refuse(event: Any) -> Any:
+        raise ValueError(f"secret {event}")
+
+    for bodies in (False, True):
+        lines: list[str] = []
+        sink = logger.add(lines.append, level="DEBUG")
+        logger.enable("rxcompact")
+        try:
+            orchestrator, _ = orchestrated(subject, enricher=refuse)
+            orchestrator.attach(LogObserver(bodies=bodies))
+            await orchestrator.start()
+            subject.on_next({"id": "secret {0}"})
+            await orchestrator.stop()
+        finally:
+            logger.disable("rxcompact")
+            logger.remove(sink)
+        text = "".join(lines)
+        assert "failed at enrich: ValueError" in text
+        assert ("secret {0}" in text) == bodies
+        assert orchestrator.statistics.snapshot().dead_letters == {("failed", "enrich", "ValueError"): 1}
+
+
+async def test_the_log_has_what_happened_and_nothing_private() -> None:
+    async def enrich(event: Any) -> Any:
+        if event["id"] == "secret key":
+            raise PermanentError("secret no")
+        if len(calls) < 2:
+            calls.append(event)
+            raise TransientError("secret text")
+        return event
+
+    for bodies in (False, True):
+        calls: list[Any] = []
+        source = ManualSource()
+        pipeline = simple_pipeline(
+            source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60, enricher=enrich
+        )
+        orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
+        lines: list[str] = []
+        handler = logger.add(lines.append, level="DEBUG", format="{level} {message}")
+        logger.enable("rxcompact")
+        try:
+            orchestrator.attach(LogObserver(bodies=bodies))
+            orchestrator.windows.subscribe(lambda _: 1 / 0)
+            await orchestrator.start()
+            source.push([*events("secret key", "fine"), {"body": "secret body"}])
+            source.observer.on_error(OSError("secret place"))
+            await asyncio.sleep(15)
+            await orchestrator.stop()
+        finally:
+            logger.disable("rxcompact")
+            logger.remove(handler)
+        text = "".join(lines)
+        for message in ("window closed by time: received 2, distinct 2", "failed at enrich: permanent", "source failed",
+                     "rejected at compact: key", "observer ", "ZeroDivisionError"):  # fmt: skip
+            assert message in text, (message, text)
+        assert ("secret" in text) == bodies, text
