@@ -18,6 +18,7 @@ from rxcompact.contracts import DurableSource, close
 from rxcompact.errors import ArgumentError
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.prometheus import exposition
+from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Statistics
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
@@ -102,6 +103,7 @@ class Orchestrator(Observables):
         self._started_at, self._ended_at = 0.0, 0.0
         self.restarts = 0
         """How often the source was subscribed to anew, since the last start."""
+        self.attach(ReportObserver())
 
     # ── what can be seen ──────────────────────────────────────────────────────────────────────────────────────────
 

@@ -47,6 +47,8 @@ class ReportObserver:
     fails now and then is no failure of its stage. The record's ``extra`` has the same for machines: ``event``,
     ``stage``, ``outcome``, ``reason``, ``count``, ``error``, ``attempts``, ``age``.
 
+    An orchestrator has one from the start.
+
     Cost:
         Microseconds for each failed call and dead letter; once a second, while there are any, a snapshot.
     """

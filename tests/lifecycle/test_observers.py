@@ -190,7 +190,7 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
 
     for bodies in (False, True):
         lines: list[str] = []
-        sink = logger.add(lines.append, level="DEBUG")
+        sink = logger.add(lines.append, level="DEBUG", filter="rxcompact.observers.log")
         logger.enable("rxcompact")
         try:
             orchestrator, _ = orchestrated(subject, enricher=refuse)
@@ -224,7 +224,7 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
         )
         orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
         lines: list[str] = []
-        handler = logger.add(lines.append, level="DEBUG", format="{level} {message}")
+        handler = logger.add(lines.append, level="DEBUG", format="{level} {message}", filter="rxcompact.observers.log")
         logger.enable("rxcompact")
         try:
             orchestrator.attach(LogObserver(bodies=bodies))

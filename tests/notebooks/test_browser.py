@@ -247,10 +247,10 @@ def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebo
         expect(page.locator(".rxcompact-picture")).to_have_count(2)
         page.locator(".rxcompact-bar").last.scroll_into_view_if_needed()
         page.wait_for_timeout(SECOND)
-        assert told(page, count) == "(1, 2)"
+        assert told(page, count) == "(2, 2)"
         page.evaluate("jupyterapp.shell.currentWidget.content.node.style.display = 'none'")
         page.wait_for_timeout(SECOND)
-        assert told(page, count) == "(1, 0)"
+        assert told(page, count) == "(2, 0)"
         assert told(page, "dashboard(orchestrator)._timer") == "None"
 
 

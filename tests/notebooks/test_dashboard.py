@@ -54,7 +54,7 @@ async def test_running_the_cell_again_gives_the_same(orchestrator: Orchestrator)
     first = dashboard(orchestrator)
     watched = len(orchestrator._states._observers)
     assert dashboard(orchestrator) is first
-    assert len(orchestrator._states._observers) == watched == 1
+    assert len(orchestrator._states._observers) == watched == 2  # and the report
     first.close()
     second = dashboard(orchestrator)
     assert second is not first

@@ -14,7 +14,6 @@ from pipelines import simple_pipeline
 
 from rxcompact import Orchestrator
 from rxcompact.errors import NoRoomError, PermanentError, TransientError
-from rxcompact.observers.report import ReportObserver
 
 
 class Log:
@@ -47,9 +46,7 @@ def log() -> Iterator[Log]:
 def reported(source: Any, **options: Any) -> Orchestrator:
     settings: dict[str, Any] = {"timespan": 1, "max_age": 6, "batch_timespan": 0, "sink": len, "key_mapper": "id"}
     settings["wait"] = tenacity.wait_fixed(0.5)
-    orchestrator = Orchestrator(simple_pipeline(source=source, **(settings | options)))
-    orchestrator.attach(ReportObserver())
-    return orchestrator
+    return Orchestrator(simple_pipeline(source=source, **(settings | options)))
 
 
 async def push(events: rx.Subject[Any], seconds: int, each: int = 10) -> None:
@@ -163,7 +160,6 @@ async def test_a_source_that_dies_and_comes_back(log: Log) -> None:
     orchestrator = Orchestrator(
         simple_pipeline(source=Source(), key_mapper="id", timespan=1, max_age=60, sink=len), wait=tenacity.wait_fixed(2)
     )
-    orchestrator.attach(ReportObserver())
     async with orchestrator:
         await asyncio.sleep(100)
     (warning,) = log.at("WARNING")
