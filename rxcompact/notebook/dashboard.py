@@ -13,8 +13,8 @@ import traitlets
 
 from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
+from rxcompact.render.format import short
 from rxcompact.render.snapshot import letters_html, snapshot_image, snapshot_title
-from rxcompact.render.words import short
 
 PERIOD = 0.25
 """Seconds between updates, at least."""

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 
-from rxcompact.render.words import duration
+from rxcompact.render.format import duration
 
 if TYPE_CHECKING:
     from rxcompact.notebook.tuning import Row, Tuning

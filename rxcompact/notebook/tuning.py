@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, overload
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.render.table import table
-from rxcompact.render.words import duration
+from rxcompact.render.format import duration
+from rxcompact.render.tables import table
 
 if TYPE_CHECKING:
     import pandas as pd

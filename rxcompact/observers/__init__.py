@@ -21,7 +21,8 @@ from rxcompact.observers.observables import Hub, Observables, attach
 from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.prometheus import PrometheusObserver
-from rxcompact.observers.recorder import Recorder, Recording
+from rxcompact.observers.recorder import Recorder
+from rxcompact.observers.recording import Recording
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
 

@@ -13,7 +13,7 @@ from loguru import logger
 from rxcompact.events import DeadLetter
 from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.operators.retry import reason, why
-from rxcompact.render.words import duration, error_name, error_text
+from rxcompact.render.format import duration, error_name, error_text
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
 TICK = 1.0

@@ -15,9 +15,8 @@ from rxcompact.clock import is_running
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
 from rxcompact.operators.retry import reason, why
-from rxcompact.render.flow import Run as Shown
+from rxcompact.render.format import error_name, short
 from rxcompact.render.snapshot import snapshot_html, snapshot_text
-from rxcompact.render.words import error_name, short
 from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
@@ -134,7 +133,7 @@ class Snapshot:
         return {"text/plain": snapshot_text(self), "text/html": snapshot_html(self)}
 
 
-class Run(Shown, Protocol):
+class Run(Protocol):
     """What has statistics: an `Orchestrator`."""
 
     @property
@@ -142,7 +141,13 @@ class Run(Shown, Protocol):
     @property
     def account(self) -> Account: ...
     @property
+    def stages(self) -> Mapping[str, StageNow]: ...
+    @property
+    def uptime(self) -> float: ...
+    @property
     def pipeline(self) -> Any: ...
+
+    restarts: int
 
 
 class Statistics:

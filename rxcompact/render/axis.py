@@ -1,17 +1,18 @@
-"""Time on paper: axes, their ticks, symbols for keys, counts in bins."""
+"""Axes of time: their ticks, symbols for keys, counts in bins."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from math import ceil, floor, log10
 from string import ascii_letters
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rxcompact.render.marks import Amount, Marks, WindowMark
+if TYPE_CHECKING:
+    from rxcompact.observers.recording import Amount, Recording, WindowMark
 
 LETTERS = len(ascii_letters)
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
-"""Seconds that people like between ticks."""
+"""Round numbers of seconds between ticks."""
 
 
 class Axis(NamedTuple):
@@ -26,11 +27,11 @@ class Axis(NamedTuple):
         return (self.end - self.start) or 1.0
 
     def share(self, at: float) -> float:
-        """Return where an instant lies: 0 at the start, 1 at the end, and what lies outside at the nearer of them."""
+        """Return where an instant lies between start and end, 0 to 1; one outside lies at the nearer of them."""
         return min(1.0, max(0.0, (at - self.start) / self.length))
 
     def step(self, most: int) -> float:
-        """Return the least round number of seconds that makes no more steps than that."""
+        """Return the smallest round number of seconds that makes at most so many steps."""
         least = self.length / most
         power = 10.0 ** floor(log10(least))
         round_ones: Iterable[float] = _STEPS if least > 1 else (power, 2 * power, 5 * power, 10 * power)
@@ -43,23 +44,23 @@ class Axis(NamedTuple):
 
 
 class Axes(NamedTuple):
-    """When events came and windows were, and when everything else happened.
+    """The axis of events and windows, and the axis of everything else.
 
-    They are one, unless windows are of an event time that has nothing to do with the clock, as in a replay.
+    They are the same, unless event times have nothing to do with the clock, as in a replay.
     """
 
     events: Axis
     clock: Axis
 
 
-def axes(marks: Marks) -> Axes:
+def axes(recording: Recording) -> Axes:
     """Return the axes of a recording."""
-    clock = Axis(*marks.clock)
-    if not marks.windows:
+    clock = Axis(*recording.clock)
+    if not recording.windows:
         return Axes(clock, clock)
-    if any(_foreign(window, clock.end - clock.start) for window in marks.windows):
-        return Axes(Axis(*marks.opened), clock)
-    both = Axis(min(clock.start, marks.opened[0]), max(clock.end, marks.opened[1]))
+    if any(_foreign(window, clock.end - clock.start) for window in recording.windows):
+        return Axes(Axis(*recording.opened), clock)
+    both = Axis(min(clock.start, recording.opened[0]), max(clock.end, recording.opened[1]))
     return Axes(both, both)
 
 
@@ -69,14 +70,14 @@ def _foreign(window: WindowMark, recorded: float) -> bool:
 
 
 def within(window: WindowMark, at: float | None) -> float:
-    """Return an instant in the window's span: an event's own time may lie elsewhere."""
+    """Return an instant, moved into the window's span: an event's own time may lie outside."""
     return min(window.closed, max(window.opened, window.opened if at is None else at))
 
 
-def symbols(marks: Marks) -> dict[Hashable, str]:
-    """Return a letter for each key, in the order the keys came, for the first `LETTERS` of them."""
-    keys = dict.fromkeys(event.key for event in marks.events)
-    keys.update(dict.fromkeys(outcome.key for outcome in marks.outcomes if outcome.key is not None))
+def symbols(recording: Recording) -> dict[Hashable, str]:
+    """Return a letter for each of the first `LETTERS` keys, in their order."""
+    keys = dict.fromkeys(event.key for event in recording.events)
+    keys.update(dict.fromkeys(outcome.key for outcome in recording.outcomes if outcome.key is not None))
     return dict(zip(keys, ascii_letters, strict=False))
 
 

@@ -4,63 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rxcompact.render.axis import Axis, axes, symbols, within
-from rxcompact.render.marks import OUTCOMES, Marks, WindowMark
-from rxcompact.render.words import duration, instant, short
+from rxcompact.render.format import OUTCOMES, duration, instant, short
+
+if TYPE_CHECKING:
+    from rxcompact.observers.recording import Recording, WindowMark
 
 COLUMNS = 88
 GROUP = 4
-"""Elements of a group that are told one by one; of more only the number is."""
+"""Elements of a group that are listed; of a larger group the number is."""
 NAME = 8
-"""Distinct events of a window that are told one by one."""
+"""Distinct events of a window that are listed."""
 LEGEND = 12
-"""Keys that are told."""
+"""Keys that are listed."""
 ENDS = {"stopped": "|", "failed": "#"}
 
 
 class Element(NamedTuple):
-    """Something at an instant, which stands for so many; without a text for a number alone."""
+    """Something at an instant that stands for so many; one without a text is shown as the number."""
 
     at: float
     text: str
     many: int = 1
 
 
-def marble(marks: Marks) -> str:
-    """Return a recording as marble diagrams, a line for each thing there is to see.
+def marble(recording: Recording) -> str:
+    """Return a recording as marble diagrams, one a line.
 
     ::
 
-        events     -a-b-(a,c)---2b--|    a letter is an event; 2b: b came twice more until then
-        windows    -----[ab]----[bc]|    an element is a window, of these distinct events
+        events     -a-b-(a,c)---2b--|    a letter is an event; 2b: two more of b by then
+        windows    -----[ab]----[bc]|    a window of these distinct events
         retries    ------e1---------|    the first attempt of enrich for some event failed
         published  -------a------b--|    and so on for each outcome
 
-    What is closer together than its text is long is a group, at the time of its first: ``(a,b)``, or ``9x`` for many.
+    Elements that would overlap are a group at the time of the first: ``(a,b)``, or ``9x`` for many.
     """
-    letters = symbols(marks)
-    upper, lower = axes(marks)
-    lanes = [("events", upper, _events(marks, letters)), ("windows", upper, _windows(marks, letters, upper == lower))]
-    if marks.totals.get("retries"):
-        retries = (Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in marks.retries)
-        lanes.append(("retries", lower, _all(marks, "retries", marks.retries, retries)))
-    for outcome in OUTCOMES:
-        if outcome == "published" or marks.totals.get(outcome):
-            ends = marks.ends(outcome)
+    letters = symbols(recording)
+    upper, lower = axes(recording)
+    lanes = [
+        ("events", upper, _events(recording, letters)),
+        ("windows", upper, _windows(recording, letters, upper == lower)),
+    ]
+    if recording.totals.get("retries"):
+        retries = (Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries)
+        lanes.append(("retries", lower, _all(recording, "retries", recording.retries, retries)))
+    for outcome in (*OUTCOMES, "rejected"):
+        if outcome == "published" or recording.totals.get(outcome):
+            ends = recording.of_outcome(outcome)
             elements = (Element(mark.at, letters.get(mark.key, "?")) for mark in ends)
-            lanes.append((outcome, lower, _all(marks, outcome, ends, elements)))
-    end = ENDS.get(marks.states[-1].state, "") if marks.states else ""
+            lanes.append((outcome, lower, _all(recording, outcome, ends, elements)))
+    end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
     lines = [f"{name:<10} {line(axis, elements, end)}" for name, axis, elements in lanes]
     scales = {"time": upper} if upper == lower else {"event time": upper, "clock": lower}
     lines += [f"{name:<10} {_scale(axis)}" for name, axis in scales.items()]
-    numbers = ", ".join(f"{name} {number:,}" for name, number in marks.totals.items() if number)
-    return "\n".join([*lines, *_legend(marks, letters), f"{'in all':<10} {numbers or 'nothing yet'}"])
+    numbers = ", ".join(f"{name} {number:,}" for name, number in recording.totals.items() if number)
+    return "\n".join([*lines, *_legend(recording, letters), f"{'in all':<10} {numbers or 'nothing yet'}"])
 
 
 def line(axis: Axis, elements: Iterable[Element], end: str = "") -> str:
-    """Return one stream as a marble; its columns are of equal length, and as many as there is room for."""
+    """Return one stream as a marble diagram of `COLUMNS` columns of equal length."""
     text, start, group = "", 0, list[Element]()
     for element in sorted(elements):
         column = int(axis.share(element.at) * COLUMNS + 1e-6)
@@ -83,18 +88,18 @@ def _token(group: Sequence[Element]) -> str:
     )
 
 
-def _all(marks: Marks, name: str, kept: Sequence[object], elements: Iterable[Element]) -> Iterable[Element]:
-    """Return the elements, if they are all there were, else the numbers."""
-    if marks.are_all(name, kept):
+def _all(recording: Recording, name: str, kept: Sequence[object], elements: Iterable[Element]) -> Iterable[Element]:
+    """Return the elements if all were kept, else numbers."""
+    if recording.are_all(name, kept):
         return elements
-    return [Element(start, "", round(amount)) for start, _, amount in marks.rates[name] if amount >= 1]
+    return [Element(start, "", round(amount)) for start, _, amount in recording.rates[name] if amount >= 1]
 
 
-def _events(marks: Marks, letters: Mapping[Hashable, str]) -> Iterable[Element]:
-    if not marks.are_all("distinct", marks.events):
-        return [Element(window.opened, "", window.received) for window in marks.windows]
+def _events(recording: Recording, letters: Mapping[Hashable, str]) -> Iterable[Element]:
+    if not recording.are_all("distinct", recording.events):
+        return [Element(window.opened, "", window.received) for window in recording.windows]
     elements: list[Element] = []
-    for event in marks.events:
+    for event in recording.events:
         letter, more = letters.get(event.key, "?"), (event.count or 1) - 1
         elements.append(Element(within(event.window, event.first_seen), letter))
         if more:
@@ -102,11 +107,11 @@ def _events(marks: Marks, letters: Mapping[Hashable, str]) -> Iterable[Element]:
     return elements
 
 
-def _windows(marks: Marks, letters: Mapping[Hashable, str], by_clock: bool) -> Iterable[Element]:
+def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bool) -> Iterable[Element]:
     names: dict[WindowMark, str] = {}
-    for event in marks.events:
+    for event in recording.events:
         names[event.window] = names.get(event.window, "") + letters.get(event.key, "?")
-    for window in marks.windows:
+    for window in recording.windows:
         name = names.get(window, "")
         text = name if window.distinct == len(name) <= NAME else f"{window.distinct}"
         yield Element(window.at if by_clock else window.closed, f"[{text}]")
@@ -116,8 +121,8 @@ def _scale(axis: Axis) -> str:
     return f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
 
 
-def _legend(marks: Marks, letters: Mapping[Hashable, str]) -> list[str]:
-    if not letters or not marks.are_all("distinct", marks.events):
+def _legend(recording: Recording, letters: Mapping[Hashable, str]) -> list[str]:
+    if not letters or not recording.are_all("distinct", recording.events):
         return []
-    told = ", ".join(f"{letter} = {short(key, 30)}" for key, letter in islice(letters.items(), LEGEND))
-    return [f"{'keys':<10} {told}{', …' if len(letters) > LEGEND else ''}"]
+    keys = ", ".join(f"{letter} = {short(key, 30)}" for key, letter in islice(letters.items(), LEGEND))
+    return [f"{'keys':<10} {keys}{', …' if len(letters) > LEGEND else ''}"]

@@ -8,9 +8,9 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rxcompact.render.paper import WIDTH, document, element
-from rxcompact.render.table import table
-from rxcompact.render.words import duration, escape
+from rxcompact.render.format import OUTCOMES, duration, escape
+from rxcompact.render.svg_elements import WIDTH, document, element
+from rxcompact.render.tables import table
 
 UNKNOWN = "\N{EN DASH}"
 BINS = 24
@@ -18,7 +18,6 @@ BINS = 24
 LONGEST = 3600.0
 """Where they end if there is no ``max_age``, seconds."""
 BLOCKS = " ▁▂▃▄▅▆▇█"
-OUTCOMES = ("published", "expired", "failed", "dropped", "abandoned")
 LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age")
 
 MARGIN = 20.0

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 from reactivex.observable.marbles import parse
 
 from rxcompact.observers import Recorder, Recording
-from rxcompact.render import Marks, marble
 from rxcompact.render.axis import Axis
-from rxcompact.render.marble import COLUMNS, Element, line
+from rxcompact.render.marble import COLUMNS, Element, line, marble
 
 
-def lanes(recording: Marks) -> dict[str, str]:
+def lanes(recording: Recording) -> dict[str, str]:
     """Lines by name."""
     return {text[:11].strip(): text[11:] for text in marble(recording).splitlines()}
 
@@ -103,4 +102,4 @@ def test_keys_cannot_break_out_of_a_line(record: Callable[..., Recording]) -> No
 
 def test_nothing_recorded_is_shown_too() -> None:
     assert "nothing yet" in repr(Recorder())
-    assert [value for _, value in heard(lanes(Marks())["events"])] == []
+    assert [value for _, value in heard(lanes(Recording())["events"])] == []

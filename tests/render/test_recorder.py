@@ -14,7 +14,7 @@ from pipelines import simple_pipeline
 from rxcompact import Compacted, DeadLetter, Orchestrator, Published, Window
 from rxcompact.errors import ArgumentError
 from rxcompact.observers import Recorder, Recording, attach
-from rxcompact.observers.timeline import Timeline
+from rxcompact.observers.recorder import Timeline
 from rxcompact.signals import ObserverFailed, RetryScheduled, SourceFailed
 from rxcompact.testing import START
 

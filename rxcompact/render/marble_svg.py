@@ -1,4 +1,4 @@
-"""A recording as an SVG marble diagram; where it is of many events, as bars."""
+"""A recording as an SVG marble diagram, with bars in place of circles for many events."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from statistics import median
+from typing import TYPE_CHECKING
 
 from rxcompact.render.axis import LETTERS, Axis, axes, spread, symbols, within
-from rxcompact.render.lanes import BINS, Dot, Lane, bars, brackets, circles, waits, x_of
-from rxcompact.render.marks import OUTCOMES, Marks, StateMark
-from rxcompact.render.paper import COLOURS, LEFT, RIGHT, document, element
-from rxcompact.render.words import duration, instant, short
+from rxcompact.render.format import OUTCOMES, duration, instant, short
+from rxcompact.render.svg_elements import (
+    BINS,
+    COLOURS,
+    LEFT,
+    RIGHT,
+    Dot,
+    Lane,
+    bars,
+    brackets,
+    circles,
+    document,
+    element,
+    waits,
+    x_of,
+)
+
+if TYPE_CHECKING:
+    from rxcompact.observers.recording import Recording, StateMark
 
 MOST_CIRCLES = 160
 """Events, or outcomes of a kind, that are drawn one by one."""
@@ -21,37 +37,37 @@ MOST_STATES = 60
 TIMES = "\N{MULTIPLICATION SIGN}"
 TICKS = 8
 LEGEND = 12
-"""Keys that are told."""
+"""Keys that are listed."""
 STATES = {"restarting": "restart", "draining": "drain", "source failed": "source failed", "failed": "failed"}
-"""Those that are told, and how."""
+"""States that are labelled, and their labels."""
 
 
-def marble_svg(marks: Marks) -> str:
-    """Return a picture of a recording: what came, windows, retries, outcomes, over time.
+def marble_svg(recording: Recording) -> str:
+    """Return a picture of a recording: events, windows, retries and outcomes over time.
 
-    A circle is an event; a letter and a colour are a key; a faded one is its duplicates. Where there are more than
-    `MOST_CIRCLES`, bars show how many there were. The size of the picture has a bound, whatever was recorded.
+    A circle is an event; a letter and a colour are a key; a faded circle stands for duplicates. Of more than
+    `MOST_CIRCLES` events, bars show the numbers. The size of the picture is bounded.
     """
-    return _Picture(marks).draw()
+    return _Picture(recording).draw()
 
 
 class _Picture:
-    """A picture in the making, from the top down."""
+    """A picture that is drawn from the top down."""
 
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
-        self._upper, self._lower = axes(marks)
-        self._letters = symbols(marks)
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._upper, self._lower = axes(recording)
+        self._letters = symbols(recording)
         self._colours = {key: COLOURS[index % len(COLOURS)] for index, key in enumerate(self._letters)}
         self._parts: list[str] = []
         self._behind: list[str] = []
         self._hints: list[str] = []
-        self._keys = False  # whether there are letters to explain
+        self._keys = False  # whether letters are explained
         self._y = 0.0
 
     def draw(self) -> str:
         names = ("received", "distinct", "published")
-        title = " → ".join(f"{self._marks.totals.get(name, 0):,} {name}" for name in names)
+        title = " → ".join(f"{self._recording.totals.get(name, 0):,} {name}" for name in names)
         axis = self._lower
         when = f"{instant(axis.start)} UTC, {duration(axis.end - axis.start)}"
         self._text(title, 16, 26, "title")
@@ -60,7 +76,7 @@ class _Picture:
         one_axis = self._upper == self._lower
         states = self._states() if one_axis else []
         top = self._y
-        self._arrivals()
+        self._events()
         if not one_axis:
             self._axis(self._upper, "event time", top, f"from {instant(self._upper.start)} UTC")
             states = self._states()
@@ -84,32 +100,32 @@ class _Picture:
         if note:
             self._text(note, 16, self._y + at + 7, "quiet")
 
-    # ── what came ─────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── events and windows ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _arrivals(self) -> None:
-        top, axis, marks = self._y, self._upper, self._marks
+    def _events(self) -> None:
+        top, axis, recording = self._y, self._upper, self._recording
         lane = None
-        if marks.are_all("distinct", marks.events[:MOST_CIRCLES]) and len(self._letters) < LETTERS:
+        if recording.are_all("distinct", recording.events[:MOST_CIRCLES]) and len(self._letters) < LETTERS:
             lane = circles(axis, self._dots(), top)
         if lane is not None:
             self._keys = True
             self._lane("events", lane)
         else:
             self._bars("events", axis, {"faded": "received", "bar": "distinct"})
-            self._hints.append("pale bars: what came; full bars: what of it is distinct")
-        if marks.are_all("windows", marks.windows[:MOST_WINDOWS]):
-            behind, lane = brackets(axis, marks.windows, top, self._y)
+            self._hints.append("pale bars: received; full bars: distinct")
+        if recording.are_all("windows", recording.windows[:MOST_WINDOWS]):
+            behind, lane = brackets(axis, recording.windows, top, self._y)
             self._behind += behind
             self._lane("windows", lane)
             return
-        triggers = Counter(window.trigger for window in marks.windows)
-        said = ", ".join(f"{many:,} by {trigger}" for trigger, many in triggers.most_common())
-        length = median(window.closed - window.opened for window in marks.windows)
-        self._text(f"{marks.totals['windows']:,}, mostly of {duration(length)}; {said}", LEFT, self._y + 19, "small")
+        triggers = Counter(window.trigger for window in recording.windows)
+        by = ", ".join(f"{many:,} by {trigger}" for trigger, many in triggers.most_common())
+        length = median(window.closed - window.opened for window in recording.windows)
+        self._text(f"{recording.totals['windows']:,}, mostly of {duration(length)}; {by}", LEFT, self._y + 19, "small")
         self._lane("windows", Lane([], 28))
 
     def _dots(self) -> Iterator[Dot]:
-        for event in self._marks.events:
+        for event in self._recording.events:
             letter, colour = self._letters[event.key], self._colours[event.key]
             yield Dot(within(event.window, event.first_seen), letter, colour)
             more = (event.count or 1) - 1
@@ -117,15 +133,15 @@ class _Picture:
                 badge = f"{TIMES}{more:,}" if more > 1 else ""
                 yield Dot(within(event.window, event.last_seen), letter, colour, faded=True, badge=badge)
 
-    # ── what became of it ─────────────────────────────────────────────────────────────────────────────────────────
+    # ── retries and outcomes ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _retries(self) -> None:
-        marks = self._marks
-        if not marks.totals.get("retries"):
+        recording = self._recording
+        if not recording.totals.get("retries"):
             return
         lane = None
-        if marks.are_all("retries", marks.retries[:MOST_RETRIES]):
-            lane = waits(self._lower, marks.retries, self._y)
+        if recording.are_all("retries", recording.retries[:MOST_RETRIES]):
+            lane = waits(self._lower, recording.retries, self._y)
         if lane is None:
             self._bars("retries", self._lower, {"failed": "retries"})
             return
@@ -133,17 +149,17 @@ class _Picture:
         self._hints.append("✕ a call failed, ○ it is made again (e1: enrich, after its first attempt)")
 
     def _outcomes(self) -> None:
-        for outcome in OUTCOMES:
-            if outcome != "published" and not self._marks.totals.get(outcome):
+        for outcome in (*OUTCOMES, "rejected"):
+            if outcome != "published" and not self._recording.totals.get(outcome):
                 continue
-            found = self._marks.ends(outcome)
+            found = self._recording.of_outcome(outcome)
             ring = "" if outcome == "published" else outcome
-            # refused at the door, an event has no key
+            # an event that was rejected has no key
             dots = [
                 Dot(mark.at, self._letters.get(mark.key, "?"), self._colours.get(mark.key, COLOURS[-1]), ring)
                 for mark in found[:MOST_CIRCLES]
             ]
-            few = self._marks.are_all(outcome, dots) and (self._keys or not dots)
+            few = self._recording.are_all(outcome, dots) and (self._keys or not dots)
             lane = circles(self._lower, dots, self._y) if few else None
             reasons = Counter(mark.reason for mark in found if mark.reason).most_common(1)
             if lane is not None:
@@ -152,24 +168,24 @@ class _Picture:
                 self._bars(outcome, self._lower, {outcome: outcome})
 
     def _bars(self, name: str, axis: Axis, kinds: Mapping[str, str]) -> None:
-        layers = {kind: spread(axis, BINS, self._marks.rates.get(what, ())) for kind, what in kinds.items()}
+        layers = {kind: spread(axis, BINS, self._recording.rates.get(what, ())) for kind, what in kinds.items()}
         most = max(max(amounts) for amounts in layers.values())
         self._lane(name, bars(list(layers.items()), self._y), f"≤ {most:,.0f} in {duration(axis.length / BINS)}")
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _states(self) -> list[StateMark]:
-        """Label what changed, as far as there is room for labels; return it."""
-        told = [mark for mark in self._marks.states if mark.state in STATES][-MOST_STATES:]
+        """Label the changes of state, as far as labels fit; return them."""
+        changes = [mark for mark in self._recording.states if mark.state in STATES][-MOST_STATES:]
         free = 0.0
-        for mark in told:
+        for mark in changes:
             x, text = x_of(self._lower, mark.at), STATES[mark.state]
             left = min(x - len(text) * 3, RIGHT - len(text) * 6)
             if left > free:
                 self._text(text, left, self._y + 12, "small")
                 free = left + len(text) * 6 + 8
-        self._y += 18 if told else 0
-        return told
+        self._y += 18 if changes else 0
+        return changes
 
     def _axis(self, axis: Axis, name: str, top: float, note: str = "") -> None:
         y = self._y + 14
@@ -185,7 +201,7 @@ class _Picture:
             self._text(note, LEFT, self._y + 8, "quiet")
             self._y += 16
 
-    # ── what it means ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── legend ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _legend(self) -> None:
         if self._keys:
@@ -195,8 +211,8 @@ class _Picture:
                 self._text(letter, x, y + 4, "letter middle")
                 self._text(short(key, 26), x + 14, y + 4, "key")
             self._y += 24 * -(-min(LEGEND, len(self._letters)) // 4) + 4
-            if any((event.count or 1) > 1 for event in self._marks.events):
-                self._hints.insert(0, f"faded: duplicates, {TIMES}n of them, until then")
+            if any((event.count or 1) > 1 for event in self._recording.events):
+                self._hints.insert(0, f"faded: duplicates by then, {TIMES}n: n of them")
             if len(self._letters) > LEGEND:
                 self._hints.append(f"{len(self._letters) - LEGEND} more keys")
         if self._hints:

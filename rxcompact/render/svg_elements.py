@@ -1,38 +1,130 @@
-"""The lanes of a picture: circles on a line, bars, brackets, waits."""
+"""The parts of SVG pictures: elements, lanes of circles, bars, brackets and waits, one style for light and dark."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rxcompact.render.axis import Axis
-from rxcompact.render.marks import RetryMark, WindowMark
-from rxcompact.render.paper import LEFT, RIGHT, WIDTH, element
+from rxcompact.render.format import escape
+
+if TYPE_CHECKING:
+    from rxcompact.observers.recording import RetryMark, WindowMark
+
+WIDTH = 960
+LEFT, RIGHT = 128, 932
+"""Where time starts and ends."""
+COLOURS = ("#2f6fd6", "#c2571a", "#1f8a5b", "#8a4fc4", "#b8324f", "#0f7f95", "#8a6d0b", "#5b6b7d")
+"""Of keys, in turn: each is a contrast to white text, to white paper and to black paper."""
 
 RADIUS = 10.0
 ROW = 24.0
 ROWS = 4
-"""Circles at one instant that are drawn on top of each other; more are but counted."""
+"""Circles at one instant that are drawn on top of each other; the rest is counted."""
 CROWD = 0.2
-"""Share of the circles that may be but counted."""
+"""Share of the circles that may be counted instead of drawn."""
 WAITS = 7
-"""Waits under each other."""
+"""Rows of waits."""
 BINS = 120
 BAR = 46.0
 WAIT_ROW = 17.0
 LETTER = 6.6
-"""Width of a letter, more or less."""
+"""Width of a letter, about."""
+
+# the picture brings its paper: a notebook's theme is not known to an image
+_STYLE = """
+text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #24292f }
+.paper { fill: #ffffff; stroke: #d0d7de }
+.title { font-size: 14px; font-weight: 600 }
+.quiet { fill: #57606a; font-size: 11px }
+.small { font-size: 10.5px }
+.letter { fill: #ffffff; font-size: 12px; font-weight: 600 }
+.middle { text-anchor: middle }
+.end { text-anchor: end }
+.lane, .tick { stroke: #8c959f; fill: none }
+.grid { stroke: #d8dee4; stroke-dasharray: 2 3 }
+.state { stroke: #8c959f; stroke-dasharray: 5 3 }
+.window { fill: #ddf4ff; opacity: 0.6 }
+.bracket { stroke: #0969da; stroke-width: 1.5; fill: none }
+.duplicate { opacity: 0.38 }
+.retry { stroke: #bc4c00; stroke-width: 1.6; fill: none }
+.wait { stroke: #bc4c00; stroke-dasharray: 3 3; fill: none }
+.bar { fill: #0969da }
+.faded { fill: #0969da; opacity: 0.28 }
+.published { fill: #1a7f37 }
+.expired { fill: #bf8700 }
+.rejected, .failed { fill: #cf222e }
+.dropped { fill: #6e7781 }
+.abandoned { fill: #8250df }
+.failed { fill: #bc4c00 }
+.ring { stroke-width: 2 }
+.ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #ffffff }
+.ring.expired { stroke: #bf8700 }
+.ring.rejected, .ring.failed { stroke: #cf222e }
+.ring.dropped { stroke: #6e7781 }
+.ring.abandoned { stroke: #8250df }
+@media (prefers-color-scheme: dark) {
+  text { fill: #e6edf3 }
+  .paper { fill: #0d1117; stroke: #30363d }
+  .quiet { fill: #9da7b3 }
+  .letter { fill: #ffffff }
+  .grid { stroke: #2b323b }
+  .window { fill: #12345a }
+  .bracket { stroke: #58a6ff }
+  .retry, .wait { stroke: #f0883e }
+  .bar, .faded { fill: #58a6ff }
+  .published { fill: #3fb950 }
+  .expired { fill: #d29922 }
+  .rejected, .failed { fill: #f85149 }
+  .abandoned { fill: #a371f7 }
+  .failed { fill: #f0883e }
+  .ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #0d1117 }
+  .ring.expired { stroke: #d29922 }
+  .ring.rejected, .ring.failed { stroke: #f85149 }
+  .ring.abandoned { stroke: #a371f7 }
+}
+"""
+
+
+def element(name: str, text: str | None = None, **attributes: str | float) -> str:
+    """Return an element; the attribute ``kind`` is its class, and an underscore in a name becomes a hyphen.
+
+    >>> element("text", "a < b", x=1.5, kind="quiet")
+    '<text x="1.5" class="quiet">a &lt; b</text>'
+    """
+    parts = [name]
+    for key, value in attributes.items():
+        quoted = escape(value if isinstance(value, str) else number(value))
+        parts.append(f'{"class" if key == "kind" else key.replace("_", "-")}="{quoted}"')
+    return f"<{' '.join(parts)}/>" if text is None else f"<{' '.join(parts)}>{escape(text)}</{name}>"
+
+
+def number(value: float) -> str:
+    """Return a number with the digits that can be seen."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def document(parts: list[str], height: float, label: str) -> str:
+    """Return a picture."""
+    tall = number(height)
+    paper = element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=8, kind="paper")
+    size = f'width="{WIDTH}" height="{tall}" viewBox="0 0 {WIDTH} {tall}"'
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(label)}">'
+    return "\n".join([opening, f"<style>{_STYLE}</style>", paper, *parts, "</svg>"])
+
+
+# ── lanes ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Lane(NamedTuple):
-    """What to draw, and how much of the paper's height it took."""
+    """The parts of a lane, and its height."""
 
     parts: list[str]
     height: float
 
 
 class Dot(NamedTuple):
-    """A circle to be drawn; without a colour a ring of that class."""
+    """A circle to draw; one without a colour is a ring of the class ``ring``."""
 
     at: float
     letter: str
@@ -43,12 +135,12 @@ class Dot(NamedTuple):
 
 
 def x_of(axis: Axis, at: float) -> float:
-    """Return where an instant is on the paper."""
+    """Return the x of an instant."""
     return LEFT + (RIGHT - LEFT) * axis.share(at)
 
 
 def rows(spans: Iterable[tuple[float, float]], most: int) -> list[int]:
-    """Return a row for each span, sorted by its start, so that no two overlap; ``most`` where no row has room."""
+    """Return a row for each of the sorted spans so that no two overlap; ``most`` where no row is free."""
     ends = [float("-inf")] * most
     chosen: list[int] = []
     for left, right in spans:
@@ -60,7 +152,7 @@ def rows(spans: Iterable[tuple[float, float]], most: int) -> list[int]:
 
 
 def circles(axis: Axis, dots: Iterable[Dot], y: float) -> Lane | None:
-    """Draw a circle for each, those of one instant on top of each other; None where many would find no room."""
+    """Draw a circle for each dot, those of one instant on top of each other; None for too many."""
     ordered = sorted(dots, key=lambda dot: dot.at)
     xs = [x_of(axis, dot.at) for dot in ordered]
     spans = [(x - RADIUS, x + RADIUS + 1 + (14 if dot.badge else 0)) for x, dot in zip(xs, ordered, strict=True)]
@@ -116,7 +208,7 @@ def _clusters(xs: Sequence[float], width: float) -> list[tuple[float, int]]:
 
 
 def bars(layers: Sequence[tuple[str, Sequence[float]]], y: float) -> Lane:
-    """Draw bars of one scale, each layer over the one before, from the same line."""
+    """Draw bars of one scale, each layer over the one before."""
     most = max((amount for _, amounts in layers for amount in amounts), default=0.0) or 1.0
     base = y + BAR + 6
     width = (RIGHT - LEFT) / BINS
@@ -124,7 +216,7 @@ def bars(layers: Sequence[tuple[str, Sequence[float]]], y: float) -> Lane:
     for kind, amounts in layers:
         for index, amount in enumerate(amounts):
             if amount > 0:
-                # what there is must be seen, be it one of a million
+                # one of a million can be seen too
                 tall = max(1.0, BAR * amount / most)
                 x = LEFT + index * width
                 parts.append(element("rect", x=x, y=base - tall, width=width - 0.8, height=tall, kind=kind))
@@ -132,7 +224,7 @@ def bars(layers: Sequence[tuple[str, Sequence[float]]], y: float) -> Lane:
 
 
 def brackets(axis: Axis, windows: Sequence[WindowMark], top: float, y: float) -> tuple[list[str], Lane]:
-    """Draw a bracket under each window, what came and what was left of it, and a shade behind from the top down."""
+    """Draw a bracket with counts under each window, and a shade behind it from ``top`` to ``y``."""
     behind: list[str] = []
     parts: list[str] = []
     for window in windows:
@@ -143,14 +235,14 @@ def brackets(axis: Axis, windows: Sequence[WindowMark], top: float, y: float) ->
         parts.append(element("path", d=path, kind="bracket"))
         counts = f"{window.received:,} → {window.distinct:,}"
         whole = counts if window.trigger == "time" else f"{counts}, {window.trigger}"
-        said = next((text for text in (whole, counts) if len(text) * LETTER < width), "")
-        if said:
-            parts.append(element("text", said, x=left + 1 + width / 2, y=y + 20, kind="middle"))
+        label = next((text for text in (whole, counts) if len(text) * LETTER < width), "")
+        if label:
+            parts.append(element("text", label, x=left + 1 + width / 2, y=y + 20, kind="middle"))
     return behind, Lane(parts, 28)
 
 
 def waits(axis: Axis, retries: Sequence[RetryMark], y: float) -> Lane | None:
-    """Draw a cross for each failure, a wait, a ring for the next attempt; None where many would find no room."""
+    """Draw a cross for each failed call, its wait, and a ring for the next attempt; None for too many."""
     ordered = sorted(retries)
     spans = [(x_of(axis, mark.at), x_of(axis, mark.at + mark.wait)) for mark in ordered]
     chosen = rows(((left - 6, max(right, left + 12) + 10) for left, right in spans), WAITS)

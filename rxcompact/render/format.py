@@ -17,6 +17,9 @@ _reprs = Repr()
 _reprs.maxdict = _reprs.maxlist = _reprs.maxtuple = 8
 _reprs.maxstring = _reprs.maxother = 200
 
+OUTCOMES = ("published", "expired", "failed", "dropped", "abandoned")
+"""Outcomes, in the order in which displays list them."""
+
 
 def escape(text: str) -> str:
     """Return text for XML and HTML, in elements and attributes."""
@@ -63,7 +66,7 @@ def instant(seconds: float | None) -> str:
 
 
 def error_name(error: BaseException | None) -> str:
-    """Return what an error is, not what it says, which may be secret."""
+    """Return the type of an error, without its message, which may be secret."""
     return "" if error is None else type(error).__name__
 
 
