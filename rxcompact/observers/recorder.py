@@ -27,6 +27,8 @@ from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFail
 
 FINEST = 0.01
 """Seconds of a timeline's bin at first."""
+STEPS = 8
+"""Instants at which the duplicates of a key are counted."""
 
 
 class Timeline:
@@ -143,10 +145,24 @@ class Recorder:
         self._opened = _union(self._opened, opened, closed)
         self._windows.append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)
-        self._rates["received"].add(opened, closed, window.received)
-        self._rates["distinct"].add(opened, closed, distinct)
+        self._count_arrivals(window)
         for event in islice(window, max(0, distinct - self._limit), None):
             self._events.append(EventMark(mark, event.key, event.count, event.first_seen, event.last_seen))
+
+    def _count_arrivals(self, window: Window) -> None:
+        """Count events at the time of their key's first event, and duplicates evenly from there to its last."""
+        received, distinct = self._rates["received"], self._rates["distinct"]
+        if window[0].first_seen is None or window[0].count is None:  # not kept: at any time in the window
+            received.add(window.opened, window.closed, window.received)
+            distinct.add(window.opened, window.closed, len(window))
+            return
+        for _, _, count, first, last in window:
+            distinct.add(first, first)
+            received.add(first, first)
+            steps = min(count - 1, STEPS)
+            for step in range(1, steps + 1):
+                at = first + ((last or first) - first) * step / steps
+                received.add(at, at, (count - 1) / steps)
 
     def on_outcome(self, outcome: Outcome) -> None:
         now, event = self._now(), outcome.event

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from html import escape as escape_html
+from math import isfinite
 from reprlib import Repr
 from typing import Any
 
@@ -12,7 +13,8 @@ from typing import Any
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CREDENTIALS = re.compile(r"//[^\s/@]{1,200}@")
 _QUERY = re.compile(r"(://[^\s?'\"]{1,500})\?[^\s'\"]+")
-_UNITS = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_SHORT = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+_LONG = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _reprs = Repr()
 _reprs.maxdict = _reprs.maxlist = _reprs.maxtuple = 8
 _reprs.maxstring = _reprs.maxother = 200
@@ -39,15 +41,21 @@ def short(value: Any, length: int = 80) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in the unit that suits them.
+    """Return seconds in the units that suit them: three digits, or two whole units.
 
-    >>> [duration(seconds) for seconds in (0, 0.0125, 1.5, 90, 86_400)]
-    ['0 s', '12.5 ms', '1.5 s', '1.5 min', '1 d']
+    >>> [duration(seconds) for seconds in (0, 0.0125, 0.9996, 1.5, 144.6, 3_600, 100_000)]
+    ['0 s', '12.5 ms', '1 s', '1.5 s', '2 min 25 s', '1 h', '1 d 4 h']
     """
-    size, unit = next((unit for unit in _UNITS if abs(seconds) >= unit[0]), (1.0, "s"))
-    number = seconds / size
-    # three digits, but the hours of 1,000 days are no power of ten
-    return f"{number:.3g} {unit}" if abs(number) < 1000 else f"{number:,.0f} {unit}"  # noqa: PLR2004
+    if not isfinite(seconds):
+        return f"{seconds} s"
+    size = abs(float(f"{seconds:.3g}"))
+    for long, name, part, part_name in _LONG:
+        if size >= long:
+            units, parts = divmod(round(abs(seconds) / part), long // part)
+            text = f"{units:,} {name} {parts} {part_name}" if parts else f"{units:,} {name}"
+            return f"-{text}" if seconds < 0 else text
+    unit, name = next((each for each in _SHORT if size >= each[0]), (1.0, "s"))
+    return f"{seconds / unit:.3g} {name}"
 
 
 def instant(seconds: float | None) -> str:

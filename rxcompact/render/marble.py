@@ -92,12 +92,22 @@ def _all(recording: Recording, name: str, kept: Sequence[object], elements: Iter
     """Return the elements if all were kept, else numbers."""
     if recording.are_all(name, kept):
         return elements
-    return [Element(start, "", round(amount)) for start, _, amount in recording.rates[name] if amount >= 1]
+    return _numbers(recording, name)
+
+
+def _numbers(recording: Recording, name: str) -> Iterable[Element]:
+    """Return the counts over time as whole numbers of the same sum."""
+    total = counted = 0.0
+    for start, _, amount in recording.rates[name]:
+        total += amount
+        if round(total - counted):
+            yield Element(start, "", round(total - counted))
+            counted += round(total - counted)
 
 
 def _events(recording: Recording, letters: Mapping[Hashable, str]) -> Iterable[Element]:
     if not recording.are_all("distinct", recording.events):
-        return [Element(window.opened, "", window.received) for window in recording.windows]
+        return _numbers(recording, "received")
     elements: list[Element] = []
     for event in recording.events:
         letter, more = letters.get(event.key, "?"), (event.count or 1) - 1

@@ -143,7 +143,7 @@ class _Picture:
         if recording.are_all("retries", recording.retries[:MOST_RETRIES]):
             lane = waits(self._lower, recording.retries, self._y)
         if lane is None:
-            self._bars("retries", self._lower, {"failed": "retries"})
+            self._bars("retries", self._lower, {"retried": "retries"})
             return
         self._lane("retries", lane)
         self._hints.append("✕ a call failed, ○ it is made again (e1: enrich, after its first attempt)")
@@ -169,8 +169,8 @@ class _Picture:
 
     def _bars(self, name: str, axis: Axis, kinds: Mapping[str, str]) -> None:
         layers = {kind: spread(axis, BINS, self._recording.rates.get(what, ())) for kind, what in kinds.items()}
-        most = max(max(amounts) for amounts in layers.values())
-        self._lane(name, bars(list(layers.items()), self._y), f"≤ {most:,.0f} in {duration(axis.length / BINS)}")
+        rate = max(max(amounts) for amounts in layers.values()) * BINS / axis.length
+        self._lane(name, bars(list(layers.items()), self._y), f"≤ {rate:,.0f}/s" if rate >= 10 else f"≤ {rate:.2g}/s")  # noqa: PLR2004
 
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -56,7 +56,7 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
 .rejected, .failed { fill: #cf222e }
 .dropped { fill: #6e7781 }
 .abandoned { fill: #8250df }
-.failed { fill: #bc4c00 }
+.retried { fill: #bc4c00 }
 .ring { stroke-width: 2 }
 .ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #ffffff }
 .ring.expired { stroke: #bf8700 }
@@ -73,14 +73,14 @@ text { font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-seri
   .bracket { stroke: #58a6ff }
   .retry, .wait { stroke: #f0883e }
   .bar, .faded { fill: #58a6ff }
-  .published { fill: #3fb950 }
+  .published { fill: #7ee787 }
   .expired { fill: #d29922 }
-  .rejected, .failed { fill: #f85149 }
+  .rejected, .failed { fill: #da3633 }
   .abandoned { fill: #a371f7 }
-  .failed { fill: #f0883e }
+  .retried { fill: #f0883e }
   .ring, .ring.expired, .ring.rejected, .ring.failed, .ring.dropped, .ring.abandoned { fill: #0d1117 }
   .ring.expired { stroke: #d29922 }
-  .ring.rejected, .ring.failed { stroke: #f85149 }
+  .ring.rejected, .ring.failed { stroke: #da3633 }
   .ring.abandoned { stroke: #a371f7 }
 }
 """

@@ -81,7 +81,9 @@ def dead_letter_html(letter: Any) -> str:
     """Return a dead letter as a table."""
     cause = letter.error.__cause__ if letter.error is not None else None
     error = "-" if letter.error is None else short(letter.error, 160)
+    key = [("key", short(letter.event.key, 60))] if hasattr(letter.event, "first_seen") else []
     rows = [
+        *key,
         ("reason", letter.reason),
         ("stage", letter.stage),
         ("attempts", f"{letter.attempts:,}"),

@@ -135,13 +135,13 @@ HOSTILE = [
 class Rude:
     """A key whose repr is not to be trusted."""
 
-    def __init__(self, said: str | None) -> None:
-        self.said = said
+    def __init__(self, text: str | None) -> None:
+        self.text = text
 
     def __repr__(self) -> str:
-        if self.said is None:
+        if self.text is None:
             raise ValueError("no repr")
-        return self.said
+        return self.text
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE) + 3))

@@ -67,11 +67,13 @@ def test_a_dead_letter_says_why() -> None:
     error.__cause__ = TransientError("down")
     html = dead_letter_html(DeadLetter("expired", Compacted("k", 1), "enrich", "too old", error, 4, 61.0))
     assert caption(html).startswith("DeadLetter: expired")
-    said = dict(cells(html))
-    assert (said["reason"], said["stage"], said["attempts"], said["age"]) == ("too old", "enrich", "4", "1.02 min")
-    assert "61.000 s" in said["error"]
-    assert said["error"].endswith("after TransientError")
-    assert dict(cells(dead_letter_html(DeadLetter("rejected", 1, "compact", "key"))))["error"] == "-"
+    row = dict(cells(html))
+    assert row["key"] == "k"
+    assert (row["reason"], row["stage"], row["attempts"], row["age"]) == ("too old", "enrich", "4", "1 min 1 s")
+    assert "61.000 s" in row["error"]
+    assert row["error"].endswith("after TransientError")
+    rejected = dict(cells(dead_letter_html(DeadLetter("rejected", 1, "compact", "key"))))
+    assert (rejected["error"], "key" in rejected) == ("-", False)
 
 
 def test_an_account_is_told_in_shares() -> None:
@@ -82,9 +84,9 @@ def test_an_account_is_told_in_shares() -> None:
     assert {share for _, _, share in cells(account_html(Account()))} == {""}
 
 
-@pytest.mark.parametrize("said", range(len(HOSTILE)))
-def test_hostile_text_stays_text(said: int) -> None:
-    text: Any = HOSTILE[said]
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_hostile_text_stays_text(number: int) -> None:
+    text: Any = HOSTILE[number]
     items = [Compacted("k", text, 1)]
     for html in (
         window_html(Window.of(0, 1, "time", 1, items)),
@@ -165,7 +167,7 @@ def test_a_flow_shows_what_went_in_and_out_of_each_stage() -> None:
 
 def test_an_orchestrator_shows_its_state() -> None:
     html = orchestrator_html(pipeline(), run())
-    assert caption(html) == "Orchestrator: running 1.5 min, 1 restart"
+    assert caption(html) == "Orchestrator: running 1 min 30 s, 1 restart"
     assert "received 100, duplicates 65" in html
     assert "secret" not in html
     idle = orchestrator_html(pipeline(), run(state="idle", stages={}, account=Account()))
