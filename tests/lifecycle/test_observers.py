@@ -121,9 +121,9 @@ async def test_an_observer_that_was_detached_for_failing_may_be_attached_again()
     observer.broken = False
     for _ in range(2):
         orchestrator.attach(observer.on_signal)
-    before = observer.on_signaln
+    before = observer.seen
     await orchestrator.restart()
-    assert observer.on_signaln - before == 2  # restarting, running: each once
+    assert observer.seen - before == 2  # restarting, running: each once
     await orchestrator.stop()
 
 

@@ -128,7 +128,9 @@ async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in
     said: list[str] = []
     kept = Keep()
     logger.enable("rxcompact")
-    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+    sink = logger.add(
+        lambda message: said.append(message.record["message"]), level="WARNING", filter="rxcompact.observers.log"
+    )
     try:
         async with deaf() as url:
             came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[kept, LogObserver()])
