@@ -3,8 +3,6 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from loguru import logger
-
 from rxcompact import operators
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import Enricher, Reducer, Sink, Source
@@ -18,14 +16,12 @@ from rxcompact.sinks.ndjson import NdjsonSink
 from rxcompact.sources.iterable import IterableSource
 from rxcompact.sources.ndjson import NdjsonSource
 from rxcompact.sources.observable import ObservableSource
+from rxcompact.sources.push import PushSource
 
 if TYPE_CHECKING:
     from rxcompact.enrichers.http import HttpEnricher
     from rxcompact.sinks.http import HttpSink
     from rxcompact.sources.http import HttpSource
-
-# a library is silent until its user says `logger.enable("rxcompact")`
-logger.disable("rxcompact")
 
 __version__ = "0.2.0.dev0"
 _ON_DEMAND = {"HttpEnricher": "enrichers.http", "HttpSink": "sinks.http", "HttpSource": "sources.http"}
@@ -60,6 +56,7 @@ __all__ = [
     "Outcome",
     "Pipeline",
     "Published",
+    "PushSource",
     "Reducer",
     "Report",
     "Sink",

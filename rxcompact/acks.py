@@ -43,14 +43,22 @@ class Chunk(list[Any]):
     Args:
         events: The events.
         ack: Settled when all of them are.
+        origin: Where they came from, or a function that gives it for one of them.
 
     Attributes:
         rejected: Dead letters of the events that were rejected at intake; complete when the push returns.
     """
 
-    def __init__(self, events: Iterable[Any], ack: Ack | None = None) -> None:
+    def __init__(
+        self,
+        events: Iterable[Any],
+        ack: Ack | None = None,
+        *,
+        origin: str | Callable[[Any], str | None] | None = None,
+    ) -> None:
         super().__init__(events)
         self.ack = ack
+        self.origin = origin
         self.rejected: list[DeadLetter] = []
 
 

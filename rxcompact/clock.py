@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from operator import index
 from typing import Any, TypeAlias, TypeVar
 
 from reactivex.abc import DisposableBase, ScheduledAction, SchedulerBase
@@ -26,15 +27,37 @@ Seconds: TypeAlias = float | timedelta
 
 
 def seconds(argument: str, value: Seconds, *, zero: bool = False) -> float:
-    """Return a duration in seconds.
+    """Return a duration in seconds; NumPy's numbers and ``timedelta64`` are taken too.
 
     Raises:
-        ArgumentError: when it is negative, not finite, or zero and ``zero`` is not allowed.
+        ArgumentError: when it is none, negative, not finite, or zero and ``zero`` is not allowed.
     """
-    number = value.total_seconds() if isinstance(value, timedelta) else value
-    if not (0 <= number < float("inf")) or (number == 0 and not zero):
-        raise ArgumentError(argument, value, "a duration in seconds, 0 or more" if zero else "a duration above 0 s")
+    number: Any = value
+    if hasattr(number, "item"):  # NumPy's: a timedelta64 of less than a microsecond gives nanoseconds
+        number = number.astype("timedelta64[us]").item() if "timedelta" in str(number.dtype) else number.item()
+    if isinstance(number, timedelta):
+        number = number.total_seconds()
+    expected = "a duration in seconds, 0 or more" if zero else "a duration above 0 s"
+    if isinstance(number, bool) or not isinstance(number, float | int):
+        raise ArgumentError(argument, value, expected)
+    if not 0 <= number < float("inf") or (number == 0 and not zero):
+        raise ArgumentError(argument, value, expected)
     return float(number)
+
+
+def count(argument: str, value: int, *, minimum: int = 1) -> int:
+    """Return a whole number; NumPy's are taken too.
+
+    Raises:
+        ArgumentError: when it is none, or less than ``minimum``.
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < minimum:
+        raise ArgumentError(argument, value, f"a whole number, at least {minimum}")
+    return number
 
 
 def monotonic_wall_clock(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:

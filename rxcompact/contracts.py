@@ -125,6 +125,16 @@ class OneShotSource(Protocol):
 
 
 @runtime_checkable
+class NamedSource(Protocol):
+    """A source that names itself, without credentials, for dead letters and metrics."""
+
+    @property
+    def name(self) -> str:
+        """A file, a URL, a stream."""
+        ...
+
+
+@runtime_checkable
 class DurableSource(Protocol):
     """A source whose chunks carry acknowledgements."""
 

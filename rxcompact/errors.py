@@ -124,3 +124,7 @@ class AbandonedError(RxCompactError):
 
 class LoopError(RxCompactError, RuntimeError):
     """Something that needs a running asyncio loop was used without one."""
+
+
+class InUseError(RxCompactError, RuntimeError):
+    """A source is run by another orchestrator."""

@@ -173,9 +173,48 @@ class DeadLetter:
     attempts: int = 0
     age: float | None = None
     """Seconds since birth, where a birth is known."""
+    origin: str | None = None
+    """Where it came from: file and line, URL of the post, stream and sequence; of a distinct event its source."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a JSON encoder takes: the event with its key and count, and why it was not published.
+
+        ``errors`` is the chain of errors, the last first. A command that reads dead letters takes the event out again.
+        """
+        from rxcompact.fields import json_value  # noqa: PLC0415 - keys of JSON, which stand above the events
+
+        if isinstance(self.event, Compacted):
+            event, key, count = self.event.event, json_value(self.event.key), self.event.count
+            times = {"first_seen": self.event.first_seen, "last_seen": self.event.last_seen}
+        else:
+            event, key, count, times = self.event, None, 1, {}
+        if isinstance(event, bytes):
+            event = event.decode("utf-8", "replace")
+        return {
+            "dead_letter": self.outcome,
+            "stage": self.stage,
+            "reason": self.reason,
+            "errors": [f"{type(error).__name__}: {error}" for error in chain_of(self.error)],
+            "attempts": self.attempts,
+            "age": self.age,
+            "origin": self.origin,
+            "key": key,
+            "count": count,
+            **times,
+            "event": event,
+        }
 
     def _repr_html_(self) -> str:
         return dead_letter_html(self)
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, the last first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__
 
 
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from loguru import logger
 from reactivex.abc import DisposableBase
 from reactivex.disposable import Disposable, SerialDisposable
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import DurableSource, close
-from rxcompact.errors import ArgumentError
+from rxcompact.deadline import Deadline
+from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.prometheus import exposition
 from rxcompact.observers.report import ReportObserver
@@ -30,7 +32,7 @@ DEADLINE = 10.0
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 """Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
-Steps = Callable[[Run, "Deadline"], Coroutine[Any, Any, "Report"]]
+Steps = Callable[[Run, Deadline], Coroutine[Any, Any, "Report"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Orchestrator(Observables):
         healthy_after: Seconds without failure after which a source's failures are forgotten.
         max_failures: Failures in a row at which the run has failed. A source that cannot begin anew fails it at once.
         deadline: Seconds that a drain may take, where `stop` gives no others.
+        report: Log losses and failures, as `ReportObserver` does.
 
     What happens can be observed: see `Observables`.
     """
@@ -79,13 +82,16 @@ class Orchestrator(Observables):
         healthy_after: Seconds = 60.0,
         max_failures: int = 100,
         deadline: Seconds = DEADLINE,
+        report: bool = True,
     ) -> None:
+        if not isinstance(pipeline, Pipeline):  # pyright: ignore[reportUnnecessaryIsInstance] - of a notebook's user
+            raise ArgumentError("pipeline", pipeline, "a Pipeline")
         super().__init__(Statistics(self))
-        if max_failures < 1:
-            raise ArgumentError("max_failures", max_failures, "at least 1")
+        if report:
+            self.attach(ReportObserver())
         self.pipeline = pipeline
         self._wait = wait
-        self._max_failures = max_failures
+        self._max_failures = count("max_failures", max_failures)
         self._drain_seconds = seconds("deadline", deadline, zero=True)
         self._healthy_after = seconds("healthy_after", healthy_after)
         self._state: State = "idle"
@@ -103,7 +109,6 @@ class Orchestrator(Observables):
         self._started_at, self._ended_at = 0.0, 0.0
         self.restarts = 0
         """How often the source was subscribed to anew, since the last start."""
-        self.attach(ReportObserver())
 
     # ── what can be seen ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -141,14 +146,42 @@ class Orchestrator(Observables):
     # ── start, restart ────────────────────────────────────────────────────────────────────────────────────────────
 
     async def start(self) -> None:
-        """Start, unless it runs."""
+        """Start, unless it runs.
+
+        Raises:
+            InUseError: while another orchestrator runs the pipeline's source.
+            LoopError: while it runs on another loop.
+        """
         async with self._lock:
             if self._ending is not None and not self._ending.done():
                 await asyncio.wait({self._ending})
+            self._forget_closed_loop()
             if self._state in ENDED:
                 self._start()
 
+    def _forget_closed_loop(self) -> None:
+        """Begin anew where the loop of the last run was closed before it was stopped.
+
+        Raises:
+            LoopError: where that loop is another one, and open.
+        """
+        run = self._run
+        if run is None or self._state in ENDED or run.loop is asyncio.get_running_loop():
+            return
+        if not run.loop.is_closed():
+            raise LoopError("it runs on another loop: stop it there first")
+        in_flight = run.account().in_flight
+        logger.warning("the loop was closed before the pipeline was stopped: {} events in flight are lost", in_flight)
+        if self._supervisor is not None:
+            self._supervisor.pause()
+        self._ending, self._supervisor, self._lock = None, None, asyncio.Lock()
+        self._set_state("stopped")
+
     def _start(self) -> None:
+        other = _running.get(id(self.pipeline.source))
+        if other is not None and other is not self and other.state not in ENDED:
+            raise InUseError(f"another orchestrator runs its source: {other!r}; stop it first, or give each a source")
+        _running[id(self.pipeline.source)] = self
         self._ending = None
         self._report = None
         self._source_error = None
@@ -192,6 +225,7 @@ class Orchestrator(Observables):
         async with self._lock:
             if self._ending is not None and not self._ending.done():
                 await asyncio.wait({self._ending})
+            self._forget_closed_loop()
             if self._state in ENDED or self._run is None:
                 self._start()
             elif self._state == "running" and self._supervisor is not None:
@@ -318,44 +352,8 @@ class Orchestrator(Observables):
         return f"<Orchestrator {self._state}: {self.account}>"
 
 
-class Deadline:
-    """A span of time that several steps share, and that may be shortened.
-
-    Args:
-        seconds: From now.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._began = self._loop.time()
-        self._at = self._began + seconds
-        self._shortened: asyncio.Future[None] = self._loop.create_future()
-
-    def shorten(self, seconds: float) -> None:
-        """Have it be so many seconds from now, unless it is sooner already."""
-        at = self._loop.time() + seconds
-        if at < self._at:
-            self._at = at
-            self._shortened.set_result(None)
-            self._shortened = self._loop.create_future()
-
-    async def wait(self, future: asyncio.Future[Any], share: float = 1.0) -> bool:
-        """Wait until a future is done, or this share of the time is over; return whether it is done."""
-        while not future.done():
-            left = self._began + (self._at - self._began) * share - self._loop.time()
-            if left <= 0:
-                break
-            await asyncio.wait({future, self._shortened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        return future.done()
-
-    async def limit(self, work: Awaitable[Any], share: float = 1.0) -> None:
-        """Have something done in this share of the time; what ignores its cancellation then is left behind."""
-        task: asyncio.Future[Any] = asyncio.ensure_future(work)
-        await asyncio.sleep(0)  # even with no time left it gets to begin
-        if not await self.wait(task, share):
-            task.cancel()
-        elif not task.cancelled() and (error := task.exception()) is not None:
-            self._loop.call_exception_handler({"message": "closing failed", "exception": error})
+_running: WeakValueDictionary[int, Orchestrator] = WeakValueDictionary()
+"""By the source that it runs."""
 
 
 Handlers: TypeAlias = dict[int, list[Callable[[], object]]]

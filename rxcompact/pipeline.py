@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeAlias, get_args
 
+from loguru import logger
 from reactivex import Observable
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Overflow, RawSource, Reducer, Source, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
 from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
 from rxcompact.operators.publish import Publish
-from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.iterable import Events, IterableSource
 from rxcompact.sources.observable import ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
@@ -37,7 +39,8 @@ class Pipeline:
         )
 
     Args:
-        source: A `Source`; or an Observable of events, an iterable or an async iterable of them.
+        source: A `Source`; or an Observable of events, an iterable or an async iterable of them, a function that gives
+            one (and is called again after a failure), a data frame or an Arrow table, whose rows are the events.
         operators: First `compact`, or another `Reducer`, or any operator from chunks of events to windows; then
             `enrich`, as often as there are APIs; last `publish`.
         max_age: Seconds after its birth (its ``first_seen``) at which an event that was not published expires.
@@ -53,19 +56,17 @@ class Pipeline:
 
     def __init__(
         self,
-        source: Source | Observable[Any] | Iterable[Any] | AsyncIterable[Any],
+        source: Source | Observable[Any] | Events | Callable[[], Events] | Any,
         *operators: Reducer | Step,
         max_age: Seconds,
         max_in_flight: int = 100_000,
         overflow: Overflow = "drop_oldest",
     ) -> None:
-        if max_in_flight < 1:
-            raise ArgumentError("max_in_flight", max_in_flight, "at least 1")
         if overflow not in get_args(Overflow):
             raise ArgumentError("overflow", overflow, f"of {get_args(Overflow)}")
         self.source = as_source(source)
         self.max_age = seconds("max_age", max_age)
-        self.max_in_flight = max_in_flight
+        self.max_in_flight = count("max_in_flight", max_in_flight)
         self.overflow: Overflow = overflow
         reducer, *enrichments = operators or (None,)
         publication = enrichments.pop() if enrichments else None
@@ -81,10 +82,22 @@ class Pipeline:
         if len(self.enrichments) < len(enrichments):
             raise ArgumentError("operators", operators, "enrich between compact and publish; filter in the source")
         self.reducer = self._reducer(reducer)
-        self.publication: Publish = publication
         for operator in (reducer, *self.enrichments, publication):
             if isinstance(operator, Compact | Enrich | Publish):
                 operator.check()
+        self._check_ages()
+        self.publication: Publish = publication
+
+    def _check_ages(self) -> None:
+        """Refuse windows that are longer than events may live; where ages come from events, warn."""
+        if not isinstance(self.reducer, Compact) or self.reducer.count is not None:
+            return
+        longest = self.reducer.timespan + (self.reducer.lateness or 0.0)
+        if longest < self.max_age:
+            return
+        if self.reducer.time_mapper is None:
+            raise ArgumentError("max_age", self.max_age, f"above the timespan of compact, {longest:g} s")
+        logger.warning("max_age {:g} s is not above timespan and lateness {:g} s: events expire", self.max_age, longest)
 
     def _reducer(self, reducer: Any) -> Reducer:
         if isinstance(reducer, Compact):
@@ -148,7 +161,7 @@ class OperatorReducer:
 
 
 def as_source(source: Any) -> Source:
-    """Return a source as it is, and of an observable or an iterable what makes chunks of its events.
+    """Return a source as it is, and of an observable, an iterable or a frame what makes chunks of its events.
 
     Raises:
         ArgumentError: for anything else.
@@ -157,6 +170,4 @@ def as_source(source: Any) -> Source:
         return ObservableSource(source)
     if isinstance(source, Source):
         return source
-    if isinstance(source, Iterable | AsyncIterable):
-        return IterableSource(source)
-    raise ArgumentError("source", source, "a Source, an Observable, an iterable or an async iterable")
+    return IterableSource(source if (frame := rows(source)) is None else frame)

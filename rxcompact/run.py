@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from reactivex import Observable
@@ -16,7 +17,7 @@ from tenacity import RetryCallState, Retrying
 
 from rxcompact.acks import Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import Holder, OneShotSource, Source, StageContext
+from rxcompact.contracts import Holder, NamedSource, OneShotSource, Source, StageContext
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
@@ -42,6 +43,7 @@ class Run:
         metrics: Gives the metrics, and their content type.
 
     Attributes:
+        loop: That it runs on.
         ended: Done when everything is settled, or failed with what the stream failed with.
         scheduler: Of the loop that it runs on; for the source too.
     """
@@ -62,7 +64,7 @@ class Run:
         self._notify_dead_letter = on_dead_letter
         self._notify_retry = on_retry
         self.metrics = metrics
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
         self._settled = 0  # distinct events
         self._distinct_of_others = 0  # distinct events of a reducer that is not ours
@@ -72,11 +74,12 @@ class Run:
         self._dead_letters: Counter[str] = Counter()  # by stage
         self._errors: dict[str, BaseException] = {}  # the last of each stage
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
+        self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._waiters: list[asyncio.Future[None]] = []
         self._drain: Subject[None] = Subject()
         self._intake: ObserverBase[list[Any]] | None = None
-        self.ended: asyncio.Future[None] = self._loop.create_future()
-        self.scheduler = LoopScheduler(self._loop)
+        self.ended: asyncio.Future[None] = self.loop.create_future()
+        self.scheduler = LoopScheduler(self.loop)
         self._subscription = self._stages().subscribe(
             self._on_delivered, self._fail, self._end, scheduler=self.scheduler
         )
@@ -164,6 +167,7 @@ class Run:
         self._notify_retry(retry)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
+        letter = replace(letter, origin=self._origin(letter))
         self._dead_letters[letter.stage] += 1
         if letter.error is not None:
             self.record_error(letter.stage, letter.error)
@@ -176,6 +180,12 @@ class Run:
         self._notify_dead_letter(letter)
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._acks.settle((letter.event,))
+
+    def _origin(self, letter: DeadLetter) -> str | None:
+        origin = self._chunk.origin if self._chunk is not None and letter.outcome == "rejected" else None
+        if callable(origin):
+            origin = origin(letter.event)
+        return origin or self._source_name
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
@@ -209,7 +219,7 @@ class Run:
     async def wait(self) -> int:
         """Wait until there is capacity; return how much."""
         while not (capacity := self.capacity()):
-            waiter: asyncio.Future[None] = self._loop.create_future()
+            waiter: asyncio.Future[None] = self.loop.create_future()
             self._waiters.append(waiter)
             await waiter
         return capacity

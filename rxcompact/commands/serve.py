@@ -8,8 +8,6 @@ import re
 import sys
 from typing import Any
 
-from loguru import logger
-
 from rxcompact import operators as rxo
 from rxcompact.commands.live import live
 from rxcompact.commands.loop import run
@@ -79,8 +77,6 @@ def add_parser(commands: Any) -> None:
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    if options.verbose:
-        logger.enable("rxcompact")
     try:
         report = run(_serve(options))
     except (ArgumentError, OSError) as error:
@@ -156,7 +152,7 @@ def pipeline(options: argparse.Namespace) -> Pipeline:
 
 
 async def _serve(options: argparse.Namespace) -> Report:
-    orchestrator = Orchestrator(pipeline(options))
+    orchestrator = Orchestrator(pipeline(options), report=not options.verbose)
     if options.verbose:
         orchestrator.attach(LogObserver())
     orchestrator.stop_on(deadline=options.deadline)

@@ -17,7 +17,7 @@ from rxcompact.signals import (
 
 
 class LogObserver:
-    """An observer of signals that logs them. It needs ``logger.enable("rxcompact")``.
+    """An observer of signals that logs each of them.
 
     Neither events nor the texts of errors are logged, which may hold what is secret, unless asked for.
 

@@ -12,6 +12,7 @@ from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposab
 from typing_extensions import TypeVar
 
 from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
+from rxcompact.clock import count as whole
 from rxcompact.contracts import Overflow, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
@@ -99,13 +100,14 @@ def compact(
         https://reactivex.io/documentation/operators/window.html, .../distinct.html;
         watermarks: https://research.google/pubs/pub43864/ (the Dataflow model).
     """
-    if isinstance(max_keys, int) and max_keys < 1:
-        raise ArgumentError("max_keys", max_keys, "at least 1")
+    if max_keys is not None and not callable(max_keys):
+        limit = whole("max_keys", max_keys)
+        max_keys = lambda: limit  # noqa: E731
     return Compact(
         timespan=seconds("timespan", timespan),
         key_mapper=field_mapper(key_mapper),
         key_names=key_mapper if isinstance(key_mapper, str) else None,
-        count=count,
+        count=None if count is None else whole("count", count),
         keep=keep,
         fields=frozenset(fields),
         time_mapper=field_mapper(time_mapper) if time_mapper else None,
@@ -113,7 +115,7 @@ def compact(
         lateness=None if lateness is None else seconds("lateness", lateness, zero=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
         chunked=chunked,
-        max_keys=(lambda: max_keys) if isinstance(max_keys, int) else max_keys,
+        max_keys=max_keys,
         overflow=overflow,
         flushes=flushes,
         dead_letters=dead_letters,
@@ -141,8 +143,6 @@ class Compact(Operator[Any, Window]):
     overflow: Overflow
 
     def __post_init__(self) -> None:
-        if self.count is not None and self.count < 1:
-            raise ArgumentError("count", self.count, "at least 1")
         if isinstance(self.keep, str) and self.keep not in ("first", "last"):
             raise ArgumentError("keep", self.keep, '"first", "last" or a function')
         if self.lateness is not None and self.time_mapper is None:

@@ -11,7 +11,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.events import Compacted, Window
@@ -122,16 +122,14 @@ def enrich(
     Source:
         https://reactivex.io/documentation/operators/flatmap.html; https://tenacity.readthedocs.io
     """
-    if batch is not None and batch < 1:
-        raise ArgumentError("batch", batch, "at least 1")
     return Enrich(
         enricher=enricher,
-        batch=batch,
+        batch=None if batch is None else count("batch", batch),
         merge=merge,
         ordered=ordered,
         cache=cache,
         max_age=None if max_age is None else seconds("max_age", max_age),
-        max_concurrent=max_concurrent,
+        max_concurrent=count("max_concurrent", max_concurrent),
         timeout=None if timeout is None else seconds("timeout", timeout),
         policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
         flushes=flushes,
@@ -152,7 +150,6 @@ class Enrich(PooledOperator[Compacted]):
     cache: MutableMapping[Hashable, Any] | None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not (callable(self.enricher) or isinstance(self.enricher, Enricher | KeyedEnricher)):
             raise ArgumentError("enricher", self.enricher, "an Enricher, a function or a coroutine function")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any, Generic, Self, TypeAlias
 
 from loguru import logger
@@ -21,6 +22,8 @@ B = TypeVar("B", default=Any)
 F = TypeVar("F", bound=Callable[..., Any])
 DeadLetters: TypeAlias = ObserverBase[DeadLetter] | Callable[[DeadLetter], object]
 """An observer of dead letters, or a function of one."""
+PERIOD = 60.0
+"""Seconds between two lines of the log about one cause."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +70,8 @@ class Operator(ABC, Generic[A, B]):
 
     @property
     def reject(self) -> Callable[[DeadLetter], object]:
-        """What is called with dead letters; by default they are logged."""
-        return log_dead_letter if self.dead_letters is None else as_callback(self.dead_letters)
+        """What is called with dead letters; by default `DeadLetterLog`."""
+        return DeadLetterLog() if self.dead_letters is None else as_callback(self.dead_letters)
 
 
 def registering(operator: F, register: Callable[[Holder], object]) -> F:
@@ -83,6 +86,20 @@ def as_callback(observer: DeadLetters) -> Callable[[DeadLetter], object]:
     return observer.on_next if isinstance(observer, ObserverBase) else observer
 
 
-def log_dead_letter(letter: DeadLetter) -> None:
-    """Log that an event became a dead letter, and why; not which, since its body may be secret."""
-    logger.warning("{} at {}: {} ({})", letter.outcome, letter.stage, letter.reason, type(letter.error).__name__)
+class DeadLetterLog:
+    """Logs dead letters where nobody else takes them: a warning when a cause begins, then at most one a minute.
+
+    A line has the reason and the last error, not the event, whose body may be secret.
+    """
+
+    def __init__(self) -> None:
+        self._logged: dict[tuple[str, str, str], tuple[float, int]] = {}  # when, and how many since
+
+    def __call__(self, letter: DeadLetter) -> None:
+        cause, now = (letter.outcome, letter.stage, letter.reason), monotonic()
+        last, since = self._logged.get(cause, (-PERIOD, 0))
+        if now - last < PERIOD:
+            self._logged[cause] = last, since + 1
+            return
+        self._logged[cause] = now, 0
+        logger.warning("{} {} at {} ({}): {}", since + 1, *cause, letter.error)

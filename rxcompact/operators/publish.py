@@ -11,6 +11,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import count as whole
 from rxcompact.contracts import Sink, close
 from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
@@ -84,14 +85,12 @@ def publish(
     Source:
         https://www.rfc-editor.org/rfc/rfc9110#name-idempotent-methods
     """
-    if count < 1:
-        raise ArgumentError("count", count, "at least 1")
     return Publish(
         sink=as_sink(sink),
-        count=count,
+        count=whole("count", count),
         timespan=seconds("timespan", timespan, zero=True),
         max_age=None if max_age is None else seconds("max_age", max_age),
-        max_concurrent=max_concurrent,
+        max_concurrent=whole("max_concurrent", max_concurrent),
         timeout=None if timeout is None else seconds("timeout", timeout),
         policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
         flushes=flushes,

@@ -52,10 +52,6 @@ class PooledOperator(Operator[Window | Compacted, T]):
     policy: RetryPolicy
     retries: Callable[[RetryScheduled], object] | None = None
 
-    def __post_init__(self) -> None:
-        if self.max_concurrent < 1:
-            raise ArgumentError("max_concurrent", self.max_concurrent, "at least 1")
-
     @property
     @abstractmethod
     def part(self) -> Any:

@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from inspect import iscoroutinefunction
 from itertools import islice
-from typing import Any
+from typing import Any, TypeAlias
 
 from reactivex import Observable
 
+from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, LoopError
 from rxcompact.sources.pull import pull
+
+Events: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 
 
 class IterableSource:
     """Events from an iterable, in chunks; from an async iterable, each as it comes.
 
-    It is not pulled while there is no room for what it would give. Iterators go on where they were when the pipeline is
-    restarted; other iterables begin anew. An iterable is advanced on the loop, so it should not block: one that does is
-    better an async one.
+    It is not pulled while there is no capacity for what it would give. Iterators go on where they were when the
+    pipeline is restarted, and one that raises fails the run, for it is exhausted; other iterables begin anew, and so
+    does a function, which is called again. An iterable is advanced on the loop, so it should not block: one that does
+    is better an async one.
 
     Args:
-        events: What to emit.
+        events: What to emit; or a function that gives it, such as a generator function, async or not.
         chunk_size: Events a chunk, at most.
 
     >>> from reactivex import operators as ops
@@ -30,48 +35,63 @@ class IterableSource:
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(self, events: Iterable[Any] | AsyncIterable[Any], *, chunk_size: int = 256) -> None:
-        if chunk_size < 1:
-            raise ArgumentError("chunk_size", chunk_size, "at least 1")
+    def __init__(self, events: Events | Callable[[], Events], *, chunk_size: int = 256) -> None:
+        if isinstance(events, str | bytes):
+            raise ArgumentError("source", events, "events; of a file there is NdjsonSource(path)")
+        if iscoroutinefunction(events) or not (callable(events) or isinstance(events, Iterable | AsyncIterable)):
+            raise ArgumentError("source", events, "an iterable, an async iterable, or a function that gives one")
         self._events = events
-        self._chunk_size = chunk_size
+        self._chunk_size = count("chunk_size", chunk_size)
         self._next: asyncio.Task[Any] | None = None
-        self.restartable = not isinstance(events, Iterator | AsyncIterator)  # which has raised, and is exhausted
+        self.restartable = not isinstance(events, Iterator | AsyncIterator)
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
 
         Errors:
-            What the iterable raises. `LoopError` for an async iterable outside a running loop.
+            What the iterable raises. `TypeError` for a function that gives no iterable. `LoopError` for an async
+            iterable outside a running loop.
         """
         return pull(self._chunks, lambda: self._live(demand), demand)
 
+    def _given(self) -> Events:
+        events = self._events
+        if isinstance(events, Iterable | AsyncIterable):
+            return events
+        given = events()
+        if not isinstance(given, Iterable | AsyncIterable):
+            raise TypeError(f"the source function gave {type(given).__name__}, not an iterable of events")
+        return given
+
     def _chunks(self) -> Iterator[list[Any]]:
-        if not isinstance(self._events, Iterable):
+        events = self._given()
+        if not isinstance(events, Iterable):
             raise LoopError("an async iterable needs a running asyncio loop")
-        events = iter(self._events)
-        error: Exception | None = None
-        while error is None:
-            chunk, error = _pulled(events, self._chunk_size)
-            if chunk:
-                yield chunk
-            elif error is None:
-                return
-        raise error
+        yield from self._pulled(iter(events), lambda: self._chunk_size)
 
     async def _live(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
-        if isinstance(self._events, AsyncIterable):
-            async for chunk in self._as_they_come(self._events):
+        events = self._given()
+        if isinstance(events, AsyncIterable):
+            async for chunk in self._as_they_come(events):
                 yield chunk
             return
-        events = iter(self._events)
         # no more than is asked for: what is pulled and not taken would be lost with this source
+        for chunk in self._pulled(iter(events), lambda: min(self._chunk_size, max(1, demand.capacity()))):
+            yield chunk
+            await asyncio.sleep(0)
+
+    @staticmethod
+    def _pulled(events: Iterator[Any], size: Callable[[], int]) -> Iterator[list[Any]]:
+        """Yield chunks; what came before an error is yielded before it is raised."""
         error: Exception | None = None
         while error is None:
-            chunk, error = _pulled(events, min(self._chunk_size, max(1, demand.capacity())))
+            chunk: list[Any] = []
+            try:
+                chunk.extend(islice(events, size()))
+            except Exception as raised:  # noqa: BLE001 - whatever reading raises
+                error = raised
             if chunk:
                 yield chunk
-                await asyncio.sleep(0)
             elif error is None:
                 return
         raise error
@@ -102,13 +122,3 @@ class IterableSource:
         if pending is not None:
             pending.cancel()
             await asyncio.wait({pending})
-
-
-def _pulled(events: Iterator[Any], size: int) -> tuple[list[Any], Exception | None]:
-    """Return the next events, and what was raised after them, if anything: they came before it."""
-    chunk: list[Any] = []
-    try:
-        chunk.extend(islice(events, size))
-    except Exception as error:  # noqa: BLE001 - whatever reading raises ends the stream, when these are handed over
-        return chunk, error
-    return chunk, None

@@ -31,7 +31,7 @@ class Life:
             [Hot, Hot, Streamed, lambda feed: Pulled(feed, sync=False), lambda feed: Pulled(feed, sync=True)]
         )(self.feed)
         self.merges = dice.random() < 0.5
-        self.timespan, self.max_age = dice.choice([0.5, 2.0, 7.0]), dice.choice([5.0, 20.0, 60.0])
+        self.timespan, self.max_age = dice.choice([0.5, 2.0, 7.0]), dice.choice([8.0, 20.0, 60.0])
         lateness = dice.choice([None, None, 1.0])
         self.timed = lateness is not None or dice.random() < 0.2
         self.room, self.max_concurrent = dice.choice([3, 40, 10_000]), dice.choice([1, 5, 50])
@@ -206,7 +206,7 @@ class Life:
         assert self.witness.state == "running", self.witness.state
         self.source.push([self.feed.event(key) for key in (2001, 2002, 2003)])
         await asyncio.sleep(self.timespan + 15)
-        if self.max_age > 5 and self.witness.told["published"] != published + 3:
+        if self.max_age > 8 and self.witness.told["published"] != published + 3:
             raise AssertionError(f"it did not recover: {self.witness.told}")
 
     async def die(self) -> None:

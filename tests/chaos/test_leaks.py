@@ -215,7 +215,7 @@ def test_no_task_timer_socket_or_thread_outlives_a_stop() -> None:
 def test_one_that_is_forgotten_while_it_is_busy_warns_and_one_that_was_stopped_does_not(state: str) -> None:
     async def main(stop: bool) -> None:
         orchestrator = Orchestrator(
-            simple_pipeline(source=rx.Subject(), key_mapper="id", timespan=1, max_age=1, sink=lambda _: None)
+            simple_pipeline(source=rx.Subject(), key_mapper="id", timespan=1, max_age=2, sink=lambda _: None)
         )
         await orchestrator.start()
         if state == "restarting":

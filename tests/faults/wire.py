@@ -203,10 +203,8 @@ def wire_test(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 def errors_logged() -> Iterator[list[str]]:
     """What the library logs as an error."""
     said: list[str] = []
-    logger.enable("rxcompact")
     sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
     try:
         yield said
     finally:
         logger.remove(sink)
-        logger.disable("rxcompact")

@@ -113,7 +113,7 @@ def test_a_bad_line_is_set_aside_with_its_number_and_reason() -> None:
         (["--timespan=x"], "invalid float value: 'x'"),
         (["--timespan=1", "--lateness=1"], "--lateness needs --time"),
         (["--timespan=1", "--time=ts", "--lateness=-1"], "lateness must be"),
-        (["--timespan=1", "--count=0"], "count must be at least 1, got 0"),
+        (["--timespan=1", "--count=0"], "count must be a whole number, at least 1, got 0"),
         (["--timespan=1", "--timezone=Nowhere"], "not a time zone: 'Nowhere'"),
         (["--timespan=1", "/no/such/file"], "No such file or directory: '/no/such/file'"),
     ],

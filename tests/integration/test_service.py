@@ -241,7 +241,7 @@ def test_full_it_asks_to_come_again_and_who_does_gets_everything_through() -> No
 
 @pytest.mark.parametrize("arguments", [["--listen=nowhere"], ["--listen=:0", "--timespan=0"], ["--enrich=/relative"]])
 def test_wrong_usage_is_2(arguments: list[str]) -> None:
-    base = ["--listen=127.0.0.1:0", "--key=id", "--timespan=1", "--max-age=1"]
+    base = ["--listen=127.0.0.1:0", "--key=id", "--timespan=1", "--max-age=2"]
     done = subprocess.run(
         [sys.executable, "-m", "rxcompact", "serve", *base, *arguments], capture_output=True, text=True, timeout=30
     )
@@ -255,7 +255,7 @@ def test_an_address_that_is_taken_is_said_at_once() -> None:
         taken.listen()
         address = f"--listen=127.0.0.1:{taken.getsockname()[1]}"
         done = subprocess.run(
-            [sys.executable, "-m", "rxcompact", "serve", address, "--key=id", "--timespan=1", "--max-age=1"],
+            [sys.executable, "-m", "rxcompact", "serve", address, "--key=id", "--timespan=1", "--max-age=2"],
             capture_output=True, text=True, timeout=30,
         )  # fmt: skip
     assert done.returncode == 2

@@ -148,7 +148,7 @@ from rxcompact import operators as rxo
 async def main():
     subject = rx.Subject()
     sink = lambda batch: print([c.key for c in batch])
-    pipeline = Pipeline(subject, rxo.compact(1000, key_mapper="id"), rxo.publish(sink), max_age=60)
+    pipeline = Pipeline(subject, rxo.compact(1000, key_mapper="id"), rxo.publish(sink), max_age=2000)
     orchestrator = Orchestrator(pipeline)
     orchestrator.stop_on()
     await orchestrator.start()

@@ -191,7 +191,6 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
     for bodies in (False, True):
         lines: list[str] = []
         sink = logger.add(lines.append, level="DEBUG", filter="rxcompact.observers.log")
-        logger.enable("rxcompact")
         try:
             orchestrator, _ = orchestrated(subject, enricher=refuse)
             orchestrator.attach(LogObserver(bodies=bodies))
@@ -199,7 +198,6 @@ async def test_the_log_has_no_bodies_unless_asked_for() -> None:
             subject.on_next({"id": "secret {0}"})
             await orchestrator.stop()
         finally:
-            logger.disable("rxcompact")
             logger.remove(sink)
         text = "".join(lines)
         assert "failed at enrich: ValueError" in text
@@ -225,7 +223,6 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
         orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
         lines: list[str] = []
         handler = logger.add(lines.append, level="DEBUG", format="{level} {message}", filter="rxcompact.observers.log")
-        logger.enable("rxcompact")
         try:
             orchestrator.attach(LogObserver(bodies=bodies))
             orchestrator.windows.subscribe(lambda _: 1 / 0)
@@ -235,7 +232,6 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
             await asyncio.sleep(15)
             await orchestrator.stop()
         finally:
-            logger.disable("rxcompact")
             logger.remove(handler)
         text = "".join(lines)
         for message in ("window closed by time: received 2, distinct 2", "failed at enrich: permanent", "source failed",

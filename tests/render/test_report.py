@@ -36,11 +36,9 @@ class Log:
 @pytest.fixture
 def log() -> Iterator[Log]:
     log = Log()
-    logger.enable("rxcompact")
     handler = logger.add(log.write, level="DEBUG")
     yield log
     logger.remove(handler)
-    logger.disable("rxcompact")
 
 
 def reported(source: Any, **options: Any) -> Orchestrator:

@@ -150,7 +150,6 @@ def test_credentials_are_told_to_nobody_but_the_server(make_server: Any, capfd: 
         from .conftest import rigged
 
         logged: list[str] = []
-        logger.enable("rxcompact")
         handler = logger.add(logged.append, level="TRACE")
         try:
             early = JetStreamSource(url, stream="IN", consumer="workers")
@@ -170,7 +169,6 @@ def test_credentials_are_told_to_nobody_but_the_server(make_server: Any, capfd: 
                 shown += [str(failure) + repr(failure.error.__cause__) for failure in rig.failures]
         finally:
             logger.remove(handler)
-            logger.disable("rxcompact")
         text = "\n".join([*shown, *capfd.readouterr()])
         assert "Authorization Violation" in text
         assert str(server.port) in repr(early)

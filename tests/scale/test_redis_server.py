@@ -213,7 +213,6 @@ def test_credentials_are_told_to_nobody_but_the_server(make_redis: Any, capfd: p
         from .redis_support import rigged
 
         logged: list[str] = []
-        logger.enable("rxcompact")
         handler = logger.add(logged.append, level="TRACE")
         try:
             queried = RedisStreamSource(f"{server.url}?password=s3cret", stream=STREAM, group=GROUP)
@@ -236,7 +235,6 @@ def test_credentials_are_told_to_nobody_but_the_server(make_redis: Any, capfd: p
                 shown += [str(failure) + repr(failure.error.__cause__) for failure in rig.failures]
         finally:
             logger.remove(handler)
-            logger.disable("rxcompact")
         text = "\n".join([*shown, *capfd.readouterr()])
         assert str(server.port) in repr(queried)
         assert not {secret for secret in secrets if secret in text}

@@ -59,7 +59,7 @@ async def published(
         "source": [{"id": n} for n in range(count)], "key_mapper": "id", "timespan": 0.01, "batch_timespan": 0.01,
         "sink": HttpSink(url + "/", **(http or {})), "max_age": 20, "wait": lambda _: 0.01,
     }  # fmt: skip
-    orchestrator = Orchestrator(simple_pipeline(**(settings | options)))
+    orchestrator = Orchestrator(simple_pipeline(**(settings | options)), report=False)
     orchestrator.dead_letters.subscribe(letters.append)
     for observer in observers:
         orchestrator.attach(observer)

@@ -127,16 +127,12 @@ class Keep:
 async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in_silence() -> None:
     said: list[str] = []
     kept = Keep()
-    logger.enable("rxcompact")
-    sink = logger.add(
-        lambda message: said.append(message.record["message"]), level="WARNING", filter="rxcompact.observers.log"
-    )
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
     try:
         async with deaf() as url:
             came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[kept, LogObserver()])
     finally:
         logger.remove(sink)
-        logger.disable("rxcompact")
     assert came.ends == dict.fromkeys(range(5), TOO_OLD)
     assert came.causes == {"ClientConnectorError"}
     assert came.account.expired == sum(kept.statistics.snapshot().dead_letters.values()) == 5

@@ -1,0 +1,289 @@
+"""Sources that fail and cannot begin anew; pipelines and orchestrators that are put together wrongly."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import reactivex as rx
+
+from rxcompact import DeadLetter, Orchestrator, Pipeline, PushSource
+from rxcompact import operators as rxo
+from rxcompact.errors import ArgumentError, InUseError, LoopError, TransientError
+from rxcompact.frames import columns
+from rxcompact.signals import SourceFailed
+
+
+def described(source: Any, sink: Any, *, timespan: float = 1.0, max_age: float = 60.0, **options: Any) -> Pipeline:
+    compact = rxo.compact(timespan, key_mapper="id")
+    return Pipeline(source, compact, rxo.publish(sink, timespan=0), max_age=max_age, **options)
+
+
+def three_then_error() -> Iterator[dict[str, int]]:
+    yield from ({"id": number} for number in range(3))
+    raise OSError("disk gone")
+
+
+async def three_then_error_async() -> AsyncIterator[dict[str, int]]:
+    for number in range(3):
+        yield {"id": number}
+    raise OSError("disk gone")
+
+
+@pytest.mark.parametrize("make", [three_then_error, three_then_error_async])
+async def test_l5_a_generator_that_raises_fails_the_run_and_loses_nothing_it_gave(make: Any) -> None:
+    out: list[Any] = []
+    orchestrator = Orchestrator(described(make(), out.extend))
+    failures: list[SourceFailed] = []
+    orchestrator.signals.subscribe(lambda each: failures.append(each) if isinstance(each, SourceFailed) else None)
+    await orchestrator.start()
+    with pytest.raises(OSError, match="disk gone"):
+        await orchestrator.wait()
+    assert orchestrator.state == "failed"
+    assert sorted(compacted.key for compacted in out) == [0, 1, 2]
+    assert [(failure.failures, failure.wait) for failure in failures] == [(1, None)]
+
+
+@pytest.mark.parametrize("function", [three_then_error, three_then_error_async])
+async def test_l5_a_generator_function_is_called_again_and_given_up_after_max_failures(function: Any) -> None:
+    out: list[Any] = []
+    orchestrator = Orchestrator(described(function, out.extend), wait=lambda _: 2.0, max_failures=3)
+    await orchestrator.start()
+    with pytest.raises(OSError, match="disk gone"):
+        await orchestrator.wait()
+    assert orchestrator.account.received == 9  # three calls
+    assert orchestrator.account.published == len(out)
+
+
+async def test_failures_are_forgotten_once_the_source_was_healthy() -> None:
+    calls = 0
+
+    async def flaky() -> AsyncIterator[Any]:
+        nonlocal calls
+        calls += 1
+        yield {"id": calls}
+        await asyncio.sleep(100)  # longer than healthy_after
+        if calls < 6:
+            raise OSError
+
+    orchestrator = Orchestrator(described(flaky, len), wait=lambda _: 1.0, max_failures=2, healthy_after=60)
+    await orchestrator.start()
+    assert (await orchestrator.wait()).account.received == 6
+
+
+async def test_a_function_that_gives_no_iterable_fails_with_its_type() -> None:
+    orchestrator = Orchestrator(described(lambda: 5, len), max_failures=1)
+    await orchestrator.start()
+    with pytest.raises(TypeError, match="gave int, not an iterable"):
+        await orchestrator.wait()
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("events.ndjson", "NdjsonSource"),
+        (b"{}", "NdjsonSource"),
+        (5, "iterable"),
+        (None, "iterable"),
+        (asyncio.sleep, "iterable"),
+    ],
+)
+def test_l23_what_is_no_source_is_refused_with_the_way_out(source: Any, words: str) -> None:
+    with pytest.raises(ArgumentError, match=words):
+        described(source, len)
+
+
+def test_l23_an_orchestrator_of_something_else_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="pipeline must be a Pipeline"):
+        Orchestrator([1])  # type: ignore[arg-type]
+
+
+async def test_l10_a_second_orchestrator_on_a_source_that_runs_is_refused() -> None:
+    pipeline = described(rx.Subject(), len)
+    first, second = Orchestrator(pipeline), Orchestrator(pipeline)
+    async with first:
+        with pytest.raises(InUseError, match="another orchestrator runs its source"):
+            await second.start()
+    async with second:
+        assert second.state == "running"
+
+
+@pytest.mark.parametrize("value", [1e3, float("nan"), True, "3", 0, None])
+def test_l11_a_count_that_is_none_is_refused_at_construction(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="max_in_flight must be a whole number, at least 1"):
+        described([], len, max_in_flight=value)
+    with pytest.raises(ArgumentError, match="max_concurrent"):
+        rxo.enrich(dict, max_concurrent=value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), True, "3", -1, 0, None])
+def test_l11_a_duration_that_is_none_is_refused_at_construction(value: Any) -> None:
+    with pytest.raises(ArgumentError, match="timespan must be a duration"):
+        rxo.compact(value, key_mapper="id")
+
+
+def test_d4_numbers_and_durations_of_numpy_and_pandas_are_taken() -> None:
+    for five in (
+        np.int64(5),
+        np.float32(5),
+        np.timedelta64(5, "s"),
+        np.timedelta64(5_000_000_000, "ns"),
+        pd.Timedelta(seconds=5),
+    ):
+        assert rxo.compact(five, key_mapper="id").timespan == 5.0  # type: ignore[attr-defined,arg-type]
+    assert described([], len, max_in_flight=np.int64(7)).max_in_flight == 7
+
+
+def test_l21_windows_longer_than_events_may_live_are_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"max_age must be above the timespan of compact, 2 s, got 1\.0"):
+        described([], len, timespan=2, max_age=1)
+
+
+def test_operators_that_make_no_pipeline_are_refused() -> None:
+    compact, publish = rxo.compact(1, key_mapper="id"), rxo.publish(len)
+    for operators, words in (
+        ((), "compact first"),
+        ((publish,), "compact first"),
+        ((compact,), "publish last"),
+        ((compact, rxo.enrich(dict)), "publish last"),
+        ((compact, rx.operators.filter(bool), publish), "filter in the source"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            Pipeline([], *operators, max_age=60)
+    with pytest.raises(ArgumentError, match="dead_letters of publish must be absent"):
+        Pipeline([], compact, rxo.publish(len, dead_letters=print), max_age=60)
+
+
+async def test_several_enrichers_in_a_row_have_names_and_accounts_of_their_own() -> None:
+    def second(event: Any) -> Any:
+        raise KeyError("no such field")
+
+    letters: list[DeadLetter] = []
+    pipeline = Pipeline(
+        [{"id": 1}], rxo.compact(1, key_mapper="id"), rxo.enrich(dict), rxo.enrich(second), rxo.publish(len), max_age=60
+    )
+    async with Orchestrator(pipeline) as orchestrator:
+        orchestrator.dead_letters.subscribe(letters.append)
+        await orchestrator.wait()
+    assert list(orchestrator.stages) == ["source", "compact", "enrich", "enrich-2", "publish"]
+    assert [(letter.stage, letter.reason) for letter in letters] == [("enrich-2", "KeyError")]
+    assert orchestrator.stages["enrich-2"].dead_letters == 1
+
+
+async def test_l24_a_push_source_answers_whether_events_were_taken() -> None:
+    source, out = PushSource(), []
+    assert not source.push([{"id": 0}]), "it does not run yet"
+    orchestrator = Orchestrator(described(source, out.extend, max_in_flight=2, timespan=10, max_age=100))
+    async with orchestrator:
+        assert source.push([{"id": 1}, {"id": 2}, {"id": 1}])
+        assert not source.push([{"id": 3}]), "two are held"
+        assert source.push([{"id": 2}]), "a duplicate of a held key needs no capacity"
+        await asyncio.sleep(20)
+        assert source.push([{"id": 3}])
+    assert not source.push([{"id": 4}]), "it has stopped"
+    assert sorted((each.key, each.count) for each in out) == [(1, 2), (2, 2), (3, 1)]
+
+
+def test_l24_a_push_from_another_thread_is_an_error() -> None:
+    async def main() -> None:
+        source = PushSource()
+        async with Orchestrator(described(source, len)):
+            with pytest.raises(LoopError, match="call_soon_threadsafe"):
+                await asyncio.to_thread(source.push, [{"id": 1}])
+
+    asyncio.run(main())
+
+
+def test_l19_an_orchestrator_whose_loop_was_closed_starts_anew_in_another() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(described(subject, len))
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(orchestrator.start())
+    loop.close()
+
+    async def main() -> int:
+        await orchestrator.start()
+        subject.on_next({"id": 1})
+        return (await orchestrator.stop()).account.published
+
+    assert asyncio.run(main()) == 1
+
+
+def test_l20_the_handlers_that_were_there_are_put_back() -> None:
+    calls: list[str] = []
+
+    def before(*_: Any) -> None:
+        calls.append("before")
+
+    previous = signal.signal(signal.SIGUSR1, before)
+    try:
+
+        async def main() -> None:
+            orchestrator = Orchestrator(described(rx.Subject(), len))
+            orchestrator.stop_on(signal.SIGUSR1)
+            await orchestrator.start()
+            signal.raise_signal(signal.SIGUSR1)
+            await orchestrator.wait()
+
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGUSR1) is before
+        assert calls == []
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+async def test_l20_the_drain_of_a_with_block_has_the_orchestrators_deadline() -> None:
+    async def never(_: Any) -> None:
+        await asyncio.sleep(1e6)
+
+    loop = asyncio.get_running_loop()
+    async with Orchestrator(described(rx.of({"id": 1}, {"id": 2}), never, max_age=1e5), deadline=2) as orchestrator:
+        await asyncio.sleep(5)
+        began = loop.time()
+    assert loop.time() - began <= 2
+    assert orchestrator.account.abandoned == 2
+
+
+async def test_dead_letters_are_data_with_their_chain_of_errors() -> None:
+    async def enrich(event: Any) -> Any:
+        try:
+            raise ConnectionError("refused")
+        except ConnectionError as cause:
+            raise TransientError("cmdb is away") from cause
+
+    letters: list[DeadLetter] = []
+    pipeline = Pipeline(
+        [{"id": "a"}, {"id": "a"}], rxo.compact(1, key_mapper="id"), rxo.enrich(enrich), rxo.publish(len), max_age=5
+    )
+    async with Orchestrator(pipeline) as orchestrator:
+        orchestrator.dead_letters.subscribe(letters.append)
+        await orchestrator.wait()
+    found = letters[0].to_json()
+    assert (found["dead_letter"], found["stage"], found["key"], found["count"]) == ("expired", "enrich", "a", 2)
+    assert found["event"] == {"id": "a"}
+    assert found["errors"][1:] == ["TransientError: cmdb is away", "ConnectionError: refused"]
+
+
+def test_d5_the_rows_of_a_frame_are_events() -> None:
+    async def main() -> list[Any]:
+        out: list[Any] = []
+        frame = pd.DataFrame({"id": ["a", "b", "a"], "n": [1, 2, 3]})
+        async with Orchestrator(described(frame, out.extend)) as orchestrator:
+            await orchestrator.wait()
+        return [(each.key, each.count, each.event) for each in out]
+
+    assert asyncio.run(main()) == [("a", 2, {"id": "a", "n": 1}), ("b", 1, {"id": "b", "n": 2})]
+
+
+def test_d6_windows_are_columns_that_a_frame_takes() -> None:
+    windows = rx.from_iterable([{"id": "a", "n": 1}, {"id": "b"}, {"id": "a"}]).pipe(
+        rxo.compact(10, key_mapper=lambda event: (event["id"], len(event)))
+    )
+    frame = pd.DataFrame(columns(windows.pipe(rx.operators.to_list()).run()))
+    assert list(frame.columns)[2:] == ["key_0", "key_1", "count", "first_seen", "last_seen", "id", "n"]
+    assert frame[["key_0", "key_1", "count"]].to_numpy().tolist() == [["a", 2, 1], ["b", 1, 1], ["a", 1, 1]]
