@@ -61,7 +61,8 @@ class Orchestrator(Observables):
     been healthy for a while. What the stages hold stays where it is meanwhile.
 
     ``stop`` ends in steps: 1. the source takes no more; 2. the open windows close; 3. every wait is cut short, for one
-    last attempt; 4. what was enriched is published; 5. at the deadline what is not settled is abandoned.
+    last attempt; 4. what was enriched is published; 5. at nine tenths of the
+    deadline what is not settled is abandoned; 6. dead letters that wait are delivered.
 
     Args:
         pipeline: What to run.
@@ -291,7 +292,8 @@ class Orchestrator(Observables):
             self._supervisor = None
 
     async def _finish(self, run: Run, deadline: Deadline, began: float, *, in_time: bool) -> Report:
-        parts = [operator.part for operator in self.pipeline.calls]
+        await deadline.limit(run.deliver_dead_letters())
+        parts = [*(operator.part for operator in self.pipeline.calls), self.pipeline.dead_letters]
         await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
         took = asyncio.get_running_loop().time() - began
         failed = run.ended.exception() is not None or self._source_error is not None

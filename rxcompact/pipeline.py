@@ -8,16 +8,17 @@ from typing import Any, TypeAlias, get_args
 
 from loguru import logger
 from reactivex import Observable
+from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import Overflow, RawSource, Reducer, Source, StageContext
+from rxcompact.contracts import Overflow, RawSource, Reducer, Sink, Source, StageContext
 from rxcompact.errors import ArgumentError
-from rxcompact.events import Window
+from rxcompact.events import Batch, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
-from rxcompact.operators.publish import Publish
+from rxcompact.operators.publish import Publish, as_sink
 from rxcompact.sources.iterable import Events, IterableSource
 from rxcompact.sources.observable import ObservableSource
 
@@ -46,13 +47,24 @@ class Pipeline:
         max_age: Seconds after its birth (its ``first_seen``) at which an event that was not published expires.
         max_in_flight: Distinct events that are held in all. When they are, a source that can wait is made to.
         overflow: What becomes of a new key that comes all the same, as in `compact`.
+        dead_letters: A sink for what was rejected, expired, failed, was dropped or abandoned, as in `publish`: the
+            ``event`` of each `Compacted` is a `DeadLetter`. A message is acknowledged only when it took them.
 
     Raises:
         ArgumentError: for an argument out of range, operators that make no pipeline, and options that the pipeline
             hands down: ``flushes``, ``dead_letters``, ``scheduler``, ``max_keys``.
     """
 
-    __slots__ = ("_runs", "enrichments", "max_age", "max_in_flight", "overflow", "publication", "reducer", "source")
+    __slots__ = (
+        "dead_letters",
+        "enrichments",
+        "max_age",
+        "max_in_flight",
+        "overflow",
+        "publication",
+        "reducer",
+        "source",
+    )
 
     def __init__(
         self,
@@ -61,6 +73,7 @@ class Pipeline:
         max_age: Seconds,
         max_in_flight: int = 100_000,
         overflow: Overflow = "drop_oldest",
+        dead_letters: Sink | Callable[[Batch], Any] | ObserverBase[Any] | None = None,
     ) -> None:
         if overflow not in get_args(Overflow):
             raise ArgumentError("overflow", overflow, f"of {get_args(Overflow)}")
@@ -68,6 +81,7 @@ class Pipeline:
         self.max_age = seconds("max_age", max_age)
         self.max_in_flight = count("max_in_flight", max_in_flight)
         self.overflow: Overflow = overflow
+        self.dead_letters = None if dead_letters is None else as_sink(dead_letters)
         reducer, *enrichments = operators or (None,)
         publication = enrichments.pop() if enrichments else None
         if reducer is None or isinstance(reducer, Enrich | Publish):

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from reactivex import Observable
@@ -15,9 +16,10 @@ from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.subject import Subject
 from tenacity import RetryCallState, Retrying
 
-from rxcompact.acks import Chunk, PendingAcks
+from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
 from rxcompact.contracts import Holder, NamedSource, OneShotSource, Source, StageContext
+from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
@@ -77,9 +79,11 @@ class Run:
         self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._waiters: list[asyncio.Future[None]] = []
         self._drain: Subject[None] = Subject()
+        self._flush: Subject[None] = Subject()  # of the dead letters, when all else is settled
         self._intake: ObserverBase[list[Any]] | None = None
         self.ended: asyncio.Future[None] = self.loop.create_future()
         self.scheduler = LoopScheduler(self.loop)
+        self._route = self._dead_letter_route()
         self._subscription = self._stages().subscribe(
             self._on_delivered, self._fail, self._end, scheduler=self.scheduler
         )
@@ -106,6 +110,12 @@ class Run:
             bound: Any = operator.bind(context)
             stream = bound(stream)
         return stream
+
+    def _dead_letter_route(self) -> DeadLetterRoute | None:
+        sink = self._pipeline.dead_letters
+        if sink is None:
+            return None
+        return DeadLetterRoute(sink, flushes=self._flush, register=self._register, scheduler=self.scheduler)
 
     def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
         self._intake = observer
@@ -178,6 +188,22 @@ class Run:
             self._chunk.rejected.append(letter)
         self._notify_capacity()
         self._notify_dead_letter(letter)
+        if self._route is None:
+            self._settle(letter)
+            return
+        ack = self._chunk.ack if self._chunk is not None and letter.outcome == "rejected" else None
+        if ack is not None:
+            ack.retain()
+        self._route.push(letter, partial(self._on_letter_delivered, letter, ack))
+
+    def _on_letter_delivered(self, letter: DeadLetter, ack: Ack | None) -> None:
+        self._notify_capacity()
+        self._settle(letter, ack)
+
+    def _settle(self, letter: DeadLetter, ack: Ack | None = None) -> None:
+        """Acknowledge what waits for a dead letter; what was abandoned is returned to the broker."""
+        if ack is not None:
+            ack.release()
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._acks.settle((letter.event,))
 
@@ -203,7 +229,10 @@ class Run:
 
     def capacity(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        return max(0, self.limit - self._distinct() + self._settled) if self._intake is not None else 0
+        if self._intake is None:
+            return 0
+        waiting = 0 if self._route is None else len(self._route)
+        return max(0, self.limit - self._distinct() + self._settled - waiting)
 
     def accepts(self, chunk: Sequence[Any]) -> bool:
         """Return whether there is capacity for a chunk; duplicates of what is held need none."""
@@ -265,6 +294,16 @@ class Run:
         """End now; what is held is abandoned."""
         self._subscription.dispose()
         self._end()
+
+    async def deliver_dead_letters(self) -> None:
+        """Deliver the dead letters that wait, at once; what cannot be delivered now is lost, and logged."""
+        if self._route is not None:
+            self._flush.on_next(None)
+            self._route.complete()
+            try:
+                await asyncio.shield(self._route.ended)
+            finally:
+                self._route.abandon()
 
     def _end(self) -> None:
         self._intake = None

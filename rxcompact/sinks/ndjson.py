@@ -14,15 +14,17 @@ from typing import Any
 import msgspec
 
 from rxcompact.errors import PermanentError
-from rxcompact.events import Compacted, Window
+from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.fields import json_value
 
 encoder = msgspec.json.Encoder(enc_hook=str)
 
 
 def json_object(compacted: Compacted) -> dict[str, Any]:
-    """Return an event as a JSON object; a raw line is put in as it is."""
+    """Return an event as a JSON object; a raw line is put in as it is, a dead letter as `DeadLetter.to_json` has it."""
     event = compacted.event
+    if isinstance(event, DeadLetter):
+        return event.to_json()
     return {
         "key": json_value(compacted.key),
         "count": compacted.count,

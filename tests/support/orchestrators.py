@@ -28,13 +28,15 @@ class ManualSource:
     def __init__(self) -> None:
         self.streams = 0
         self.observer: Any = None
+        self.demand: Any = None
 
-    def stream(self, _: Any) -> Any:
+    def stream(self, demand: Any) -> Any:
         def subscribe(observer: Any, _: Any = None) -> Any:
             self.observer = observer
             return Disposable(lambda: setattr(self, "observer", None))
 
         self.streams += 1
+        self.demand = demand
         return rx.Observable(subscribe)
 
     def push(self, chunk: Any) -> None:

@@ -1,0 +1,104 @@
+"""Dead letters delivered to a sink, and read from a file again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from math import inf
+from typing import Any
+
+from loguru import logger
+from reactivex import Observable
+from reactivex.abc import SchedulerBase
+from reactivex.subject import Subject
+
+from rxcompact.contracts import Holder, Sink
+from rxcompact.events import Compacted, DeadLetter, Delivered
+from rxcompact.operators.publish import Publish
+from rxcompact.operators.retry import RetryPolicy
+
+STAGE = "dead_letters"
+
+
+class DeadLetterRoute:
+    """Publishes dead letters in batches, with retries for as long as the run lasts.
+
+    The sink is given `Compacted` events whose ``event`` is the `DeadLetter`; what writes JSON writes its `to_json`.
+
+    Args:
+        sink: Where dead letters go.
+        flushes: On its first item waits are cut short: one last attempt.
+        register: Called with the stage.
+        scheduler: Of the loop.
+
+    Attributes:
+        ended: Done when `complete` was called and every dead letter was delivered or given up.
+    """
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        flushes: Observable[Any],
+        register: Callable[[Holder], object],
+        scheduler: SchedulerBase,
+    ) -> None:
+        self._letters: Subject[Compacted] = Subject()
+        self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        publish = Publish(
+            stage=STAGE,
+            sink=sink,
+            count=500,
+            timespan=1.0,
+            max_age=inf,
+            max_concurrent=1,
+            timeout=30.0,
+            policy=RetryPolicy(),
+            flushes=flushes,
+            dead_letters=self._on_lost,
+            scheduler=scheduler,
+            register=register,
+        )
+        self._subscription = publish(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
+
+    def __len__(self) -> int:
+        """Return how many dead letters wait to be delivered."""
+        return len(self._callbacks)
+
+    def push(self, letter: DeadLetter, on_delivered: Callable[[], object]) -> None:
+        """Deliver a dead letter; ``on_delivered`` is called when the sink took it, and never when it could not."""
+        event = letter.event
+        known = event if isinstance(event, Compacted) else Compacted(None, event, 1)
+        routed = Compacted(known.key, letter, known.count, known.first_seen, known.last_seen)
+        self._callbacks[id(letter)] = on_delivered
+        self._letters.on_next(routed)
+
+    def complete(self) -> None:
+        """Take no more; deliver what is held at once."""
+        self._letters.on_completed()
+
+    def abandon(self) -> None:
+        """Deliver nothing more."""
+        self._subscription.dispose()
+        self._on_completed()
+
+    def _on_delivered(self, delivered: Delivered) -> None:
+        for compacted in delivered.batch:
+            self._callbacks.pop(id(compacted.event))()
+
+    def _on_lost(self, letter: DeadLetter) -> None:
+        lost: DeadLetter = letter.event.event
+        self._callbacks.pop(id(lost), None)
+        logger.error(
+            "a dead letter ({} at {}, {}) could not be delivered: {}: {}",
+            lost.outcome,
+            lost.stage,
+            lost.reason,
+            letter.outcome,
+            letter.error,
+        )
+
+    def _on_completed(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)

@@ -1,0 +1,140 @@
+"""Dead letters that are routed to a sink: what it is given, when, and what is acknowledged for it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import reactivex as rx
+from orchestrators import ManualSource
+
+from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, Orchestrator, Pipeline
+from rxcompact import operators as rxo
+from rxcompact.errors import PermanentError, TransientError
+
+
+def routed(source: Any, letters: Any, *, enrich: Any = dict, max_age: float = 60.0, sink: Any = len) -> Orchestrator:
+    operators = rxo.compact(1, key_mapper=lambda event: event["id"]), rxo.enrich(enrich), rxo.publish(sink, timespan=0)
+    return Orchestrator(Pipeline(source, *operators, max_age=max_age, dead_letters=letters))
+
+
+def fail_bad(event: Any) -> Any:
+    if event["id"] == "bad":
+        raise PermanentError("no such host")
+    return event
+
+
+async def test_the_sink_is_given_each_dead_letter_with_key_count_and_event() -> None:
+    out: list[Any] = []
+    events = [{"id": "good"}, {"id": "bad"}, {"id": "bad"}, {"no": "id"}]
+    async with routed(events, out.extend, enrich=fail_bad) as orchestrator:
+        await orchestrator.wait()
+    assert all(isinstance(each.event, DeadLetter) for each in out)
+    assert sorted((each.event.outcome, each.event.stage, each.key, each.count) for each in out) == [
+        ("failed", "enrich", "bad", 2),
+        ("rejected", "compact", None, 1),
+    ]
+    account = orchestrator.account
+    assert (account.rejected, account.failed, account.published) == (1, 1, 1)
+
+
+async def test_they_are_written_as_lines_of_json(tmp_path: Path) -> None:
+    path = tmp_path / "dead.ndjson"
+    async with routed([{"id": "bad"}], NdjsonSink(path), enrich=fail_bad) as orchestrator:
+        await orchestrator.wait()
+    (line,) = path.read_text().splitlines()
+    found = json.loads(line)
+    assert (found["dead_letter"], found["key"], found["event"]) == ("failed", "bad", {"id": "bad"})
+    assert found["errors"] == ["PermanentError: no such host"]
+
+
+async def test_a_sink_of_dead_letters_that_is_down_is_tried_again() -> None:
+    out: list[Any] = []
+    loop = asyncio.get_running_loop()
+
+    async def store(batch: Any) -> None:
+        if loop.time() < 30:
+            raise TransientError("down")
+        out.extend(batch)
+
+    subject: rx.Subject[Any] = rx.Subject()
+    async with routed(subject, store, enrich=fail_bad) as orchestrator:
+        subject.on_next({"id": "bad"})
+        await asyncio.sleep(100)
+        assert [each.key for each in out] == ["bad"]
+
+
+async def test_dead_letters_that_wait_take_capacity() -> None:
+    async def never(_: Any) -> None:
+        await asyncio.sleep(1e6)
+
+    source = ManualSource()
+    operators = rxo.compact(1, key_mapper="id"), rxo.publish(len)
+    orchestrator = Orchestrator(Pipeline(source, *operators, max_age=60, max_in_flight=3, dead_letters=never))
+    await orchestrator.start()
+    demand = source.demand
+    assert demand.capacity() == 3
+    source.push([{"no": "id"}] * 2)
+    assert demand.capacity() == 1
+    source.push([{"no": "id"}] * 5)
+    assert (demand.capacity(), demand.accepts([{"id": 1}])) == (0, False)
+    await orchestrator.stop(1)
+
+
+async def test_b9_a_message_is_acknowledged_when_its_dead_letters_were_delivered() -> None:
+    acknowledged: list[str] = []
+    gate = asyncio.Event()
+    out: list[Any] = []
+
+    async def store(batch: Any) -> None:
+        await gate.wait()
+        out.extend(batch)
+
+    source = ManualSource()
+    orchestrator = routed(source, store, enrich=fail_bad)
+    await orchestrator.start()
+    for name, events in (
+        ("good", [{"id": "good"}]),
+        ("failed", [{"id": "bad"}, {"id": "good"}]),
+        ("rejected", [{"no": 1}]),
+    ):
+        source.push(Chunk(events, Ack(lambda name=name: acknowledged.append(name))))
+    await asyncio.sleep(20)
+    assert acknowledged == ["good"]
+    gate.set()
+    await asyncio.sleep(20)
+    assert sorted(acknowledged) == ["failed", "good", "rejected"]
+    assert len(out) == 2
+    await orchestrator.stop()
+
+
+async def test_what_is_abandoned_at_the_deadline_is_written_and_not_acknowledged() -> None:
+    async def never(_: Any) -> None:
+        await asyncio.sleep(1e6)
+
+    acknowledged: list[str] = []
+    out: list[Any] = []
+    source = ManualSource()
+    orchestrator = routed(source, out.extend, sink=never, max_age=1e5)
+    await orchestrator.start()
+    source.push(Chunk([{"id": "a"}], Ack(lambda: acknowledged.append("a"))))
+    await asyncio.sleep(5)
+    report = await orchestrator.stop(5)
+    assert report.account.abandoned == 1
+    assert [(each.event.outcome, each.key) for each in out] == [("abandoned", "a")]
+    assert acknowledged == []
+
+
+async def test_a_stop_does_not_wait_for_a_sink_of_dead_letters_that_hangs() -> None:
+    async def never(_: Any) -> None:
+        await asyncio.sleep(1e6)
+
+    loop = asyncio.get_running_loop()
+    orchestrator = routed([{"no": "id"}], never)
+    await orchestrator.start()
+    await asyncio.sleep(5)
+    began = loop.time()
+    await orchestrator.stop(5)
+    assert loop.time() - began <= 5
