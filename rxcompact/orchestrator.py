@@ -24,8 +24,9 @@ from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Statistics
 from rxcompact.operators.retry import Wait, full_jitter
 from rxcompact.pipeline import Pipeline
-from rxcompact.run import Run, Supervisor
+from rxcompact.run import Run
 from rxcompact.signals import Account, StageNow, State
+from rxcompact.supervisor import Supervisor
 
 DEADLINE = 10.0
 """Seconds that a drain may take by default."""

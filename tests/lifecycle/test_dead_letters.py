@@ -60,7 +60,7 @@ async def test_a_sink_of_dead_letters_that_is_down_is_tried_again() -> None:
         out.extend(batch)
 
     subject: rx.Subject[Any] = rx.Subject()
-    async with routed(subject, store, enrich=fail_bad) as orchestrator:
+    async with routed(subject, store, enrich=fail_bad):
         subject.on_next({"id": "bad"})
         await asyncio.sleep(100)
         assert [each.key for each in out] == ["bad"]
