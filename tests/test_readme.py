@@ -1,37 +1,78 @@
-"""The README: its examples run, and its first two commands are those of the gate."""
+"""README and manual: their examples run, and their tables are complete."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+import rxcompact
+from rxcompact.observers.metrics import HISTOGRAMS, METRICS
+from rxcompact.signals import Signal
+
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = ROOT / "README.md"
+MANUAL = Path(rxcompact.__file__).parent / "manual"
+PAGES = [README, *sorted(MANUAL.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
 EXAMPLES = [
-    pytest.param(block["code"], block["output"], id=f"line {README.count(chr(10), 0, block.start()) + 1}")
-    for block in BLOCK.finditer(README)
+    pytest.param(
+        page.name, block["code"], block["output"], id=f"{page.name}:{text.count(chr(10), 0, block.start()) + 1}"
+    )
+    for page in PAGES
+    for text in [page.read_text()]
+    for block in BLOCK.finditer(text)
 ]
 
 
-@pytest.mark.parametrize(("code", "output"), EXAMPLES)
-def test_an_example_runs_and_prints_what_is_shown(
-    code: str, output: str | None, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("page", "code", "output"), EXAMPLES)
+def test_an_example_prints_what_is_shown(
+    page: str, code: str, output: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})  # noqa: S102
+    exec(compile(code, page, "exec"), {"__name__": "example"})  # noqa: S102
     assert output is None or capsys.readouterr().out == output
 
 
-def test_it_has_examples() -> None:
-    assert EXAMPLES
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_to_a_file(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+        assert link.startswith("https://") or (page.parent / link).exists(), link
+
+
+def test_the_manual_has_its_pages() -> None:
+    pages = "delivery measurements ordering promises retry shutdown telemetry testing topology windows"
+    assert [page.stem for page in PAGES[1:]] == pages.split()
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """Return the cells of the table under a heading of a page of the manual."""
+    section = (MANUAL / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
+    return [[cell.strip() for cell in cells] for cells in lines]
+
+
+def code(names: object) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def test_the_table_of_signals_is_complete() -> None:
+    expected = {f"`{kind.__name__}`": code(field.name for field in fields(kind)) for kind in get_args(Signal)}
+    assert {name: of for name, _, of in rows("telemetry.md", "Signals")} == expected
+
+
+def test_the_table_of_metrics_is_complete() -> None:
+    expected = [[code([metric.name]), metric.kind, code(metric.labels), metric.help] for metric in METRICS]
+    expected += [[code([metric.name]), "histogram", code(metric.labels), metric.help] for metric in HISTOGRAMS]
+    assert rows("telemetry.md", "Metrics") == expected
 
 
 def test_the_first_two_shell_lines_are_what_the_gate_runs() -> None:
     run = subprocess.run(["bash", ROOT / ".ci" / "run", "commands"], check=True, capture_output=True, text=True)
     first, second = run.stdout.splitlines()
-    assert re.search(r"^```sh\n(.*\n.*\n)", README, re.MULTILINE)[1].splitlines() == [first, second]
+    assert re.search(r"^```sh\n(.*\n.*\n)", README.read_text(), re.MULTILINE)[1].splitlines() == [first, second]
     assert first.endswith(".venv/bin/rxcompact demo")
     assert second.endswith(".venv/bin/pytest")
