@@ -25,7 +25,7 @@ LINE = 1.0
 
 @contextmanager
 def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Callable[[str], None]]:
-    """Yield a function that shows how it is now, under a title: a live table on a terminal, else a line a second.
+    """Yield a function that shows the present state under a title: a live table on a terminal, else a line a second.
 
     Args:
         orchestrator: What to show.
@@ -40,15 +40,11 @@ def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Ca
 
     # what is logged meanwhile goes above the table
     with Live(console=Console(file=out), auto_refresh=False) as live:
-
-        def show(title: str) -> None:
-            live.update(table(orchestrator.statistics.snapshot(), title), refresh=True)
-
-        yield show
+        yield lambda title: live.update(table(orchestrator.statistics.snapshot(), title), refresh=True)
 
 
 async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
-    """Show how it is, four times a second, until it has ended."""
+    """Show the state four times a second, until the run has ended."""
     with view(orchestrator, file) as show:
         while orchestrator.state not in ENDED:
             show("")

@@ -1,4 +1,4 @@
-// The page's side of dashboard.py: shows its `view`, and tells it what is pressed and whether anyone looks.
+// The page's side of dashboard.py: shows its `view`, and sends it the buttons pressed and whether it is on screen.
 
 const ACTIONS = ["start", "stop", "restart"];
 
@@ -20,7 +20,7 @@ function render({ model, el }) {
     button.type = "button";
     button.textContent = action;
     button.addEventListener("click", () => {
-      for (const each of buttons) each.disabled = true; // until the next view says what may be done
+      for (const each of buttons) each.disabled = true; // until the next view enables some
       model.send({ action });
     });
     return button;
@@ -33,7 +33,7 @@ function render({ model, el }) {
     for (const button of buttons) button.disabled = !view.actions.includes(button.textContent);
     if (notice.textContent !== view.notice) notice.textContent = view.notice;
     if (picture.src !== view.picture) {
-      // it was decoded when it takes the place of the last one: no flicker
+      // decoded before it replaces the last one: no flicker
       const next = new Image();
       next.src = view.picture;
       next.decode().then(() => {
@@ -41,7 +41,7 @@ function render({ model, el }) {
         picture.alt = view.title;
       }, () => {});
     }
-    // escaped where it is made; left alone while it is the same, so that it can be selected
+    // escaped in Python; left alone while it is the same, so that it can be selected
     if (letters.dataset.html !== view.letters) {
       letters.dataset.html = view.letters;
       letters.innerHTML = view.letters;
@@ -49,32 +49,32 @@ function render({ model, el }) {
   }
 
   let on_screen = false;
-  let told = false;
-  function tell() {
+  let sent = false;
+  function send_shown() {
     const shown = on_screen && document.visibilityState === "visible";
-    if (shown !== told) {
-      told = shown;
+    if (shown !== sent) {
+      sent = shown;
       model.send({ view: id, shown });
     }
   }
   function leave() {
     on_screen = false;
-    tell();
+    send_shown();
   }
   const observer = new IntersectionObserver((entries) => {
     on_screen = entries.at(-1).isIntersecting;
-    tell();
+    send_shown();
   });
 
   show();
   model.on("change:view", show);
   observer.observe(root);
-  document.addEventListener("visibilitychange", tell);
+  document.addEventListener("visibilitychange", send_shown);
   window.addEventListener("pagehide", leave);
   return () => {
     model.off("change:view", show);
     observer.disconnect();
-    document.removeEventListener("visibilitychange", tell);
+    document.removeEventListener("visibilitychange", send_shown);
     window.removeEventListener("pagehide", leave);
     leave();
   };

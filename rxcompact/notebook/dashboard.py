@@ -11,33 +11,30 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
+from rxcompact.notebook.watch import EFFORT, PERIOD
 from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
 from rxcompact.render.format import short
 from rxcompact.render.snapshot import letters_html, snapshot_image, snapshot_title
 
-PERIOD = 0.25
-"""Seconds between updates, at least."""
-EFFORT = 10
-"""How many times as long as an update takes it waits at least until the next: with very much in flight."""
 HERE = Path(__file__).parent
 
 
 def dashboard(orchestrator: Orchestrator) -> Dashboard:
-    """Return the live dashboard of an orchestrator, to be put at the end of a cell.
+    """Return the live dashboard of an orchestrator, for the end of a cell.
 
-    It moves at most four times a second, and only while it is on screen. Its buttons start, stop and restart. Running
-    the cell again gives the same dashboard; nothing is subscribed to twice.
+    It updates at most four times a second, and only while it is on screen. Its buttons start, stop and restart. A cell
+    that is run again shows the same dashboard.
 
-    A saved notebook shows a widget only where its state was saved too: ``dashboard(orchestrator).snapshot()`` shows
-    itself there, too.
+    A saved notebook shows a widget only where its state was saved too; ``dashboard(orchestrator).snapshot()`` is shown
+    there always.
 
     Args:
         orchestrator: One that runs on the notebook's own loop, or will.
     """
-    found = _known.get(id(orchestrator))
+    found = _dashboards.get(id(orchestrator))
     if found is None:
-        found = _known[id(orchestrator)] = Dashboard(orchestrator)
+        found = _dashboards[id(orchestrator)] = Dashboard(orchestrator)
     return found
 
 
@@ -47,25 +44,25 @@ class Dashboard(anywidget.AnyWidget):
     _esm = (HERE / "dashboard.js").read_text()
     _css = (HERE / "dashboard.css").read_text()
     view = traitlets.Dict().tag(sync=True)
-    """What is shown: title, picture, table of dead letters, buttons that may be pressed, and what went wrong."""
+    """What is shown: title, picture, table of dead letters, buttons that are enabled, and a notice."""
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
         self._notice = ""
-        self._doing: asyncio.Task[None] | None = None
-        self._shown: set[str] = set()
+        self._task: asyncio.Task[None] | None = None  # of the button that was pressed
+        self._shown: set[str] = set()  # views that are on screen
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:  # not in a notebook: it shows how things are, and stays so
+        except RuntimeError:  # not in a notebook: it shows one state and stays so
             self._loop = None
         super().__init__(view=self._now())
-        self._states = orchestrator.states.subscribe(lambda _: self._wake())
+        self._states = orchestrator.states.subscribe(lambda _: self._schedule_update())
         self.on_msg(self._on_message)
 
     def snapshot(self) -> Snapshot:
-        """Return how things are now: it shows itself, in a saved notebook too."""
+        """Return the statistics as they are now; they show themselves, in a saved notebook too."""
         return self._orchestrator.statistics.snapshot()
 
     def close(self) -> None:
@@ -74,19 +71,17 @@ class Dashboard(anywidget.AnyWidget):
         self._shown.clear()
         if self._timer is not None:
             self._timer.cancel()
-        _known.pop(id(self._orchestrator), None)
+        _dashboards.pop(id(self._orchestrator), None)
         super().close()
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """Show the widget; where there are no widgets, how things are now."""
+        """Show the widget; where there are no widgets, a snapshot."""
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
         now: dict[str, str] = self.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
         return data | now, metadata
 
-    # ── what it shows ─────────────────────────────────────────────────────────────────────────────────────────────
-
     def _now(self) -> dict[str, Any]:
-        now = self._orchestrator.statistics.snapshot()
+        now = self.snapshot()
         return {
             "title": snapshot_title(now),
             "picture": snapshot_image(now),
@@ -96,15 +91,12 @@ class Dashboard(anywidget.AnyWidget):
         }
 
     def _actions(self) -> list[str]:
-        state = self._orchestrator.state
-        if self._doing is not None:
+        if self._task is not None:
             return []
-        if state in ENDED:
-            return ["start"]
-        return ["stop", "restart"] if state == "running" else ["stop"]
+        state = self._orchestrator.state
+        return ["start"] if state in ENDED else ["stop", "restart"] if state == "running" else ["stop"]
 
-    def _wake(self) -> None:
-        """See to it that it is updated soon, if it is seen."""
+    def _schedule_update(self) -> None:
         if self._timer is None and self._shown and self._loop is not None:
             self._timer = self._loop.call_at(max(self._next, self._loop.time()), self._update, self._loop)
 
@@ -114,38 +106,36 @@ class Dashboard(anywidget.AnyWidget):
         self.view = self._now()
         self._next = began + max(PERIOD, EFFORT * (loop.time() - began))
         if self._orchestrator.state not in ENDED:
-            self._wake()
-
-    # ── what it is told ───────────────────────────────────────────────────────────────────────────────────────────
+            self._schedule_update()
 
     def _on_message(self, _: Any, content: dict[str, Any], __: Any) -> None:
-        """Take a message of the page; it may come on a thread of its own, where the kernel has subshells."""
+        """Handle a message of the page; it may arrive on another thread, where the kernel has subshells."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._take, content)
+            self._loop.call_soon_threadsafe(self._handle, content)
 
-    def _take(self, content: dict[str, Any]) -> None:
+    def _handle(self, content: dict[str, Any]) -> None:
         match content:
             case {"view": str(view), "shown": bool(shown)}:
                 (self._shown.add if shown else self._shown.discard)(view)
             case {"action": "start" | "stop" | "restart" as action} if action in self._actions():
-                self._doing = asyncio.get_running_loop().create_task(self._do(action), name=f"dashboard {action}")
+                self._task = asyncio.get_running_loop().create_task(self._run(action), name=f"dashboard {action}")
             case _:
                 return
-        self._wake()
+        self._schedule_update()
 
-    async def _do(self, action: str) -> None:
+    async def _run(self, action: str) -> None:
         step: Callable[[], Coroutine[Any, Any, object]] = getattr(self._orchestrator, action)
         self._notice = f"{action}…"
         try:
             await step()
-        except Exception as error:  # noqa: BLE001 - whatever it is, who pressed the button is told
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is shown beside the button
             self._notice = f"{action} failed: {type(error).__name__}: {short(str(error), 200)}"
         else:
             self._notice = ""
         finally:
-            self._doing = None
-            self._wake()
+            self._task = None
+            self._schedule_update()
 
 
 # as long as there is one; ipywidgets keeps every widget until it is closed
-_known: WeakValueDictionary[int, Dashboard] = WeakValueDictionary()
+_dashboards: WeakValueDictionary[int, Dashboard] = WeakValueDictionary()

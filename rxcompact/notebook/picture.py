@@ -1,21 +1,18 @@
-"""A picture of a tuning (extra ``notebook``)."""
+"""The plot of a tuning (extra ``notebook``)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from rxcompact.render.format import duration
 
-if TYPE_CHECKING:
-    from rxcompact.notebook.tuning import Row, Tuning
-
-# of Okabe and Ito, told apart by the colour-blind too
+# of Okabe and Ito, distinct to the colour-blind too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D")
 STYLES = ("-", "--", ":", "-.")
@@ -24,7 +21,7 @@ TICKS = tuple(unit * step for unit, steps in (
     (0.001, (1, 2, 5, 10, 20, 50, 100, 200, 500)), (1, (1, 2, 5, 10, 20, 30)), (60, (1, 2, 5, 10, 20, 30)),
     (3600, (1, 2, 4, 8, 12, 24)),
 ) for step in steps)  # fmt: skip
-"""Seconds that are said in few words."""
+"""Round numbers of seconds."""
 
 
 class Picture(Figure):
@@ -37,62 +34,50 @@ class Picture(Figure):
         return out.getvalue()
 
 
-def picture(tuning: Tuning) -> Picture:
+def picture(rows: Sequence[Any], outages: Mapping[float, Any]) -> Picture:
     """Return what `Tuning.plot` shows."""
-    keys = _values(row.key for row in tuning)
-    lost = keys if tuning.outages else []
-    figure = Picture(figsize=(5.4 + 3.9 * len(lost), 4.4), layout="constrained", facecolor="white")
-    ratios = [5.4 / 3.9] + [1.0] * len(lost)
-    first, *others = figure.subplots(1, 1 + len(lost), squeeze=False, width_ratios=ratios)[0]
-    _compaction(first, tuning, keys)
-    for axes, key in zip(others, lost, strict=True):
-        _outages(axes, [row for row in tuning if row.key == key], tuning)
+    keys = _unique(row.key for row in rows)
+    figure = Picture(figsize=(5.4 + 3.9 * len(keys) * bool(outages), 4.4), layout="constrained", facecolor="white")
+    ratios = [5.4 / 3.9] + [1.0] * (len(keys) if outages else 0)
+    first, *others = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+    _plot_compaction(first, rows, keys)
+    for axes, key in zip(others, keys, strict=False):
+        _plot_outages(axes, [row for row in rows if row.key == key], outages)
         axes.sharey(others[0])
         axes.set_title(key, loc="left", fontsize=10)
     if others:
-        most = max(max(row.expired, *row.in_outage.values()) for row in tuning)
-        others[0].set_ylabel("events that become too old")
+        most = max(max(row.expired, *row.in_outage.values()) for row in rows)
+        others[0].set_ylabel("events that expire")
         others[0].set_ylim(0, max(1, most) * 1.05)
-        handles, labels = others[0].get_legend_handles_labels()
         figure.legend(
-            handles, labels, title="timespan, max_age", fontsize=8, title_fontsize=8, frameon=False,
-            loc="outside right upper",
+            *others[0].get_legend_handles_labels(), title="timespan, max_age", fontsize=8, title_fontsize=8,
+            frameon=False, loc="outside right upper",
         )  # fmt: skip
     return figure
 
 
-def _compaction(axes: Any, tuning: Tuning, keys: Sequence[str]) -> None:
+def _plot_compaction(axes: Any, rows: Sequence[Any], keys: Sequence[str]) -> None:
     """Draw a line for each key over the timespans: the median of the latency, and from there to its 99th percentile."""
-    lines = {(row.key, row.max_age, row.max_concurrent) for row in tuning}
-    ages = _values(row.max_age for row in tuning)
-    pools = _values(row.max_concurrent for row in tuning)
-    for key, max_age, pool in sorted(lines):
-        if max_age != ages[-1]:  # it makes no difference to what is compacted
-            continue
-        rows = sorted((row for row in _of(tuning, key, max_age, pool) if row.p50 is not None), key=lambda r: r.timespan)
-        colour = COLOURS[keys.index(key) % len(COLOURS)]
+    longest = max(row.max_age for row in rows)  # it makes no difference to what is compacted
+    pools = _unique(row.max_concurrent for row in rows)
+    for key, pool in sorted({(row.key, row.max_concurrent) for row in rows}):
+        line = [row for row in rows if (row.key, row.max_age, row.max_concurrent) == (key, longest, pool)]
+        line = sorted((row for row in line if row.p50 is not None), key=lambda row: row.timespan)
+        style, colour = pools.index(pool) % len(STYLES), COLOURS[keys.index(key) % len(COLOURS)]
+        medians, ratios = [row.p50 for row in line], [row.ratio for row in line]
         label = key if len(pools) == 1 else f"{key}, {pool} at once"
-        medians, ratios = [row.p50 for row in rows], [row.ratio for row in rows]
-        axes.plot(
-            medians,
-            ratios,
-            STYLES[pools.index(pool) % len(STYLES)],
-            marker=MARKERS[pools.index(pool) % len(MARKERS)],
-            color=colour,
-            label=label,
-        )
-        axes.hlines(ratios, medians, [row.p99 for row in rows], color=colour, alpha=0.35, linewidth=4)
-        if pool == pools[0]:
-            for row in rows:
-                axes.annotate(
-                    duration(row.timespan), (row.p50, row.ratio), xytext=(-6, 5), textcoords="offset points",
-                    ha="right", fontsize=8, color=colour,
-                )  # fmt: skip
+        axes.plot(medians, ratios, STYLES[style], marker=MARKERS[style], color=colour, label=label)
+        ends = [row.p50 if row.p99 is None else row.p99 for row in line]
+        axes.hlines(ratios, medians, ends, color=colour, alpha=0.35, linewidth=4)
+        for row in line if pool == pools[0] else ():
+            axes.annotate(
+                duration(row.timespan), (row.p50, row.ratio), xytext=(-6, 5), textcoords="offset points",
+                ha="right", fontsize=8, color=colour,
+            )  # fmt: skip
     axes.margins(x=0.08, y=0.2)
     axes.set_xscale("log")
     low, high = axes.get_xlim()
-    shown = [tick for tick in TICKS if low <= tick <= high]
-    if shown:
+    if shown := [tick for tick in TICKS if low <= tick <= high]:
         axes.set_xticks(shown, map(duration, shown))
         axes.set_xticks([], minor=True)
     axes.xaxis.set_minor_formatter(NullFormatter())
@@ -101,41 +86,33 @@ def _compaction(axes: Any, tuning: Tuning, keys: Sequence[str]) -> None:
     axes.set_ylabel("duplicates removed")
     axes.set_title("Compaction against latency, by timespan", loc="left", fontsize=10)
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    _plain(axes)
+    _style(axes)
 
 
-def _outages(axes: Any, rows: Sequence[Row], tuning: Tuning) -> None:
-    """Draw a line for each timespan and age over the lengths of outages; none is one of them."""
-    spans = _values(row.timespan for row in rows)
-    ages = _values(row.max_age for row in rows)
+def _plot_outages(axes: Any, rows: Sequence[Any], outages: Mapping[float, Any]) -> None:
+    """Draw a line for each timespan and age over the lengths of outages, from none on."""
+    spans, ages = _unique(row.timespan for row in rows), _unique(row.max_age for row in rows)
     pool = max(row.max_concurrent for row in rows)
-    colours = colormaps["viridis_r"]
     for row in rows:
         if row.max_concurrent == pool:
             axes.plot(
-                range(1 + len(tuning.outages)),
-                [row.expired, *row.in_outage.values()],
-                STYLES[ages.index(row.max_age) % len(STYLES)],
-                marker="o",
-                markersize=4,
-                color=colours(0.15 + 0.85 * spans.index(row.timespan) / max(1, len(spans) - 1)),
+                range(1 + len(outages)), [row.expired, *row.in_outage.values()],
+                STYLES[ages.index(row.max_age) % len(STYLES)], marker="o", markersize=4,
+                color=colormaps["viridis_r"](0.15 + 0.85 * spans.index(row.timespan) / max(1, len(spans) - 1)),
                 label=f"{duration(row.timespan)}, {duration(row.max_age)}",
-            )
-    axes.set_xticks(range(1 + len(tuning.outages)), ["none", *map(duration, tuning.outages)])
+            )  # fmt: skip
+    axes.set_xticks(range(1 + len(outages)), ["none", *map(duration, outages)])
     axes.set_xlabel("outage of the API")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    _plain(axes)
+    _style(axes)
 
 
-def _of(tuning: Tuning, key: str, max_age: float, pool: int) -> list[Row]:
-    return [row for row in tuning if (row.key, row.max_age, row.max_concurrent) == (key, max_age, pool)]
-
-
-def _values(values: Iterable[Any]) -> list[Any]:
+def _unique(values: Iterable[Any]) -> list[Any]:
     return list(dict.fromkeys(values))
 
 
-def _plain(axes: Any) -> None:
+def _style(axes: Any) -> None:
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,18 +1,19 @@
-"""Tune before you deploy: what would each choice have done to this history?"""
+"""Tune a pipeline on history before it is deployed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
+from math import inf, isfinite
 from operator import itemgetter
 from typing import Any, TypeAlias
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import JsonKey, JsonTime
-from rxcompact.notebook.history import Compactions, History
-from rxcompact.notebook.rehearsal import Rehearsal, Stages, Stretch, peak
+from rxcompact.notebook.history import Compaction, History, Span
+from rxcompact.notebook.simulation import Result, Simulation, peak
 from rxcompact.notebook.tuning import Row, Tuning
 from rxcompact.operators.windows import Mapper
 from rxcompact.testing import SimulatedApi
@@ -35,42 +36,41 @@ def tune(
     batch_timespan: Seconds = 1.0,
     progress: bool = True,
 ) -> Tuning:
-    """Replay history in virtual time with every combination of choices, and return what each would have done.
+    """Replay history in virtual time with every combination of choices, and return the results.
 
-    The events go through `compact`, `enrich` and `publish` themselves; a simulated API stands in for the real one. An
-    event comes when the clock shows the largest event time so far, as in `rxcompact.testing.replay`.
+    The events pass `compact`, `enrich` and `publish` themselves; a simulated API takes the place of the real one. An
+    event arrives when the clock shows the largest event time so far, as in `rxcompact.testing.replay`.
 
     Args:
-        events: What happened, in the order in which it came: dicts, raw JSON lines, or what your mappers take.
-        time_mapper: Gives an event's time, POSIX seconds; or the name of a field with such a time or one of ISO 8601.
+        events: History in the order of arrival: dicts, raw JSON lines, or what your mappers take.
+        time_mapper: Returns an event's time, POSIX seconds; or the name of a field with such a time or one of ISO 8601.
             Ages count from it, as in a `Pipeline` that has one.
         key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
-            mapping from what to call them.
+            mapping from labels.
         timespans: Lengths of a window, seconds.
         max_ages: Seconds after its birth at which an event expires.
         max_concurrents: Calls at once.
-        outages: Lengths, seconds. Each is replayed by itself, at the stretch in which most events came.
-        api: Makes the API that stands in for yours, anew for each replay, given ``outages``, a list of spans of POSIX
-            seconds: ``partial(SimulatedApi, latency=(0.02, 0.2), error_rate=0.01, rate=50)``.
-        lateness: Windows of event time, that wait this long for stragglers, as in `compact`.
-        batch_timespan: Seconds that a batch waits for more (linger), as in a `Pipeline`.
+        outages: Lengths, seconds. Each is replayed by itself, in the span in which most events arrived.
+        api: Returns the API for a replay, given ``outages``, a list of spans of POSIX seconds:
+            ``partial(SimulatedApi, latency=(0.02, 0.2), error_rate=0.01, rate=50)``.
+        lateness: Windows of event time that wait so many seconds for late events, as in `compact`.
+        batch_timespan: Seconds that a batch waits for more (linger), as in `publish`.
         progress: Show a bar, where tqdm is installed.
 
     Returns:
         A table that shows itself, with ``.plot()``, ``.recommend(…)`` and ``.to_pandas()``.
 
     Exact:
-        What is compacted, and which events expire, is what the operators do, with these differences. The sink takes a
-        batch at once. Nothing is refused for want of room: ``held`` says how much is needed, and is read as windows
-        close. An outage is replayed from the last instant before it at which no event was on its way to the next one
-        after it; outside of that, history is as without it. Chance (of latencies, errors and waits, by one seed) and a
-        rate limit begin anew there, so an event more or less may expire. Windows of processing time are aligned to the
-        epoch; those of a running pipeline begin when it does.
+        The operators are the real ones, with these differences. The sink takes a batch at once. No event is dropped for
+        want of capacity: ``held`` is the capacity that is needed, read as windows close. An outage is replayed from the
+        last instant before it at which nothing was held to the next one after it; outside, history is as without it.
+        Chance (of latencies, errors and waits, by one seed) and a rate limit begin anew there, so an event more or less
+        may expire. Windows of processing time are aligned to the epoch; those of a running pipeline begin when it does.
 
     Cost:
         About 30 µs for each call that is replayed, 70 µs for one that fails: an outage has many of them. Some 5 µs for
-        each line, key and timespan. The 53,615 lines of twenty busy minutes take a second for each row, and for an
-        outage as long as the time they took to come, several.
+        each line, key and timespan. The 53,615 lines of twenty busy minutes take a second for each row, and several for
+        an outage of twenty minutes.
 
     Raises:
         ArgumentError: for an empty list of choices or one out of range, and where no event has a time.
@@ -80,51 +80,49 @@ def tune(
     >>> [(row.timespan, row.max_age, row.distinct, row.ratio) for row in tuning]
     [(10.0, 300.0, 8640, 0.9), (60.0, 300.0, 2880, 0.9666666666666667)]
     """
-    spans = _all("timespans", timespans)
-    ages = _all("max_ages", max_ages)
-    lengths = _all("outages", outages) if outages else []
+    spans, ages = _durations("timespans", timespans), _durations("max_ages", max_ages)
+    lengths = _durations("outages", outages) if outages else []
     linger = seconds("batch_timespan", batch_timespan, zero=True)
     late = None if lateness is None else seconds("lateness", lateness, zero=True)
     if not max_concurrents or min(max_concurrents) < 1:
         raise ArgumentError("max_concurrents", max_concurrents, "one or more, each at least 1")
     history = History(events, JsonTime(time_mapper) if isinstance(time_mapper, str) else time_mapper)
-    keys = {label: _mapper(mapper, raw=history.raw) for label, mapper in _named(key_mappers).items()}
-    stretches = {length: history.busiest(length) for length in lengths}
+    keys = {label: _mapper(mapper, raw=history.raw) for label, mapper in _labelled(key_mappers).items()}
+    places = {length: history.busiest(length) for length in lengths}
     choices = list(product(ages, sorted(set(max_concurrents))))
     rows: list[Row] = []
-    with _bar(len(keys) * len(spans) * (1 + len(choices) * (1 + len(stretches))), shown=progress) as step:
+    with _bar(len(keys) * len(spans) * (1 + len(choices) * (1 + len(places))), shown=progress) as step:
         for (label, key_mapper), timespan in product(keys.items(), spans):
-            compactions = history.compacted(key_mapper, timespan, late)
+            compaction = history.compacted(key_mapper, timespan, late)
             step()
             for max_age, max_concurrent in choices:
-                stages = Stages(api=api, max_age=max_age, max_concurrent=max_concurrent, batch_timespan=linger)
-                choice = label, timespan, max_age, max_concurrent
-                rows.append(_row(choice, compactions, stages, stretches, step))
-    return Tuning(rows, stretches)
+                simulation = Simulation(api=api, max_age=max_age, max_concurrent=max_concurrent, batch_timespan=linger)
+                rows.append(_row((label, timespan, max_age, max_concurrent), compaction, simulation, places, step))
+    return Tuning(rows, places)
 
 
 def _row(
     choice: tuple[str, float, float, int],
-    compactions: Compactions,
-    stages: Stages,
-    stretches: Mapping[float, Stretch],
+    compaction: Compaction,
+    simulation: Simulation,
+    places: Mapping[float, Span],
     step: Callable[[], object],
 ) -> Row:
-    windows = compactions.windows
-    usual = stages.rehearse(windows) if windows else Rehearsal()
+    windows = compaction.windows
+    usual = simulation.run(windows) if windows else Result()
     step()
-    held = usual.held
-    in_outage: dict[float, int] = {}
-    for length, stretch in stretches.items():
-        in_outage[length], most = stages.rehearse_outage(windows, usual, stretch) if windows else (0, 0)
+    in_outage, held = dict[float, int](), usual.held
+    for length, place in places.items():
+        in_outage[length], most = simulation.run_outage(windows, usual, place) if windows else (0, 0)
         held = max(held, most)
         step()
-    latencies = sorted(usual.latencies)
+    # an event that expired was never published: no latency is long enough
+    latencies = sorted(usual.latencies) + [inf] * usual.expired
     return Row(
         *choice,
-        received=compactions.received,
-        refused=compactions.refused,
-        distinct=compactions.distinct,
+        received=compaction.received,
+        rejected=compaction.rejected,
+        distinct=compaction.distinct,
         p50=percentile(latencies, 50),
         p95=percentile(latencies, 95),
         p99=percentile(latencies, 99),
@@ -137,25 +135,26 @@ def _row(
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:
-    """Return the smallest value that so many percent of all do not exceed (nearest rank); None of none."""
-    return ordered[-(-len(ordered) * percent // 100) - 1] if ordered else None
+    """Return the smallest value that so many percent of all do not exceed (nearest rank); None where it is infinite."""
+    value = ordered[-(-len(ordered) * percent // 100) - 1] if ordered else inf
+    return value if isfinite(value) else None
 
 
-def _all(argument: str, values: Sequence[Seconds]) -> list[float]:
+def _durations(argument: str, values: Sequence[Seconds]) -> list[float]:
     if not values:
         raise ArgumentError(argument, values, "one or more durations")
     return sorted({seconds(argument, value) for value in values})
 
 
-def _named(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
+def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
     if isinstance(mappers, Mapping):
-        named, size = dict(mappers), len(mappers)
+        labelled, size = dict(mappers), len(mappers)
     else:
         each = mappers if isinstance(mappers, list) else [mappers]
-        named, size = {_label(mapper): mapper for mapper in each}, len(each)
-    if not named or len(named) < size:
-        raise ArgumentError("key_mappers", mappers, "one or more, told apart by their names")
-    return named
+        labelled, size = {_label(mapper): mapper for mapper in each}, len(each)
+    if not labelled or len(labelled) < size:
+        raise ArgumentError("key_mappers", mappers, "one or more, each with a name of its own")
+    return labelled
 
 
 def _label(mapper: KeyMapper) -> str:
@@ -165,7 +164,7 @@ def _label(mapper: KeyMapper) -> str:
 
 
 def _mapper(mapper: KeyMapper, *, raw: bool) -> Mapper:
-    """Return what a `Pipeline` would take: of raw lines `JsonKey`, else a look-up."""
+    """Return what a `Pipeline` would make of it: of raw lines `JsonKey`, else a look-up."""
     if callable(mapper):
         return mapper
     names = (mapper,) if isinstance(mapper, str) else mapper

@@ -1,59 +1,58 @@
-"""What `tune` found: a table that shows itself, plots, and an answer."""
+"""The results of `tune`: a table that shows itself, a plot, and a recommendation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, overload
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.render.format import duration
+from rxcompact.render.format import duration, instant
 from rxcompact.render.tables import table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-    from rxcompact.notebook.picture import Picture
+Cell = str | int | float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one combination would have done to history. Times in seconds."""
+    """What one combination of choices would have done to history. Times in seconds."""
 
     key: str
     timespan: float
     max_age: float
     max_concurrent: int
     received: int
-    """Events that came."""
-    refused: int
+    rejected: int
     """Of these, events without a key or a time, or that were too late."""
     distinct: int
     """Events that were left, each once per window."""
     p50: float | None
-    """From an event's birth to its delivery, half of those published; None where none was."""
+    """From birth to publication, of half the distinct events; None where fewer were published. Expired ones count."""
     p95: float | None
     p99: float | None
     calls: int
-    """Calls of the API, those tried again included."""
+    """Calls of the API, retries included."""
     peak: int
-    """Calls in any one second, at most."""
+    """The most calls in any one second."""
     expired: int
-    """Events that became too old, without any outage."""
+    """Events that expired without any outage."""
     in_outage: Mapping[float, int]
-    """Events that become too old in all of history, with an outage of so many seconds in it."""
+    """Events that expire in all of history with an outage of so many seconds in it."""
     held: int
-    """Distinct events held at once, at most, in the worst of these replays."""
+    """The most distinct events held at once, in the worst of these replays."""
 
     @property
     def ratio(self) -> float:
-        """Share of the events received that are duplicates: 1 - distinct / received, but for what was refused."""
-        return (self.received - self.refused - self.distinct) / self.received
+        """Share of the events received that are duplicates: 1 - distinct / received, less what was rejected."""
+        return (self.received - self.rejected - self.distinct) / self.received
 
     @property
     def saved(self) -> int:
-        """Calls that are spared, of one for each event received."""
+        """Calls that are saved, of one for each event received."""
         return self.received - self.calls
 
 
@@ -61,8 +60,8 @@ class Tuning(Sequence[Row]):
     """A row for each combination that was tried.
 
     Args:
-        rows: What was found.
-        outages: Where in history an outage of so many seconds was put: from and to, POSIX seconds.
+        rows: The results.
+        outages: Where in history an outage of so many seconds was: from and to, POSIX seconds.
     """
 
     def __init__(self, rows: Sequence[Row], outages: Mapping[float, tuple[float, float]]) -> None:
@@ -83,17 +82,23 @@ class Tuning(Sequence[Row]):
         return iter(self._rows)
 
     def recommend(
-        self, *, max_latency: Seconds, outage: Seconds | None = None, max_peak: int | None = None
+        self,
+        *,
+        max_latency: Seconds,
+        outage: Seconds | None = None,
+        max_peak: int | None = None,
+        max_expired: int = 0,
     ) -> Row | None:
-        """Return the row that leaves the fewest distinct events of those that do what is asked; None where none does.
+        """Return the row with the fewest distinct events of those that meet the conditions; None where none does.
 
         Of several with as few it is the one that loses the fewest events in outages, then the one that holds the
-        fewest, then that of the fewest concurrent calls. Calls that were tried again are left to chance.
+        fewest, then that of the fewest concurrent calls. Retries are a matter of chance and do not count.
 
         Args:
-            max_latency: Seconds within which 99 of 100 events that are published must be.
+            max_latency: Seconds within which 99 of 100 distinct events must be published.
             outage: Length of one in which no more events may expire than without it; one of those tried.
-            max_peak: Calls in any one second, at most.
+            max_peak: The most calls in any one second.
+            max_expired: Events that may expire without any outage.
 
         Raises:
             KeyError: when no outage of that length was tried.
@@ -107,39 +112,19 @@ class Tuning(Sequence[Row]):
             for row in self._rows
             if row.p99 is not None
             and row.p99 <= limit
+            and row.expired <= max_expired
             and (length is None or row.in_outage[length] <= row.expired)
             and (max_peak is None or row.peak <= max_peak)
         ]
-        return min(
-            fitting,
-            key=lambda row: (row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent),
-            default=None,
-        )
-
-    # ── shown ─────────────────────────────────────────────────────────────────────────────────────────────────────
+        order = lambda row: (row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent)  # noqa: E731
+        return min(fitting, key=order, default=None)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows as dicts of plain values, times in seconds."""
+        names = [each.name for each in fields(Row) if each.name != "in_outage"]
         return [
-            {
-                "key": row.key,
-                "timespan": row.timespan,
-                "max_age": row.max_age,
-                "max_concurrent": row.max_concurrent,
-                "received": row.received,
-                "refused": row.refused,
-                "distinct": row.distinct,
-                "ratio": row.ratio,
-                "p50": row.p50,
-                "p95": row.p95,
-                "p99": row.p99,
-                "calls": row.calls,
-                "saved": row.saved,
-                "peak": row.peak,
-                "expired": row.expired,
-                **{f"expired_{length:g}": row.in_outage[length] for length in self.outages},
-                "held": row.held,
-            }
+            {name: getattr(row, name) for name in (*names, "ratio", "saved")}
+            | {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
             for row in self._rows
         ]
 
@@ -153,8 +138,8 @@ class Tuning(Sequence[Row]):
 
         return pd.DataFrame(self.records())
 
-    def plot(self) -> Picture:
-        """Return a picture: compaction against latency, and what expires against the length of an outage.
+    def plot(self) -> Figure:
+        """Return a picture: compaction against latency, and expired events against the length of an outage.
 
         It shows itself in a notebook; it is a matplotlib figure, so it has ``savefig``.
 
@@ -163,68 +148,51 @@ class Tuning(Sequence[Row]):
         """
         from rxcompact.notebook.picture import picture  # noqa: PLC0415 - an extra
 
-        return picture(self)
+        return picture(self._rows, self.outages)
+
+    def _cells(self, row: Row) -> dict[str, Cell]:
+        return {
+            "key": row.key,
+            "timespan": duration(row.timespan),
+            "max_age": duration(row.max_age),
+            "concurrent": row.max_concurrent,
+            "rejected": row.rejected,
+            "distinct": row.distinct,
+            "ratio": f"{row.ratio:.1%}",
+            "p50 s": _rounded(row.p50),
+            "p99 s": _rounded(row.p99),
+            "calls": row.calls,
+            "saved": row.saved,
+            "peak /s": row.peak,
+            "expired": row.expired,
+            **{f"down {duration(length)}": row.in_outage[length] for length in self.outages},
+            "held": row.held,
+        }
 
     def __repr__(self) -> str:
-        head, rows = self._head(), [[_text(cell) for cell in row] for row in self._cells()]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        left = [True, *[False] * (len(head) - 1)]
+        rows = [{name: _text(cell) for name, cell in self._cells(row).items()} for row in self._rows]
+        if not rows:
+            return "<Tuning of nothing>"
+        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
         return "\n".join(
-            "  ".join(
-                cell.ljust(width) if start else cell.rjust(width)
-                for cell, width, start in zip(row, widths, left, strict=True)
-            ).rstrip()
-            for row in (head, *rows)
+            "  ".join(f"{text:{'<' if name == 'key' else '>'}{widths[name]}}" for name, text in row.items()).rstrip()
+            for row in ({name: name for name in widths}, *rows)
         )
 
     def _repr_html_(self) -> str:
-        received = self._rows[0].received if self._rows else 0
-        more = "Latency is from an event's birth to its delivery. Peak: calls in any one second. Held: distinct events"
-        more += " at once, at most, outages included."
+        more = "Latency is from an event's birth to its publication. Peak: calls in any one second. Held: the most "
+        more += "distinct events at once, outages included."
         for length, (begin, _) in self.outages.items():
-            at = datetime.fromtimestamp(begin, UTC)
-            more += f" Outage of {duration(length)}: from {at:%Y-%m-%d %H:%M:%S} UTC."
-        note = f"{received:,} events replayed {len(self)} ways"
-        return table(self._head(), self._cells(), title="Tuning", note=note, more=more)
-
-    def _head(self) -> list[str]:
-        columns = [name for name, _ in _COLUMNS]
-        columns[-1:-1] = [f"down {duration(length)}" for length in self.outages]
-        return columns
-
-    def _cells(self) -> list[list[str | int | float | None]]:
-        return [
-            [
-                *(cell(row) for _, cell in _COLUMNS[:-1]),
-                *(row.in_outage[length] for length in self.outages),
-                row.held,
-            ]
-            for row in self._rows
-        ]
+            more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
+        cells = [self._cells(row) for row in self._rows]
+        head, rows = list(cells[0]) if cells else [], [list(row.values()) for row in cells]
+        note = f"{self._rows[0].received if self._rows else 0:,} events replayed {len(self)} ways"
+        return table(head, rows, title="Tuning", note=note, more=more)
 
 
 def _rounded(value: float | None) -> float | None:
     return value if value is None else round(value, 1 if value >= 10 else 2)  # noqa: PLR2004
 
 
-# what the table shows; the rest is in the records
-_COLUMNS: Sequence[tuple[str, Callable[[Row], str | int | float | None]]] = (
-    ("key", lambda row: row.key),
-    ("timespan", lambda row: duration(row.timespan)),
-    ("max_age", lambda row: duration(row.max_age)),
-    ("concurrent", lambda row: row.max_concurrent),
-    ("refused", lambda row: row.refused),
-    ("distinct", lambda row: row.distinct),
-    ("ratio", lambda row: f"{row.ratio:.1%}"),
-    ("p50 s", lambda row: _rounded(row.p50)),
-    ("p99 s", lambda row: _rounded(row.p99)),
-    ("calls", lambda row: row.calls),
-    ("saved", lambda row: row.saved),
-    ("peak /s", lambda row: row.peak),
-    ("expired", lambda row: row.expired),
-    ("held", lambda row: row.held),
-)
-
-
-def _text(value: str | float | None) -> str:
+def _text(value: Cell) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,}"

@@ -1,14 +1,12 @@
-"""Watching an orchestrator from a cell, with no widget."""
+"""Watch an orchestrator from a cell, without a widget."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from rxcompact.clock import Seconds
 from rxcompact.clock import seconds as in_seconds
-from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
 
 PERIOD = 0.25
@@ -16,7 +14,7 @@ PERIOD = 0.25
 LINE = 1.0
 """Seconds between updates where each is printed below the last."""
 EFFORT = 10
-"""How many times as long as an update takes it waits at least until the next: with very much in flight."""
+"""An update waits at least so many times as long as the last one took: with very much in flight."""
 
 
 async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -> None:
@@ -31,29 +29,21 @@ async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -
     Raises:
         ArgumentError: for a time that is not above zero.
     """
-    loop = asyncio.get_running_loop()
+    loop, statistics = asyncio.get_running_loop(), orchestrator.statistics
     end = None if seconds is None else loop.time() + in_seconds("seconds", seconds)
-    statistics = orchestrator.statistics
-    show, period = _display(statistics.snapshot())
+    handle = _notebook_display(statistics.snapshot())
+    if handle is None:
+        print(statistics.snapshot())  # noqa: T201 - it is what was asked for
+    show, period = (print, LINE) if handle is None else (handle.update, PERIOD)
     while orchestrator.state not in ENDED and (end is None or loop.time() < end):
-        left = period if end is None else min(period, end - loop.time())
-        await asyncio.sleep(left)
+        await asyncio.sleep(period if end is None else min(period, end - loop.time()))
         began = loop.time()
         show(statistics.snapshot())
         period = max(period, EFFORT * (loop.time() - began))
 
 
-def _display(first: Snapshot) -> tuple[Callable[[Snapshot], object], float]:
-    """Show the first; return what shows the next in its place, and how often that may be."""
-    handle = _notebook_display(first)
-    if handle is not None:
-        return handle.update, PERIOD
-    print(first)  # noqa: T201 - it is what was asked for
-    return print, LINE
-
-
-def _notebook_display(first: Snapshot) -> Any:
-    """Show it in a notebook's cell and return the handle of that; None elsewhere."""
+def _notebook_display(first: Any) -> Any:
+    """Show the first snapshot in a notebook's cell and return the handle of its display; None elsewhere."""
     try:
         from IPython.core.getipython import get_ipython  # noqa: PLC0415 - an extra
         from IPython.display import display  # noqa: PLC0415

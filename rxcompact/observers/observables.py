@@ -219,7 +219,7 @@ class Observables:
 
 
 def attach(observed: Any, observer: Any) -> DisposableBase:
-    """Subscribe an observer to the observables of these names that it has methods for, as `Observables.attach` says.
+    """Subscribe an observer to the observables of these names that it has methods for, as `Observables.attach` does.
 
     Raises:
         TypeError: for what is no observer.

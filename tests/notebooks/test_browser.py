@@ -75,7 +75,7 @@ class Lab:
         self.root = root
         self._page = page
         self._complaints: list[str] = []
-        page.on("console", lambda said: self._complaints.append(said.text) if said.type == "error" else None)
+        page.on("console", lambda line: self._complaints.append(line.text) if line.type == "error" else None)
         page.on("pageerror", lambda error: self._complaints.append(str(error)))
         page.goto(f"{url}/lab?reset")
         page.wait_for_function("window.jupyterapp?.restored !== undefined")
@@ -180,8 +180,8 @@ def notebook(lab: Lab) -> Callable[..., Path]:
     return write
 
 
-def told(page: Page, code: str) -> str:
-    """What the kernel says of an expression."""
+def evaluated(page: Page, code: str) -> str:
+    """The kernel's value of an expression."""
     answer: str = page.evaluate(
         """async (code) => {
             const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
@@ -228,7 +228,7 @@ def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[.
         lab.picture(page, "dashboard-stopped")
 
 
-def test_it_moves_and_obeys_while_a_cell_runs(lab: Lab, notebook: Callable[..., Path]) -> None:
+def test_the_dashboard_works_while_a_cell_runs(lab: Lab, notebook: Callable[..., Path]) -> None:
     running = "await orchestrator.start()\nawait orchestrator.wait();"
     with lab.open(notebook("busy.ipynb", SETUP, "dashboard(orchestrator)", running)) as page:
         page.evaluate("void jupyterapp.commands.execute('notebook:run-all-cells')")
@@ -247,11 +247,11 @@ def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebo
         expect(page.locator(".rxcompact-picture")).to_have_count(2)
         page.locator(".rxcompact-bar").last.scroll_into_view_if_needed()
         page.wait_for_timeout(SECOND)
-        assert told(page, count) == "(2, 2)"
+        assert evaluated(page, count) == "(2, 2)"
         page.evaluate("jupyterapp.shell.currentWidget.content.node.style.display = 'none'")
         page.wait_for_timeout(SECOND)
-        assert told(page, count) == "(2, 0)"
-        assert told(page, "dashboard(orchestrator)._timer") == "None"
+        assert evaluated(page, count) == "(2, 0)"
+        assert evaluated(page, "dashboard(orchestrator)._timer") == "None"
 
 
 def test_watch_moves_while_its_cell_runs_and_stays_in_the_saved_notebook(

@@ -24,7 +24,7 @@ LONGEST = 12
 
 
 def outputs(book: Any) -> list[Any]:
-    """What the cells show, but for those whose tag says that they show the time that passes."""
+    """The outputs of cells, but for those tagged "live", which show real time."""
     return [
         [{name: output[name] for name in ("text", "data") if name in output} for output in cell.get("outputs", [])]
         for cell in book.cells

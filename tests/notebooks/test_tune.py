@@ -20,7 +20,7 @@ from rxcompact.testing import SimulatedApi
 try:
     from rxcompact.notebook import Tuning, tune
     from rxcompact.notebook.history import History
-    from rxcompact.notebook.rehearsal import Stages, peak
+    from rxcompact.notebook.simulation import Simulation, peak
 except ImportError:
     if "CI" in os.environ:
         raise
@@ -44,7 +44,7 @@ def stream(size: int, seed: int, *, disorder: float = 0.0) -> list[dict[str, Any
 
 
 def arrivals(events: list[dict[str, Any]]) -> list[float]:
-    """As `replay` says: each comes when the clock shows the largest time so far."""
+    """As in `replay`: each arrives when the clock shows the largest time so far."""
     return [max(event["ts"] for event in events[: number + 1]) for number in range(len(events))]
 
 
@@ -73,11 +73,11 @@ def test_ratio_is_that_of_a_dict_for_each_bucket_of_arrivals(disorder: float, fo
             expected.append((", ".join(key), span, len(distinct), 1 - len(distinct) / 400))
     assert [(row.key, row.timespan, row.distinct, pytest.approx(row.ratio)) for row in tuning] == expected
     assert set(each(tuning, "received")) == {400}
-    assert set(each(tuning, "refused")) == {0}
+    assert set(each(tuning, "rejected")) == {0}
 
 
 @pytest.mark.parametrize("lateness", [0.0, 3.0, 25.0])
-def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_refused(lateness: float) -> None:
+def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_rejected(lateness: float) -> None:
     events = stream(400, 2, disorder=20.0)
     for span in (5.0, 10.0):
         late, kept, latest = 0, set(), float("-inf")
@@ -90,7 +90,7 @@ def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_refused(lat
             latest = max(latest, event["ts"])
         assert late > 0 or lateness == 25.0
         (row,) = quiet(events, time_mapper="ts", key_mappers="host", timespans=[span], outages=[], lateness=lateness)
-        assert (row.refused, row.distinct) == (late, len(kept))
+        assert (row.rejected, row.distinct) == (late, len(kept))
         assert row.ratio == pytest.approx((400 - late - len(kept)) / 400)
 
 
@@ -105,7 +105,7 @@ def test_windows_close_at_the_end_of_their_bucket_and_the_lateness(lateness: flo
     ]  # fmt: skip
 
 
-def test_events_without_a_key_or_time_are_refused_and_harm_no_other() -> None:
+def test_events_without_a_key_or_time_are_rejected_and_harm_no_other() -> None:
     events: list[Any] = [
         {"id": 1},
         {"ts": T0, "id": 1},
@@ -116,7 +116,7 @@ def test_events_without_a_key_or_time_are_refused_and_harm_no_other() -> None:
     ]
     (row,) = quiet(events, time_mapper=lambda event: event["ts"], key_mappers="id", timespans=[10], outages=[])
     # of the two without a believable time one has none at all, the other is of a window of its own time's
-    assert (row.received, row.refused, row.distinct) == (6, 3, 2)
+    assert (row.received, row.rejected, row.distinct) == (6, 3, 2)
 
 
 def test_a_gap_of_years_costs_nothing() -> None:
@@ -136,7 +136,7 @@ def test_the_real_sets_give_their_reference_answers(shared: Path, name: str, tim
         if result["time_field"] == time:
             expected = result if lateness is None else result["by_lateness_s"][str(lateness)]
             found = history.compacted(JsonKey(*result["key"]), float(result["window_s"]), lateness)
-            assert (found.distinct, found.refused) == (expected["distinct"], expected.get("late_events", 0))
+            assert (found.distinct, found.rejected) == (expected["distinct"], expected.get("late_events", 0))
             checked += 1
     assert checked >= 6
 
@@ -247,12 +247,12 @@ def test_replaying_an_outage_alone_gives_what_all_of_history_gives(seed: int, ra
     history = History(events, lambda event: event["ts"])
     windows = history.compacted(lambda event: (event["host"], event["alert"]), 10.0, None).windows
     api = partial(SimulatedApi, latency=0.1, rate=rate)
-    stages = Stages(api=api, max_age=25.0, max_concurrent=5, batch_timespan=1.0)
-    usual = stages.rehearse(windows)
+    simulation = Simulation(api=api, max_age=25.0, max_concurrent=5, batch_timespan=1.0)
+    usual = simulation.run(windows)
     middle = windows[len(windows) // 2].at
     for outage in ((middle - 1, middle + 40), (T0 - 5, T0 + 60), (history.arrivals[-1] - 1, history.arrivals[-1] + 99)):
-        in_full = stages.rehearse(windows, [outage])
-        expired, held = stages.rehearse_outage(windows, usual, outage)
+        in_full = simulation.run(windows, [outage])
+        expired, held = simulation.run_outage(windows, usual, outage)
         # what a limited service makes some wait for is chance's; how many are lost hardly
         assert expired == pytest.approx(in_full.expired, abs=0 if rate is None else 3)
         assert rate is not None or held == max(usual.held, in_full.held)
@@ -266,7 +266,7 @@ def test_outages_are_put_where_most_events_came() -> None:
     assert tuning.outages == {length: (busiest(events, length), busiest(events, length) + length) for length in lengths}
 
 
-def test_held_is_what_piles_up() -> None:
+def test_held_is_the_backlog_of_an_outage() -> None:
     events = apart(300)
     (usual,) = quiet(events, time_mapper="ts", key_mappers="id", timespans=[10], outages=[], api=QUICK)
     assert usual.held == 10

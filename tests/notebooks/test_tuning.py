@@ -35,9 +35,9 @@ def apart(size: int) -> list[dict[str, Any]]:
 
 def row(**values: Any) -> Row:
     usual: dict[str, Any] = {
-        "key": "id", "timespan": 10.0, "max_age": 60.0, "max_concurrent": 100, "received": 1000, "refused": 0,
-        "distinct": 100, "p50": 5.0, "p95": 9.0, "p99": 10.0, "calls": 100, "peak": 50, "expired": 1,
-        "in_outage": {60.0: 1, 300.0: 80}, "held": 40,
+        "key": "id", "timespan": 10.0, "max_age": 60.0, "max_concurrent": 100, "received": 1000, "rejected": 0,
+        "distinct": 100, "p50": 5.0, "p95": 9.0, "p99": 10.0, "calls": 100, "peak": 50, "expired": 0,
+        "in_outage": {60.0: 0, 300.0: 80}, "held": 40,
     }  # fmt: skip
     return Row(**usual | values)
 
@@ -46,7 +46,7 @@ ROWS = [
     row(timespan=1.0, p99=1.5, distinct=300, calls=300, peak=20),
     row(),
     row(max_concurrent=10, peak=10, p99=11.0),
-    row(max_age=600.0, in_outage={60.0: 1, 300.0: 1}, held=90),
+    row(max_age=600.0, in_outage={60.0: 0, 300.0: 0}, held=90),
     row(timespan=60.0, p99=61.0, distinct=50, calls=50),
     row(key="none", timespan=60.0, p50=None, p95=None, p99=None, calls=0, distinct=0),
 ]
@@ -63,18 +63,45 @@ OUTAGES = {60.0: (T0, T0 + 60), 300.0: (T0, T0 + 300)}
     ({"max_latency": 100, "outage": 60}, 4),
     ({"max_latency": 1}, None),
 ])  # fmt: skip
-def test_the_answer_is_the_fewest_distinct_events_that_do_what_is_asked(
+def test_the_recommendation_has_the_fewest_distinct_events_of_rows_that_meet_the_conditions(
     asked: dict[str, Any], answer: int | None
 ) -> None:
     assert Tuning(ROWS, OUTAGES).recommend(**asked) is (None if answer is None else ROWS[answer])
 
 
-def test_of_as_few_the_answer_is_who_loses_then_who_holds_then_who_calls_the_fewest() -> None:
-    few = [row(held=30, max_concurrent=100), row(held=30, max_concurrent=7), row(held=31), row(in_outage={60.0: 0})]
+def test_ties_are_resolved_by_losses_then_events_held_then_concurrent_calls() -> None:
+    few = [
+        row(held=30, max_concurrent=100),
+        row(held=30, max_concurrent=7),
+        row(held=31),
+        row(in_outage={60.0: 0, 300.0: 0}),
+    ]
     for last in (1, 3):
         assert Tuning(few[: last + 1], OUTAGES).recommend(max_latency=60) is few[last]
     with pytest.raises(KeyError, match="5 s"):
         Tuning(few, OUTAGES).recommend(max_latency=60, outage=5)
+
+
+def test_what_loses_events_is_recommended_only_when_it_is_asked_for() -> None:
+    rows = [row(), row(timespan=60.0, p99=30.0, distinct=50, expired=7, in_outage={60.0: 7, 300.0: 90})]
+    tuning = Tuning(rows, OUTAGES)
+    assert tuning.recommend(max_latency=35) is rows[0]
+    assert tuning.recommend(max_latency=35, max_expired=6) is rows[0]
+    assert tuning.recommend(max_latency=35, max_expired=7) is rows[1]
+    assert Tuning(rows[1:], OUTAGES).recommend(max_latency=35) is None
+
+
+def test_percentiles_count_what_expired() -> None:
+    # events are born 0.5 to 9.5 s before their window of 10 s closes; those older than 2 s then are lost
+    (found,) = quiet(apart(1000), time_mapper="ts", key_mappers="id", timespans=[10], max_ages=[2], outages=[])
+    assert found.expired == 800
+    assert (found.p50, found.p95, found.p99) == (None, None, None)
+    assert (
+        quiet(apart(1000), time_mapper="ts", key_mappers="id", timespans=[10], max_ages=[2], outages=[]).recommend(
+            max_latency=60, max_expired=1000
+        )
+        is None
+    )  # 99 of 100 were not published
 
 
 def test_the_table_shows_itself_as_text_and_html() -> None:
@@ -82,7 +109,7 @@ def test_the_table_shows_itself_as_text_and_html() -> None:
     head, first, last = repr(tuning).splitlines()
     assert head.endswith("expired  down 1 min  down 5 min  held")
     assert first.split() == [
-        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5.0", "10.0", "1,234", "8,766", "50", "1", "1", "80",
+        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5.0", "10.0", "1,234", "8,766", "50", "0", "0", "80",
         "40",
     ]  # fmt: skip
     assert last.split()[8:11] == ["100.0%", "-", "-"]
@@ -98,7 +125,7 @@ def test_the_table_shows_itself_as_text_and_html() -> None:
 def test_a_data_frame_has_a_row_for_each() -> None:
     frame = Tuning(ROWS, OUTAGES).to_pandas()
     assert list(frame["calls"]) == [300, 100, 100, 100, 50, 0]
-    assert list(frame["expired_300"]) == [80, 80, 80, 1, 80, 80]
+    assert list(frame["expired_300"]) == [80, 80, 80, 0, 80, 80]
     assert list(frame["ratio"])[:2] == [0.7, 0.9]
     assert frame["p99"].isna().sum() == 1
 
@@ -113,7 +140,7 @@ def test_the_picture_shows_the_rows() -> None:
     ] * 2
     assert [axes.get_title(loc="left") for axes in outages] == ["a", "b"]
     for axes in outages:
-        assert [list(line.get_ydata()) for line in axes.lines] == [[1, 1, 80]] * 4
+        assert [list(line.get_ydata()) for line in axes.lines] == [[0, 0, 80]] * 4
         assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "1 min", "5 min"]
         assert axes.get_ylim()[1] > 80
     png = picture._repr_png_()
@@ -173,9 +200,9 @@ def test_choices_out_of_range_are_refused(name: str, value: Any) -> None:
         quiet(apart(3), **options)
 
 
-def test_without_windows_there_is_nothing_to_rehearse() -> None:
+def test_without_windows_there_is_nothing_to_simulate() -> None:
     (row,) = quiet(apart(3), time_mapper="ts", key_mappers="absent", timespans=[10], outages=[60])
-    assert (row.refused, row.distinct, row.p50, row.calls, row.in_outage) == (3, 0, None, 0, {60.0: 0})
+    assert (row.rejected, row.distinct, row.p50, row.calls, row.in_outage) == (3, 0, None, 0, {60.0: 0})
 
 
 def test_table_and_answer_need_neither_pandas_nor_matplotlib_nor_tqdm() -> None:

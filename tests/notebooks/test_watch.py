@@ -66,7 +66,7 @@ async def test_what_does_not_run_is_shown_once(capsys: pytest.CaptureFixture[str
     assert titles(capsys.readouterr().out) == ["idle, 0 s"]
 
 
-async def test_a_time_that_is_none() -> None:
+async def test_a_time_that_is_no_duration() -> None:
     with pytest.raises(ArgumentError, match="seconds"):
         await watch(run_of(5), seconds=0)
 

@@ -1,4 +1,4 @@
-"""Text marbles: RxPY itself reads them, and finds what happened and when."""
+"""Text marbles: RxPY itself parses them to what happened, and when."""
 
 from __future__ import annotations
 
@@ -21,48 +21,48 @@ def lanes(recording: Recording) -> dict[str, str]:
     return {text[:11].strip(): text[11:] for text in marble(recording).splitlines()}
 
 
-def heard(text: str) -> list[tuple[float, Any]]:
-    """What RxPY's parser makes of a line: columns and values, and None for the end."""
+def parsed(text: str) -> list[tuple[float, Any]]:
+    """A line parsed by RxPY: columns and values, None for the end."""
     messages = parse(text, timespan=1.0, raise_stopped=True)
     return [(float(at), note.value if note.kind == "N" else None) for at, note in messages]
 
 
-def test_every_line_says_what_happened_and_when(record: Callable[..., Recording]) -> None:
+def test_lines_have_every_event_window_retry_and_outcome_at_its_time(record: Callable[..., Recording]) -> None:
     shown = lanes(record())
     column = 11.0 / COLUMNS  # from the first event to the last publication, which is at once
-    *events, end = heard(shown["events"])
+    *events, end = parsed(shown["events"])
     letters = {"a": "db", "b": "web", "c": "bad", "d": "mail"}
     expected = [(0, "a"), (1, "b"), (3, "2a"), (6, "b"), (7, "c"), (8, "b"), (11, "d")]
     assert [value for _, value in events] == [value for _, value in expected]
     for (at, _), (second, _) in zip(events, expected, strict=True):
         assert at * column == pytest.approx(second, abs=column)
     assert end[1] is None
-    windows = [value for _, value in heard(shown["windows"])]
+    windows = [value for _, value in parsed(shown["windows"])]
     assert windows == ["[ab]", "[bc]", "[d]", None]
-    assert [value for _, value in heard(shown["retries"])] == ["e1", None]
+    assert [value for _, value in parsed(shown["retries"])] == ["e1", None]
     # web waits two seconds; the rest of its window does not wait for it
-    assert [value for _, value in heard(shown["published"])] == ["a", "b", "b", "d", None]
-    assert [value for _, value in heard(shown["failed"])] == ["c", None]
+    assert [value for _, value in parsed(shown["published"])] == ["a", "b", "b", "d", None]
+    assert [value for _, value in parsed(shown["failed"])] == ["c", None]
     assert shown["keys"] == ", ".join(f"{letter} = {key}" for letter, key in letters.items())
     assert "received 8, distinct 5" in shown["in all"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(["a", "2b", "[abc]", "e1"])), max_size=300))
-def test_however_dense_a_line_is_read_by_rxpy_and_nothing_is_lost(marks: list[tuple[float, str]]) -> None:
+def test_rxpy_parses_every_line_and_no_element_is_lost(marks: list[tuple[float, str]]) -> None:
     text = line(Axis(0, 100), [Element(at, name) for at, name in marks], "|")
     assert len(text) < COLUMNS + 30
-    messages = heard(text)
+    messages = parsed(text)
     assert messages[-1][1] is None
-    told: Counter[str] = Counter()
+    listed: Counter[str] = Counter()
     lumped = 0
     for _, value in messages[:-1]:
         if str(value).endswith("x"):
             lumped += int(value[:-1])
         else:
-            told[value] += 1
+            listed[value] += 1
     names = Counter(name for _, name in marks)
-    assert told.total() + lumped == len(marks)
-    assert not told - names
+    assert listed.total() + lumped == len(marks)
+    assert not listed - names
     columns = [at for at, _ in messages[:-1]]
     assert columns == sorted(columns)
     if marks:
@@ -70,10 +70,10 @@ def test_however_dense_a_line_is_read_by_rxpy_and_nothing_is_lost(marks: list[tu
         assert columns[0] == pytest.approx(first * COLUMNS / 100, abs=1)
 
 
-def test_of_many_events_the_numbers_are_told_and_sum_up(many: Recording) -> None:
+def test_many_events_are_numbers_that_sum_up(many: Recording) -> None:
     shown = lanes(many)
     assert "keys" not in shown
-    counts = [int(value[:-1]) for _, value in heard(shown["events"]) if value]
+    counts = [int(value[:-1]) for _, value in parsed(shown["events"]) if value]
     assert sum(counts) == 100_000
     assert max(map(len, marble(many).splitlines())) < COLUMNS + 60
 
@@ -97,9 +97,9 @@ def test_keys_cannot_break_out_of_a_line(record: Callable[..., Recording]) -> No
     assert len(text.splitlines()) == len(marble(record(enricher=None)).splitlines())
     assert text.replace("\n", "").isprintable()
     assert max(map(len, text.splitlines())) < 300
-    heard(text.splitlines()[0][11:])
+    parsed(text.splitlines()[0][11:])
 
 
 def test_nothing_recorded_is_shown_too() -> None:
     assert "nothing yet" in repr(Recorder())
-    assert [value for _, value in heard(lanes(Recording())["events"])] == []
+    assert [value for _, value in parsed(lanes(Recording())["events"])] == []

@@ -96,7 +96,7 @@ async def test_a_method_that_raises_is_reported_and_the_others_go_on() -> None:
 # ── extras ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_bar_shows_what_came_and_closes_at_the_end() -> None:
+async def test_a_progress_bar_shows_received_events_and_closes_at_the_end() -> None:
     paper = io.StringIO()
     progress = ProgressObserver(total=len(EVENTS), file=paper, mininterval=0, unit_scale=False)
     await watched(progress)

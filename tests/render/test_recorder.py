@@ -70,7 +70,7 @@ def test_of_a_window_too_large_the_latest_are_kept() -> None:
     assert [event.key for event in recorder.recording.events] == [7, 8, 9]
 
 
-def test_neither_events_nor_what_errors_say_are_kept() -> None:
+def test_a_recording_holds_neither_events_nor_messages_of_errors() -> None:
     recorder = Recorder()
     recorder.on_window(window(0, "key"))
     error = ValueError("password")
@@ -102,7 +102,7 @@ def test_a_recording_does_not_change_any_more() -> None:
     assert recorder._repr_mimebundle_()["text/plain"] == repr(recorder)
 
 
-async def test_it_may_come_late_and_go_early() -> None:
+async def test_a_recorder_may_be_attached_late_and_detached_early() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(
         simple_pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)

@@ -72,7 +72,7 @@ async def test_a_pipeline_shows_what_each_stage_holds_and_how_old_it_is() -> Non
     assert look(orchestrator)["publish"][2] == "1"
 
 
-async def test_event_time_windows_tell_their_oldest_too() -> None:
+async def test_event_time_windows_show_their_oldest() -> None:
     loop: Any = asyncio.get_running_loop()
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(pipeline(subject, time_mapper="ts", lateness=100, max_age=1000))
@@ -83,7 +83,7 @@ async def test_event_time_windows_tell_their_oldest_too() -> None:
         assert look(orchestrator)["compact"][3:5] == ["3", "8 s"]
 
 
-async def test_a_failed_one_says_what_failed() -> None:
+async def test_a_failed_run_shows_its_error() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator = Orchestrator(pipeline(subject, max_in_flight=1, overflow="error"))
     await orchestrator.start()
@@ -95,7 +95,7 @@ async def test_a_failed_one_says_what_failed() -> None:
     assert look(orchestrator)["compact"][-1] == "NoRoomError"
 
 
-async def test_a_source_that_died_is_blamed() -> None:
+async def test_the_error_of_a_source_that_died_is_shown() -> None:
     orchestrator = Orchestrator(pipeline(rx.throw(OSError("gone"))))
     async with orchestrator:
         await asyncio.sleep(1)
@@ -108,7 +108,7 @@ async def test_a_pipeline_does_not_know_what_runs_it() -> None:
         assert {cell for row in rows(description).values() for cell in row[1:-1]} == {"-"}
 
 
-def test_nouns_show_themselves() -> None:
+def test_events_windows_dead_letters_and_accounts_show_themselves() -> None:
     compacted = Compacted("k", {"id": 1}, 2)
     assert rows(compacted) == {"k": ["2", "-", "-", "{'id': 1}"]}
     assert rows(Window.of(0, 10, "time", 2, [compacted])) == rows(compacted)

@@ -70,7 +70,7 @@ def test_things_are_where_their_time_is(record: Callable[..., Recording]) -> Non
     assert ticks == ["0 s", "2 s", "4 s", "6 s", "8 s", "10 s"]
 
 
-def test_what_came_at_one_instant_does_not_overlap(record: Callable[..., Recording]) -> None:
+def test_circles_of_one_instant_do_not_overlap(record: Callable[..., Recording]) -> None:
     picture = drawn(record([(1.0, key) for key in "abcd"] + [(1.05, "e"), (9.0, "a")], enricher=None))
     places = [(float(each.get("cx", 0)), float(each.get("cy", 0))) for each in events(picture)]
     first = places[:5]
@@ -98,7 +98,7 @@ def test_a_hundred_thousand_events_make_bars_in_a_picture_of_bounded_size(many: 
     assert texts(picture, "title") == ["100,000 received → 20,000 distinct → 20,000 published"]
 
 
-def test_many_windows_are_told_in_words(record: Callable[..., Recording]) -> None:
+def test_many_windows_are_summed_up_in_words(record: Callable[..., Recording]) -> None:
     picture = drawn(record([(n * 5.0 + 1, n % 9) for n in range(300)], enricher=None))
     assert not kinds(picture, "path", "bracket")
     assert any(text.startswith("300, mostly of 5 s; 29") for text in texts(picture, "small"))

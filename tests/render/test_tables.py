@@ -62,7 +62,7 @@ def test_what_was_not_kept_is_a_dash() -> None:
     assert cells(compacted_html(Compacted("k", b"raw"))) == [["k", "-", "-", "-", "b'raw'"]]
 
 
-def test_a_dead_letter_says_why() -> None:
+def test_a_dead_letter_shows_its_reason() -> None:
     error = ExpiredError(61.0, 60.0, 4)
     error.__cause__ = TransientError("down")
     html = dead_letter_html(DeadLetter("expired", Compacted("k", 1), "enrich", "too old", error, 4, 61.0))
@@ -76,7 +76,7 @@ def test_a_dead_letter_says_why() -> None:
     assert (rejected["error"], "key" in rejected) == ("-", False)
 
 
-def test_an_account_is_told_in_shares() -> None:
+def test_an_account_shows_shares() -> None:
     rows = cells(account_html(Account(received=200, duplicates=150, distinct=50, published=40, in_flight=10)))
     assert ["duplicates", "150", "75.0% of received"] in rows
     assert ["published", "40", "80.0% of distinct"] in rows
@@ -156,7 +156,7 @@ def test_a_pipeline_that_was_not_run_shows_its_stages() -> None:
 
 def test_a_flow_shows_what_went_in_and_out_of_each_stage() -> None:
     rows = {row[0]: row[2:] for row in cells(orchestrator_html(pipeline(), run()))}
-    # in = out + in flight + set aside, from publish backwards
+    # in = out + in flight + dead letters, from publish backwards
     assert rows["publish"] == ["21", "20", "1", "50 s", "0", ""]
     assert rows["enrich"] == ["30", "21", "5", "42 s", "4", "TransientError"]
     assert rows["compact"] == ["100", "30", "3", "7.5 s", "2", ""]

@@ -12,32 +12,31 @@ from reactivex.subject import Subject
 from rxcompact.contracts import Holder
 from rxcompact.events import DeadLetter, Delivered
 from rxcompact.fields import decode
-from rxcompact.notebook.history import Closed
+from rxcompact.notebook.history import Closed, Span
 from rxcompact.operators import enrich, publish
 from rxcompact.operators.operator import registering
 from rxcompact.testing import run, virtual_loop
 
 Api = Callable[..., Callable[[Any], Any]]
-Stretch = tuple[float, float]
 
 
 @dataclass(slots=True)
-class Rehearsal:
-    """What one replay came to."""
+class Result:
+    """The result of a simulation."""
 
     latencies: list[float] = field(default_factory=list[float])
-    """Seconds from birth to the sink's taking it, of each event that was published."""
+    """Seconds from birth to publication, of each event that was published."""
     calls: list[float] = field(default_factory=list[float])
     """When the API was called, POSIX seconds."""
     expired: int = 0
     held: int = 0
-    """Distinct events held at once, at most, open windows included."""
+    """The most distinct events held at once, open windows included."""
     idle: dict[int, int] = field(default_factory=dict[int, int])
-    """Windows before which nothing was on its way, and how many had expired by then."""
+    """Windows before which nothing was held, and how many events had expired by then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
+class Simulation:
     """The stages behind compaction, with their options."""
 
     api: Api
@@ -45,66 +44,66 @@ class Stages:
     max_concurrent: int
     batch_timespan: float
 
-    def rehearse(
+    def run(
         self,
         windows: Sequence[Closed],
-        outages: Sequence[Stretch] = (),
+        outages: Sequence[Span] = (),
         *,
         start: int = 0,
         may_end: Callable[[int, float], bool] = lambda _index, _at: False,
-    ) -> Rehearsal:
-        """Replay windows in virtual time.
+    ) -> Result:
+        """Push windows through the stages in virtual time.
 
         Args:
             windows: In order.
             outages: When the API is down.
             start: The window to begin with.
-            may_end: Told of each window before which nothing is on its way, by its number and instant; when true, the
-                replay ends there.
+            may_end: Called with the number and the instant of each window before which nothing is held; the simulation
+                ends there when it returns true.
         """
-        done = Rehearsal()
+        result = Result()
         service = self.api(outages=outages)
 
         def call(event: Any) -> Any:
-            done.calls.append(virtual_loop().wall())
+            result.calls.append(virtual_loop().wall())
             return service(decode(event) if isinstance(event, bytes) else event)
 
-        def bury(letter: DeadLetter) -> None:
-            done.expired += letter.outcome == "expired"
+        def on_dead_letter(letter: DeadLetter) -> None:
+            result.expired += letter.outcome == "expired"
 
-        def deliver(delivered: Delivered) -> None:
-            done.latencies.extend(delivered.at - (each.first_seen or 0.0) for each in delivered.batch)
+        def on_batch(delivered: Delivered) -> None:
+            result.latencies.extend(delivered.at - (each.first_seen or 0.0) for each in delivered.batch)
 
         async def main() -> None:
             loop = virtual_loop()
             source: Subject[Any] = Subject()
             stages: list[Holder] = []
-            common: dict[str, Any] = {"max_age": self.max_age, "dead_letters": bury}
+            common: dict[str, Any] = {"max_age": self.max_age, "dead_letters": on_dead_letter}
             source.pipe(
                 registering(enrich(call, max_concurrent=self.max_concurrent, **common), stages.append),
                 registering(publish(lambda _: None, timespan=self.batch_timespan, **common), stages.append),
-            ).subscribe(deliver)
+            ).subscribe(on_batch)
             for index in range(start, len(windows)):
-                at, window, opened = windows[index]
+                at, window, open_keys = windows[index]
                 await asyncio.sleep(at - loop.wall())
-                on_the_way = sum(stage.held() for stage in stages)
-                if not on_the_way:
-                    done.idle[index] = done.expired
+                held = sum(stage.held() for stage in stages)
+                if not held:
+                    result.idle[index] = result.expired
                     if may_end(index, at):
                         break
-                done.held = max(done.held, on_the_way + opened)
+                result.held = max(result.held, held + open_keys)
                 source.on_next(window)
-            # not the end of the stream, which would expedite the last batch: each meets its end by then
+            # the end of the stream would publish the last batch early; by then each event is settled
             await asyncio.sleep(self.max_age + self.batch_timespan)
             source.on_completed()
 
         run(main, start=windows[start].at)
-        return done
+        return result
 
-    def rehearse_outage(self, windows: Sequence[Closed], usual: Rehearsal, outage: Stretch) -> tuple[int, int]:
-        """Return how many events expire in all of history with an outage in it, and how many are held at most.
+    def run_outage(self, windows: Sequence[Closed], usual: Result, outage: Span) -> tuple[int, int]:
+        """Return how many events expire in all of history with an outage, and how many are held at most.
 
-        Only that stretch is replayed in which anything can be otherwise than without it.
+        Only that part is simulated in which the outage can make a difference.
         """
         begin, end = outage
         start = max((index for index in usual.idle if windows[index].at <= begin), default=0)
@@ -115,13 +114,13 @@ class Stages:
                 ended.append(index)
             return bool(ended)
 
-        done = self.rehearse(windows, [outage], start=start, may_end=may_end)
+        result = self.run(windows, [outage], start=start, may_end=may_end)
         after = usual.expired - usual.idle[ended[0]] if ended else 0
-        return usual.idle[start] + done.expired + after, max(usual.held, done.held)
+        return usual.idle[start] + result.expired + after, max(usual.held, result.held)
 
 
 def peak(calls: Sequence[float]) -> int:
-    """Return how many calls there were in any one second, at most."""
+    """Return the most calls in any one second."""
     most = first = 0
     for last, at in enumerate(calls):
         while calls[first] <= at - 1.0:
