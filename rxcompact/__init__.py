@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rxcompact import operators
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import Enricher, Reducer, Sink, Source
-from rxcompact.events import Batch, Compacted, DeadLetter, Outcome, Published, Window
+from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
@@ -38,6 +38,7 @@ __all__ = [
     "Account",
     "Ack",
     "Batch",
+    "Bounds",
     "Chunk",
     "Compacted",
     "DeadLetter",

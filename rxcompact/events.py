@@ -2,58 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias, overload
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
-from msgspec.structs import astuple, replace
+from typing_extensions import TypeVar
 
 from rxcompact.acks import Retained
-from rxcompact.render import compacted_html, dead_letter_html, window_html
+
+K_co = TypeVar("K_co", covariant=True, default=Any)
+E_co = TypeVar("E_co", covariant=True, default=Any)
+F = TypeVar("F")
 
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 """Why a window closed: its timespan, its count, the end of the source, or a drain."""
 
 
-class Compacted(msgspec.Struct, frozen=True, gc=False):
-    """One distinct event of a window; used as a named tuple is.
+class Bounds(msgspec.Struct, frozen=True, gc=False):
+    """When a window was open, and why it closed; shared by all of its events."""
 
-    ``count``, ``first_seen`` and ``last_seen`` are None where the caller chose not to keep them.
+    opened: float
+    """POSIX seconds at which the window began, inclusive."""
+    closed: float
+    """POSIX seconds at which it ended, exclusive."""
+    trigger: Trigger
+
+
+class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=False):
+    """One distinct event of a window; also a sequence of its first five fields, as a named tuple is.
+
+    ``count``, ``first_seen`` and ``last_seen`` are None where the caller chose not to keep them. Events that differ in
+    nothing but their window are equal.
     """
 
     # no tuple: the garbage collector would look at each of them again and again, and there are many
-    key: Hashable
-    event: Any
+    key: K_co
+    event: E_co
     count: int | None = None
     """How many events of this window had the key."""
     first_seen: float | None = None
     """POSIX seconds of the key's earliest event: its event time, else its arrival."""
     last_seen: float | None = None
     """POSIX seconds of the key's latest event: its event time, else its arrival."""
+    window: Bounds | None = None
+    """The window that it is of."""
 
     _fields: ClassVar = ("key", "event", "count", "first_seen", "last_seen")
 
+    def _tuple(self) -> tuple[K_co, E_co, int | None, float | None, float | None]:
+        return self.key, self.event, self.count, self.first_seen, self.last_seen
+
     def __iter__(self) -> Iterator[Any]:
-        return iter(astuple(self))
+        return iter(self._tuple())
 
     def __len__(self) -> int:
         return len(self._fields)
 
     def __getitem__(self, index: int) -> Any:
-        return astuple(self)[index]
+        return self._tuple()[index]
 
-    def replace(self, **changes: Any) -> Compacted:
+    def __eq__(self, other: object) -> bool:
+        return self._tuple() == other._tuple() if isinstance(other, Compacted) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._tuple())
+
+    def replace(self, **changes: Any) -> Compacted[Any, Any]:
         """Return it with other values for some fields."""
-        return replace(self, **changes)
+        return msgspec.structs.replace(self, **changes)
 
-    def having(self, event: Any) -> Compacted:
+    def having(self, event: F) -> Compacted[K_co, F]:
         """Return it with another event; less than half of what `replace` takes."""
-        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen)
+        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window)
 
     def _repr_html_(self) -> str:
+        from rxcompact.render import compacted_html  # noqa: PLC0415 - only who looks at it needs pictures
+
         return compacted_html(self)
 
 
@@ -61,88 +88,72 @@ class Compacted(msgspec.Struct, frozen=True, gc=False):
 Sequence.register(Compacted)  # pyright: ignore[reportAttributeAccessIssue]
 
 NO_ACKS: Retained = ()
-Columns: TypeAlias = tuple[Collection[Hashable], Iterable[Any], Iterable[Any], Iterable[Any], Iterable[Any]]
 
 
-class Window(Sequence[Compacted]):
+class Window(Sequence[Compacted[K_co, E_co]]):
     """A closed bucket: a sequence of `Compacted`, in the order the keys were first received.
 
     Args:
-        opened: POSIX seconds at which the window began, inclusive.
-        closed: POSIX seconds at which it ended, exclusive.
-        trigger: Why it closed.
+        bounds: When it was open, and why it closed.
         received: Events received into it; the counts of its `Compacted` sum to this.
-        columns: Five columns, one for each field of `Compacted`; read once, when an item is asked for. The first, of
-            keys, tells how many there are.
+        items: Its distinct events; of what is not a tuple they are made when one of them is asked for.
         acks: Acks of a durable source that wait for what is in it.
     """
 
-    __slots__ = ("_columns", "_items", "_size", "acks", "closed", "opened", "received", "trigger")
+    __slots__ = ("_items", "acks", "bounds", "received")
 
     def __init__(
-        self,
-        opened: float,
-        closed: float,
-        trigger: Trigger,
-        received: int,
-        columns: Columns,
-        *,
-        acks: Retained = NO_ACKS,
+        self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = NO_ACKS
     ) -> None:
-        self.opened = opened
-        self.closed = closed
-        self.trigger: Trigger = trigger
+        self.bounds = bounds
         self.received = received
         self.acks = acks
-        self._size = len(columns[0])
-        self._columns: Columns | None = columns
-        self._items: tuple[Compacted, ...] = ()
+        self._items = items
 
-    def _read(self) -> tuple[Compacted, ...]:
-        columns = self._columns
-        if columns is not None:
-            self._items = tuple(map(Compacted, *columns))
-            self._columns = None
-        return self._items
+    @property
+    def opened(self) -> float:
+        return self.bounds.opened
+
+    @property
+    def closed(self) -> float:
+        return self.bounds.closed
+
+    @property
+    def trigger(self) -> Trigger:
+        return self.bounds.trigger
+
+    def having(self, items: Collection[Compacted[Any, F]]) -> Window[Any, F]:
+        """Return this window with other items."""
+        return Window(self.bounds, self.received, items, acks=self.acks)
+
+    def _read(self) -> tuple[Compacted[K_co, E_co], ...]:
+        items = self._items
+        if not isinstance(items, tuple):
+            items = self._items = tuple(items)
+        return items
 
     def __len__(self) -> int:
-        return self._size
-
-    @classmethod
-    def of(cls, opened: float, closed: float, trigger: Trigger, received: int, items: Sequence[Compacted]) -> Window:
-        """Return a window of these items."""
-        window = cls(opened, closed, trigger, received, ((), (), (), (), ()))
-        window._size, window._columns, window._items = len(items), None, tuple(items)
-        return window
-
-    def having(self, items: Sequence[Compacted]) -> Window:
-        """Return this window with other items."""
-        window = Window.of(self.opened, self.closed, self.trigger, self.received, items)
-        window.acks = self.acks
-        return window
+        return len(self._items)
 
     @overload
-    def __getitem__(self, index: int) -> Compacted: ...
+    def __getitem__(self, index: int) -> Compacted[K_co, E_co]: ...
     @overload
-    def __getitem__(self, index: slice) -> tuple[Compacted, ...]: ...
-    def __getitem__(self, index: int | slice) -> Compacted | tuple[Compacted, ...]:
+    def __getitem__(self, index: slice) -> tuple[Compacted[K_co, E_co], ...]: ...
+    def __getitem__(self, index: int | slice) -> Compacted[K_co, E_co] | tuple[Compacted[K_co, E_co], ...]:
         return self._read()[index]
 
-    def __iter__(self) -> Iterator[Compacted]:
+    def __iter__(self) -> Iterator[Compacted[K_co, E_co]]:
         return iter(self._read())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Window):
             return NotImplemented
-        return (
-            (self.opened, self.closed, self.trigger, self.received)
-            == (other.opened, other.closed, other.trigger, other.received)
-        ) and self._read() == other._read()
+        return (self.bounds, self.received, self._read()) == (other.bounds, other.received, other._read())
 
     __hash__ = None  # type: ignore[assignment]  # events need not be hashable
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Window.of, (self.opened, self.closed, self.trigger, self.received, self._read())
+        return Window, (self.bounds, self.received, self._read())
 
     def __repr__(self) -> str:
         return (
@@ -151,6 +162,8 @@ class Window(Sequence[Compacted]):
         )
 
     def _repr_html_(self) -> str:
+        from rxcompact.render import window_html  # noqa: PLC0415 - as above
+
         return window_html(self)
 
 
@@ -205,6 +218,8 @@ class DeadLetter:
         }
 
     def _repr_html_(self) -> str:
+        from rxcompact.render import dead_letter_html  # noqa: PLC0415 - as above
+
         return dead_letter_html(self)
 
 

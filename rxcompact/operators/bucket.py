@@ -2,159 +2,206 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from itertools import chain, compress, repeat
+from itertools import repeat
 from typing import Any, Literal, TypeAlias
 
 from rxcompact.acks import Ack
-from rxcompact.errors import AccumulatorError, RxCompactError
-from rxcompact.events import Compacted, Trigger, Window
+from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError
+from rxcompact.events import Bounds, Compacted, Window
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
 Keep: TypeAlias = Literal["first", "last"] | Accumulator
 Field: TypeAlias = Literal["count", "first_seen", "last_seen"]
 FIELDS: tuple[Field, ...] = ("count", "first_seen", "last_seen")
+Reject: TypeAlias = Callable[[Any, RxCompactError], None]
 
 
-class Bucket:
-    """Distinct events by key, and of their counts and times what the caller wants kept.
+class Bucket(ABC):
+    """The distinct events of a window; once closed, the items of that window.
 
-    Work is done a chunk at a time by what runs in C: `dict.setdefault`, `dict.update`, `Counter.update`.
-    Arrivals are kept as one mark per chunk that brought a new key, not one per event.
+    Args:
+        reject: Called with an event that cannot be added, and why.
     """
 
-    __slots__ = ("_counts", "_evicted", "_first", "_keep", "_last", "_marks", "_reject", "acks", "events", "received")
-
-    def __init__(self, keep: Keep, fields: Collection[Field], reject: Callable[[Any, RxCompactError], None]) -> None:
-        self.events: dict[Hashable, Any] = {}
+    def __init__(self, reject: Reject) -> None:
+        self.table: dict[Hashable, Any] = {}
         self.received = 0
         self.acks: list[tuple[Ack, Iterable[Hashable]]] = []
-        self._keep: Keep = keep
         self._reject = reject
-        self._counts: Counter[Hashable] | None = Counter() if "count" in fields else None
-        self._first: dict[Hashable, float] | None = {} if "first_seen" in fields else None
-        self._last: dict[Hashable, float] | None = {} if "last_seen" in fields else None
-        self._marks: deque[tuple[int, float]] = deque()  # where in the order of keys an instant of arrival begins
-        self._evicted = 0
+        self._bounds: Bounds | None = None
+        self._oldest_keys: Iterator[Hashable] = iter(())
 
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Compacted]: ...
+
+    @abstractmethod
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
-        """Take a chunk; ``seen`` is the instant at which all of it arrived, or the event time of each, in any order.
+        """Add events; ``seen`` is the instant at which all arrived, or the event time of each, in any order."""
 
-        Raises:
-            TypeError: when a key cannot be hashed; the chunk may be added again without it.
-        """
-        if isinstance(seen, (float, int)):
-            self._add_arrived(keys, events, seen)
-        else:
-            self._add_timed(keys, events, seen)
+    @abstractmethod
+    def oldest(self) -> float | None:
+        """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
 
-    def _add_arrived(self, keys: Sequence[Hashable], events: Sequence[Any], arrived: float) -> None:
-        size = len(self.events)
-        if self._first is not None:
-            self._marks.append((size + self._evicted, arrived))
-        try:
-            taken = self._absorb(keys, events)
-        finally:
-            if self._first is not None and len(self.events) == size:
-                self._marks.pop()
-        if taken is not None:
-            keys = list(compress(keys, taken))
-        if self._last is not None:
-            self._last.update(zip(keys, repeat(arrived), strict=False))
+    @abstractmethod
+    def _pop(self, key: Hashable) -> Compacted: ...
 
-    def _add_timed(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
-        if (taken := self._absorb(keys, events)) is not None:
-            keys, times = list(compress(keys, taken)), list(compress(times, taken))
-        first, last = self._first, self._last
-        if first is not None:
-            for key, time in zip(keys, times, strict=True):
-                if time < first.setdefault(key, time):
-                    first[key] = time
-        if last is not None:
-            for key, time in zip(keys, times, strict=True):
-                if time > last.setdefault(key, time):
-                    last[key] = time
-
-    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any]) -> list[bool] | None:
-        taken: list[bool] | None = None
-        received = len(keys)
-        if self._keep == "first":
-            deque(map(self.events.setdefault, keys, events), maxlen=0)
-        elif self._keep == "last":
-            self.events.update(zip(keys, events, strict=True))
-        else:
-            deque(map(hash, keys), maxlen=0)
-            taken = list(map(self._accumulate, repeat(self._keep), keys, events))
-            received = sum(taken)
-            keys = list(compress(keys, taken))
-        self.received += received
-        if self._counts is not None:
-            self._counts.update(keys)
-        return taken
-
-    def _accumulate(self, accumulator: Accumulator, key: Hashable, event: Any) -> bool:
-        try:
-            self.events[key] = accumulator(self.events[key], event) if key in self.events else event
-        except Exception as cause:  # noqa: BLE001 - the caller's function may raise anything
-            error = AccumulatorError(f"accumulator raised {cause!r}")
-            error.__cause__ = cause
-            self._reject(event, error)
-            return False
-        return True
+    def evict(self) -> Compacted:
+        """Remove the oldest key."""
+        # from a list of the keys, made anew when it is used up: a dict that loses its first key over and over takes
+        # longer to find it each time
+        for _ in range(2):
+            for key in self._oldest_keys:
+                return self._pop(key)
+            self._oldest_keys = iter(list(self.table))
+        raise KeyError("the bucket is empty")
 
     def retain(self, ack: Ack, keys: Sequence[Hashable]) -> None:
         """Have an ack wait for keys that were added."""
-        if keys:
-            ack.retain()
-            self.acks.append((ack, dict.fromkeys(keys)))
+        ack.retain()
+        self.acks.append((ack, dict.fromkeys(keys)))
+
+    def close(self, bounds: Bounds) -> Window:
+        """Return the window; nothing may be added after."""
+        self._bounds = bounds
+        return Window(bounds, self.received, self, acks=self.acks)
+
+
+class EventBucket(Bucket):
+    """Keeps of each key an event, and when the key first arrived: filled in C, a chunk at a time."""
+
+    def __init__(self, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
+        super().__init__(reject)
+        self._last = keep == "last"
+        self._seen = "first_seen" in fields
+        self._arrivals: deque[float] = deque()  # of each key, in the order of the table
+
+    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Any) -> None:
+        try:
+            if self._last:
+                self.table.update(zip(keys, events, strict=True))
+            else:
+                deque(map(self.table.setdefault, keys, events), maxlen=0)
+            self.received += len(keys)
+        except Exception:  # noqa: BLE001 - a key's own methods may raise anything; whose it is shows one by one
+            for key, event in zip(keys, events, strict=True):
+                try:
+                    self.table[key] = event if self._last else self.table.get(key, event)
+                    self.received += 1
+                except Exception as error:  # noqa: BLE001
+                    self._reject(event, KeyMapperError(str(error)))
+        self._arrivals.extend(repeat(seen, len(self.table) - len(self._arrivals)))
 
     def oldest(self) -> float | None:
-        """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
-        if self._first:  # event times, in any order
-            return min(self._first.values())
-        return self._marks[0][1] if self._marks and self.events else None
+        return self._arrivals[0] if self._arrivals else None
 
-    def evict(self) -> Compacted:
-        """Take out the oldest key."""
-        if not isinstance(self.events, OrderedDict):
-            # a plain dict that loses its oldest key again and again looks longer for it each time
-            self.events = OrderedDict(self.events)
-        key, event = next(iter(self.events.items()))
-        del self.events[key]
-        while len(self._marks) > 1 and self._marks[1][0] <= self._evicted:
-            self._marks.popleft()
-        arrived = self._marks[0][1] if self._marks else None
-        self._evicted += 1
-        count = None if self._counts is None else self._counts.pop(key)
-        self.received -= count or 0  # which is of what the window has
+    def _pop(self, key: Hashable) -> Compacted:
+        arrived = self._arrivals.popleft()
+        return Compacted(key, self.table.pop(key), None, arrived if self._seen else None)
+
+    def __iter__(self) -> Iterator[Compacted]:
+        bounds, seen = self._bounds, self._seen
+        for (key, event), arrived in zip(self.table.items(), self._arrivals, strict=True):
+            yield Compacted(key, event, None, arrived if seen else None, None, bounds)
+
+
+class RowBucket(Bucket):
+    """Keeps of each key a row ``[event, count, first_seen, last_seen]``, filled by a plain loop."""
+
+    def __init__(self, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
+        super().__init__(reject)
+        self._keep = keep
+        self._kept = tuple(field in fields for field in FIELDS)
+        self._timed = False
+
+    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
+        self.received += len(keys)
+        if isinstance(seen, Sequence):
+            self._timed = True
+            self._add_timed(zip(keys, events, seen, strict=True))
+        elif callable(self._keep):
+            self._add_timed(zip(keys, events, repeat(seen), strict=False))
+        else:
+            self._add_arrived(zip(keys, events, strict=True), seen)
+
+    # both loops go on behind an event that is rejected
+
+    def _add_arrived(self, pairs: Iterator[tuple[Hashable, Any]], arrived: float) -> None:
+        table, get, event, last = self.table, self.table.get, None, self._keep == "last"
+        while True:
+            try:
+                for key, event in pairs:
+                    row = get(key)
+                    if row is None:
+                        table[key] = [event, 1, arrived, arrived]
+                    else:
+                        row[1] += 1
+                        row[3] = arrived
+                        if last:
+                            row[0] = event
+                return  # noqa: TRY300
+            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
+                self._refuse(event, KeyMapperError(str(error)))
+
+    def _add_timed(self, triples: Iterator[tuple[Hashable, Any, float]]) -> None:
+        table, get, event = self.table, self.table.get, None
+        last, accumulate = self._keep == "last", self._keep if callable(self._keep) else None
+        while True:
+            try:
+                for key, event, time in triples:
+                    row = get(key)
+                    if row is None:
+                        table[key] = [event, 1, time, time]
+                        continue
+                    if accumulate is not None:
+                        try:
+                            row[0] = accumulate(row[0], event)
+                        except Exception as cause:  # noqa: BLE001 - the caller's function may raise anything
+                            error = AccumulatorError(f"accumulator raised {cause!r}")
+                            error.__cause__ = cause
+                            self._refuse(event, error)
+                            continue
+                    elif last:
+                        row[0] = event
+                    row[1] += 1
+                    if time > row[3]:
+                        row[3] = time
+                    elif time < row[2]:
+                        row[2] = time
+                return  # noqa: TRY300
+            except Exception as error:  # noqa: BLE001 - as above
+                self._refuse(event, KeyMapperError(str(error)))
+
+    def _refuse(self, event: Any, error: RxCompactError) -> None:
+        self.received -= 1
+        self._reject(event, error)
+
+    def oldest(self) -> float | None:
+        rows = self.table.values()
+        # arrivals are in order
+        return min((row[2] for row in rows), default=None) if self._timed else next((row[2] for row in rows), None)
+
+    def _pop(self, key: Hashable) -> Compacted:
+        event, *numbers = self.table.pop(key)
+        self.received -= numbers[0]
         return Compacted(
-            key,
-            event,
-            count,
-            arrived if not self._first else self._first.pop(key),
-            None if self._last is None else self._last.pop(key),
+            key, event, *(number if kept else None for number, kept in zip(numbers, self._kept, strict=True))
         )
 
-    def window(self, opened: float, closed: float, trigger: Trigger) -> Window:
-        """Close the bucket; nothing may be added after."""
-        keys = self.events
-        columns = (
-            keys,
-            keys.values(),
-            _column(self._counts, keys),
-            self._arrivals() if self._marks else _column(self._first, keys),
-            _column(self._last, keys),
-        )
-        return Window(opened, closed, trigger, self.received, columns, acks=self.acks)
-
-    def _arrivals(self) -> Iterator[float]:
-        # keys are in order of arrival: each mark holds from its position to the next mark's
-        starts = [max(0, start - self._evicted) for start, _ in self._marks]
-        ends = [*starts[1:], len(self.events)]
-        lengths = (end - start for start, end in zip(starts, ends, strict=True))
-        return chain.from_iterable(map(repeat, (time for _, time in self._marks), lengths))
-
-
-def _column(kept: dict[Hashable, Any] | None, keys: Iterable[Hashable]) -> Iterable[Any]:
-    return repeat(None) if kept is None else map(kept.__getitem__, keys)
+    def __iter__(self) -> Iterator[Compacted]:
+        bounds = self._bounds
+        counted, first, last = self._kept
+        for key, (event, count, first_seen, last_seen) in self.table.items():
+            yield Compacted(
+                key,
+                event,
+                count if counted else None,
+                first_seen if first else None,
+                last_seen if last else None,
+                bounds,
+            )

@@ -175,7 +175,7 @@ class Compact(Operator[Any, Window]):
         subscription = CompositeDisposable(_timer(windows, timers))
         if self.flushes is not None:
             subscription.add(self.flushes.subscribe(lambda _: windows.flush("drain"), scheduler=scheduler))
-        add = windows.add_many if self.chunked else windows.taker()
+        add = windows.add_many if self.chunked else windows.event_handler()
         subscription.add(source.subscribe(add, windows.fail, windows.complete, scheduler=scheduler))
         subscription.add(Disposable(windows.abandon))
         return subscription

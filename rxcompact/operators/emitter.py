@@ -1,44 +1,93 @@
-"""The hand-over between the thread that adds events, the one that closes windows, and the observers."""
+"""Events from any thread: gathered, worked on by one thread at a time, and emitted outside the lock."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Any
+
+GATHERED = 1000
+"""Items that do not wait for the scheduler's next turn."""
 
 
 class SerializedEmitter:
-    """Lets one thread work at a time, and emits outside the lock.
+    """Lets one thread work at a time, and emits what the work put into ``pending`` outside the lock.
 
-    Emissions wait in ``calls``. A slow observer holds up the thread that is calling it and no other: a second thread
-    that has something to say leaves it there for the first.
+    A slow observer holds up the thread that is calling it and no other: a second thread leaves its emissions to the
+    first.
     """
 
-    __slots__ = ("_emitting", "_working", "calls")
+    __slots__ = ("_emitting", "_working", "pending")
 
     def __init__(self) -> None:
-        self.calls: deque[Callable[[], object]] = deque()
+        self.pending: deque[Callable[[], object]] = deque()
         self._working = threading.RLock()
         self._emitting = threading.Lock()
 
-    def do(self, work: Callable[[], object]) -> None:
-        """Do some work, which leaves in ``calls`` what is to be told; then tell it."""
+    def run(self, work: Callable[[], object]) -> None:
+        """Do some work under the lock, then emit outside it.
+
+        Raises:
+            Exception: the first one that an observer raised, when all the others have been called.
+        """
         with self._working:
             work()
-        if self.calls:
-            self.emit()
-
-    def emit(self) -> None:
-        """Tell what is to be told; an observer that raises keeps no other call from being made."""
         failed: Exception | None = None
-        while self.calls and self._emitting.acquire(blocking=False):
+        # once more when the lock is free again: another thread may have left something just before
+        while self.pending and self._emitting.acquire(blocking=False):
             try:
-                while self.calls:
+                while self.pending:
                     try:
-                        self.calls.popleft()()
-                    except Exception as error:  # noqa: BLE001 - raised below, when all calls are made
+                        self.pending.popleft()()
+                    except Exception as error:  # noqa: BLE001 - raised below
                         failed = failed or error
             finally:
                 self._emitting.release()
         if failed is not None:
             raise failed
+
+
+class Gather:
+    """Gathers items from any thread into chunks, at the cost of an append each.
+
+    Args:
+        call_soon: Calls a function in the scheduler's next turn.
+        ready: Called in that turn when there are items, and at once when there are ``size`` of them; it takes them.
+    """
+
+    __slots__ = ("_call_soon", "_items", "_ready", "_size", "_threshold")
+
+    def __init__(
+        self, call_soon: Callable[[Callable[[], None]], object], ready: Callable[[], None], *, size: float = GATHERED
+    ) -> None:
+        self._call_soon = call_soon
+        self._ready = ready
+        self._size = size
+        self._items: list[Any] = []
+        self._threshold: float = 1  # 1 while no turn is requested
+
+    def add(self, item: Any) -> None:
+        """Add an item."""
+        items = self._items
+        items.append(item)
+        if len(items) >= self._threshold:
+            self._request()
+
+    def _request(self) -> None:
+        if self._threshold == 1:
+            self._threshold = self._size
+            self._call_soon(self._on_turn)
+        else:
+            self._ready()
+
+    def _on_turn(self) -> None:
+        self._threshold = 1  # before the items are taken: what is added from here on requests another turn
+        self._ready()
+
+    def take(self) -> list[Any]:
+        """Return the items; by one thread at a time."""
+        items = self._items
+        taken = items[:]
+        del items[: len(taken)]
+        return taken

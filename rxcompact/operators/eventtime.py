@@ -11,7 +11,7 @@ from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Clock
 from rxcompact.errors import FutureError, LateError
-from rxcompact.events import DeadLetter, Trigger, Window
+from rxcompact.events import Bounds, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
 from rxcompact.operators.windows import TICK, Windows
 
@@ -29,9 +29,9 @@ class EventTimeWindows(Windows):
     """
 
     def __init__(
-        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], dead_letters: Callable[[DeadLetter], Any]
     ) -> None:
-        super().__init__(options, clock, observer, reject)
+        super().__init__(options, clock, observer, dead_letters)
         self._lateness = options.lateness or 0.0
         self._tolerance = options.tolerance
         self._open: dict[int, Bucket] = {}
@@ -114,13 +114,13 @@ class EventTimeWindows(Windows):
         return self._open[index]
 
     def _oldest(self) -> Bucket | None:
-        filled = (index for index, bucket in self._open.items() if bucket.events)
+        filled = (index for index, bucket in self._open.items() if bucket)
         return self._open[found] if (found := min(filled, default=None)) is not None else None
 
     # ── closing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _close(self, index: int, trigger: Trigger) -> None:
-        self._emit(self._open.pop(index), self._end(index - 1), self._end(index), trigger)
+        self._emit(self._open.pop(index), Bounds(self._end(index - 1), self._end(index), trigger))
 
     def _close_until(self, watermark: float, trigger: Trigger) -> None:
         if watermark < self._next_end:

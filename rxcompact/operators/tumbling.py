@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Clock
-from rxcompact.events import DeadLetter, Trigger, Window
+from rxcompact.events import Bounds, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket
-from rxcompact.operators.gather import Gather
+from rxcompact.operators.emitter import Gather
 from rxcompact.operators.windows import TICK, Windows
 
 if TYPE_CHECKING:
@@ -19,43 +20,41 @@ if TYPE_CHECKING:
 
 
 class TumblingWindows(Windows):
-    """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew."""
+    """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew.
+
+    Single events may be gathered for the scheduler's next turn: `held` counts them from then on.
+    """
 
     def __init__(
-        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], dead_letters: Callable[[DeadLetter], Any]
     ) -> None:
-        super().__init__(options, clock, observer, reject)
+        super().__init__(options, clock, observer, dead_letters)
         self._due = clock.monotonic() + options.timespan
         self._opened = clock.wall()
         self._open = self._new_bucket()
-        # where the clock alone closes windows it makes no difference if an event is looked at a turn later
-        by_clock_alone = (options.count, options.max_keys, options.time_mapper) == (None, None, None)
-        self._gather = Gather(clock.soon, self._look) if clock.soon is not None and by_clock_alone else None
+        self._gather: Gather | None = None
 
-    def taker(self) -> Callable[[Any], None]:
-        return self._gather.add if self._gather is not None else super().taker()
+    def event_handler(self) -> Callable[[Any], None]:
+        options = self._options
+        # where the clock alone closes windows it makes no difference if an event is added a turn later
+        if self.clock.soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
+            return super().event_handler()
+        self._gather = Gather(self.clock.soon, partial(self._emitter.run, self._add_gathered))
+        return self._gather.add
 
-    def _look(self) -> None:
-        self._hand.do(self._absorb_gathered)
-
-    def _absorb_gathered(self) -> None:
+    def _add_gathered(self) -> None:
         if self._gather is not None:
             self._add(self._gather.take())
 
-    def held(self) -> int:
-        if self._gather is not None:
-            self._look()
-        return self._held
-
     def new_keys(self, chunk: Sequence[Any]) -> int:
-        """Return how many keys a chunk has at most that need room: of those held none, but for windows cut by count."""
-        if self._options.count is not None:
+        """Return how many keys a chunk has at most that need capacity; those of an open window need none."""
+        if self._options.count is not None:  # it may close before they come
             return len(chunk)
         keys: set[Hashable] = set()
         for event in chunk:
-            with suppress(Exception):  # what has no key needs no room
+            with suppress(Exception):  # an event without a key needs none
                 keys.add(self._key_of(event))
-        return len(keys.difference(self._open.events))
+        return len(keys.difference(self._open.table))
 
     def due(self) -> float:
         return self._due
@@ -68,10 +67,10 @@ class TumblingWindows(Windows):
         return self._open
 
     def _oldest(self) -> Bucket | None:
-        return self._open if self._open.events else None
+        return self._open or None
 
     def _close_due(self) -> None:
-        self._absorb_gathered()
+        self._add_gathered()
         overdue = self.clock.monotonic() - self._due
         if overdue > -TICK:
             self._cut("time")
@@ -84,10 +83,10 @@ class TumblingWindows(Windows):
         self._due = self.clock.monotonic() + self._options.timespan
 
     def _close_all(self, trigger: Trigger) -> None:
-        self._absorb_gathered()
+        self._add_gathered()
         self._close(0, trigger)
 
     def _cut(self, trigger: Trigger) -> None:
         bucket, opened = self._open, self._opened
         self._open, self._opened = self._new_bucket(), self.clock.wall()
-        self._emit(bucket, opened, self._opened, trigger)
+        self._emit(bucket, Bounds(opened, self._opened, trigger))

@@ -1,4 +1,4 @@
-"""What windows of processing time and of event time have in common: mapping, room, dead letters."""
+"""What windows of processing time and of event time have in common: mapping, capacity, dead letters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from reactivex.abc import ObserverBase
 from rxcompact.acks import Ack
 from rxcompact.clock import Clock
 from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
-from rxcompact.events import Compacted, DeadLetter, Trigger, Window
-from rxcompact.operators.bucket import Bucket
+from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
+from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket
 from rxcompact.operators.emitter import SerializedEmitter
 from rxcompact.timestamps import not_a_time
 
@@ -37,29 +37,33 @@ class Windows(ABC):
     stage = "compact"
 
     def __init__(
-        self, options: Compact, clock: Clock, observer: ObserverBase[Window], reject: Callable[[DeadLetter], object]
+        self, options: Compact, clock: Clock, observer: ObserverBase[Window], dead_letters: Callable[[DeadLetter], Any]
     ) -> None:
         self.clock = clock
         self._options = options
         self._observer = observer
-        self._dead_letter = reject
-        self._hand = SerializedEmitter()
+        self._dead_letters = dead_letters
+        self._emitter = SerializedEmitter()
         self._abandoned = False
         self._full: NoRoomError | None = None
         self._ack: Ack | None = None  # of the chunk that is being added
-        self._left = 0  # keys that are in no open bucket any more
-        self._held = 0  # keys that are; counted, for there may be thousands of buckets
+        self._left = 0  # keys that were in a bucket and no longer are
+        self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
         self._time_of = options.time_mapper
         self._times_of = _many(options.time_mapper) if options.time_mapper else None
+        first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
+        self._bucket_class = EventBucket if first_alone and self._time_of is None else RowBucket
 
-    def taker(self) -> Callable[[Any], None]:
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def event_handler(self) -> Callable[[Any], None]:
         """Return what takes one event."""
         return lambda event: self.add_many((event,))
 
     def add_many(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
-        self._hand.do(partial(self._add, chunk))
+        self._emitter.run(partial(self._add, chunk))
         if self._full is not None:
             self.fail(self._full)
 
@@ -69,48 +73,46 @@ class Windows(ABC):
             ack.retain()
         if chunk:
             self._absorb(*self._map(chunk))
-        if self._abandoned and chunk:
-            self._close_all("drain")
+            if self._abandoned:
+                self._close_all("drain")
         if ack is not None:
-            self._hand.calls.append(ack.release)  # when what was set aside at the door has been told of
-
-    def new_keys(self, chunk: Sequence[Any]) -> int:
-        """Return how many keys a chunk has at most that need room."""
-        return len(chunk)
+            self._emitter.pending.append(ack.release)  # after the rejections
 
     def tick(self) -> None:
-        """Close what the clock says is over."""
-        self._hand.do(self._close_due)
+        """Close what is due by the clock."""
+        self._emitter.run(self._close_due)
 
-    def flush(self, trigger: Trigger) -> None:
-        """Close everything."""
-        self._hand.do(partial(self._close_all, trigger))
+    def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
+        """Close everything, then emit something more."""
+
+        def work() -> None:
+            self._close_all(trigger)
+            if then is not None:
+                self._emitter.pending.append(then)
+
+        self._emitter.run(work)
 
     def complete(self) -> None:
         """Close everything and end the stream."""
-        self.flush("completed")
-        self._hand.calls.append(self._observer.on_completed)
-        self._hand.emit()
+        self.flush("completed", self._observer.on_completed)
 
     def fail(self, error: Exception) -> None:
         """Close everything, so that nothing is lost, and pass the error on."""
-        self.flush("completed")
-        self._hand.calls.append(partial(self._observer.on_error, error))
-        self._hand.emit()
+        self.flush("completed", partial(self._observer.on_error, error))
 
     def abandon(self) -> None:
-        """Make dead letters of what is held: who subscribed wants no more of it."""
+        """Make dead letters of what is held: the subscription is disposed."""
         self._abandoned = True
         self.flush("drain")
 
-    def waiting(self) -> int:
-        return 0
-
-    # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what it holds: looking changes nothing ────────────────────────────────────────────────────────────────────
 
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
         return self._held
+
+    def waiting(self) -> int:
+        return 0
 
     def oldest(self) -> float | None:
         """Return the age of the oldest event held, seconds."""
@@ -121,17 +123,17 @@ class Windows(ABC):
     @property
     def distinct(self) -> int:
         """How many keys the buckets have held so far, the open ones included."""
-        return self._left + self.held()
+        return self._left + self._held
+
+    def new_keys(self, chunk: Sequence[Any]) -> int:
+        """Return how many keys a chunk has at most that need capacity."""
+        return len(chunk)
+
+    # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def due(self) -> float:
         """Return when to `tick` next, in monotonic seconds."""
-
-    @abstractmethod
-    def _close_due(self) -> None: ...
-
-    @abstractmethod
-    def _close_all(self, trigger: Trigger) -> None: ...
 
     @abstractmethod
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
@@ -142,11 +144,17 @@ class Windows(ABC):
         """Return the open bucket of that index."""
 
     @abstractmethod
+    def _oldest(self) -> Bucket | None:
+        """Return the bucket that holds the oldest key."""
+
+    @abstractmethod
+    def _close_due(self) -> None: ...
+
+    @abstractmethod
     def _close(self, index: int, trigger: Trigger) -> None: ...
 
     @abstractmethod
-    def _oldest(self) -> Bucket | None:
-        """Return the bucket that holds the oldest key."""
+    def _close_all(self, trigger: Trigger) -> None: ...
 
     # ── mapping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,8 +162,15 @@ class Windows(ABC):
         try:
             keys: Sequence[Any] = self._keys_of(chunk)
             times: Sequence[float] = self._times_of(chunk) if self._times_of else ()
-            if not times or (
-                set(map(type, times)) <= NUMBERS and isfinite(sum(times)) and min(times) > -FAR and max(times) < FAR
+            if len(keys) == len(chunk) and (
+                not self._times_of
+                or (
+                    len(times) == len(chunk)
+                    and set(map(type, times)) <= NUMBERS
+                    and isfinite(sum(times))
+                    and min(times) > -FAR
+                    and max(times) < FAR
+                )
             ):
                 return keys, chunk, times
         except Exception:  # noqa: BLE001, S110 - found out below, event by event
@@ -189,45 +204,37 @@ class Windows(ABC):
     def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
         """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
         bucket = self._bucket(index)
-        count, room = self._options.count, self._options.max_keys
+        count, max_keys = self._options.count, self._options.max_keys
         new = len(keys)
-        if (count is None or len(bucket.events) + new < count) and (room is None or self.held() + new <= room()):
+        if (count is None or len(bucket) + new < count) and (max_keys is None or self._held + new <= max_keys()):
+            self._add_to(bucket, keys, events, seen)
+            return
+        each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
+        for key, event, seen_ in zip(keys, events, each, strict=False):
             try:
-                self._add_to(bucket, keys, events, seen)
-            except Exception:  # noqa: BLE001, S110 - unhashable; whose it is shows one by one
-                pass
-            else:
-                if self._ack is not None:
-                    bucket.retain(self._ack, keys)
-                return
-        each: Iterable[Any] = zip(seen, strict=True) if isinstance(seen, Sequence) else repeat(seen)
-        for key, event, time in zip(keys, events, each, strict=False):
-            try:
-                if self._has_room(index, key, event):
-                    self._add_to(self._bucket(index), (key,), (event,), time)
-                    if self._ack is not None:
-                        self._bucket(index).retain(self._ack, (key,))
+                if self._has_capacity(index, key, event):
+                    self._add_to(self._bucket(index), (key,), (event,), seen_)
             except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError(str(error)))
-            if count is not None and len(self._bucket(index).events) >= count:
+            if count is not None and len(self._bucket(index)) >= count:
                 self._close(index, "count")
 
     def _add_to(
         self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]
     ) -> None:
-        before = len(bucket.events)
-        try:
-            bucket.add(keys, events, seen)
-        finally:
-            self._held += len(bucket.events) - before
+        before = len(bucket)
+        bucket.add(keys, events, seen)
+        self._held += len(bucket) - before
+        if self._ack is not None:
+            bucket.retain(self._ack, keys)
 
-    def _has_room(self, index: int, key: Hashable, event: Any) -> bool:
-        room, overflow = self._options.max_keys, self._options.overflow
-        if key in self._bucket(index).events or room is None or (limit := room()) > self.held():
+    def _has_capacity(self, index: int, key: Hashable, event: Any) -> bool:
+        max_keys, overflow = self._options.max_keys, self._options.overflow
+        if key in self._bucket(index).table or max_keys is None or (limit := max_keys()) > self._held:
             return True
         error = NoRoomError(limit)
         if overflow == "error":
-            self._full = self._full or error  # which ends the stream, when what came with it has been looked at
+            self._full = self._full or error  # which ends the stream after this chunk
         if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
             self._held -= 1
             self._reject(oldest.evict(), error, "dropped")
@@ -236,34 +243,32 @@ class Windows(ABC):
         return False
 
     def _new_bucket(self) -> Bucket:
-        options = self._options
-        return Bucket(options.keep, options.fields, self._reject)
+        return self._bucket_class(self._reject, self._options.keep, self._options.fields)
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _emit(self, bucket: Bucket, opened: float, closed: float, trigger: Trigger) -> None:
-        if bucket.events:
-            self._left += len(bucket.events)
-            self._held -= len(bucket.events)
-            window = bucket.window(opened, closed, trigger)
-            self._hand.calls.append(partial(self._tell, window))
-        else:  # all it had was dropped
-            self._hand.calls.extend(ack.release for ack, _ in bucket.acks)
+    def _emit(self, bucket: Bucket, bounds: Bounds) -> None:
+        if bucket:
+            self._left += len(bucket)
+            self._held -= len(bucket)
+            self._emitter.pending.append(partial(self._on_window, bucket.close(bounds)))
+        else:  # whatever it held was dropped
+            self._emitter.pending.extend(ack.release for ack, _ in bucket.acks)
 
-    def _tell(self, window: Window) -> None:
+    def _on_window(self, window: Window) -> None:
         if not self._abandoned:
             self._observer.on_next(window)
             return
         error = AbandonedError("stopped in an open window")
         for compacted in window:
             letter = DeadLetter("abandoned", compacted, "compact", error.reason, error)
-            self._hand.calls.append(partial(self._dead_letter, letter))
+            self._emitter.pending.append(partial(self._dead_letters, letter))
 
     def _reject(self, event: Any, error: RxCompactError, outcome: Literal["rejected", "dropped"] = "rejected") -> None:
         if outcome == "dropped":
             self._left += 1
         letter = DeadLetter(outcome, event, "compact", error.reason, error)
-        self._hand.calls.append(partial(self._dead_letter, letter))
+        self._emitter.pending.append(partial(self._dead_letters, letter))
 
 
 def field_mapper(mapper: Mapper | str) -> Mapper:
@@ -273,5 +278,5 @@ def field_mapper(mapper: Mapper | str) -> Mapper:
 
 def _many(mapper: Mapper) -> Callable[[Sequence[Any]], Sequence[Any]]:
     """Return what maps a whole chunk: the mapper's own ``many``, else the mapper over each."""
-    own: Callable[[Sequence[Any]], Sequence[Any]] | None = getattr(mapper, "many", None)
-    return own or (lambda chunk: list(map(mapper, chunk)))
+    many: Callable[[Sequence[Any]], Sequence[Any]] | None = getattr(mapper, "many", None)
+    return many or (lambda chunk: list(map(mapper, chunk)))

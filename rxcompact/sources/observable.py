@@ -13,7 +13,7 @@ from reactivex.disposable import Disposable
 from rxcompact.clock import call_soon_threadsafe_or_now
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import LoopError
-from rxcompact.operators.gather import Gather
+from rxcompact.operators.emitter import Gather
 
 
 class ObservableSource:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
-from itertools import repeat
 from typing import Any
 
 import reactivex as rx
@@ -18,7 +17,7 @@ from tenacity import wait_random
 
 from rxcompact import operators as rxo
 from rxcompact.errors import TransientError
-from rxcompact.events import Window
+from rxcompact.events import Bounds, Compacted, Window
 
 TOOK = 0.005
 AT_ONCE = 100
@@ -80,8 +79,8 @@ async def gathered(calls: int, look: Lookup, done: Callable[[int], object]) -> N
 def window_of(events: Sequence[Any]) -> Window:
     """A window of these, each its own key, born now."""
     now = time.time()
-    columns = (range(len(events)), events, repeat(1), repeat(now), repeat(now))
-    return Window(now, now, "time", len(events), columns)
+    items = tuple(Compacted(n, event, 1, now, now) for n, event in enumerate(events))
+    return Window(Bounds(now, now, "time"), len(events), items)
 
 
 async def enriched(calls: int, look: Lookup, done: Callable[[int], object], **options: Any) -> None:

@@ -22,13 +22,13 @@ from reactivex import operators as ops
 from rxcompact import HttpEnricher, NdjsonSink
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, RateLimitedError, TransientError
-from rxcompact.events import Compacted, DeadLetter, Delivered, Window
+from rxcompact.events import Bounds, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.retry import is_transient, parse_retry_after
 from rxcompact.testing import START, virtual_loop
 
 
 def window(*keys: Any, born: float = START) -> Window:
-    return Window.of(START, START, "time", len(keys), [Compacted(key, key, 1, born, born) for key in keys])
+    return Window(Bounds(START, START, "time"), len(keys), [Compacted(key, key, 1, born, born) for key in keys])
 
 
 def http(status: int) -> aiohttp.ClientResponseError:

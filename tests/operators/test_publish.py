@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, ExpiredError, PermanentError, RateLimitedError, TransientError
-from rxcompact.events import Batch, Compacted, DeadLetter, Delivered, Window
+from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.operator import registering
 from rxcompact.testing import START, run
 
@@ -75,7 +75,7 @@ async def test_batches_close_by_count_by_linger_and_at_the_end() -> None:
 
 async def test_windows_are_cut_into_batches() -> None:
     bench = Bench()
-    bench.source.on_next(Window.of(START, START, "time", 7, [item(n) for n in range(7)]))
+    bench.source.on_next(Window(Bounds(START, START, "time"), 7, [item(n) for n in range(7)]))
     await asyncio.sleep(5)
     assert bench.given == [(0, [0, 1, 2]), (0, [3, 4, 5]), (5, [6])]
 
@@ -245,8 +245,8 @@ async def test_windows_and_events_share_a_batch_and_no_linger_is_no_wait() -> No
     bench = Bench(timespan=timedelta(seconds=2))
     bench.source.on_next(item("a"))
     await asyncio.sleep(1)
-    bench.source.on_next(Window.of(START, START, "time", 0, []))
-    bench.source.on_next(Window.of(START, START, "time", 1, [item("b")]))
+    bench.source.on_next(Window(Bounds(START, START, "time"), 0, []))
+    bench.source.on_next(Window(Bounds(START, START, "time"), 1, [item("b")]))
     await asyncio.sleep(5)
     assert bench.given == [(2, ["a", "b"])]
     bench = Bench(timespan=0)
@@ -257,7 +257,7 @@ async def test_windows_and_events_share_a_batch_and_no_linger_is_no_wait() -> No
 
 async def test_nothing_is_delivered_of_nothing() -> None:
     bench = Bench()
-    bench.source.on_next(Window.of(START, START, "time", 0, []))
+    bench.source.on_next(Window(Bounds(START, START, "time"), 0, []))
     await asyncio.sleep(10)
     await bench.end()
     assert bench.given == []

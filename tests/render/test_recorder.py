@@ -11,7 +11,7 @@ import pytest
 import reactivex as rx
 from pipelines import simple_pipeline
 
-from rxcompact import Compacted, DeadLetter, Orchestrator, Published, Window
+from rxcompact import Bounds, Compacted, DeadLetter, Orchestrator, Published, Window
 from rxcompact.errors import ArgumentError
 from rxcompact.observers import Recorder, Recording, attach
 from rxcompact.observers.recorder import Timeline
@@ -21,7 +21,7 @@ from rxcompact.testing import START
 
 def window(at: float, *keys: Any, count: int = 1) -> Window:
     items = [Compacted(key, {"body": "secret"}, count, at, at + 1) for key in keys]
-    return Window.of(at, at + 5, "time", count * len(keys), items)
+    return Window(Bounds(at, at + 5, "time"), count * len(keys), items)
 
 
 def test_it_records_what_happened_when(record: Callable[..., Recording]) -> None:

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from pipelines import simple_pipeline
 
-from rxcompact import Account, Compacted, DeadLetter, Pipeline, Window
+from rxcompact import Account, Bounds, Compacted, DeadLetter, Pipeline, Window
 from rxcompact.errors import ExpiredError, TransientError
 from rxcompact.render import (
     account_html,
@@ -43,8 +43,10 @@ def caption(html: str) -> str:
 
 
 def window(size: int) -> Window:
-    return Window.of(
-        START, START + 10, "time", size * 2, [Compacted(n, {"n": n}, 2, START, START + 9.5) for n in range(size)]
+    return Window(
+        Bounds(START, START + 10, "time"),
+        size * 2,
+        [Compacted(n, {"n": n}, 2, START, START + 9.5) for n in range(size)],
     )
 
 
@@ -89,7 +91,7 @@ def test_hostile_text_stays_text(number: int) -> None:
     text: Any = HOSTILE[number]
     items = [Compacted("k", text, 1)]
     for html in (
-        window_html(Window.of(0, 1, "time", 1, items)),
+        window_html(Window(Bounds(0, 1, "time"), 1, items)),
         compacted_html(Compacted(str(text), text)),
         dead_letter_html(DeadLetter("rejected", text, "compact", str(text), ValueError(text))),
     ):
@@ -179,7 +181,9 @@ def test_an_orchestrator_shows_its_state() -> None:
 def test_a_window_is_a_table_to_pandas() -> None:
     import pandas as pd
 
-    window = Window.of(0.0, 10.0, "time", 3, [Compacted("a", {"n": 1}, 2, 1.0, 3.0), Compacted("b", {"n": 2}, 1, 2.0)])
+    window = Window(
+        Bounds(0.0, 10.0, "time"), 3, [Compacted("a", {"n": 1}, 2, 1.0, 3.0), Compacted("b", {"n": 2}, 1, 2.0)]
+    )
     table = pd.DataFrame(window)
     assert list(table.columns) == ["key", "event", "count", "first_seen", "last_seen"]
     assert table["count"].sum() == window.received

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from reactivex import Observer
 from reactivex.subject import Subject
 
-from rxcompact.events import Batch, Compacted, Window
+from rxcompact.events import Batch, Bounds, Compacted, Window
 from rxcompact.fields import JsonKey
 from rxcompact.operators.publish import as_sink
 from rxcompact.sinks.ndjson import NdjsonSink, json_object, window_lines
@@ -215,7 +215,7 @@ def test_a_batch_that_was_not_taken_is_not_written_on_closing(tmp_path: Path) ->
 
 def test_the_lines_of_a_window_have_its_bounds() -> None:
     items = [Compacted("a", b'{"x":1}', 2, 10.0, 11.0), Compacted(None, {}, 1, 12.0, 12.0)]
-    lines = window_lines(Window.of(10.0, 20.0, "time", 3, items))
+    lines = window_lines(Window(Bounds(10.0, 20.0, "time"), 3, items))
     assert [json.loads(line) for line in lines.splitlines()] == [
         {"opened": 10.0, "closed": 20.0} | json.loads(msgspec.json.encode(json_object(item))) for item in items
     ]
