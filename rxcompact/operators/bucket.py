@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import repeat
@@ -19,7 +19,7 @@ FIELDS: tuple[Field, ...] = ("count", "first_seen", "last_seen")
 Reject: TypeAlias = Callable[[Any, RxCompactError], None]
 
 
-class Bucket(ABC):
+class Bucket(Collection[Compacted]):
     """The distinct events of a window; once closed, the items of that window.
 
     Args:
@@ -37,8 +37,8 @@ class Bucket(ABC):
     def __len__(self) -> int:
         return len(self.table)
 
-    @abstractmethod
-    def __iter__(self) -> Iterator[Compacted]: ...
+    def __contains__(self, item: object) -> bool:
+        return any(item == compacted for compacted in self)
 
     @abstractmethod
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
@@ -63,8 +63,19 @@ class Bucket(ABC):
 
     def retain(self, ack: Ack, keys: Sequence[Hashable]) -> None:
         """Have an ack wait for keys that were added."""
-        ack.retain()
-        self.acks.append((ack, dict.fromkeys(keys)))
+        try:
+            added = dict.fromkeys(keys)
+        except Exception:  # noqa: BLE001 - a key that cannot be hashed was rejected
+            added = dict.fromkeys(filter(self._holds, keys))
+        if added:
+            ack.retain()
+            self.acks.append((ack, added))
+
+    def _holds(self, key: Hashable) -> bool:
+        try:
+            return key in self.table
+        except Exception:  # noqa: BLE001 - as above
+            return False
 
     def close(self, bounds: Bounds) -> Window:
         """Return the window; nothing may be added after."""
