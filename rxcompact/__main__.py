@@ -5,27 +5,45 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.metadata import version
+from io import TextIOWrapper
 
-from rxcompact.commands import compact, demo, serve
-from rxcompact.commands.stdout import mute
+from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment
 
-SIGPIPE = 141
-"""What a shell has as the exit code of one whose reader went away."""
+COMMANDS = {
+    "compact": "compact JSON events from files or standard input",
+    "serve": "run the service: HTTP or a broker in, enrich, publish",
+    "demo": "show it at work on loopback",
+}
+SIGINT, SIGPIPE = 2, 13
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # None when it is closed
+            stream.reconfigure(errors="backslashreplace")  # where a terminal is not UTF-8
+    given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="rxcompact", description="Each distinct event once per time bucket.")
+    parser.add_argument("--version", action="version", version=f"rxcompact {version('rxcompact')}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for command in (compact, serve, demo):
-        command.add_parser(commands)
-    options = parser.parse_args(arguments)
+    for name, description in COMMANDS.items():
+        if given[:1] == [name]:  # only its imports take time
+            command = import_module(f"rxcompact.commands.{name}").add_parser(commands, description)
+            given[1:] = from_environment(command, given[1:])
+        else:
+            commands.add_parser(name, help=description)
+    options = parser.parse_args(given)
     try:
         code: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more, as of ``| head``
-        mute()
-        return SIGPIPE
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader is gone, as of ``| head``
+        discard_stdout()
+        return SIGNALLED + SIGPIPE
+    except KeyboardInterrupt:
+        return SIGNALLED + SIGINT
     return code
 
 

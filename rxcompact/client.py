@@ -1,29 +1,39 @@
-"""What HTTP enrichers and sinks share: one session, answers read with a limit, statuses as errors."""
+"""The HTTP client of enrichers and sinks: one session, bounded answers, statuses as errors."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
 from loguru import logger
 from yarl import URL
 
-from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
+from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, RxCompactError, TransientError
 from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
 from rxcompact.reader.gunzip import is_gzip, read_body
 
 KIB = 1024
-REFUSED = frozenset({401, 403, 410})
+DENIED = frozenset({401, 403, 410})
 SERVER_ERROR = 500
+SUCCESS = range(200, 300)
+EXCERPT = 200
+"""Characters of a failure's body that its error shows."""
+EXCERPT_TIMEOUT = 1.0
+"""Seconds for which they are waited for."""
+_control = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
+_credentials = re.compile(r"(?<=//)[^/?#]*@|[?#].*")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Takes no idle connection on which something was said that nobody asked for.
+    """Discards an idle connection on which unexpected bytes arrived.
 
-    aiohttp would take that for the answer to the next request, and each answer from then on for that of another.
+    aiohttp would read them as the answer to the next request, and each later answer as that of the wrong request.
     """
 
     async def _get(self, key: Any, traces: Any) -> Any:
@@ -35,15 +45,15 @@ class _Connector(aiohttp.TCPConnector):
 
 
 class Client:
-    """An aiohttp session that is made when first used, and follows no redirects.
+    """An aiohttp session, created at the first request; it follows no redirects.
 
     Args:
-        limit: Connections at once; at least as many as calls, else these would spend their time waiting for one.
+        limit: Connections at once; at least as many as calls, which would otherwise wait for one.
         headers: Sent with each request.
         max_answer: Bytes of the longest answer that is read, unpacked.
     """
 
-    def __init__(self, *, limit: int, headers: Mapping[str, str] | None, max_answer: int) -> None:
+    def __init__(self, *, limit: int, headers: Mapping[str, str] | None = None, max_answer: int) -> None:
         self._limit = limit
         self._headers = {"Accept-Encoding": "gzip", **(headers or {})}
         self._max_answer = max_answer
@@ -52,12 +62,12 @@ class Client:
     async def request(
         self, method: str, url: URL, *, max_answer: int = 0, **options: Any
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return an answer's status, headers and body; of a failure no body. It is for the caller to limit the time.
+        """Return an answer's status, headers and body; of a failure the beginning of it. The caller limits the time.
 
         Raises:
-            aiohttp.ClientError: when there was none.
-            TransientError: when it is damaged.
-            PermanentError: when it is too long.
+            aiohttp.ClientError: when there is no answer.
+            TransientError: when it is damaged, or not HTTP.
+            PermanentError: when it is too long, or the URL is not valid.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -65,15 +75,20 @@ class Client:
                 headers=self._headers,
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
-                auto_decompress=False,  # aiohttp does not tell when gzip is cut short
+                auto_decompress=False,  # aiohttp does not notice gzip that is cut short
             )
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as response:
-                body = await _body(response, max(self._max_answer, max_answer))
-                return response.status, response.headers, body
+                if response.status not in SUCCESS:
+                    return response.status, response.headers, await _excerpt(response)
+                return response.status, response.headers, await _body(response, max(self._max_answer, max_answer))
         except aiohttp.ClientConnectorCertificateError as error:
             logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)
             raise
+        except aiohttp.ClientResponseError as error:  # whose text has the URL, which may have credentials
+            raise TransientError(f"answer is not HTTP: {_clean(error.message)}") from None
+        except aiohttp.InvalidURL:
+            raise PermanentError(f"not a valid URL: {redacted(str(url))}") from None
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -82,10 +97,19 @@ class Client:
             await session.close()
 
 
+async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
+    """Return the beginning of a failure's body, or nothing."""
+    with suppress(aiohttp.ClientError, TimeoutError, OSError, ValueError, zlib.error):
+        async with asyncio.timeout(EXCERPT_TIMEOUT):
+            block = await response.content.read(4 * KIB)
+        if is_gzip(response.headers.get("Content-Encoding")):
+            return zlib.decompressobj(wbits=31).decompress(block, 4 * EXCERPT)
+        return block
+    return b""
+
+
 async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
-    """Return what a success holds, unpacked."""
-    if response.status >= 300:  # noqa: PLR2004 - which says it all
-        return b""
+    """Return the body of a success, unpacked."""
     try:
         compressed = is_gzip(response.headers.get("Content-Encoding"))
         return await read_body(response.content, longest, compressed=compressed)
@@ -95,28 +119,60 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
         raise TransientError(f"answer cannot be unpacked: {error}") from None
 
 
-def failure(status: int, headers: Mapping[str, str], where: str) -> Exception | None:
-    """Return the error that a status means, or None for success.
+def failure(status: int, headers: Mapping[str, str], where: str, body: bytes = b"") -> Exception | None:
+    """Return the error of a status, with the beginning of the body, or None for success.
 
-    401, 403 and 410 are retried, for as long as the event lives: someone may put it right. They are logged as errors.
+    401, 403 and 410 are logged as errors and retried, for someone may correct the credentials or the URL.
     """
-    if 200 <= status < 300:  # noqa: PLR2004
+    if status in SUCCESS:
         return None
+    excerpt = _clean(body.decode("utf-8", "replace"))
+    text = f"HTTP {status}: {excerpt}" if excerpt else f"HTTP {status}"
     error: RxCompactError
     wait = parse_retry_after(headers.get("Retry-After"), time.time())
     if status == TOO_MANY_REQUESTS:
-        error = RateLimitedError("HTTP 429", wait)
-    elif status in RETRIED_STATUS or status >= SERVER_ERROR or status in REFUSED:
-        error = TransientError(f"HTTP {status}")
+        error = RateLimitedError(text, wait)
+    elif status in RETRIED_STATUS or status >= SERVER_ERROR or status in DENIED:
+        error = TransientError(text)
         error.retry_after = wait
     else:
-        error = PermanentError(f"HTTP {status}")
+        error = PermanentError(text)
     error.reason = f"HTTP {status}"
-    if status in REFUSED:
+    if status in DENIED:
         logger.error("{} answers HTTP {}: are the credentials right?", where, status)
     return error
 
 
+def is_html(body: bytes) -> bool:
+    """Return whether a body is an HTML page, whatever its type: a login page, or that of a proxy."""
+    return body[:100].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+
+
+def _clean(text: str) -> str:
+    """Return the beginning of a text without control characters."""
+    return _control.sub(" ", text).strip()[:EXCERPT]
+
+
+def absolute_url(argument: str, url: str, shown: str = "") -> URL:
+    """Return a URL; ``shown`` is what an error shows of it, by default all but credentials and query.
+
+    Raises:
+        ArgumentError: when it is no absolute HTTP URL.
+    """
+    try:
+        found = URL(url)
+    except ValueError:
+        found = URL()
+    if found.scheme not in ("http", "https") or not found.host:
+        raise ArgumentError(argument, shown or redacted(url), "an absolute URL, http://HOST/PATH")
+    return found
+
+
+def redacted(url: str) -> str:
+    """Return a URL without user, password and query."""
+    return _credentials.sub("", url)
+
+
 def origin(url: str | URL) -> str:
-    """Return a URL's scheme, host and port, which is what may be logged of it."""
+    """Return a URL's scheme, host and port: the part that may be logged."""
     return str(URL(url).origin())

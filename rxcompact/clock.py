@@ -26,11 +26,11 @@ Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
 
 
-def seconds(argument: str, value: Seconds, *, zero: bool = False) -> float:
+def seconds(argument: str, value: Seconds, *, zero: bool = False, infinite: bool = False) -> float:
     """Return a duration in seconds; NumPy's numbers and ``timedelta64`` are taken too.
 
     Raises:
-        ArgumentError: when it is none, negative, not finite, or zero and ``zero`` is not allowed.
+        ArgumentError: when it is none, negative, zero without ``zero``, or infinite without ``infinite``.
     """
     number: Any = value
     if hasattr(number, "item"):  # NumPy's: a timedelta64 of less than a microsecond gives nanoseconds
@@ -40,7 +40,7 @@ def seconds(argument: str, value: Seconds, *, zero: bool = False) -> float:
     expected = "a duration in seconds, 0 or more" if zero else "a duration above 0 s"
     if isinstance(number, bool) or not isinstance(number, float | int):
         raise ArgumentError(argument, value, expected)
-    if not 0 <= number < float("inf") or (number == 0 and not zero):
+    if not (0 <= number < float("inf") or (infinite and number == float("inf"))) or (number == 0 and not zero):
         raise ArgumentError(argument, value, expected)
     return float(number)
 

@@ -44,14 +44,21 @@ class DecodeError(RxCompactError, ValueError):
 
 
 class LateError(RxCompactError):
-    """The event's bucket had closed before the event came."""
+    """The event's bucket had closed before the event came.
+
+    Attributes:
+        late_by: The lateness that would have kept the event, seconds.
+    """
 
     reason = "late"
 
-    def __init__(self, closed: float, watermark: float) -> None:
-        super().__init__(f"bucket ended at {closed}, the watermark is {watermark}")
+    def __init__(self, closed: float, watermark: float, late_by: float) -> None:
+        super().__init__(
+            f"bucket ended at {closed}, the watermark is {watermark}; a lateness of {late_by:.6g} s keeps it"
+        )
         self.closed = closed
         self.watermark = watermark
+        self.late_by = late_by
 
 
 class FutureError(RxCompactError):

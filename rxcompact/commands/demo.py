@@ -13,8 +13,8 @@ import aiohttp
 from aiohttp import web
 
 from rxcompact import operators as rxo
+from rxcompact.commands.common import run
 from rxcompact.commands.live import view
-from rxcompact.commands.loop import run
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.fields import JsonKey
 from rxcompact.orchestrator import Orchestrator, Report
@@ -23,8 +23,8 @@ from rxcompact.sinks.http import HttpSink
 from rxcompact.sources.http import HttpSource
 
 DESCRIPTION = """\
-Show it at work, on this machine alone and in seconds: an alert storm is posted over HTTP, an API that is asked about
-each distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
+Show it at work, on this machine alone and in seconds: an alert storm is posted over HTTP, the API that enriches each
+distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
 """
 STORM = 8.0
 """Seconds that it lasts."""
@@ -37,16 +37,15 @@ HOSTS = 60
 ALERTS = ("DiskFull", "HighLatency", "NodeDown", "CertExpires", "QueueGrows")
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "demo", help="show it at work on loopback", description=DESCRIPTION
-    )
+    parser: argparse.ArgumentParser = commands.add_parser("demo", help=description, description=DESCRIPTION)
     parser.set_defaults(run=lambda _: run(_demo()))
+    return parser
 
 
 class Services:
-    """The world around the pipeline: an API to ask, and a store to publish to. Real HTTP, on loopback."""
+    """An API to request and a store to publish to, on loopback."""
 
     def __init__(self) -> None:
         self.began = time.monotonic()
@@ -90,15 +89,15 @@ class Services:
 
 
 class Storm:
-    """Posts alerts, most of them again and again; comes again when it is told to."""
+    """Posts alerts, most of them again and again, and retries what is rejected."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self._random = random.Random(7)  # noqa: S311
         self.accepted = 0
-        self.refused = 0
+        self.retried = 0
 
-    async def rage(self) -> None:
+    async def run(self) -> None:
         end = time.monotonic() + STORM
         async with aiohttp.ClientSession() as session:
             while time.monotonic() < end:
@@ -123,7 +122,7 @@ class Storm:
                         return
             except aiohttp.ClientError:  # it is being restarted
                 pass
-            self.refused += 1
+            self.retried += 1
             await asyncio.sleep(0.1)
 
 
@@ -143,34 +142,34 @@ async def _demo() -> int:
         async with orchestrator:
             await source.listening()
             storm = Storm(source.url)
-            raging = asyncio.create_task(storm.rage())
+            storming = asyncio.create_task(storm.run())
             try:
-                await _watch(orchestrator, services, raging)
+                await _watch(orchestrator, services, storming)
             finally:
-                raging.cancel()
+                storming.cancel()
             report = await orchestrator.stop()
     finally:
         await services.stop()
     return _verdict(report, storm, services, orchestrator.statistics.retries)
 
 
-async def _watch(orchestrator: Orchestrator, services: Services, raging: asyncio.Task[None]) -> None:
+async def _watch(orchestrator: Orchestrator, services: Services, storming: asyncio.Task[None]) -> None:
     restarted = False
     with view(orchestrator) as show:
-        while not raging.done() or orchestrator.account.in_flight:
+        while not storming.done() or orchestrator.account.in_flight:
             elapsed = time.monotonic() - services.began
             if elapsed >= RESTART and not restarted:
                 restarted = True
                 await orchestrator.restart()
             show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}")
             await asyncio.sleep(0.25)
-    await raging
+    await storming
 
 
 def _verdict(report: Report, storm: Storm, services: Services, retries: int) -> int:
     account = report.account
-    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.refused} posts had to come again")
-    print(f"asked      {services.asked} times; {services.failed} failed, {retries} tried again")
+    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.retried} posts were retried")
+    print(f"requested  {services.asked} times; {services.failed} failed, {retries} retried")
     print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
     ended = account.published + account.expired + account.failed + account.dropped + account.abandoned

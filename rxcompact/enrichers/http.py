@@ -10,29 +10,29 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from rxcompact.client import KIB, Client, failure, origin
+from rxcompact.client import KIB, Client, absolute_url, failure, is_html, origin, redacted
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.fields import JsonKey, json_value
 
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
-
-
+UNTYPED = {"", "text/plain", "application/octet-stream"}
+"""Content types of JSON from servers that set none."""
 DOTS = {".", ".."}
 
 
 class HttpEnricher:
-    """Asks an API about each event, and puts the answer, a JSON object, into it.
+    """Requests an API for each event, and adds the answer, any JSON, to it.
 
     204 and 404 mean that there is nothing to add. Redirects are not followed.
 
     Args:
-        url: A template with the names of fields in braces, percent-encoded where they are put in:
+        url: A template with names of fields in braces, whose values are percent-encoded:
             ``"http://cmdb/hosts/{host}"``; or a function of the event.
-        merge: The field to put the answer in, or a function of event and answer.
-        method: Of the request.
-        headers: Of the request, such as credentials.
-        max_concurrent: Connections at once; at least the pipeline's ``max_concurrent``.
+        merge: The field that gets the answer, or a function of event and answer.
+        method: Method of the request.
+        headers: Headers of the request, such as credentials.
+        max_concurrent: Connections at once; at least the ``max_concurrent`` of `enrich`.
         max_answer: Bytes of the longest answer.
     """
 
@@ -46,7 +46,7 @@ class HttpEnricher:
         max_concurrent: int = 100,
         max_answer: int = 1024 * KIB,
     ) -> None:
-        # URL encodes what a function leaves unencoded, so that nothing breaks out of the request
+        # URL encodes what a function leaves unencoded, so that no value alters the request
         self._url = _template(url) if isinstance(url, str) else lambda event: URL(url(event))
         self._merge = merge
         self._method = method
@@ -57,38 +57,33 @@ class HttpEnricher:
         return self.merge(event, await self.lookup(event))
 
     async def lookup(self, event: Any) -> Any:
-        """Return what the API answers about an event; None where it has nothing to add.
+        """Return the answer of the API for an event; None where it has nothing to add.
 
         Raises:
-            TransientError: for an answer that may be another later; `RateLimitedError` for 429.
-            PermanentError: for one that will not.
+            TransientError: for a failure that a retry may mend; `RateLimitedError` for 429.
+            PermanentError: for any other.
             aiohttp.ClientError: when there was no answer.
         """
         url = self._url(event)
         status, headers, body = await self._client.request(self._method, url)
         if status in NO_ENRICHMENT:
             return None
-        error = failure(status, headers, origin(url))
+        error = failure(status, headers, origin(url), body)
         if error is not None:
             raise error
         try:
             return msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+            kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+            if is_html(body) or not (kind in UNTYPED or kind.endswith("json")):
+                raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
             raise TransientError(f"answer is no JSON: {cause}") from None
 
     def merge(self, event: Any, answer: Any) -> Any:
-        """Put an answer into an event.
-
-        Raises:
-            PermanentError: when it is no JSON object, and a function is to merge it.
-        """
+        """Return the event with an answer added."""
         if answer is None:
             return event
-        if not callable(self._merge):
-            return {**event, self._merge: answer}
-        if not isinstance(answer, dict):
-            raise PermanentError(f"answer is no JSON object but {type(answer).__name__}")
-        return self._merge(event, answer)
+        return self._merge(event, answer) if callable(self._merge) else {**event, self._merge: answer}
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -96,28 +91,32 @@ class HttpEnricher:
 
 
 def _template(url: str) -> Callable[[Any], URL]:
-    parts = [
-        (quote(text, safe=RESERVED), None if name is None else JsonKey(name))
-        for text, name, _, _ in Formatter().parse(url)
-    ]
+    try:
+        parts = [(quote(text, safe=RESERVED), name) for text, name, _, _ in Formatter().parse(url)]
+    except ValueError as error:
+        raise ArgumentError("url", redacted(url), f"a template with fields in braces ({error})") from None
     before, _, after = url.partition("{")
-    if URL(before).host is None or (after and not set(before.partition("://")[2]) & {"/", "?"}):
-        raise ArgumentError("url", url, "an absolute URL whose host is no field")
+    where = origin(absolute_url("url", before, redacted(url)))
+    if after and not set(before.partition("://")[2]) & {"/", "?"}:
+        raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
+    if "" in (name for _, name in parts):
+        raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
+    fields = [(text, name, None if name is None else JsonKey(name)) for text, name in parts]
 
     def fill(event: Any) -> URL:
         filled = ""
-        for text, field in parts:
+        for text, name, field in fields:
             filled += text
             if field is not None:
                 value = json_value(field(event))
                 if value is None:
-                    raise PermanentError(f"event lacks a field that {url!r} needs")
-                name = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-                if not name and "?" not in filled:
-                    raise PermanentError(f"an empty field would lead to another path of {url!r}")
-                filled += quote(name, safe="")
+                    raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
+                part = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+                if not part and "?" not in filled:
+                    raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
+                filled += quote(part, safe="")
         if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
-            raise PermanentError(f"fields of dots would lead to another path of {url!r}")
+            raise PermanentError(f"a field of dots would change the path at {where}")
         return URL(filled, encoded=True)
 
     return fill

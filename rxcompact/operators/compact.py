@@ -69,7 +69,7 @@ def compact(
             more than deduplicating; ``first_seen`` alone costs next to nothing.
         time_mapper: Gives an event's time, POSIX seconds; or a field's name. ``first_seen`` and ``last_seen`` are then
             the earliest and latest event time, else arrivals.
-        lateness: Use event time, and wait this long for stragglers, seconds, 0 or more.
+        lateness: Use event time, and wait this long for stragglers, seconds, 0 or more; infinite for a finite source.
         tolerance: Reject an event whose time is further ahead of the wall clock than this, seconds; with ``lateness``.
         chunked: Items of the source are lists of events.
         max_keys: Hold at most this many keys; asked for each time where it is a function.
@@ -112,7 +112,7 @@ def compact(
         fields=frozenset(fields),
         time_mapper=field_mapper(time_mapper) if time_mapper else None,
         time_names=time_mapper if isinstance(time_mapper, str) else None,
-        lateness=None if lateness is None else seconds("lateness", lateness, zero=True),
+        lateness=None if lateness is None else seconds("lateness", lateness, zero=True, infinite=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
         chunked=chunked,
         max_keys=max_keys,

@@ -68,7 +68,7 @@ class EventTimeWindows(Windows):
         for index, key, event, time in zip(self._indexes(times), keys, events, times, strict=True):
             end, watermark = self._end(index), self._watermark(latest)
             if end <= watermark:
-                self._reject(event, LateError(end, watermark))
+                self._reject(event, LateError(end, watermark, watermark + self._lateness - time))
             else:
                 group = groups.get(index) or groups.setdefault(index, ([], [], []))
                 group[0].append(key)
@@ -149,6 +149,8 @@ class EventTimeWindows(Windows):
     def due(self) -> float:
         # where nothing is open yet: when the bucket of an event of now would close
         span, now = self._options.timespan, self.clock.wall()
+        if self._lateness == float("inf"):
+            return self.clock.monotonic() + span  # nothing is ever due
         wait = span - (now - self._lateness) % span
         grid = self.clock.monotonic() + (wait if wait > TICK else wait + span)
         return min([grid, *map(self._lacks, self._open)])

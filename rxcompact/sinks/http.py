@@ -8,14 +8,15 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from yarl import URL
+from multidict import CIMultiDict
 
-from rxcompact.client import KIB, Client, failure, origin
+from rxcompact.client import KIB, Client, absolute_url, failure, is_html, origin
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.events import Batch, Compacted
-from rxcompact.sinks.ndjson import encoded, encoder, json_object
+from rxcompact.sinks.encoding import encoded, encoder, json_object
 
 TOO_LARGE = 413
+CONTENT_TYPES = {"ndjson": "application/x-ndjson", "array": "application/json", "lines": "text/plain; charset=utf-8"}
 
 
 class _Item(msgspec.Struct):
@@ -23,7 +24,7 @@ class _Item(msgspec.Struct):
 
 
 class _Bulk(msgspec.Struct):
-    """What Elasticsearch and its like answer to a batch of which they took a part."""
+    """The answer of Elasticsearch and compatible stores to a batch."""
 
     items: list[dict[str, _Item]]
     errors: bool
@@ -32,31 +33,35 @@ class _Bulk(msgspec.Struct):
 _bulk = msgspec.json.Decoder(_Bulk)
 
 
+def _lines(texts: list[str]) -> bytes:
+    return "\n".join([*texts, ""]).encode()
+
+
 def _has_errors(answer: bytes) -> bool:
-    """Tell whether a bulk answer that could not be decoded speaks of errors. The standard library takes more."""
+    """Return whether a bulk answer that msgspec rejects has errors; the standard library decodes more."""
     try:
-        said = json.loads(answer)
+        found = json.loads(answer)
     except (ValueError, RecursionError):
         return False
-    return isinstance(said, dict) and said.get("errors") is True and isinstance(said.get("items"), list)
+    return isinstance(found, dict) and found.get("errors") is True and isinstance(found.get("items"), list)
 
 
 class HttpSink:
     """Posts each batch as NDJSON or as an array, with an idempotency key.
 
-    Where an answer says what became of each event, as that of Elasticsearch's bulk API does, only those that failed are
-    tried again, or rejected.
+    Where an answer lists a result for each event, as that of Elasticsearch's bulk API does, only the events that failed
+    are retried, or fail.
 
     Args:
-        url: Where to.
-        format: ``"ndjson"`` or ``"array"``.
-        to_json: Makes of a `Compacted` what is sent; by default all its fields.
-        gzip: Pack the body.
-        headers: Of the request, such as credentials.
-        idempotency_header: The name of the header that carries the key.
-        split_on: Statuses at which a batch is halved, to find what they are about: too large (413), and for a store
-            that answers 500 to a row that it cannot parse, 500. While it answers so to everything, that makes an
-            attempt twice as many posts as there are events.
+        url: URL of the posts.
+        format: ``"ndjson"``, ``"array"``, or ``"lines"``: of text, as for InfluxDB or Graphite, given by ``to_json``.
+        to_json: Returns what is sent for a `Compacted`; by default all its fields. `flat_object` returns a row.
+        gzip: Compress the body.
+        headers: Headers of the request, such as credentials; they replace those of the sink.
+        idempotency_header: Name of the header with the key.
+        split_on: Statuses at which a batch is halved until the events that cause them are alone: too large (413), and
+            500 for a store that answers so to a row that it cannot parse. While a store answers so to everything, an
+            attempt takes twice as many posts as there are events.
         max_concurrent: Connections at once.
 
     Source:
@@ -67,7 +72,7 @@ class HttpSink:
         self,
         url: str,
         *,
-        format: Literal["ndjson", "array"] = "ndjson",  # noqa: A002 - the field's word
+        format: Literal["ndjson", "array", "lines"] = "ndjson",  # noqa: A002 - the field's word
         to_json: Callable[[Compacted], Any] = json_object,
         gzip: bool = False,
         headers: Mapping[str, str] | None = None,
@@ -75,59 +80,62 @@ class HttpSink:
         split_on: Collection[int] = (TOO_LARGE,),
         max_concurrent: int = 10,
     ) -> None:
-        self._url = URL(url)
-        if self._url.host is None:
-            raise ArgumentError("url", url, "an absolute URL")
-        if format not in ("ndjson", "array"):
-            raise ArgumentError("format", format, '"ndjson" or "array"')
-        self._encode = encoder.encode_lines if format == "ndjson" else encoder.encode
+        if format not in CONTENT_TYPES:
+            raise ArgumentError("format", format, f"one of {', '.join(map(repr, CONTENT_TYPES))}")
+        if format == "lines" and to_json is json_object:
+            raise ArgumentError("to_json", to_json, 'a function that returns a line, where format is "lines"')
+        self._url = absolute_url("url", url)
+        self._encode = {"ndjson": encoder.encode_lines, "array": encoder.encode, "lines": _lines}[format]
         self._to_json = to_json
         self._gzip = gzip
         self._idempotency_header = idempotency_header
         self._split_on = frozenset(split_on)
-        self._headers = {"Content-Type": "application/x-ndjson" if format == "ndjson" else "application/json"}
+        self._headers = CIMultiDict({"Content-Type": CONTENT_TYPES[format]})
         if gzip:
             self._headers["Content-Encoding"] = "gzip"
-        self._client = Client(limit=max_concurrent, headers=headers, max_answer=1024 * KIB)
+        self._headers.update(headers or {})
+        self._client = Client(limit=max_concurrent, max_answer=1024 * KIB)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
         """Post a batch; return the error of each position that was not taken.
 
         Raises:
-            TransientError: for an answer that may be another later; `RateLimitedError` for 429.
-            PermanentError: for one that will not.
-            aiohttp.ClientError: when there was no answer. It may have been taken all the same.
+            TransientError: for a failure that a retry may mend; `RateLimitedError` for 429.
+            PermanentError: for any other.
+            aiohttp.ClientError: when there was no answer. The batch may have been stored all the same.
         """
         body, failed = encoded(batch, self._to_json, self._encode)
         if len(failed) == len(batch):
             return failed
-        longest = 2 * len(body) + KIB * len(batch)  # a store may answer with what it took
+        longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
         if self._gzip:
             body = zlib.compress(body, wbits=31)
-        headers = self._headers | {self._idempotency_header: Batch.of(batch).idempotency_key}
-        status, answered, answer = await self._client.request(
+        headers = {**self._headers, self._idempotency_header: Batch.of(batch).idempotency_key}
+        status, answer_headers, answer = await self._client.request(
             "POST", self._url, data=body, headers=headers, max_answer=longest
         )
         if status in self._split_on and len(batch) > 1:
             return await self._halve(batch)
-        error = failure(status, answered, origin(self._url))
+        error = failure(status, answer_headers, origin(self._url), answer)
         if error is not None:
             raise error
+        if is_html(answer):
+            raise TransientError(f"answer is an HTML page, not that of a store: {origin(self._url)}")
         sent = [position for position in range(len(batch)) if position not in failed]
-        return (failed | dict(self._refused(sent, answer))) or None
+        return (failed | dict(self._failed(sent, answer))) or None
 
-    def _refused(self, sent: Sequence[int], answer: bytes) -> Iterator[tuple[int, BaseException]]:
-        """Yield the positions that an answer says were not taken, and why."""
+    def _failed(self, sent: Sequence[int], answer: bytes) -> Iterator[tuple[int, BaseException]]:
+        """Yield the positions of the events that an answer names as failed, and their errors."""
         try:
             bulk = _bulk.decode(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             if _has_errors(answer):
-                raise TransientError("an answer with errors that is not understood") from None
-            return  # it says nothing of the kind
+                raise TransientError("answer has errors in an unknown form") from None
+            return  # no bulk answer
         if not bulk.errors:
             return
         if len(bulk.items) != len(sent):
-            raise TransientError(f"an answer that tells of {len(bulk.items)} events, not {len(sent)}")
+            raise TransientError(f"answer has results for {len(bulk.items)} events, not {len(sent)}")
         for position, item in zip(sent, bulk.items, strict=True):
             for result in item.values():
                 error = failure(result.status, {}, origin(self._url))
@@ -140,7 +148,7 @@ class HttpSink:
         for start, half in ((0, batch[:middle]), (middle, batch[middle:])):
             try:
                 answer = await self.publish(half) or {}
-            except Exception as error:  # noqa: BLE001 - of this half; the other may have been taken
+            except Exception as error:  # noqa: BLE001 - of this half; the other may have been stored
                 answer = dict[int, BaseException].fromkeys(range(len(half)), error)
             failed |= {start + position: error for position, error in answer.items()}
         return failed

@@ -4,109 +4,132 @@ from __future__ import annotations
 
 import errno
 import os
+import select
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from io import FileIO
 from os import PathLike
 from typing import Any
 
-import msgspec
-
-from rxcompact.errors import PermanentError
-from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.fields import json_value
-
-encoder = msgspec.json.Encoder(enc_hook=str)
+from rxcompact.events import Compacted
+from rxcompact.sinks.encoding import encoded, encoder, json_object
 
 
-def json_object(compacted: Compacted) -> dict[str, Any]:
-    """Return an event as a JSON object; a raw line is put in as it is, a dead letter as `DeadLetter.to_json` has it."""
-    event = compacted.event
-    if isinstance(event, DeadLetter):
-        return event.to_json()
-    return {
-        "key": json_value(compacted.key),
-        "count": compacted.count,
-        "first_seen": compacted.first_seen,
-        "last_seen": compacted.last_seen,
-        # one line it must be; a newline in JSON is but white space
-        "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
-    }
+class LineWriter:
+    """Writes whole lines to a file descriptor.
 
+    A short write is completed. After a failure a regular file is what it was before, so that the lines can be written
+    again; elsewhere, and after a line that another process left torn, the next write begins on a line of its own.
 
-def encoded(
-    batch: Sequence[Compacted], to_json: Callable[[Compacted], Any], encode: Callable[[list[Any]], bytes]
-) -> tuple[bytes, dict[int, BaseException]]:
-    """Return a batch as bytes, and the error of each position that cannot be made JSON."""
-    with suppress(Exception):
-        return encode(list(map(to_json, batch))), {}
-    good: list[Any] = []
-    failed: dict[int, BaseException] = {}
-    for position, compacted in enumerate(batch):
+    Args:
+        fd: The descriptor, not closed here.
+        path: The file, for errors.
+    """
+
+    def __init__(self, fd: int, path: str) -> None:
+        self._fd = fd
+        self._path = path
+        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
+        self._torn = False
+
+    def write(self, lines: bytes) -> None:
+        """Write lines.
+
+        Raises:
+            OSError: when they cannot be written.
+        """
+        if not lines:
+            return
+        size = os.fstat(self._fd).st_size
+        if self._torn or (self._regular and size and self._ends_torn(size)):
+            lines = b"\n" + lines
+        start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
+        rest = memoryview(lines)
         try:
-            found = to_json(compacted)
-            encoder.encode(found)
-        except Exception as error:  # noqa: BLE001 - of one event; the others go on
-            failed[position] = PermanentError(f"cannot be made JSON: {type(error).__name__}")
-        else:
-            good.append(found)
-    return encode(good), failed
+            while rest:
+                rest = rest[self._write(rest) :]
+        except OSError as error:
+            self._torn = self._torn or len(rest) < len(lines)
+            if self._regular:
+                os.ftruncate(self._fd, size)
+                os.lseek(self._fd, start, os.SEEK_SET)
+                self._torn = False
+            raise OSError(error.errno, error.strerror, self._path) from None
+        self._torn = False
+
+    def _write(self, data: memoryview) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:  # another process made the pipe non-blocking
+            select.select([], [self._fd], [])
+            return 0
+
+    def _ends_torn(self, size: int) -> bool:
+        """Return whether the file's last line has no end."""
+        with suppress(OSError):  # standard output may be open for writing only
+            fd = os.open(self._path if self._path != "-" else f"/dev/fd/{self._fd}", os.O_RDONLY)
+            try:
+                return os.pread(fd, 1, size - 1) not in (b"\n", b"")
+            finally:
+                os.close(fd)
+        return False
 
 
-def window_lines(window: Window) -> bytes:
-    """Return a line for each distinct event of a window, with the window's bounds."""
-    bounds = {"opened": window.opened, "closed": window.closed}
-    return encoder.encode_lines([bounds | json_object(compacted) for compacted in window])
+def stdout_writer() -> Callable[[bytes], object]:
+    """Return what writes lines to standard output.
+
+    Raises:
+        BrokenPipeError: when it is closed.
+    """
+    out = sys.stdout
+    if out is None:  # pyright: ignore[reportUnnecessaryComparison]  # the shell closed it
+        raise BrokenPipeError(errno.EPIPE, "standard output is closed", "-")
+    buffer = getattr(out, "buffer", None)
+    if buffer is None:  # a notebook's takes only text
+        return lambda lines: (out.write(lines.decode()), out.flush())
+    try:
+        fd = buffer.fileno()
+    except OSError:  # it is no file
+        return lambda lines: (buffer.write(lines), out.flush())
+    out.flush()
+    return LineWriter(fd, "-").write
 
 
 class NdjsonSink:
-    """Appends a line for each event to a file; ``"-"`` is standard output. Each batch is flushed.
+    """Appends a line for each event to a file; ``"-"`` is standard output.
 
     Args:
         path: The file.
-        to_json: Makes of a `Compacted` what is written; by default all its fields.
+        to_json: Returns what is written for a `Compacted`; by default all its fields.
     """
 
     def __init__(self, path: str | PathLike[str] = "-", *, to_json: Callable[[Compacted], Any] = json_object) -> None:
         self._path = os.fspath(path)
         self._to_json = to_json
-        self._file: FileIO | None = None
+        self._fd = -1
+        self._write: Callable[[bytes], object] | None = None
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Write a batch; return the error of each position that cannot be made JSON.
+        """Write a batch; return the error of each position that has no JSON form.
 
         Raises:
-            OSError: when it cannot be written.
+            OSError: when it cannot be written; then the file holds no part of it.
         """
         lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
-        if self._path == "-":
-            if hasattr(sys.stdout, "buffer"):
-                sys.stdout.buffer.write(lines)
-            else:  # a notebook's takes text alone
-                sys.stdout.write(lines.decode())
-            sys.stdout.flush()
-        else:
-            self._append(lines)
+        if self._write is None:
+            self._write = self._opened()
+        self._write(lines)
         return failed or None
 
-    def _append(self, lines: bytes) -> None:
-        file = self._file = self._file or FileIO(self._path, "ab")
-        size = os.fstat(file.fileno()).st_size
-        try:
-            written = 0
-            while written < len(lines):
-                taken: int | None = file.write(memoryview(lines)[written:])
-                if taken is None:
-                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN), self._path)
-                written += taken
-        except OSError:
-            with suppress(OSError):  # what is no regular file keeps what it got
-                file.truncate(size)  # the batch comes again
-            raise
+    def _opened(self) -> Callable[[bytes], object]:
+        if self._path == "-":
+            return stdout_writer()
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return LineWriter(self._fd, self._path).write
 
     async def aclose(self) -> None:
         """Close the file."""
-        file, self._file = self._file, None
-        if file is not None:
-            file.close()
+        fd, self._fd, self._write = self._fd, -1, None
+        if fd >= 0:
+            os.close(fd)

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import cast
 
 from aiohttp import web
@@ -67,7 +67,7 @@ class Server:
 
     @contextmanager
     def busy(self) -> Generator[None]:
-        """Have `close` wait while a request is handled."""
+        """Have `wait_idle` and `close` wait while a request is handled."""
         self._busy += 1
         self._idle.clear()
         try:
@@ -77,12 +77,16 @@ class Server:
             if not self._busy:
                 self._idle.set()
 
+    async def wait_idle(self) -> None:
+        """Wait a moment for the requests under way."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), GRACE)
+
     async def close(self) -> None:
         """Stop listening, wait for the requests under way, and close the connections."""
         self._limiter.close()
         try:
-            # aiohttp reads no more of a body once it closes
-            await asyncio.wait({asyncio.ensure_future(self._idle.wait())}, timeout=GRACE)
+            await self.wait_idle()  # aiohttp reads no more of a body once it closes
             await self._runner.cleanup()
         finally:
             for handler in self._runner.server.connections if self._runner.server is not None else ():

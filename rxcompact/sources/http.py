@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import re
 import zlib
 from typing import Any
+from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import ClientError, web
@@ -25,6 +27,10 @@ from rxcompact.sources.connections import Server
 MIB = 1024 * 1024
 SHOWN = 10
 """Bad lines that an answer lists."""
+FORM = "application/x-www-form-urlencoded"
+RECOVERED = 0.2
+"""Share of the capacity that is free when it is ready again after it was full."""
+_form = re.compile(rb"[\w.%+*-]+=")
 CLOSE = {"Connection": "close"}
 """The rest of the body is not read."""
 
@@ -35,8 +41,11 @@ class HttpSource:
     The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
     408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
 
-    ``GET /healthz`` answers 200 while the process lives, ``/readyz`` while it takes events, ``/metrics`` with the
-    account (extra ``metrics``).
+    PUT is taken as POST. The field ``payload`` of a form is taken as the body.
+
+    ``GET /healthz`` answers 200 while the process lives, ``/metrics`` with the account (extra ``metrics``), ``/readyz``
+    while it takes events: 503 when it starts or drains, and from the first post without capacity until a fifth of it is
+    free again; ``/readyz?verbose`` has a line for each part. It listens until everything that it took is settled.
 
     Args:
         host: Address to listen on.
@@ -51,6 +60,11 @@ class HttpSource:
         max_connections: How many at once; the next one gets 503.
         strict: Answer 400 to a body with any bad line, and take none of it.
         retry_after: Seconds after which a rejected sender may retry.
+        success_status: Status of a body that was taken; 200 for senders that take 202 for a failure.
+        linger: Seconds for which ``/metrics`` answers after the drain, for a last scrape.
+
+    Raises:
+        ArgumentError: for an argument out of range.
     """
 
     raw = True
@@ -70,10 +84,20 @@ class HttpSource:
         max_connections: int = 1000,
         strict: bool = False,
         retry_after: int = 1,
+        success_status: int = 202,
+        linger: float = 0.0,
     ) -> None:
-        for argument, value in (("max_body", max_body), ("max_connections", max_connections)):
-            if value < 1:
-                raise ArgumentError(argument, value, "at least 1")
+        for argument, value, allowed, expected in (
+            ("port", port, 0 <= port < 1 << 16, "from 0 to 65535"),
+            ("path", path, path.startswith("/") and not set(path) & set("{}?#"), "a path that begins with '/'"),
+            ("token", token, token != "", "not empty"),
+            ("max_body", max_body, max_body > 0, "at least 1"),
+            ("max_connections", max_connections, max_connections > 0, "at least 1"),
+            ("retry_after", retry_after, retry_after >= 0, "at least 0"),
+            ("success_status", success_status, success_status in range(200, 300), "from 200 to 299"),
+        ):
+            if not allowed:
+                raise ArgumentError(argument, value, expected)
         self._host = host
         self._port = port
         self._path = path
@@ -87,6 +111,10 @@ class HttpSource:
         self._max_connections = max_connections
         self._strict = strict
         self._retry_after = retry_after
+        self._success_status = success_status
+        self._linger = seconds("linger", linger, zero=True)
+        self._draining = False
+        self._full = False
         self._server: Server | None = None
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
@@ -114,13 +142,14 @@ class HttpSource:
         """
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
-            self._observer, self._demand = observer, demand
+            self._observer, self._demand, self._draining = observer, demand, False
             starting = self._starting = asyncio.ensure_future(self._start(observer, self._closing))
 
             def dispose() -> None:
                 self._observer = None
                 self._listening.clear()
-                self._closing = asyncio.ensure_future(self._close(starting))
+                if not self._draining:  # else `release` closes it
+                    self._closing = asyncio.ensure_future(self._close(starting))
 
             return Disposable(dispose)
 
@@ -129,8 +158,12 @@ class HttpSource:
     async def _start(self, observer: ObserverBase[list[Any]], after: asyncio.Future[None] | None) -> None:
         if after is not None:
             await after
+        if self._server is not None:
+            self._listening.set()
+            return
         app = web.Application(client_max_size=self._max_body)
-        app.router.add_post(self._path, self._post)
+        for method in ("POST", "PUT"):
+            app.router.add_route(method, self._path, self._post)
         for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
             app.router.add_get(path, handler)
         server = Server(
@@ -141,15 +174,24 @@ class HttpSource:
         )
         try:
             self._port = await server.open(self._host, self._port)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
             observer.on_error(error)
             return
         self._server = server
         self._listening.set()
 
     async def aclose(self) -> None:
-        """Stop listening, and answer the requests under way."""
-        await self._close(self._starting)
+        """Take no more events, but those of the requests under way; probes and metrics are answered until `release`."""
+        self._draining = True
+        if self._server is not None:
+            await self._server.wait_idle()
+
+    async def release(self) -> None:
+        """Stop listening; awaited when everything is settled."""
+        try:
+            await asyncio.sleep(self._linger)
+        finally:
+            await self._close(self._starting)
 
     async def _close(self, starting: asyncio.Future[None] | None) -> None:
         if starting is not None:  # cancelled, it would leave its socket open
@@ -163,7 +205,7 @@ class HttpSource:
 
     async def _post(self, request: web.Request) -> web.Response:
         server = self._server
-        if server is None:
+        if server is None or self._draining:
             return self._unavailable("stopping")
         with server.busy():
             try:
@@ -180,7 +222,7 @@ class HttpSource:
             else:
                 async with asyncio.timeout(self._body_timeout):
                     body = await self._body(request)
-            lines = split_body(body, self._items)
+            lines = split_body(_unwrapped(request, body), self._items)
         except TimeoutError:
             why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
             raise _RequestError(408, why, CLOSE) from None
@@ -201,6 +243,7 @@ class HttpSource:
         if not demand.accepts(lines):
             if demand.capacity() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
+            self._full = True
             return self._unavailable("no capacity")
         chunk = Chunk(lines)
         observer.on_next(chunk)
@@ -209,7 +252,7 @@ class HttpSource:
         if rejected:
             errors = [(letter.event, str(letter.error)) for letter in chunk.rejected[:SHOWN]]
             counts["errors"] = located(body, lines, errors, self._items)
-        return _answer(400 if rejected and rejected == len(lines) else 202, counts)
+        return _answer(400 if rejected and rejected == len(lines) else self._success_status, counts)
 
     def _unavailable(self, why: str) -> web.Response:
         return _answer(503, {"error": why}, {"Retry-After": str(self._retry_after)})
@@ -241,9 +284,19 @@ class HttpSource:
     async def _healthz(self, _: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, _: web.Request) -> web.Response:
-        ready = self._demand is not None and self._observer is not None and self._demand.capacity() > 0
-        return web.Response(text="ready\n") if ready else web.Response(text="full\n", status=503)
+    async def _readyz(self, request: web.Request) -> web.Response:
+        demand = self._demand
+        source = "draining" if self._draining else "starting" if self._observer is None else "ok"
+        capacity, limit = (0, 0) if demand is None else (demand.capacity(), demand.limit)
+        if not capacity or capacity >= RECOVERED * limit:
+            self._full = not capacity
+        parts = {"source": source, "capacity": "full" if self._full else "ok"}
+        problems = [state for state in parts.values() if state != "ok"]
+        text = problems[0] if problems else "ready"
+        if "verbose" in request.query:
+            parts["capacity"] += f", {limit - capacity} of {limit} held"
+            text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
+        return web.Response(text=f"{text}\n", status=503 if problems else 200)
 
     async def _metrics(self, _: web.Request) -> web.Response:
         if self._demand is None:
@@ -262,6 +315,17 @@ class _RequestError(Exception):
         super().__init__(why)
         self.status = status
         self.headers = headers
+
+
+def _unwrapped(request: web.Request, body: bytes) -> bytes:
+    """Return a body, of a form its field ``payload``."""
+    if request.content_type.startswith("multipart/"):
+        raise _RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
+    if request.content_type != FORM or not _form.match(body):  # curl calls anything a form
+        return body
+    if payload := parse_qs(body.decode("utf-8", "replace")).get("payload"):
+        return payload[0].encode()
+    raise _RequestError(415, "a form without the field 'payload': send JSON, with Content-Type: application/json")
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

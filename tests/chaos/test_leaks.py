@@ -55,7 +55,7 @@ def sizes(root: Any) -> Counter[str]:
 
 
 @pytest.mark.parametrize(("lateness", "ordered"), [(None, False), (2.0, True)])
-def test_an_hour_of_windows_leaves_memory_flat(lateness: float | None, ordered: bool) -> None:
+def test_memory_is_flat_over_an_hour_of_windows(lateness: float | None, ordered: bool) -> None:
     """The API fails now and then, events expire, observers come and go, the source dies and is restarted."""
 
     async def main() -> None:
@@ -110,12 +110,12 @@ def test_an_hour_of_windows_leaves_memory_flat(lateness: float | None, ordered: 
     run(main)
 
 
-def test_the_sizes_would_show_a_leak() -> None:
+def test_the_measure_shows_a_leak() -> None:
     """What the test above looks at is really reached."""
     left_by_a_stop()
 
 
-def test_one_that_was_stopped_keeps_nothing_of_what_it_abandoned() -> None:
+def test_a_stopped_run_frees_what_it_abandoned() -> None:
     assert left_by_a_stop() < 500
 
 
@@ -147,7 +147,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-def test_no_task_timer_socket_or_thread_outlives_a_stop() -> None:
+def test_a_stop_leaves_no_task_timer_socket_or_thread() -> None:
     """Of a whole service over real sockets, started and stopped again and again, in the middle of its work."""
 
     async def main() -> None:
@@ -212,7 +212,7 @@ def test_no_task_timer_socket_or_thread_outlives_a_stop() -> None:
 
 
 @pytest.mark.parametrize("state", ["running", "restarting", "draining"])
-def test_one_that_is_forgotten_while_it_is_busy_warns_and_one_that_was_stopped_does_not(state: str) -> None:
+def test_a_running_orchestrator_that_is_collected_warns(state: str) -> None:
     async def main(stop: bool) -> None:
         orchestrator = Orchestrator(
             simple_pipeline(source=rx.Subject(), key_mapper="id", timespan=1, max_age=2, sink=lambda _: None)

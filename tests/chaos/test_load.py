@@ -21,7 +21,7 @@ def body(first: int) -> bytes:
     return b"\n".join(b'{"id":%d,"text":"%s"}' % (n, TEXT.encode()) for n in range(first, first + SIZE))
 
 
-def test_it_refuses_instead_of_growing_and_recovers_when_the_sink_answers() -> None:
+def test_overload_leads_to_503_in_bounded_memory_and_recovers() -> None:
     async def main() -> None:
         async with (
             World().up() as world,

@@ -52,7 +52,7 @@ class Posters:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_sigterm_in_the_middle_of_posts_loses_nothing_that_was_answered(seed: int) -> None:
+def test_sigterm_during_posts_loses_no_accepted_event(seed: int) -> None:
     async def main() -> None:
         async with World(seed).up() as world:
             world.faults = 0.3
@@ -96,7 +96,7 @@ def test_sigterm_in_the_middle_of_posts_loses_nothing_that_was_answered(seed: in
     asyncio.run(main())
 
 
-def test_the_exit_code_says_that_events_were_abandoned_after_their_last_attempt() -> None:
+def test_the_exit_code_is_1_when_events_were_abandoned() -> None:
     async def main() -> None:
         async with (
             World().up() as world,
@@ -115,7 +115,7 @@ def test_the_exit_code_says_that_events_were_abandoned_after_their_last_attempt(
 
 
 @pytest.mark.parametrize("replay", [["--time=t", "--lateness=2"], []], ids=["replay", "by count"])
-def test_a_killed_compaction_of_a_file_is_run_again_with_the_same_output(tmp_path: Path, replay: list[str]) -> None:
+def test_a_killed_compaction_of_a_file_can_be_repeated(tmp_path: Path, replay: list[str]) -> None:
     dice = random.Random(3)
     path = tmp_path / "events.ndjson"
     with path.open("w") as lines:

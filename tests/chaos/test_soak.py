@@ -23,7 +23,7 @@ LIVES = int(os.environ.get("RXCOMPACT_SOAK_LIVES", "30"))
 
 
 @pytest.mark.timeout(30 + LIVES)
-def test_whatever_fails_each_event_has_one_end_and_everything_recovers() -> None:
+def test_each_event_has_one_outcome_whatever_fails() -> None:
     injected: Counter[str] = Counter()
     events = 0
     for seed in range(LIVES):
@@ -35,7 +35,7 @@ def test_whatever_fails_each_event_has_one_end_and_everything_recovers() -> None
     assert {each.partition(" ")[0] for each in injected} >= {"source", "api", "sink", "observer", "cache", "clock"}
 
 
-def test_a_life_can_be_repeated() -> None:
+def test_a_run_can_be_repeated() -> None:
     first, again = soak(12), soak(12)
     assert first.witness.turns == again.witness.turns
     assert first.witness.runs == again.witness.runs
@@ -46,7 +46,7 @@ def orchestrated(**options: Any) -> Orchestrator:
     return Orchestrator(simple_pipeline(**settings | options))
 
 
-async def test_what_waits_for_its_turn_when_stop_runs_out_of_time_is_abandoned_not_forgotten() -> None:
+async def test_events_in_a_queue_at_the_deadline_are_abandoned() -> None:
     async def mapper(event: Any) -> Any:
         await asyncio.sleep(500 if event["id"] == 0 else 0)
         return event
@@ -61,7 +61,7 @@ async def test_what_waits_for_its_turn_when_stop_runs_out_of_time_is_abandoned_n
     assert sorted((outcome.event.key, outcome.outcome) for outcome in outcomes) == [(n, "abandoned") for n in range(3)]
 
 
-async def test_what_comes_after_there_was_no_room_under_the_policy_error_is_refused_not_called_a_duplicate() -> None:
+async def test_events_after_overflow_error_are_rejected_not_duplicates() -> None:
     events: rx.Subject[Any] = rx.Subject()
 
     async def slow(_: Any) -> None:
@@ -82,7 +82,7 @@ async def test_what_comes_after_there_was_no_room_under_the_policy_error_is_refu
 
 
 @pytest.mark.parametrize("last", [True, False], ids=["the last event", "with others queued"])
-async def test_a_call_that_cancels_its_own_task_holds_nobody_up(last: bool) -> None:
+async def test_a_call_that_cancels_its_own_task_delays_no_other(last: bool) -> None:
     async def mapper(event: Any) -> Any:
         if event["id"] == (2 if last else 0):
             task = asyncio.current_task()
@@ -98,7 +98,7 @@ async def test_a_call_that_cancels_its_own_task_holds_nobody_up(last: bool) -> N
     assert report.account.published >= 2
 
 
-async def test_what_an_iterable_gave_before_it_raised_is_taken() -> None:
+async def test_events_of_an_iterable_before_it_raises_are_taken() -> None:
     def events() -> Any:
         yield {"id": 1}
         yield {"id": 2}
@@ -110,7 +110,7 @@ async def test_what_an_iterable_gave_before_it_raised_is_taken() -> None:
     assert report.account.received == report.account.published == 2
 
 
-async def test_a_message_of_bad_events_alone_is_settled() -> None:
+async def test_a_message_of_only_bad_events_is_settled() -> None:
     settled: list[str] = []
 
     class Source:
@@ -123,7 +123,7 @@ async def test_a_message_of_bad_events_alone_is_settled() -> None:
         assert settled == ["bad"]
 
 
-async def test_a_window_counts_what_it_has_not_what_was_dropped_from_it() -> None:
+async def test_a_window_does_not_count_dropped_events() -> None:
     events: rx.Subject[Any] = rx.Subject()
     orchestrator = orchestrated(source=events, max_in_flight=2)
     windows: list[Any] = []

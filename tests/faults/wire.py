@@ -1,4 +1,4 @@
-"""A peer that speaks as it is told: raw sockets on loopback that answer, cut, reset, trickle or keep silent."""
+"""A scripted peer: raw sockets on loopback that answer, cut, reset, trickle or stay silent."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _length = re.compile(rb"(?i)content-length: *(\d+)")
 
 @dataclass
 class Connection:
-    """One that was accepted; a turn is given it for each request."""
+    """An accepted connection; each turn answers one of its requests."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     request: bytes = b""
-    """The one that is to be answered, head and body."""
+    """The request to answer, head and body."""
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
@@ -40,10 +40,10 @@ class Connection:
 
 
 Turn = Callable[[Connection], Awaitable[bool]]
-"""Answers a request; tells whether the connection is kept."""
+"""Answers a request; returns whether the connection is kept."""
 
 
-def says(data: bytes, *, keeps: bool = True) -> Turn:
+def responds(data: bytes, *, keeps: bool = True) -> Turn:
     async def turn(connection: Connection) -> bool:
         await connection.send(data)
         return keeps
@@ -52,14 +52,14 @@ def says(data: bytes, *, keeps: bool = True) -> Turn:
 
 
 def closes(data: bytes = b"") -> Turn:
-    return says(data, keeps=False)
+    return responds(data, keeps=False)
 
 
 def resets(data: bytes = b"") -> Turn:
     async def turn(connection: Connection) -> bool:
         if data:
             await connection.send(data)
-            await asyncio.sleep(0.02)  # a reset overtakes what is on its way
+            await asyncio.sleep(0.02)  # a reset overtakes data in flight
         connection.reset()
         return False
 
@@ -79,7 +79,7 @@ def trickles(head: bytes, *, every: float) -> Turn:
 
 
 def pours(head: bytes, block: bytes, blocks: int) -> tuple[Turn, list[int]]:
-    """Send a head and many blocks; how many bytes of them could be sent."""
+    """Send a head and many blocks; return the turn, and the number of bytes sent so far."""
     sent = [0]
 
     async def turn(connection: Connection) -> bool:
@@ -93,7 +93,7 @@ def pours(head: bytes, block: bytes, blocks: int) -> tuple[Turn, list[int]]:
 
 
 async def silence(connection: Connection) -> bool:
-    await connection.reader.read()  # until the other side has had enough
+    await connection.reader.read()  # until the client closes
     return False
 
 
@@ -106,10 +106,10 @@ def answer(body: bytes | str = b"{}", status: str = "200 OK", headers: str = "")
 
 @dataclass
 class Peer:
-    """Who was spoken to, and what it heard."""
+    """A peer, and the requests that it received."""
 
     url: str
-    heard: list[bytes] = field(default_factory=list)
+    requests: list[bytes] = field(default_factory=list)
     """Each request, head and body."""
     times: list[float] = field(default_factory=list)
     """When each came, in the loop's seconds."""
@@ -118,10 +118,10 @@ class Peer:
 
 @asynccontextmanager
 async def peer(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator[Peer]:
-    """Listen; the first request has the first turn, and so on, and every further one the last."""
+    """Listen; the first request gets the first turn, and so on, and every further one the last."""
     tasks: set[asyncio.Task[None]] = set()
 
-    async def converse(connection: Connection) -> None:
+    async def serve_connection(connection: Connection) -> None:
         keeps = True
         try:
             while keeps:
@@ -129,9 +129,9 @@ async def peer(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator
                 length = _length.search(head)
                 body = await connection.reader.readexactly(int(length[1]) if length else 0)
                 connection.request = head + body
-                it.heard.append(connection.request)
+                it.requests.append(connection.request)
                 it.times.append(asyncio.get_running_loop().time())
-                keeps = await turns[min(len(it.heard), len(turns)) - 1](connection)
+                keeps = await turns[min(len(it.requests), len(turns)) - 1](connection)
             connection.writer.close()
             await connection.writer.wait_closed()
         except (ConnectionError, asyncio.IncompleteReadError):
@@ -141,7 +141,7 @@ async def peer(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         it.connections += 1
-        task = asyncio.create_task(converse(Connection(reader, writer)))
+        task = asyncio.create_task(serve_connection(Connection(reader, writer)))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -158,7 +158,7 @@ async def peer(*turns: Turn, tls: ssl.SSLContext | None = None) -> AsyncIterator
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[str]:
-    """A port that lets nobody in, and does not say so: its queue is full, and further attempts are dropped."""
+    """A port that accepts no connection: its queue is full, and further attempts are dropped."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(0)
@@ -175,8 +175,8 @@ async def black_hole() -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def deaf() -> AsyncIterator[str]:
-    """A port on which nobody listens."""
+async def refusing() -> AsyncIterator[str]:
+    """A port that refuses connections."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -201,10 +201,10 @@ def wire_test(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 @contextmanager
 def errors_logged() -> Iterator[list[str]]:
-    """What the library logs as an error."""
-    said: list[str] = []
-    sink = logger.add(lambda message: said.append(message.record["message"]), level="ERROR")
+    """Yield a list of the errors that the library logs."""
+    errors: list[str] = []
+    sink = logger.add(lambda message: errors.append(message.record["message"]), level="ERROR")
     try:
-        yield said
+        yield errors
     finally:
         logger.remove(sink)

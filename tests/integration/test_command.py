@@ -28,7 +28,7 @@ def compact(*arguments: Any, stdin: str | bytes = "", code: int = 0) -> tuple[li
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
 
 
-def test_a_line_a_distinct_event() -> None:
+def test_one_line_for_each_distinct_event() -> None:
     rows, account = compact("--key=id", "--timespan=60", stdin='{"id":"a","n":1}\n{"id":"b"}\n{"id":"a","n":2}\n')
     assert [(row["key"], row["count"], row["event"]) for row in rows] == [
         ("a", 2, {"id": "a", "n": 1}), ("b", 1, {"id": "b"}),
@@ -38,7 +38,7 @@ def test_a_line_a_distinct_event() -> None:
     assert account == "received 3, duplicates 1, distinct 2, late 0, rejected 0, ratio 0.3333\n"
 
 
-def test_keys_of_other_types_are_other_keys() -> None:
+def test_keys_of_different_json_types_are_distinct() -> None:
     lines = ['{"k":1}', '{"k":1.0}', '{"k":true}', '{"k":"1"}', '{"k":null}', "{}", '{"k":[1,{"b":2,"a":1}]}',
              '{"k":[1, {"a":1,"b":2}]}', '{"k":{}}']  # fmt: skip
     rows, _ = compact("--key=k", "--timespan=60", stdin="\n".join(lines))
@@ -48,7 +48,7 @@ def test_keys_of_other_types_are_other_keys() -> None:
     assert [row["count"] for row in rows] == [1, 1, 1, 1, 2, 2, 1]
 
 
-def test_several_fields_make_an_array_and_no_key_the_whole_event() -> None:
+def test_the_key_of_several_fields_is_an_array_and_of_none_the_event() -> None:
     rows, _ = compact("--key=a,b.c", "--timespan=60", stdin='{"a":1,"b":{"c":2}}\n{"a":1,"b":{"c":2},"x":1}\n{"a":1}')
     assert [(row["key"], row["count"]) for row in rows] == [([1, 2], 2), ([1, None], 1)]
     rows, _ = compact("--timespan=60", stdin='{"a":1,"b":2}\n{"b":2,"a":1}\n{"a":1}')
@@ -94,7 +94,7 @@ def test_a_time_without_an_offset_is_in_the_time_zone(zone: str, epoch: int) -> 
 BAD = ['{"ts":1}', "bad", "[1]", "", '{"ts":"x"}', '{"ts":1,"n":1e999}', '{"ts":1} {"ts":1}', '{"ts":2}']
 
 
-def test_a_bad_line_is_set_aside_with_its_number_and_reason() -> None:
+def test_a_bad_line_is_rejected_with_its_number_and_reason() -> None:
     rows, account = compact("--key=n", "--timespan=10", "--time=ts", "--verbose", stdin="\n".join(BAD))
     assert [row["count"] for row in rows] == [2]
     *why, total = account.splitlines()
@@ -106,7 +106,7 @@ def test_a_bad_line_is_set_aside_with_its_number_and_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         ([], "--timespan"),
         (["--timespan=0"], "timespan must be a duration above 0 s, got 0.0"),
@@ -118,12 +118,12 @@ def test_a_bad_line_is_set_aside_with_its_number_and_reason() -> None:
         (["--timespan=1", "/no/such/file"], "No such file or directory: '/no/such/file'"),
     ],
 )
-def test_wrong_usage_is_2_and_says_what_is_wrong(arguments: list[str], said: str) -> None:
+def test_wrong_usage_exits_with_2_and_names_the_value(arguments: list[str], message: str) -> None:
     _, errors = compact(*arguments, code=2)
-    assert said in errors
+    assert message in errors
 
 
-def test_files_gzip_or_not_are_one_stream(tmp_path: Path) -> None:
+def test_several_files_are_one_stream(tmp_path: Path) -> None:
     plain, packed = tmp_path / "1.ndjson", tmp_path / "2.gz"
     plain.write_text('{"id":"a"}\r\n{"id":"b"}')
     packed.write_bytes(gzip.compress(b'{"id":"a"}\n') + gzip.compress(b'{"id":"c"}\n'))
@@ -131,7 +131,7 @@ def test_files_gzip_or_not_are_one_stream(tmp_path: Path) -> None:
     assert [(row["key"], row["count"]) for row in rows] == [("a", 3), ("b", 1), ("c", 1)]
 
 
-def test_gzip_cut_short_is_said_and_what_came_before_is_kept(tmp_path: Path) -> None:
+def test_truncated_gzip_is_reported_and_its_beginning_kept(tmp_path: Path) -> None:
     packed = tmp_path / "cut.gz"
     packed.write_bytes(gzip.compress(b"".join(b'{"id":%d}\n' % n for n in range(100_000)))[:-1000])
     rows, errors = compact(packed, "--key=id", "--timespan=60", code=2)
@@ -154,7 +154,7 @@ def test_live_windows_close_by_the_clock_while_the_input_idles() -> None:
         assert process.wait(30) == 0
 
 
-def test_a_closed_pipe_ends_it_quietly() -> None:
+def test_h10_a_closed_pipe_ends_the_command_quietly() -> None:
     for time_option in ([], ["--time=ts"]):
         with start("--key=id", "--timespan=1", "--count=1", *time_option, stderr=subprocess.PIPE) as process:
             assert process.stdin and process.stdout and process.stderr
@@ -200,7 +200,7 @@ def test_a_terminal_shows_progress() -> None:
     assert b"received %d," % sent in os.read(main, 10_000)
 
 
-def test_help_is_a_good_page() -> None:
+def test_help_lists_the_options() -> None:
     done = subprocess.run([*COMMAND, "--help"], capture_output=True, text=True, check=True)
     for word in ("--key", "--timespan", "--time ", "--lateness", "--keep", "--count", "examples:", "exit code"):
         assert word in done.stdout
@@ -234,5 +234,5 @@ def peak_memory(events: int) -> int:
 
 
 @pytest.mark.slow
-def test_ten_million_events_take_no_more_memory_than_their_keys() -> None:
+def test_memory_depends_on_keys_not_on_events() -> None:
     assert peak_memory(10_000_000) < 1.1 * peak_memory(500_000)

@@ -1,4 +1,4 @@
-"""rxcompact compact when the input or the output is at fault: it says so, ends, and loses no good line."""
+"""rxcompact compact with faults of input and output: it reports them, ends, and loses no good line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
 
 @REPLAY
 @pytest.mark.parametrize("bad", [b'"x":1e999', b'"x":"\xff"', b'"x":' + b"9" * 5000, b'"x":[1,]', b'"x":"\\ud800"'])
-def test_a_bad_line_takes_no_good_one_of_its_key_with_it(replay: list[str], bad: bytes) -> None:
+def test_a_bad_line_does_not_affect_good_ones_of_its_key(replay: list[str], bad: bytes) -> None:
     good = b'{"k":"a","t":1}\n'
     given = b'{"k":"a","t":1,' + bad + b"}\n"
     for stdin in (given + good * 3, good * 3 + given, good + given + good * 2):
@@ -34,26 +34,26 @@ def test_a_bad_line_takes_no_good_one_of_its_key_with_it(replay: list[str], bad:
         assert done.stderr.startswith(b"received 4, duplicates 2, distinct 1, late 0, rejected 1 (malformed 1),")
 
 
-def test_each_bad_line_has_its_own_number() -> None:
+def test_each_bad_line_is_reported_with_its_number() -> None:
     done = run("--timespan=60", "--verbose", input=b"{\n{\n}\n\n{\n{}\n", stdout=subprocess.PIPE)
     assert [line.split(b": ")[0] for line in done.stderr.splitlines()[:-1]] == [b"-:1", b"-:2", b"-:3", b"-:5"]
 
 
-def test_a_late_line_is_not_a_bad_one() -> None:
+def test_a_late_line_is_not_a_bad_one_for_strict() -> None:
     done = run("--timespan=10", "--time=t", "--strict", input=b'{"t":20}\n{"t":1}\n{"t":21}', stdout=subprocess.PIPE)
     assert done.returncode == 0
     assert b"late 1, rejected 0," in done.stderr
 
 
 @REPLAY
-def test_a_disk_that_is_full(replay: list[str]) -> None:
+def test_a_full_disk_exits_with_2(replay: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = run("--key=k", "--timespan=60", *replay, input=b'{"k":1,"t":1}\n', stdout=full)
     assert done.returncode == 2
     assert b"No space left on device" in done.stderr
 
 
-def test_a_disk_that_is_full_while_the_input_idles() -> None:
+def test_a_full_disk_exits_with_2_while_the_input_idles() -> None:
     with (
         Path("/dev/full").open("wb") as full,
         subprocess.Popen(
@@ -68,7 +68,7 @@ def test_a_disk_that_is_full_while_the_input_idles() -> None:
 
 
 @REPLAY
-def test_damaged_gzip(replay: list[str], tmp_path: Path) -> None:
+def test_corrupt_gzip_exits_with_2(replay: list[str], tmp_path: Path) -> None:
     path = tmp_path / "events.gz"
     path.write_bytes(gzip.compress(b'{"k":1,"t":1}\n') + b"garbage")
     done = run("--key=k", "--timespan=60", *replay, path, stdout=subprocess.PIPE)
@@ -78,7 +78,7 @@ def test_damaged_gzip(replay: list[str], tmp_path: Path) -> None:
 
 
 @REPLAY
-def test_standard_input_that_is_closed(replay: list[str]) -> None:
+def test_a_closed_standard_input_exits_with_2(replay: list[str]) -> None:
     shell = f"{sys.executable} -m rxcompact compact --timespan=1 {' '.join(replay)} <&-"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=30)
     assert done.returncode == 2
@@ -87,17 +87,17 @@ def test_standard_input_that_is_closed(replay: list[str]) -> None:
 
 
 @pytest.mark.parametrize("key", ["", ",", "a,", ",a"])
-def test_a_field_without_a_name_is_wrong_usage(key: str) -> None:
+def test_a_field_without_a_name_exits_with_2(key: str) -> None:
     assert run("--timespan=1", f"--key={key}", input=b"", stdout=subprocess.PIPE).returncode == 2
 
 
-def test_what_is_written_is_one_line_an_event_whatever_white_space_it_has() -> None:
+def test_output_has_one_line_for_each_event_whatever_its_white_space() -> None:
     done = run("--timespan=60", input=b'{"a":\r1,\t"b" : [ 1 ]}\n', stdout=subprocess.PIPE)
     (line,) = done.stdout.split(b"\n")[:-1]
     assert json.loads(line)["event"] == {"a": 1, "b": [1]}
 
 
-def test_a_live_view_and_a_log_on_one_terminal_exclude_each_other() -> None:
+def test_live_and_verbose_exclude_each_other() -> None:
     arguments = ["--listen=:0", "--key=k", "--timespan=1", "--max-age=9", "--publish=http://127.0.0.1:9/"]
     done = subprocess.run(
         [sys.executable, "-m", "rxcompact", "serve", *arguments, "--live", "--verbose"], capture_output=True, timeout=30
@@ -106,7 +106,7 @@ def test_a_live_view_and_a_log_on_one_terminal_exclude_each_other() -> None:
     assert b"not allowed with argument --live" in done.stderr
 
 
-def test_a_demo_whose_reader_goes_away_ends_without_a_word() -> None:
+def test_a_demo_whose_reader_is_gone_ends_quietly() -> None:
     shell = f"set -o pipefail; {sys.executable} -m rxcompact demo | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (141, b"")

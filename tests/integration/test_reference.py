@@ -32,7 +32,7 @@ def references(shared: Path, name: str) -> list[dict[str, Any]]:
 
 
 def digest(rows: Iterable[tuple[int, list[Any], int]]) -> str:
-    """As `definition` in reference.json says."""
+    """By the `definition` in reference.json."""
     lines = [(start, json.dumps(key, ensure_ascii=False, separators=(",", ":")), count) for start, key, count in rows]
     lines.sort(key=lambda line: line[:2])
     return hashlib.sha256("".join(f"{start}\t{key}\t{count}\n" for start, key, count in lines).encode()).hexdigest()
@@ -67,7 +67,7 @@ def compacted(lines: list[bytes], result: dict[str, Any], lateness: float, chunk
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_reference_is_reproduced(shared: Path, name: str) -> None:
+def test_the_library_reproduces_the_reference(shared: Path, name: str) -> None:
     lines = gzip.decompress((shared / name / "events.ndjson.gz").read_bytes()).splitlines()
     checked = 0
     for number, result in enumerate(references(shared, name)):
@@ -88,7 +88,7 @@ def command(*arguments: str) -> tuple[list[dict[str, Any]], str]:
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_command_reproduces_them_too(shared: Path, name: str) -> None:
+def test_the_command_reproduces_the_reference(shared: Path, name: str) -> None:
     for result in references(shared, name)[1::4]:
         for lateness in ("0", "60"):
             expected = result["by_lateness_s"][lateness]

@@ -1,4 +1,4 @@
-"""The service for real: a process, curl, an API that fails, SIGTERM."""
+"""The service as a process: curl, an API that fails, SIGTERM."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aiohttp import web
 from pipelines import simple_pipeline
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator
-from rxcompact.commands.loop import run
+from rxcompact.commands.common import run
 from rxcompact.signals import Account
 
 pytestmark = pytest.mark.slow
@@ -94,7 +94,7 @@ async def ended(process: asyncio.subprocess.Process) -> Account:
 
 
 async def curl(url: str, *arguments: str) -> dict[str, Any] | None:
-    """The answer; None when it was refused or the service was gone."""
+    """The answer; None for 503 and when the service is gone."""
     process = await asyncio.create_subprocess_exec(
         "curl", "-s", "-w", "\n%{http_code}", *arguments, url, stdout=asyncio.subprocess.PIPE
     )
@@ -136,7 +136,7 @@ def balances(account: Account) -> bool:
     )
 
 
-def test_everything_accepted_is_accounted_for_through_an_outage_and_sigterm(shared: Path, tmp_path: Path) -> None:
+def test_the_account_balances_through_an_outage_and_sigterm(shared: Path, tmp_path: Path) -> None:
     async def main() -> None:
         bodies = posts(shared, tmp_path)
         async with World().up() as world, serve(
@@ -161,7 +161,7 @@ def test_everything_accepted_is_accounted_for_through_an_outage_and_sigterm(shar
                 accepted += answer["accepted"]
                 assert answer["rejected"] == 0
                 if not stopped and failing.done() and number > len(bodies) / 2:
-                    process.send_signal(signal.SIGTERM)  # in the middle: posts go on
+                    process.send_signal(signal.SIGTERM)  # posts go on
                     stopped = time.monotonic()
                 await asyncio.sleep(0.04)
             if not stopped:
@@ -184,10 +184,10 @@ def test_everything_accepted_is_accounted_for_through_an_outage_and_sigterm(shar
     asyncio.run(main())
 
 
-def test_a_hung_api_does_not_keep_it_from_ending_by_its_deadline() -> None:
+def test_a_hung_api_does_not_delay_the_end_beyond_the_deadline() -> None:
     async def main() -> None:
         async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            while await reader.read(1000):  # and no answer, until the other end goes away
+            while await reader.read(1000):  # no answer, until the client closes
                 pass
             writer.close()
 
@@ -210,7 +210,7 @@ def test_a_hung_api_does_not_keep_it_from_ending_by_its_deadline() -> None:
     asyncio.run(main())
 
 
-def test_full_it_asks_to_come_again_and_who_does_gets_everything_through() -> None:
+def test_without_capacity_posts_get_503_and_retried_posts_succeed() -> None:
     async def main() -> None:
         async with (
             World().up() as world,
@@ -240,7 +240,7 @@ def test_full_it_asks_to_come_again_and_who_does_gets_everything_through() -> No
 
 
 @pytest.mark.parametrize("arguments", [["--listen=nowhere"], ["--listen=:0", "--timespan=0"], ["--enrich=/relative"]])
-def test_wrong_usage_is_2(arguments: list[str]) -> None:
+def test_h6_wrong_usage_exits_with_2_and_names_the_value(arguments: list[str]) -> None:
     base = ["--listen=127.0.0.1:0", "--key=id", "--timespan=1", "--max-age=2"]
     done = subprocess.run(
         [sys.executable, "-m", "rxcompact", "serve", *base, *arguments], capture_output=True, text=True, timeout=30
@@ -249,7 +249,7 @@ def test_wrong_usage_is_2(arguments: list[str]) -> None:
     assert "got" in done.stderr
 
 
-def test_an_address_that_is_taken_is_said_at_once() -> None:
+def test_an_address_in_use_is_reported_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -263,7 +263,7 @@ def test_an_address_that_is_taken_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize("longer", [False, True])
-def test_an_outage_of_a_real_api_loses_none_or_just_what_was_too_old(longer: bool) -> None:
+def test_an_outage_of_an_api_expires_only_events_that_are_too_old(longer: bool) -> None:
     max_age = 1.5 if longer else 6.0
 
     async def main() -> None:
@@ -306,7 +306,7 @@ def test_the_demo_balances() -> None:
     assert "✗" not in done.stdout
 
 
-def test_it_runs_on_uvloop_where_that_is_installed() -> None:
+def test_commands_run_on_uvloop_where_it_is_installed() -> None:
     async def loop() -> str:
         return type(asyncio.get_running_loop()).__module__
 

@@ -1,4 +1,4 @@
-"""Real programs in the foreground, of which nothing is left behind."""
+"""Real programs in the foreground, cleaned up afterwards."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Service(Program):
         return [json.loads(line) for line in self._out.read_text().split("\n")[:-1]]
 
     def drain(self) -> Account:
-        """Stop it; return the account, which must balance, with nothing refused."""
+        """Stop it; return the account, which must balance, with nothing rejected."""
         self.stop()
         assert "Traceback" not in self.log(), self.log()
         last = self.log().splitlines()[-1]
@@ -101,7 +101,7 @@ class Service(Program):
 
 
 class Bench:
-    """A folder, and what runs in it."""
+    """A folder, and the processes in it."""
 
     token = "s3cret"
 
@@ -127,7 +127,7 @@ class Bench:
         """Write a configuration of ours as a user would change it; return its path."""
         text = (HERE / name).read_text()
         for old, new in changes.items():
-            assert old in text, f"{name} does not say {old}"
+            assert old in text, f"{name} has no {old}"
             text = text.replace(old, new)
         host, port = address.split(":")
         path = self.folder / name
@@ -147,7 +147,7 @@ class Bench:
             file.writelines(f"{line}\n" for line in lines)
 
     def clear(self) -> None:
-        with ExitStack() as stack:  # whichever does not stop, the others are; the last started first
+        with ExitStack() as stack:  # in reverse order, even when one does not stop
             for program in self._programs:
                 stack.callback(program.stop)
 
@@ -160,7 +160,7 @@ class Bench:
         return self.start("prometheus", f"--config.file={config}", *flags)
 
     def alertmanager(self, address: str, changes: dict[str, str]) -> tuple[Program, str]:
-        """Start it; return what to post alerts to as well."""
+        """Start it; return the URL that takes alerts."""
         config = self.configured("alertmanager.yml", address, changes)
         flags = ("--storage.path=data", "--web.listen-address=127.0.0.1:0", "--cluster.listen-address=")
         program = self.start("prometheus-alertmanager", f"--config.file={config}", *flags)
@@ -174,7 +174,7 @@ class Bench:
         config = self.configured("syslog-ng.conf", address, changes)
         files = ("--persist-file=persist", "--pidfile=pid", "--control=control")
         program = self.start("syslog-ng", "--foreground", "--stderr", "--no-caps", f"--cfgfile={config}", *files)
-        self.until(lambda: "starting up" in program.log())  # what was written before it does not read
+        self.until(lambda: "starting up" in program.log())  # it does not read what was written before
         return program
 
     def rsyslog(self, address: str) -> Program:

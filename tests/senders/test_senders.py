@@ -1,4 +1,4 @@
-"""Senders of the field, each with the configuration that lies here, post to `rxcompact serve`."""
+"""Real senders, each with the configuration in this folder, post to `rxcompact serve`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .conftest import Bench, Store
 
 ONE_WINDOW = "--timespan=60"  # longer than a test: it closes when it is drained, and counts are exact
-MESSAGES = ["disk full", 'said "no"', "disk full", "C:\\temp", "disk full", "Zürich ✓"]
+MESSAGES = ["disk full", 'a "quoted" word', "disk full", "C:\\temp", "disk full", "Zürich ✓"]
 FULL = [("DiskFull", "db1"), ("DiskFull", "db2")]
 DOWN = [("NodeDown", "db1"), ("NodeDown", "db2")]
 NO_CONNECTION = re.compile("couldn't connect|connection refused|error sending HTTP request", re.IGNORECASE)
@@ -70,7 +70,7 @@ def test_alertmanager(bench: Bench) -> None:
     assert account == Account(received=6, duplicates=2, distinct=4, published=4)
 
 
-def test_alertmanager_sends_again_what_a_full_service_refused(bench: Bench, store: Store) -> None:
+def test_alertmanager_retries_503(bench: Bench, store: Store) -> None:
     full = ["--max-in-flight=2", f"--publish={store.url}"]
     service = bench.serve("--items=alerts", "--key=fingerprint,status", "--timespan=0.2", *full)
     alertmanager, url = bench.alertmanager(service.address, {})
@@ -100,7 +100,7 @@ def test_a_log_daemon(bench: Bench, sender: str) -> None:
 
 
 @pytest.mark.parametrize("sender", ["syslog_ng", "rsyslog"])
-def test_a_log_daemon_keeps_what_it_cannot_send_over_a_restart(bench: Bench, sender: str) -> None:
+def test_a_log_daemon_retries_over_a_restart(bench: Bench, sender: str) -> None:
     first = bench.serve("--key=message", "--timespan=0.2")
     daemon = getattr(bench, sender)(first.address)
     bench.write("one", "two", "one")
@@ -116,7 +116,7 @@ def test_a_log_daemon_keeps_what_it_cannot_send_over_a_restart(bench: Bench, sen
     assert messages_of(second.rows()) == {"three": 2, "four": 1}
 
 
-def test_syslog_ng_sends_again_what_a_full_service_refused(bench: Bench, store: Store) -> None:
+def test_syslog_ng_retries_503(bench: Bench, store: Store) -> None:
     service = bench.serve("--key=message", "--timespan=0.2", "--max-in-flight=2", f"--publish={store.url}")
     syslog_ng = bench.syslog_ng(service.address)
     bench.write("one", "two")
@@ -130,12 +130,12 @@ def test_syslog_ng_sends_again_what_a_full_service_refused(bench: Bench, store: 
     assert messages_of(store.rows) == {"one": 1, "two": 1, "three": 2, "four": 1}
 
 
-def test_what_a_full_service_refused_is_in_the_error_file_of_rsyslog(bench: Bench, store: Store) -> None:
+def test_rsyslog_writes_503_to_its_error_file(bench: Bench, store: Store) -> None:
     full = ["--max-in-flight=1", f"--publish={store.url}"]
     service = bench.serve("--key=message", ONE_WINDOW, "--deadline=0.1", *full)
     daemon = bench.rsyslog(service.address)
     bench.write("held", "refused", "held")
-    bench.until(lambda: service.received() == 2)  # messages are posted in turn, so the one between was refused
+    bench.until(lambda: service.received() == 2)  # messages are posted in turn, so the one between was rejected
     daemon.stop()
     errors = bench.folder / "refused.json"
     assert errors.exists()

@@ -1,4 +1,4 @@
-"""NdjsonSink and FunctionSink: what is written, when, and what becomes of failures."""
+"""NdjsonSink and FunctionSink: output, its order, and failures."""
 
 from __future__ import annotations
 
@@ -8,23 +8,38 @@ import json
 import os
 import resource
 import sys
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reactivex import Observer
 from reactivex.subject import Subject
 
+from rxcompact.errors import PermanentError
 from rxcompact.events import Batch, Bounds, Compacted, Window
 from rxcompact.fields import JsonKey
 from rxcompact.operators.publish import as_sink
-from rxcompact.sinks.ndjson import NdjsonSink, json_object, window_lines
+from rxcompact.sinks.encoding import flat_object, json_object, window_lines
+from rxcompact.sinks.ndjson import LineWriter, NdjsonSink
+
+
+@dataclass
+class SimpleEvent:
+    host: str
 
 
 def batch(*events: Any) -> Batch:
@@ -58,7 +73,7 @@ def test_a_line_for_each_event_with_all_its_fields(tmp_path: Path) -> None:
     ]
 
 
-def test_each_batch_is_there_before_the_next_and_after_what_was_there(tmp_path: Path) -> None:
+def test_batches_are_appended_in_order(tmp_path: Path) -> None:
     path = tmp_path / "out"
     path.write_text('"before"\n')
 
@@ -73,7 +88,7 @@ def test_each_batch_is_there_before_the_next_and_after_what_was_there(tmp_path: 
     asyncio.run(run())
 
 
-def test_after_it_was_closed_a_sink_goes_on_appending(tmp_path: Path) -> None:
+def test_a_closed_sink_can_append_again(tmp_path: Path) -> None:
     path = tmp_path / "out"
     sink = NdjsonSink(path, to_json=lambda compacted: compacted.event)
     published(sink, batch(1))
@@ -82,7 +97,7 @@ def test_after_it_was_closed_a_sink_goes_on_appending(tmp_path: Path) -> None:
     assert str(path) not in {os.path.realpath(fd) for fd in Path("/proc/self/fd").iterdir()}
 
 
-def test_a_sink_that_published_nothing_makes_no_file_and_can_be_closed_twice(tmp_path: Path) -> None:
+def test_a_sink_that_published_nothing_creates_no_file(tmp_path: Path) -> None:
     path = tmp_path / "out"
     sink = NdjsonSink(path)
     published(sink)
@@ -99,7 +114,7 @@ def test_an_empty_batch_writes_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "raw", [b'{"a":1,\n"b":2}', b'{\r\n"a": 1\r\n,"b":2}\r', b'\n{"a":1,"b":2}\n', b'{"a":1,"b":2}']
 )
-def test_a_raw_event_is_one_line_whatever_white_space_it_has(tmp_path: Path, raw: bytes) -> None:
+def test_a_raw_event_is_one_line_whatever_its_white_space(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "out"
     published(NdjsonSink(path), batch(raw, raw))
     assert [line["event"] for line in written(path)] == [{"a": 1, "b": 2}] * 2
@@ -114,7 +129,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(st.lists(st.fixed_dictionaries({"id": json_values, "n": json_values}), max_size=5), st.booleans())
-def test_what_comes_in_as_json_goes_out_as_the_same_json(events: list[dict[str, Any]], raw: bool) -> None:
+def test_json_events_are_written_unchanged(events: list[dict[str, Any]], raw: bool) -> None:
     for mapper, field in ((JsonKey("id"), "id"), (JsonKey(), None)):
         lines = [json.dumps(event, ensure_ascii=False).encode() for event in events]
         items = [Compacted(mapper(line), line if raw else event) for line, event in zip(lines, events, strict=True)]
@@ -145,7 +160,7 @@ def test_standard_output_is_flushed_and_left_open(monkeypatch: pytest.MonkeyPatc
     assert not buffer.closed
 
 
-def test_what_cannot_be_opened_or_written_raises(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_opened_raises(tmp_path: Path) -> None:
     async def run() -> None:
         for path in (tmp_path / "missing" / "out", tmp_path):
             sink = NdjsonSink(path)
@@ -156,7 +171,7 @@ def test_what_cannot_be_opened_or_written_raises(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_an_event_that_cannot_be_made_json_harms_no_other_of_its_batch(tmp_path: Path) -> None:
+def test_an_event_without_a_json_form_fails_alone(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     async def run() -> None:
@@ -169,10 +184,96 @@ def test_an_event_that_cannot_be_made_json_harms_no_other_of_its_batch(tmp_path:
     assert written(path) == [1, 3]
 
 
-def test_what_json_does_not_know_is_written_as_text(tmp_path: Path) -> None:
+def as_written(*events: Any) -> list[Any]:
+    """Publish events; return them as they are in the file."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "out"
+        published(NdjsonSink(path, to_json=lambda compacted: compacted.event), batch(*events))
+        return written(path)
+
+
+D1 = {
+    "numpy int": (np.int64(1), 1),
+    "numpy float": (np.float64(1.5), 1.5),
+    "numpy float32": (np.float32(0.5), 0.5),
+    "numpy nan": (np.float64("nan"), None),
+    "numpy bool": (np.bool_(True), True),
+    "numpy str": (np.str_("a"), "a"),
+    "numpy array": (np.arange(2000), list(range(2000))),
+    "numpy matrix": (np.array([[1.5, np.nan]]), [[1.5, None]]),
+    "numpy objects": (np.array([None, 1, "x"], object), [None, 1, "x"]),
+    "numpy datetime": (np.datetime64("2026-11-28T07:00:05"), "2026-11-28T07:00:05"),
+    "numpy datetimes": (np.array(["2026-11-28", "NaT"], "M8[D]"), ["2026-11-28", None]),
+    "numpy NaT": (np.datetime64("NaT"), None),
+    "numpy timedelta": (np.timedelta64(5, "s"), "PT5S"),
+    "pandas timestamp": (pd.Timestamp("2026-11-28T07:00:05Z"), "2026-11-28T07:00:05+00:00"),
+    "pandas NaT": (pd.NaT, None),
+    "pandas NA": (pd.NA, None),
+    "pandas timedelta": (pd.Timedelta("5s"), "P0DT0H0M5S"),
+    "pandas series": (pd.Series([1.5, None]), [1.5, None]),
+    "pandas nullable": (pd.array([1, None], dtype="Int64"), [1, None]),
+    "Decimal": (Decimal("1.10"), 1.1),
+    "datetime": (datetime(2026, 11, 28, 7, 0, 5, tzinfo=UTC), "2026-11-28T07:00:05Z"),
+    "date": (date(2026, 11, 28), "2026-11-28"),
+    "set": ({7}, [7]),
+    "deque": (deque([1, 2]), [1, 2]),
+    "mapping": (MappingProxyType({"a": 1}), {"a": 1}),
+    "names": ({np.int64(7): 1, None: 2, True: 3}, {"7": 1, "null": 2, "true": 3}),
+    "path": (Path("x"), "x"),
+    "nested": ({"a": [np.int64(1), {"b": pd.NA}]}, {"a": [1, {"b": None}]}),
+}
+
+
+@pytest.mark.parametrize("name", D1)
+def test_d1_values_of_numpy_pandas_and_the_standard_library_are_json(name: str) -> None:
+    value, expected = D1[name]
+    assert as_written(value) == [expected]
+
+
+@pytest.mark.parametrize("key", [np.int64(1), (np.int64(1), pd.NA)])
+def test_d1_a_key_of_numpy_is_a_number(tmp_path: Path, key: Any) -> None:
     path = tmp_path / "out"
-    published(NdjsonSink(path, to_json=lambda compacted: compacted.event), batch(1 + 2j, float("nan"), Path("x")))
-    assert written(path) == ["(1+2j)", None, "x"]
+    published(NdjsonSink(path), Batch([Compacted(key, {}, 1, 1.0, 2.0)]))
+    assert written(path)[0]["key"] == ([1, None] if isinstance(key, tuple) else 1)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (1 + 2j, "field 'x': complex has no JSON form"),
+        (object(), "field 'x': object has no JSON form"),
+        (iter([1]), "field 'x': list_iterator has no JSON form"),
+        (Decimal("NaN"), "field 'x': no JSON form: DecodeError"),
+        ("\ud800", "field 'x': no JSON form: UnicodeEncodeError"),
+    ],
+    ids=["complex", "object", "iterator", "Decimal NaN", "surrogate"],
+)
+def test_d1_a_value_without_a_json_form_fails_its_event_and_is_named(tmp_path: Path, value: Any, reason: str) -> None:
+    path = tmp_path / "out"
+
+    async def run() -> None:
+        sink = NdjsonSink(path)
+        failed = await sink.publish(batch({"x": 1}, {"ok": 1, "x": value}, {"x": "NaN"}))
+        assert {position: (type(error), str(error)) for position, error in (failed or {}).items()} == {
+            1: (PermanentError, reason)
+        }
+        await sink.aclose()
+
+    asyncio.run(run())
+    assert [row["event"] for row in written(path)] == [{"x": 1}, {"x": "NaN"}]
+
+
+def test_w13_a_flat_row_has_the_fields_of_the_event(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    events = [{"host": "a"}, b'{"host":"b"}', SimpleEvent("c"), {"host": "d", "count": "own"}]
+    published(NdjsonSink(path, to_json=flat_object), batch(*events))
+    seen = {"count": 1, "first_seen": 1.0, "last_seen": 2.0}
+    assert written(path) == [
+        seen | {"host": "a"},
+        seen | {"host": "b"},
+        seen | {"host": "c"},
+        seen | {"host": "d", "count": "own"},
+    ]
 
 
 @contextmanager
@@ -186,7 +287,7 @@ def no_file_larger_than(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_batch_that_is_tried_again_when_the_disk_was_full_is_there_once(tmp_path: Path) -> None:
+def test_h9_a_batch_retried_after_a_full_disk_is_written_once(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     async def run() -> None:
@@ -200,7 +301,50 @@ def test_a_batch_that_is_tried_again_when_the_disk_was_full_is_there_once(tmp_pa
     assert written(path) == [1, 2, 3]
 
 
-def test_a_batch_that_was_not_taken_is_not_written_on_closing(tmp_path: Path) -> None:
+def test_h9_a_partial_write_to_a_full_disk_leaves_no_part_of_the_batch(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+
+    async def run() -> None:
+        sink = NdjsonSink(path, to_json=lambda compacted: compacted.event)
+        await sink.publish(batch(1))
+        with no_file_larger_than(5), pytest.raises(OSError, match="out"):
+            await sink.publish(batch("2", "3", "4"))
+        assert written(path) == [1]
+        await sink.publish(batch("2", "3", "4"))
+        await sink.aclose()
+
+    asyncio.run(run())
+    assert written(path) == [1, "2", "3", "4"]
+
+
+@pytest.mark.parametrize("before", ['1\n{"torn', "1\n2"])
+def test_h9_a_torn_last_line_is_ended_before_the_next(tmp_path: Path, before: str) -> None:
+    path = tmp_path / "out"
+    path.write_text(before)
+    published(NdjsonSink(path, to_json=lambda compacted: compacted.event), batch("a", "b"))
+    assert path.read_text() == before + '\n"a"\n"b"\n'
+
+
+def test_h9_short_writes_to_a_non_blocking_pipe_are_completed() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    lines = b"".join(b"%d\n" % n for n in range(100_000))
+    received: list[bytes] = []
+
+    def read() -> None:
+        while block := os.read(reading, 1000):
+            received.append(block)
+
+    reader = Thread(target=read)
+    reader.start()
+    LineWriter(writing, "-").write(lines)
+    os.close(writing)
+    reader.join()
+    os.close(reading)
+    assert b"".join(received) == lines
+
+
+def test_a_failed_batch_is_not_written_on_closing(tmp_path: Path) -> None:
     path = tmp_path / "out"
 
     async def run() -> None:
@@ -233,7 +377,7 @@ def given_to(function: Any, *batches: Batch) -> list[Any]:
 
 
 class Later:
-    """Something to await that is no coroutine."""
+    """An awaitable that is no coroutine."""
 
     def __init__(self, answer: Any) -> None:
         self.answer = answer
@@ -258,7 +402,7 @@ class Callable_:
     [lambda each: {len(each): "error"}, as_coroutine, Callable_(), lambda each: Later({len(each): "error"})],
     ids=["function", "coroutine function", "async object", "awaitable"],
 )
-def test_any_function_is_given_the_very_batch_and_its_answer_is_passed_on(function: Callable[[Batch], Any]) -> None:
+def test_a_function_gets_the_batch_and_its_result_is_returned(function: Callable[[Batch], Any]) -> None:
     seen: list[Batch] = []
 
     def noting(each: Batch) -> Any:
@@ -273,7 +417,7 @@ def test_any_function_is_given_the_very_batch_and_its_answer_is_passed_on(functi
 
 
 @pytest.mark.parametrize("kind", ["sync", "async", "observer"])
-def test_what_it_raises_is_raised(kind: str) -> None:
+def test_an_exception_of_the_function_is_raised(kind: str) -> None:
     def fail(_: Any) -> None:
         raise ZeroDivisionError
 
@@ -286,15 +430,15 @@ def test_what_it_raises_is_raised(kind: str) -> None:
         given_to(functions[kind], batch(1))
 
 
-def test_an_observer_is_told_of_each_event_and_of_no_end() -> None:
-    told: list[Any] = []
-    observer = Observer(told.append, told.append, lambda: told.append("completed"))
+def test_an_observer_gets_each_event_and_no_completion() -> None:
+    got: list[Any] = []
+    observer = Observer(got.append, got.append, lambda: got.append("completed"))
     first, second = batch("a", "b"), batch("c")
     assert given_to(observer, first, second) == [None, None]
-    assert told == [*first, *second]
+    assert got == [*first, *second]
 
 
-def test_a_subject_passes_events_on_to_all_who_listen() -> None:
+def test_a_subject_passes_events_to_all_subscribers() -> None:
     subject: Subject[Compacted] = Subject()
     one: list[Compacted] = []
     two: list[Compacted] = []

@@ -18,7 +18,7 @@ from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.sinks.ndjson import encoder, json_object
+from rxcompact.sinks.encoding import encoder, json_object
 
 NO_RESPONDERS, BAD_REQUEST = "503", 400
 

@@ -1,4 +1,4 @@
-"""Lets the tests here import what they share, among them and with those of the sink."""
+"""Makes the helpers of these tests, and of those of the sink, importable."""
 
 import sys
 from pathlib import Path

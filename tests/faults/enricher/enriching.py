@@ -1,4 +1,4 @@
-"""A pipeline whose API is a peer: what came of its events."""
+"""A pipeline whose API is a scripted peer, and the outcome of its events."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rxcompact.events import Compacted, DeadLetter
 from rxcompact.signals import Account
 
 ENRICHED = [{"id": 0, "enrichment": {}}]
-"""One event, to which an empty object was added."""
+"""One event with an empty object added."""
 
 
 class Came(NamedTuple):
-    """What came of a run."""
+    """The outcome of a run."""
 
     out: list[Compacted]
     letters: list[DeadLetter]
@@ -32,13 +32,13 @@ class Came(NamedTuple):
 
     @property
     def error(self) -> BaseException | None:
-        """The last error of the only letter."""
+        """The last error of the only dead letter."""
         [letter] = self.letters
         return letter.error.__cause__ if letter.outcome == "expired" and letter.error else letter.error
 
 
 async def enriched(url: str, *, count: int = 1, http: dict[str, Any] | None = None, **options: Any) -> Came:
-    """Have an API asked about some events; by default again every 10 ms."""
+    """Enrich some events from an API; by default with a retry every 10 ms."""
     out: list[Compacted] = []
     letters: list[DeadLetter] = []
     settings: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Whose answer it is: rows E5, E8, E9, E18, E21 and E22, where the connection is the question."""
+"""Connections and the answers on them: rows E5, E8, E9, E18, E21 and E22."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import pytest
 import trustme
 from enriching import enriched
 from tenacity import RetryCallState
-from wire import Connection, Turn, answer, closes, peer, resets, says, wire_test
+from wire import Connection, Turn, answer, closes, peer, resets, responds, wire_test
 
-FINE = says(answer())
+FINE = responds(answer())
 ASK = """
 import asyncio, sys
 from rxcompact import HttpEnricher
@@ -37,25 +37,25 @@ asyncio.run(main())
 
 
 async def its_own(connection: Connection) -> bool:
-    """Answer with the number that was asked about."""
+    """Answer with the number of the request."""
     await connection.send(answer(b'{"n":%s}' % connection.request.split(b" ")[1][1:]))
     return True
 
 
-def speaks_up(unasked: bytes) -> tuple[Turn, AsyncIterator[dict[str, int]]]:
-    """A turn that says something more when the connection is idle; three events, of which two come after that."""
-    said = asyncio.Event()
+def sends_unsolicited(unsolicited: bytes) -> tuple[Turn, AsyncIterator[dict[str, int]]]:
+    """A turn that sends more bytes on the idle connection; three events, of which two come after that."""
+    sent = asyncio.Event()
 
     async def turn(connection: Connection) -> bool:
         await its_own(connection)
         await asyncio.sleep(0.03)
-        await connection.send(unasked)
-        said.set()
+        await connection.send(unsolicited)
+        sent.set()
         return True
 
     async def events() -> AsyncIterator[dict[str, int]]:
         yield {"id": 0}
-        await said.wait()
+        await sent.wait()
         await asyncio.sleep(0.03)
         for n in (1, 2):
             yield {"id": n}
@@ -70,8 +70,8 @@ def certified(ca: trustme.CA, name: str, **options: Any) -> ssl.SSLContext:
 
 
 @wire_test
-async def test_e5_of_an_authority_that_is_trusted_only_the_right_name_and_time_are_taken(tmp_path: Path) -> None:
-    # in a process of its own: what a process trusts is settled when it imports aiohttp
+async def test_e5_a_trusted_authority_still_needs_the_right_name_and_an_unexpired_certificate(tmp_path: Path) -> None:
+    # in another process: aiohttp loads the trusted certificates when it is imported
     ca = trustme.CA()
     bundle = tmp_path / "ca.pem"
     ca.cert_pem.write_to_path(str(bundle))
@@ -85,24 +85,24 @@ async def test_e5_of_an_authority_that_is_trusted_only_the_right_name_and_time_a
             sys.executable, "-c", ASK, right.url, another.url, expired.url,
             env=os.environ | {"SSL_CERT_FILE": str(bundle)}, stdout=subprocess.PIPE,
         )  # fmt: skip
-        said, _ = await process.communicate()
-    taken, misnamed, late = said.decode().splitlines()
+        output, _ = await process.communicate()
+    taken, misnamed, late = output.decode().splitlines()
     assert taken == "{'enrichment': {}}"
     assert "CertificateError" in misnamed
     assert "IP address mismatch" in misnamed
     assert "CertificateError" in late
     assert "certificate has expired" in late
-    assert (len(right.heard), another.heard, expired.heard) == (1, [], [])
+    assert (len(right.requests), another.requests, expired.requests) == (1, [], [])
 
 
 @pytest.mark.parametrize("turn", [resets(), closes()], ids=["E8 reset", "E9 closed"])
 @pytest.mark.parametrize("before", [0, 1], ids=["new", "kept"])
 @pytest.mark.parametrize(("method", "failures"), [("GET", 3), ("POST", 6)])
 @wire_test
-async def test_e8_e9_six_cut_requests_are_three_attempts_of_a_get_and_six_of_a_post(
+async def test_e8_e9_aiohttp_repeats_a_cut_get_once_and_a_post_never(
     turn: Turn, before: int, method: str, failures: int
 ) -> None:
-    # aiohttp repeats a GET once by itself, at once, be the connection kept or new: we count it as the same attempt
+    # aiohttp itself repeats a GET once, on a kept and on a new connection: that is one attempt
     failed: list[int] = []
 
     def wait(state: RetryCallState) -> float:
@@ -113,28 +113,28 @@ async def test_e8_e9_six_cut_requests_are_three_attempts_of_a_get_and_six_of_a_p
         came = await enriched(api.url, count=before + 1, max_concurrent=1, http={"method": method}, wait=wait)
     assert (len(came.out), came.ends) == (before + 1, [])
     assert failed == list(range(1, failures + 1))
-    assert len(api.heard) == before + 6 + 1
+    assert len(api.requests) == before + 6 + 1
 
 
 @wire_test
-async def test_e18_e22_an_answer_that_nobody_asked_for_is_nobodys() -> None:
-    turn, events = speaks_up(answer(b'{"n":999}'))
+async def test_e18_e22_an_unsolicited_answer_is_discarded() -> None:
+    turn, events = sends_unsolicited(answer(b'{"n":999}'))
     async with peer(turn, its_own) as api:
         came = await enriched(api.url, count=3, source=events, max_concurrent=1)
     assert came.events == [{"id": n, "enrichment": {"n": n}} for n in range(3)]
 
 
 @wire_test
-async def test_e18_garbage_on_an_idle_connection_costs_the_connection_and_no_event() -> None:
-    turn, events = speaks_up(b"garbage\r\n\r\n")
+async def test_e18_garbage_on_an_idle_connection_closes_it_and_loses_no_event() -> None:
+    turn, events = sends_unsolicited(b"garbage\r\n\r\n")
     async with peer(turn, its_own) as api:
         came = await enriched(api.url, count=3, source=events, max_concurrent=1)
     assert came.events == [{"id": n, "enrichment": {"n": n}} for n in range(3)]
-    assert (len(api.heard), api.connections) == (3, 2)
+    assert (len(api.requests), api.connections) == (3, 2)
 
 
 @wire_test
-async def test_e22_an_answer_that_comes_too_late_is_not_taken_for_anothers() -> None:
+async def test_e22_a_late_answer_is_not_taken_for_that_of_another_request() -> None:
     async def dawdles(connection: Connection) -> bool:
         await asyncio.sleep(0.2)
         await connection.send(answer(b'{"n":999}'))
@@ -143,11 +143,11 @@ async def test_e22_an_answer_that_comes_too_late_is_not_taken_for_anothers() -> 
     async with peer(dawdles, its_own) as api:
         came = await enriched(api.url, count=3, timeout=0.1, max_concurrent=1, wait=lambda _: 0.2)
     assert sorted((event["id"], event["enrichment"]["n"]) for event in came.events) == [(n, n) for n in range(3)]
-    assert len(api.heard) >= 4
+    assert len(api.requests) >= 4
 
 
 @wire_test
-async def test_e21_keys_that_hang_hold_no_more_than_their_slots_and_no_longer_than_a_time_limit() -> None:
+async def test_e21_requests_that_hang_hold_their_slots_until_the_timeout() -> None:
     asking = most = 0
 
     async def turn(connection: Connection) -> bool:
@@ -170,4 +170,4 @@ async def test_e21_keys_that_hang_hold_no_more_than_their_slots_and_no_longer_th
     assert sorted(compacted.key for compacted in came.out) == list(range(2, 40))
     assert {letter.event.key: letter.outcome for letter in came.letters} == {0: "expired", 1: "expired"}
     assert all(letter.attempts >= 2 for letter in came.letters)
-    assert 4 <= most <= 6  # the peer may not have noticed yet that it was left by two
+    assert 4 <= most <= 6  # the peer may not have noticed yet that two connections were closed

@@ -1,4 +1,4 @@
-"""HAProxy in front of a store: rate limits, tarpits, time limits and idle connections as they are in the field."""
+"""HAProxy in front of a store: rate limits, tarpits, timeouts and idle connections."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def binary() -> str:
 async def proxy(
     store: str, folder: Path, *, idle: str = "5s", patience: str = "5s", connections: int = 100
 ) -> AsyncIterator[str]:
-    """Run it; a store that takes longer than its patience has 504 answered.
+    """Run it; a store that takes longer than ``patience`` leads to 504.
 
-    The first request to ``/limited/`` is answered 429, and the first to ``/tarpit/`` held back.
+    The first request to ``/limited/`` gets 429, the first to ``/tarpit/`` gets no answer for a while.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A pipeline whose store is a peer: what came of its events."""
+"""A pipeline whose store is a scripted peer, and the outcome of its events."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ _key = re.compile(rb"(?i)idempotency-key: (\w+)")
 
 
 class Came(NamedTuple):
-    """What came of a run."""
+    """The outcome of a run."""
 
     letters: list[DeadLetter]
     account: Account
 
     @property
     def ends(self) -> dict[Any, tuple[str, str]]:
-        """How those events ended that were not published, by key."""
+        """The outcomes and reasons of the dead letters, by key."""
         return {letter.event.key: (letter.outcome, letter.reason) for letter in self.letters}
 
     @property
     def causes(self) -> set[str]:
-        """The last errors of those that expired."""
+        """The names of the last errors of the events that expired."""
         return {type(letter.error.__cause__).__name__ for letter in self.letters if letter.error is not None}
 
 
@@ -53,7 +53,7 @@ async def published(
     observers: Sequence[Any] = (),
     **options: Any,
 ) -> Came:
-    """Have some events delivered to a store in one batch; by default again every 10 ms."""
+    """Publish some events to a store in one batch; by default with a retry every 10 ms."""
     letters: list[DeadLetter] = []
     settings: dict[str, Any] = {
         "source": [{"id": n} for n in range(count)], "key_mapper": "id", "timespan": 0.01, "batch_timespan": 0.01,

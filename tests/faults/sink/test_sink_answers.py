@@ -1,4 +1,4 @@
-"""What a store says, and what becomes of a batch then: rows K1 to K8."""
+"""Answers of a store, and what happens to the batch: rows K1 to K8."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import json
 import pytest
 from loguru import logger
 from publishing import idempotency_key, keys_in, published
-from wire import Connection, Turn, answer, closes, deaf, errors_logged, peer, resets, says, silence, wire_test
+from wire import Connection, Turn, answer, closes, errors_logged, peer, refusing, resets, responds, silence, wire_test
 
 from rxcompact import Orchestrator
 from rxcompact.observers import LogObserver, Statistics
 
-TAKEN = says(answer(b""))
+TAKEN = responds(answer(b""))
 TOO_OLD = ("expired", "too old")
 
 
 def store(poison: int, status: str = "500 Cannot parse input") -> tuple[Turn, list[list[int]]]:
-    """One that takes no batch with a row that it does not like; what it took."""
+    """A store that rejects a batch with a certain row; the rows that it stored."""
     took: list[list[int]] = []
 
     async def turn(connection: Connection) -> bool:
@@ -31,60 +31,60 @@ def store(poison: int, status: str = "500 Cannot parse input") -> tuple[Turn, li
 
 
 @wire_test
-async def test_k1_a_batch_with_a_row_that_is_answered_500_ends_when_it_is_too_old() -> None:
+async def test_k1_a_batch_with_a_row_that_gets_500_expires() -> None:
     turn, took = store(poison=1)
     async with peer(turn) as it:
         came = await published(it.url, max_age=0.4, wait=lambda _: 0.05)
     assert came.ends == dict.fromkeys(range(3), TOO_OLD)
     assert took == []
-    assert len(it.heard) >= 4
+    assert len(it.requests) >= 4
 
 
 @wire_test
-async def test_k1_split_the_row_is_alone_with_it() -> None:
+async def test_k1_split_on_500_isolates_the_row() -> None:
     turn, took = store(poison=5)
     async with peer(turn) as it:
         came = await published(it.url, count=8, max_age=0.4, wait=lambda _: 0.1, http={"split_on": [413, 500]})
     assert came.ends == {5: TOO_OLD}
     assert sorted(key for keys in took for key in keys) == [0, 1, 2, 3, 4, 6, 7]
-    # the others went at once, in the first attempt
-    assert [keys_in(request) for request in it.heard[:7]] == [
+    # the others were stored in the first attempt
+    assert [keys_in(request) for request in it.requests[:7]] == [
         [0, 1, 2, 3, 4, 5, 6, 7], [0, 1, 2, 3], [4, 5, 6, 7], [4, 5], [4], [5], [6, 7]
     ]  # fmt: skip
-    assert all(keys_in(request) == [5] for request in it.heard[7:])
+    assert all(keys_in(request) == [5] for request in it.requests[7:])
 
 
 @wire_test
-async def test_k2_400_after_a_part_was_written_is_not_tried_again() -> None:
-    # which part that was, the answer does not say in any form of its own: none is counted as published
+async def test_k2_400_after_a_partial_write_is_not_retried() -> None:
+    # the answer does not name the rows that were written: none counts as published
     partial = answer(b'{"error":"partial write: field type conflict dropped=1"}', "400 Bad Request")
-    async with peer(says(partial)) as it:
+    async with peer(responds(partial)) as it:
         came = await published(it.url)
     assert came.ends == dict.fromkeys(range(3), ("failed", "HTTP 400"))
-    assert len(it.heard) == 1
+    assert len(it.requests) == 1
 
 
 @wire_test
-async def test_k3_204_for_bad_data_looks_as_for_good() -> None:
-    async with peer(says(b"HTTP/1.1 204 No Content\r\n\r\n")) as it:
+async def test_k3_204_for_bad_data_counts_as_success() -> None:
+    async with peer(responds(b"HTTP/1.1 204 No Content\r\n\r\n")) as it:
         came = await published(it.url)
     assert came.account.published == 3
-    assert [keys_in(request) for request in it.heard] == [[0, 1, 2]]  # which is what a store can be compared with
+    assert [keys_in(request) for request in it.requests] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize("turn", [silence, resets(), closes()], ids=["hangs", "reset", "closed"])
 @wire_test
-async def test_k4_an_answer_that_was_lost_is_asked_for_with_the_same_idempotency_key(turn: Turn) -> None:
+async def test_k4_a_lost_answer_is_retried_with_the_same_idempotency_key(turn: Turn) -> None:
     async with peer(turn, TAKEN) as it:
         came = await published(it.url, batch_timeout=0.15)
     assert came.account.published == 3
-    assert len(it.heard) == 2
-    assert len({request.partition(b"\r\n\r\n")[2] for request in it.heard}) == 1
-    assert len({idempotency_key(request) for request in it.heard}) == 1
+    assert len(it.requests) == 2
+    assert len({request.partition(b"\r\n\r\n")[2] for request in it.requests}) == 1
+    assert len({idempotency_key(request) for request in it.requests}) == 1
 
 
 @wire_test
-async def test_k5_413_has_a_batch_halved() -> None:
+async def test_k5_413_halves_a_batch() -> None:
     async def turn(connection: Connection) -> bool:
         large = len(connection.request.partition(b"\r\n\r\n")[2]) > 300
         await connection.send(answer(b"", "413 Too Large") if large else answer(b""))
@@ -96,18 +96,18 @@ async def test_k5_413_has_a_batch_halved() -> None:
     async with peer(turn) as it:
         came = await published(it.url, count=16)
     assert (sorted(took), came.account.published) == (list(range(16)), 16)
-    assert len({idempotency_key(request) for request in it.heard}) == len(it.heard)
+    assert len({idempotency_key(request) for request in it.requests}) == len(it.requests)
 
 
 @pytest.mark.parametrize("status", [401, 403, 410])
 @wire_test
-async def test_k6_credentials_that_are_refused_raise_the_alarm_and_the_events_are_kept(status: int) -> None:
-    no = says(answer(b"no", f"{status} No"))
+async def test_k6_denied_credentials_are_logged_and_retried(status: int) -> None:
+    no = responds(answer(b"no", f"{status} No"))
     async with peer(no, no, TAKEN) as it:
-        with errors_logged() as said:
+        with errors_logged() as errors:
             came = await published(it.url, http={"headers": {"Authorization": "Bearer secret"}})
     assert came.account.published == 3
-    assert said == [f"{it.url} answers HTTP {status}: are the credentials right?"] * 2
+    assert errors == [f"{it.url} answers HTTP {status}: are the credentials right?"] * 2
     async with peer(no) as it:
         came = await published(it.url, max_age=0.3, wait=lambda _: 0.05)
     assert came.ends == dict.fromkeys(range(3), TOO_OLD)
@@ -124,12 +124,12 @@ class Keep:
 
 
 @wire_test
-async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in_silence() -> None:
-    said: list[str] = []
+async def test_k7_events_that_expire_while_a_store_is_down_are_counted_and_logged() -> None:
+    warnings: list[str] = []
     kept = Keep()
-    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+    sink = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
     try:
-        async with deaf() as url:
+        async with refusing() as url:
             came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[kept, LogObserver()])
     finally:
         logger.remove(sink)
@@ -137,39 +137,39 @@ async def test_k7_a_store_that_is_down_for_longer_than_events_live_loses_none_in
     assert came.causes == {"ClientConnectorError"}
     assert came.account.expired == sum(kept.statistics.snapshot().dead_letters.values()) == 5
     assert kept.statistics.snapshot().dead_letters["expired", "publish", "too old, ClientConnectorError"] == 5
-    assert said == ["expired at publish: too old, ClientConnectorError"] * 5
+    assert warnings == ["expired at publish: too old, ClientConnectorError"] * 5
 
 
-def said_of(*statuses: int) -> bytes:
+def bulk_answer(*statuses: int) -> bytes:
     items = [{"index": {"_id": str(number), "status": status}} for number, status in enumerate(statuses)]
     return json.dumps({"took": 3, "errors": any(status > 299 for status in statuses), "items": items}).encode()
 
 
 @pytest.mark.parametrize("status", ["200 OK", "207 Multi-Status"])
 @wire_test
-async def test_k8_of_a_batch_that_was_taken_in_part_only_what_failed_is_sent_again(status: str) -> None:
+async def test_k8_only_the_failed_items_of_a_bulk_answer_are_retried(status: str) -> None:
     async with peer(
-        says(answer(said_of(201, 503, 200, 400, 503), status)),
-        says(answer(said_of(503, 201), status)),
-        says(answer(said_of(201), status)),
+        responds(answer(bulk_answer(201, 503, 200, 400, 503), status)),
+        responds(answer(bulk_answer(503, 201), status)),
+        responds(answer(bulk_answer(201), status)),
     ) as it:
         came = await published(it.url, count=5)
-    assert [keys_in(request) for request in it.heard] == [[0, 1, 2, 3, 4], [1, 4], [1]]
+    assert [keys_in(request) for request in it.requests] == [[0, 1, 2, 3, 4], [1, 4], [1]]
     assert came.ends == {3: ("failed", "HTTP 400")}
     assert came.account.published == 4
 
 
 @wire_test
-async def test_k8_an_answer_that_tells_of_another_number_of_events_is_not_believed() -> None:
-    async with peer(says(answer(said_of(201, 429))), says(answer(said_of(201, 201, 201)))) as it:
+async def test_k8_a_bulk_answer_with_another_number_of_items_is_retried() -> None:
+    async with peer(responds(answer(bulk_answer(201, 429))), responds(answer(bulk_answer(201, 201, 201)))) as it:
         came = await published(it.url)
     assert came.account.published == 3
-    assert [keys_in(request) for request in it.heard] == [[0, 1, 2]] * 2
+    assert [keys_in(request) for request in it.requests] == [[0, 1, 2]] * 2
 
 
 @pytest.mark.parametrize("body", [b'{"errors":true}', b'{"errors":1,"items":[]}', b"\xff", b"[" * 9999, b'{"a":1}'])
 @wire_test
-async def test_k8_any_other_body_of_a_2xx_says_nothing(body: bytes) -> None:
-    async with peer(says(answer(body))) as it:
+async def test_k8_any_other_body_of_a_2xx_is_success(body: bytes) -> None:
+    async with peer(responds(answer(body))) as it:
         came = await published(it.url)
-    assert (came.account.published, len(it.heard)) == (3, 1)
+    assert (came.account.published, len(it.requests)) == (3, 1)

@@ -1,4 +1,4 @@
-"""A store behind HAProxy: rows K9 and K10, and what a proxy says in a store's place."""
+"""A store behind HAProxy: rows K9 and K10, and answers of the proxy itself."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pipelines import simple_pipeline
 from proxy import proxy
 from publishing import idempotency_key, keys_in, published
 from tenacity import RetryCallState
-from wire import CLOSE, Connection, answer, closes, deaf, peer, says, silence, wire_test
+from wire import CLOSE, Connection, answer, closes, peer, refusing, responds, silence, wire_test
 
 from rxcompact import HttpSink, HttpSource, Orchestrator
 
 pytestmark = pytest.mark.debian
 
-TAKEN = says(answer(b""))
+TAKEN = responds(answer(b""))
 
 
 @wire_test
-async def test_429_is_waited_for_as_told_and_counts_as_no_failure(tmp_path: Path) -> None:
+async def test_429_waits_for_retry_after_and_counts_as_no_failure(tmp_path: Path) -> None:
     attempts: list[int] = []
 
     def wait(state: RetryCallState) -> float:
         attempts.append(state.attempt_number)
         return 0.01
 
-    async with peer(says(answer(b"", "503 Busy")), TAKEN) as store, proxy(store.url, tmp_path) as url:
+    async with peer(responds(answer(b"", "503 Busy")), TAKEN) as store, proxy(store.url, tmp_path) as url:
         began = asyncio.get_running_loop().time()
         came = await published(url + "/limited", wait=wait)
     assert came.account.published == 3
@@ -38,33 +38,33 @@ async def test_429_is_waited_for_as_told_and_counts_as_no_failure(tmp_path: Path
 
 
 @wire_test
-async def test_a_tarpit_is_left_in_time(tmp_path: Path) -> None:
+async def test_a_tarpit_times_out_and_is_retried(tmp_path: Path) -> None:
     async with peer(TAKEN) as store, proxy(store.url, tmp_path) as url:
         came = await published(url + "/tarpit", batch_timeout=0.2)
-    assert (came.account.published, len(store.heard)) == (3, 1)
+    assert (came.account.published, len(store.requests)) == (3, 1)
 
 
 @wire_test
-async def test_504_of_a_store_that_took_it_and_did_not_answer_is_tried_again_with_the_same_key(tmp_path: Path) -> None:
+async def test_504_is_retried_with_the_same_idempotency_key(tmp_path: Path) -> None:
     async with (
         peer(silence, silence, TAKEN) as store,
         proxy(store.url, tmp_path, patience="150ms") as url,
     ):
         came = await published(url)
-    assert (came.account.published, len(store.heard)) == (3, 3)
-    assert len({idempotency_key(request) for request in store.heard}) == 1
+    assert (came.account.published, len(store.requests)) == (3, 3)
+    assert len({idempotency_key(request) for request in store.requests}) == 1
 
 
 @wire_test
-async def test_503_of_a_proxy_without_a_store_is_tried_until_it_is_too_old(tmp_path: Path) -> None:
-    async with deaf() as nobody, proxy(nobody, tmp_path) as url:
+async def test_503_of_a_proxy_without_a_store_is_retried_until_too_old(tmp_path: Path) -> None:
+    async with refusing() as nobody, proxy(nobody, tmp_path) as url:
         came = await published(url, max_age=0.4, wait=lambda _: 0.05)
     assert came.ends == dict.fromkeys(range(3), ("expired", "too old"))
     assert {str(letter.error.__cause__) for letter in came.letters if letter.error} == {"HTTP 503"}
 
 
 @wire_test
-async def test_k9_a_sink_slower_than_the_source_is_no_memory_but_503(tmp_path: Path) -> None:
+async def test_k9_a_slow_sink_leads_to_503_in_bounded_memory(tmp_path: Path) -> None:
     room, events = 20, 200
 
     async def slow(connection: Connection) -> bool:
@@ -99,18 +99,16 @@ async def test_k9_a_sink_slower_than_the_source_is_no_memory_but_503(tmp_path: P
 
 @pytest.mark.parametrize("where", ["proxy", "store"])
 @wire_test
-async def test_k10_an_idle_connection_that_was_closed_is_made_anew_with_nothing_lost_or_twice(
-    where: str, tmp_path: Path
-) -> None:
+async def test_k10_a_closed_idle_connection_is_reopened_without_loss_or_duplicates(where: str, tmp_path: Path) -> None:
     async def source() -> Any:
         yield {"id": 0}
         await asyncio.sleep(0.4)
         yield {"id": 1}
 
-    # without a word of it in the answer: the store closes after it
+    # the store closes the connection without a header that announces it
     turn = TAKEN if where == "proxy" else closes(answer(b""))
     assert CLOSE.encode() not in answer(b"")
     async with peer(turn) as store, proxy(store.url, tmp_path, idle="100ms") as url:
         came = await published(url if where == "proxy" else store.url, count=2, source=source())
     assert came.account.published == 2
-    assert [keys_in(request) for request in store.heard] == [[0], [1]]
+    assert [keys_in(request) for request in store.requests] == [[0], [1]]

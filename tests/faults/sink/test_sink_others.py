@@ -1,4 +1,4 @@
-"""What else a store may say, and who else is concerned: more of rows K1, K2, K4 and K8, and a queue at a proxy."""
+"""More of rows K1, K2, K4 and K8, and a queue at a proxy."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import pytest
 from proxy import proxy
 from publishing import idempotency_key, keys_in, published
 from tenacity import RetryCallState
-from wire import Connection, Turn, answer, closes, peer, resets, says, silence, wire_test
+from wire import Connection, Turn, answer, closes, peer, resets, responds, silence, wire_test
 
-TAKEN = says(answer(b""))
+TAKEN = responds(answer(b""))
 CUT = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"
 LONG = b" " * (1024 * 1024 + 1)
 
@@ -26,7 +26,7 @@ LONG = b" " * (1024 * 1024 + 1)
     ids=["k1", "k2"],
 )
 @wire_test
-async def test_k1_k2_the_other_batches_go_on_at_once(status: str, end: tuple[str, str]) -> None:
+async def test_k1_k2_a_failing_batch_does_not_delay_others(status: str, end: tuple[str, str]) -> None:
     async def turn(connection: Connection) -> bool:
         bad = 0 in keys_in(connection.request)
         await connection.send(answer(b"no", status) if bad else answer(b""))
@@ -35,22 +35,22 @@ async def test_k1_k2_the_other_batches_go_on_at_once(status: str, end: tuple[str
     async with peer(turn) as it:
         came = await published(it.url, count=6, batch_count=2, max_age=0.6, wait=lambda _: 0.2)
     assert came.ends == dict.fromkeys(range(2), end)
-    assert [keys_in(request) for request in it.heard[:3]] == [[0, 1], [2, 3], [4, 5]]  # before the first is tried again
-    assert all(keys_in(request) == [0, 1] for request in it.heard[3:])
+    assert [keys_in(request) for request in it.requests[:3]] == [[0, 1], [2, 3], [4, 5]]  # before the first is retried
+    assert all(keys_in(request) == [0, 1] for request in it.requests[3:])
 
 
 @pytest.mark.parametrize("turn", [closes(CUT), resets(CUT)], ids=["closed", "reset"])
 @wire_test
-async def test_k4_an_answer_that_ends_too_soon_is_none(turn: Turn) -> None:
+async def test_k4_a_truncated_answer_is_retried(turn: Turn) -> None:
     async with peer(turn, TAKEN) as it:
         came = await published(it.url)
-    assert (came.account.published, len(it.heard)) == (3, 2)
-    assert len({idempotency_key(request) for request in it.heard}) == 1
+    assert (came.account.published, len(it.requests)) == (3, 2)
+    assert len({idempotency_key(request) for request in it.requests}) == 1
 
 
 @wire_test
-async def test_k4_what_is_left_of_a_batch_has_a_key_of_its_own() -> None:
-    # the store may have taken both: by the batch's key alone it cannot know the second again
+async def test_k4_the_rest_of_a_batch_has_another_idempotency_key() -> None:
+    # the store may have both: the key of the batch does not identify the second
     now = time.time()
     events = [{"id": 0, "ts": now - 0.5}, {"id": 1, "ts": now + 5}]
     async with peer(silence, TAKEN) as it:
@@ -58,8 +58,8 @@ async def test_k4_what_is_left_of_a_batch_has_a_key_of_its_own() -> None:
             it.url, source=events, count=2, time_mapper="ts", max_age=0.8, batch_timeout=0.1, wait=lambda _: 0.25
         )
     assert came.ends == {0: ("expired", "too old")}
-    assert [keys_in(request) for request in it.heard] == [[0, 1], [1]]
-    assert len({idempotency_key(request) for request in it.heard}) == 2
+    assert [keys_in(request) for request in it.requests] == [[0, 1], [1]]
+    assert len({idempotency_key(request) for request in it.requests}) == 2
 
 
 @pytest.mark.parametrize(
@@ -72,78 +72,78 @@ async def test_k4_what_is_left_of_a_batch_has_a_key_of_its_own() -> None:
     ids=["surrogate", "string", "none"],
 )
 @wire_test
-async def test_k8_errors_that_are_not_understood_are_no_success(items: list[object]) -> None:
-    said = json.dumps({"errors": True, "items": items})
-    async with peer(says(answer(said)), TAKEN) as it:
+async def test_k8_errors_of_an_unknown_form_are_no_success(items: list[object]) -> None:
+    body = json.dumps({"errors": True, "items": items})
+    async with peer(responds(answer(body)), TAKEN) as it:
         came = await published(it.url)
-    assert (came.account.published, len(it.heard)) == (3, 2)
+    assert (came.account.published, len(it.requests)) == (3, 2)
 
 
 @pytest.mark.parametrize("status", [429, 503])
 @wire_test
-async def test_a_long_answer_is_of_its_status_all_the_same(status: int) -> None:
-    async with peer(says(answer(LONG, f"{status} Busy")), TAKEN) as it:
+async def test_a_failure_with_a_long_body_has_its_status(status: int) -> None:
+    async with peer(responds(answer(LONG, f"{status} Busy")), TAKEN) as it:
         came = await published(it.url)
     assert (came.account.published, came.ends) == (3, {})
 
 
 @wire_test
-async def test_k8_what_was_taken_of_a_large_batch_is_published() -> None:
+async def test_k8_a_long_bulk_answer_is_read() -> None:
     count = 6000
     item = {
         "_index": "alerts", "_id": "0" * 20, "_version": 1, "result": "created", "_seq_no": 1, "_primary_term": 1,
         "_shards": {"total": 2, "successful": 1, "failed": 0}, "status": 201,
     }  # fmt: skip
-    said = json.dumps({"took": 9, "errors": False, "items": [{"index": item}] * count})
-    async with peer(says(answer(said))) as it:
+    body = json.dumps({"took": 9, "errors": False, "items": [{"index": item}] * count})
+    async with peer(responds(answer(body))) as it:
         came = await published(it.url, count=count, batch_count=count)
-    assert (came.account.published, len(it.heard)) == (count, 1)
+    assert (came.account.published, len(it.requests)) == (count, 1)
 
 
 @wire_test
-async def test_503_of_a_proxy_while_the_store_has_its_connections_taken_is_tried_again(tmp_path: Path) -> None:
+async def test_503_of_a_proxy_with_a_full_queue_is_retried(tmp_path: Path) -> None:
     async def slow(connection: Connection) -> bool:
         await asyncio.sleep(0.4)
         await connection.send(answer(b""))
         return True
 
     def wait(state: RetryCallState) -> float:
-        said.append(str(state.outcome and state.outcome.exception()))
+        errors.append(str(state.outcome and state.outcome.exception()))
         return 0.05
 
-    said: list[str] = []
+    errors: list[str] = []
     async with (
         peer(slow, TAKEN) as store,
         proxy(store.url, tmp_path, connections=1) as url,
         aiohttp.ClientSession() as other,
     ):
         first = asyncio.create_task(other.post(url, data=b""))
-        while not store.heard:
+        while not store.requests:
             await asyncio.sleep(0.005)
         came = await published(url, wait=wait)
         (await first).release()
     assert came.account.published == 3
-    assert [keys_in(request) for request in store.heard[1:]] == [[0, 1, 2]]  # the proxy passed on none that it refused
-    assert set(said) == {"HTTP 503"}
+    assert [keys_in(request) for request in store.requests[1:]] == [[0, 1, 2]]  # none that it rejected
+    assert set(errors) == {"HTTP 503"}
 
 
 @wire_test
-async def test_an_answer_that_nobody_asked_for_is_not_taken_for_that_of_the_next_batch() -> None:
-    async def says_it_twice(connection: Connection) -> bool:
+async def test_an_unsolicited_answer_is_not_taken_for_that_of_the_next_batch() -> None:
+    async def sends_two_answers(connection: Connection) -> bool:
         await connection.send(answer(b""))
         await asyncio.sleep(0.03)
         await connection.send(answer(b""))
-        said.set()
+        sent.set()
         return True
 
     async def events() -> AsyncIterator[dict[str, int]]:
         yield {"id": 0}
-        await said.wait()
+        await sent.wait()
         await asyncio.sleep(0.03)
         yield {"id": 1}
 
-    said = asyncio.Event()
-    async with peer(says_it_twice, says(answer(b"no", "422 No"))) as store:
+    sent = asyncio.Event()
+    async with peer(sends_two_answers, responds(answer(b"no", "422 No"))) as store:
         came = await published(store.url, count=2, source=events())
     assert came.ends == {1: ("failed", "HTTP 422")}
-    assert [keys_in(request) for request in store.heard] == [[0], [1]]
+    assert [keys_in(request) for request in store.requests] == [[0], [1]]

@@ -1,4 +1,4 @@
-"""Lets the tests here import what they share."""
+"""Makes the helpers of these tests importable."""
 
 import sys
 from pathlib import Path

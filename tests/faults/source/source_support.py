@@ -39,7 +39,7 @@ class Answer(NamedTuple):
 
 
 class Service:
-    """A client, the pipeline that it posts to, and what comes out of it."""
+    """A client, the pipeline that it posts to, and the output."""
 
     def __init__(self, client: aiohttp.ClientSession, source: HttpSource, **options: Any) -> None:
         self.client = client
@@ -47,7 +47,7 @@ class Service:
         self.out: list[Compacted] = []
         self.letters: list[DeadLetter] = []
         self.signals: list[Signal] = []
-        self.faults: list[Any] = []  # what nobody handled
+        self.faults: list[Any] = []  # unhandled exceptions of the loop
         options = {"key_mapper": "id", "timespan": 1000, "max_age": 2000, "sink": self.out.extend} | options
         self.orchestrator = Orchestrator(simple_pipeline(source=source, **options), wait=lambda _: 0.05, report=False)
         self.orchestrator.dead_letters.subscribe(self.letters.append)
@@ -70,7 +70,7 @@ class Service:
         return await self.ask("POST", data=body, headers=headers)
 
     async def still_serves(self) -> None:
-        """Whatever happened before, the next one is served, at once."""
+        """Assert that the next post is served at once."""
         async with asyncio.timeout(5):
             assert (await self.post(b'{"id":"next"}')).status == 202
 
@@ -85,17 +85,17 @@ class Service:
             writer.transport.abort()
 
     async def ids(self) -> list[Any]:
-        """What came out, once all has."""
+        """Stop; return the ids that were published."""
         await self.orchestrator.stop()
         return [compacted.event["id"] for compacted in self.out]
 
     def ends(self) -> list[tuple[str, str, str]]:
-        """Of the dead letters."""
+        """Outcome, stage and reason of each dead letter."""
         return [(letter.outcome, letter.stage, letter.reason) for letter in self.letters]
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
-    """The status of the answer that comes next; its head is read, its body is not."""
+    """The status of the next answer; only its head is read."""
     async with asyncio.timeout(5):
         head = await reader.readuntil(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1])
@@ -107,7 +107,7 @@ async def closed(reader: asyncio.StreamReader) -> None:
         try:
             while await reader.read(1 << 16):
                 pass
-        except ConnectionError:  # it has reset it
+        except ConnectionError:  # the server reset it
             pass
 
 
@@ -131,7 +131,7 @@ async def serving(pipeline: dict[str, Any] | None = None, **options: Any) -> Asy
 def served(
     test: Callable[[Service], Coroutine[Any, Any, None]], pipeline: dict[str, Any] | None = None, **options: Any
 ) -> None:
-    """Run a test with a service of its own."""
+    """Run a test with a new service."""
 
     async def main() -> None:
         async with serving(pipeline, **options) as service:
@@ -151,27 +151,27 @@ def ndjson(*ids: int) -> bytes:
 
 
 async def posting(service: Service, do: Callable[[], Coroutine[Any, Any, object]]) -> tuple[set[int], int]:
-    """Post from many connections while something is done; return what was taken, and how often it was not."""
+    """Post from many connections while ``do`` runs; return the accepted ids, and the number of rejected posts."""
     taken: set[int] = set()
-    refused = 0
+    rejected_posts = 0
     numbers = iter(range(1_000_000))
     over = False
 
     async def sender() -> None:
-        nonlocal refused
+        nonlocal rejected_posts
         while not over:
             ids = [next(numbers) for _ in range(5)]
             try:
                 answer = await service.post(ndjson(*ids))
             except aiohttp.ClientError:
-                refused += 1
+                rejected_posts += 1
             else:
                 if answer.status == 202:
                     taken.update(ids)
                 else:
                     assert answer.status == 503
                     assert "Retry-After" in answer.headers
-                    refused += 1
+                    rejected_posts += 1
             await asyncio.sleep(0.001)
 
     senders = [asyncio.create_task(sender()) for _ in range(20)]
@@ -180,4 +180,4 @@ async def posting(service: Service, do: Callable[[], Coroutine[Any, Any, object]
     await asyncio.sleep(0.1)
     over = True
     await asyncio.gather(*senders)
-    return taken, refused
+    return taken, rejected_posts

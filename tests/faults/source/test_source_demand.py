@@ -1,4 +1,4 @@
-"""Rows S44, S45 of the fault table: no room, and bodies that come again."""
+"""Rows S44, S45 of the fault table: no capacity, and repeated bodies."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from source_support import HEAD, Service, ndjson, served, until
 
 
-def test_s44_full_it_refuses_what_is_new_and_takes_duplicates_of_what_it_holds() -> None:
+def test_s44_without_capacity_new_keys_get_503_and_duplicates_are_taken() -> None:
     async def test(service: Service) -> None:
         for ids, status in (
             ((1, 2), 202), ((3, 4), 503), ((3, 1, 2, 1, 3), 202), ((4,), 503), ((1,), 202), ((3, 2, 1, 3), 202),
@@ -29,7 +29,7 @@ def test_s44_full_it_refuses_what_is_new_and_takes_duplicates_of_what_it_holds()
     served(test, {"max_in_flight": 3}, retry_after=7)
 
 
-def test_s44_what_is_more_than_can_be_held_at_all_is_413() -> None:
+def test_s44_more_keys_than_max_in_flight_are_413() -> None:
     async def test(service: Service) -> None:
         assert (await service.post(ndjson(1, 2, 3, 4))).status == 413
         assert (await service.post(ndjson(1, 2, 3, 3, 2, 1))).status == 202
@@ -39,7 +39,7 @@ def test_s44_what_is_more_than_can_be_held_at_all_is_413() -> None:
     served(test, {"max_in_flight": 3})
 
 
-def test_s44_once_there_is_room_who_came_again_is_taken() -> None:
+def test_s44_a_retried_post_is_taken_when_there_is_capacity() -> None:
     async def test(service: Service) -> None:
         assert (await service.post(ndjson(1, 2, 3))).status == 202
         assert (await service.post(ndjson(4))).status == 503
@@ -51,7 +51,7 @@ def test_s44_once_there_is_room_who_came_again_is_taken() -> None:
     served(test, {"max_in_flight": 3, "timespan": 0.2, "batch_timespan": 0.01})
 
 
-def test_s44_many_at_once_that_come_again_all_get_through_and_nothing_is_dropped() -> None:
+def test_s44_many_senders_that_retry_all_succeed_and_nothing_is_dropped() -> None:
     async def test(service: Service) -> None:
         refused = 0
 
@@ -82,7 +82,7 @@ def test_s44_many_at_once_that_come_again_all_get_through_and_nothing_is_dropped
     ],
     ids=["windows by count", "windows by event time"],
 )
-def test_s44_what_was_accepted_is_not_dropped_for_want_of_room(options: Any, body: bytes) -> None:
+def test_s44_accepted_events_are_not_dropped(options: Any, body: bytes) -> None:
     async def test(service: Service) -> None:
         if (await service.post(body)).status == 202:
             assert service.orchestrator.account.dropped == 0
@@ -91,7 +91,7 @@ def test_s44_what_was_accepted_is_not_dropped_for_want_of_room(options: Any, bod
 
 
 @pytest.mark.parametrize("before", [(), (1, 2, 3)], ids=["empty", "full"])
-def test_s44_a_bad_line_among_duplicates_needs_no_room(before: tuple[int, ...]) -> None:
+def test_s44_a_bad_line_among_duplicates_needs_no_capacity(before: tuple[int, ...]) -> None:
     async def test(service: Service) -> None:
         if before:
             assert (await service.post(ndjson(*before))).status == 202
@@ -106,7 +106,7 @@ async def post_and_lose_the_answer(service: Service, body: bytes) -> None:
         await until(lambda: service.received > before)
 
 
-def test_s45_a_body_that_comes_again_within_the_window_changes_nothing_but_the_counts() -> None:
+def test_s45_a_repeated_body_within_the_window_changes_only_counts() -> None:
     async def test(service: Service) -> None:
         body = ndjson(1, 2, 3, 2)
         await post_and_lose_the_answer(service, body)
@@ -117,10 +117,10 @@ def test_s45_a_body_that_comes_again_within_the_window_changes_nothing_but_the_c
         account = service.orchestrator.account
         assert (account.received, account.duplicates, account.distinct) == (12, 9, 3)
 
-    served(test, {"max_in_flight": 3})  # nor does it need room
+    served(test, {"max_in_flight": 3})  # nor does it need capacity
 
 
-def test_s45_behind_the_window_it_is_published_again() -> None:
+def test_s45_a_repeated_body_after_the_window_is_published_again() -> None:
     async def test(service: Service) -> None:
         await post_and_lose_the_answer(service, ndjson(1, 2))
         await until(lambda: len(service.out) == 2)

@@ -27,7 +27,7 @@ TWO = gzip.compress(LINES[:5000]) + gzip.compress(LINES[5000:])
         ("base64", 415),
     ],
 )
-def test_s05_a_charset_that_is_unknown_is_415(charset: str, status: int) -> None:
+def test_s05_an_unknown_charset_is_415(charset: str, status: int) -> None:
     async def test(service: Service) -> None:
         answer = await service.post(b'{"id":1}', {"Content-Type": f"application/json; charset={charset}"})
         assert answer.status == status
@@ -37,7 +37,7 @@ def test_s05_a_charset_that_is_unknown_is_415(charset: str, status: int) -> None
 
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-16le", "utf-32"])
-def test_s06_another_unicode_is_415(charset: str) -> None:
+def test_s06_utf_16_is_415(charset: str) -> None:
     async def test(service: Service) -> None:
         answer = await service.post(
             '{"id":1}'.encode(charset), {"Content-Type": f"application/json; charset={charset}"}
@@ -48,7 +48,7 @@ def test_s06_another_unicode_is_415(charset: str) -> None:
     served(test)
 
 
-def test_s06_utf_16_that_does_not_say_so_is_400() -> None:
+def test_s06_utf_16_without_a_charset_is_400() -> None:
     async def test(service: Service) -> None:
         assert (await service.post('{"id":1}'.encode("utf-16"))).status == 400
 
@@ -56,7 +56,7 @@ def test_s06_utf_16_that_does_not_say_so_is_400() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP"])
-def test_s21_gzip_of_one_member_or_two_is_unpacked_however_it_is_cut(encoding: str) -> None:
+def test_s21_gzip_of_one_member_or_two_is_decompressed(encoding: str) -> None:
     async def drops(packed: bytes) -> AsyncIterator[bytes]:
         for start in range(0, len(packed), 97):
             yield packed[start : start + 97]
@@ -90,7 +90,7 @@ async def refused(service: Service, body: bytes) -> None:
         pytest.param(b"\x1f\x8b", id="magic number"),
     ],
 )
-def test_s20_gzip_that_is_cut_short_is_400_and_nothing_of_it_is_taken(body: bytes) -> None:
+def test_s20_truncated_gzip_is_400_and_not_taken(body: bytes) -> None:
     served(lambda service: refused(service, body))
 
 
@@ -105,11 +105,11 @@ def test_s20_gzip_that_is_cut_short_is_400_and_nothing_of_it_is_taken(body: byte
         pytest.param(gzip.compress(b""), id="of nothing"),
     ],
 )
-def test_s19_what_is_no_gzip_is_400(body: bytes) -> None:
+def test_s19_malformed_gzip_is_400(body: bytes) -> None:
     served(lambda service: refused(service, body))
 
 
-def test_s18_a_gzip_bomb_is_413_and_takes_no_memory() -> None:
+def test_s18_a_gzip_bomb_is_413_in_constant_memory() -> None:
     bomb = gzip.compress(b"\0" * 10_000_000) * 20
 
     async def test(service: Service) -> None:
@@ -133,12 +133,12 @@ async def unsupported(service: Service, encoding: str, body: bytes) -> None:
     await service.still_serves()
 
 
-def test_s22_gzip_twice_is_415() -> None:
+def test_s22_double_gzip_is_415() -> None:
     served(lambda service: unsupported(service, "gzip, gzip", gzip.compress(PACKED)))
 
 
 @pytest.mark.parametrize("encoding", ["nonsense", "deflate", "zstd", "identity, gzip"])
-def test_s23_an_encoding_that_is_not_known_is_415(encoding: str) -> None:
+def test_s23_an_unknown_encoding_is_415(encoding: str) -> None:
     served(lambda service: unsupported(service, encoding, b'{"id":1}'))
 
 

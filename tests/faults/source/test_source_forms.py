@@ -1,4 +1,4 @@
-"""Rows S2, S4, S7, S9, S14, S15 of the fault table: bodies that are good, in whatever form they come."""
+"""Rows S2, S4, S7, S9, S14, S15 of the fault table: the forms of good bodies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def taken(service: Service, body: bytes, ids: list[object], headers: dict[
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("content_type", TYPES)
-def test_s07_s14_a_body_is_taken_in_any_form_whatever_it_calls_itself(form: str, content_type: str) -> None:
+def test_s07_s14_a_body_is_sniffed_whatever_its_content_type(form: str, content_type: str) -> None:
     body, ids = FORMS[form]
     served(lambda service: taken(service, body, ids, {"Content-Type": content_type}))
 
@@ -59,7 +59,7 @@ def test_s07_a_body_without_a_content_type_is_taken() -> None:
         (b'{"id":{"a":1}}{"id":2}', [{"a": 1}, 2]),
     ],
 )
-def test_s15_values_one_behind_the_other_are_taken_apart(body: bytes, ids: list[object]) -> None:
+def test_s15_concatenated_json_is_split(body: bytes, ids: list[object]) -> None:
     served(lambda service: taken(service, body, ids))
 
 
@@ -70,17 +70,17 @@ def test_s15_values_one_behind_the_other_are_taken_apart(body: bytes, ids: list[
         (b'{"id":{"a":1}\n,"x":1}', [{"a": 1}]),
     ],
 )
-def test_s14_s15_values_are_taken_apart_wherever_their_lines_end(body: bytes, ids: list[object]) -> None:
+def test_s14_s15_values_over_several_lines_are_split(body: bytes, ids: list[object]) -> None:
     served(lambda service: taken(service, body, ids))
 
 
 @pytest.mark.parametrize("body", [b'{"id":1}\n{"id":2}', b'[{"id":1},{"id":2}]', b' \n[{"id":1},{"id":2}]'])
-def test_s04_a_byte_order_mark_is_left_out(body: bytes) -> None:
+def test_s04_a_byte_order_mark_is_ignored(body: bytes) -> None:
     served(lambda service: taken(service, b"\xef\xbb\xbf" + body, [1, 2]))
 
 
 @pytest.mark.parametrize("body", [b'{"id":0,"id":1}', b'[{"id":0,"id":1}]', b'{"id":0,"x":{"id":7},"id":1}'])
-def test_s09_of_a_duplicate_key_the_last_counts(body: bytes) -> None:
+def test_s09_the_last_of_duplicate_members_counts(body: bytes) -> None:
     served(lambda service: taken(service, body, [1]))
 
 
@@ -113,5 +113,5 @@ def test_s02_an_empty_array_is_no_events(body: bytes) -> None:
         ("data.list", b'{"id":1,"data":null}', [1]),
     ],
 )
-def test_the_list_may_be_inside_an_object(items: str, body: bytes, ids: list[object]) -> None:
+def test_items_names_a_list_inside_an_object(items: str, body: bytes, ids: list[object]) -> None:
     served(lambda service: taken(service, body, ids), items=items)

@@ -1,4 +1,4 @@
-"""Row S47 of the fault table: strings that break out of logs, formats, URLs and headers where nobody takes care."""
+"""Row S47 of the fault table: strings that could be injected into logs, formats, URLs and headers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_s47_hostile_strings_pass_unchanged_as_keys_names_and_values() -> None:
 
 
 @pytest.mark.parametrize("serialize", [False, True])
-def test_s47_a_log_has_one_line_for_each_and_formats_none(serialize: bool) -> None:
+def test_s47_a_log_has_one_line_for_each_and_no_injection(serialize: bool) -> None:
     messages: list[str] = []
 
     def fail(event: Any) -> Any:
@@ -74,7 +74,7 @@ def test_s47_a_log_has_one_line_for_each_and_formats_none(serialize: bool) -> No
 
 
 class Api:
-    """Remembers each request as it came, byte by byte."""
+    """Stores the raw bytes of each request."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
@@ -94,7 +94,7 @@ class Api:
         writer.close()
 
 
-def test_s47_what_is_put_into_a_url_is_encoded_and_stays_where_it_is_put() -> None:
+def test_s47_values_in_a_url_are_percent_encoded() -> None:
     api = Api()
 
     async def main() -> None:

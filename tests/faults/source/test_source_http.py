@@ -1,4 +1,4 @@
-"""Rows S25 to S29, S32, S33, S46 of the fault table: requests that are broken, or cut off, byte by byte."""
+"""Rows S25 to S29, S32, S33, S46 of the fault table: malformed and truncated requests."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def not_taken(service: Service, request: bytes) -> None:
 
 
 @pytest.mark.parametrize("request_", BROKEN)
-def test_s26_s29_s33_what_is_no_http_is_400_and_its_connection_closed(request_: bytes) -> None:
+def test_s26_s29_s33_a_request_that_is_not_http_is_400_and_closed(request_: bytes) -> None:
     served(lambda service: not_taken(service, request_))
 
 
@@ -74,7 +74,7 @@ def test_s27_a_bad_chunk_size_is_400(size: bytes) -> None:
         pytest.param(CHUNKED + b"\r\n8", id="s28 within its size"),
     ],
 )
-def test_s25_s28_a_body_that_stalls_is_408_and_nothing_of_it_is_taken(head: bytes) -> None:
+def test_s25_s28_a_body_that_stalls_is_408_and_not_taken(head: bytes) -> None:
     async def test(service: Service) -> None:
         async with service.raw(HEAD + head) as (reader, _), asyncio.timeout(5):
             assert b" 408 " in await reader.readline()
@@ -87,7 +87,7 @@ def test_s25_s28_a_body_that_stalls_is_408_and_nothing_of_it_is_taken(head: byte
 
 
 @pytest.mark.parametrize("expected", [b"foo", b"101-continue"])
-def test_s32_an_expectation_that_is_not_known_is_417(expected: bytes) -> None:
+def test_s32_an_unknown_expectation_is_417(expected: bytes) -> None:
     async def test(service: Service) -> None:
         async with service.raw(HEAD + b"Expect: " + expected + b"\r\n" + LENGTH + BODY) as (reader, _):
             assert await status_of(reader) == 417
@@ -97,7 +97,7 @@ def test_s32_an_expectation_that_is_not_known_is_417(expected: bytes) -> None:
     served(test)
 
 
-def test_s32_who_expects_to_be_told_to_continue_is() -> None:
+def test_s32_expect_100_continue_is_answered() -> None:
     async def test(service: Service) -> None:
         async with service.raw(HEAD + b"Expect: 100-continue\r\n" + LENGTH + b"\r\n") as (reader, writer):
             assert await status_of(reader) == 100
@@ -107,7 +107,7 @@ def test_s32_who_expects_to_be_told_to_continue_is() -> None:
     served(test)
 
 
-def test_s33_a_client_that_speaks_tls_is_told_that_nobody_does() -> None:
+def test_s33_a_tls_hello_is_400() -> None:
     async def test(service: Service) -> None:
         with pytest.raises(ssl.SSLError):
             await asyncio.open_connection("127.0.0.1", service.port, ssl=ssl.create_default_context())
@@ -117,7 +117,7 @@ def test_s33_a_client_that_speaks_tls_is_told_that_nobody_does() -> None:
 
 
 @pytest.mark.parametrize("row", ["s26", "s27", "s29", "s33"])
-def test_s26_s27_s29_s33_what_is_no_http_makes_no_traceback(row: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_s26_s27_s29_s33_malformed_requests_log_no_traceback(row: str, caplog: pytest.LogCaptureFixture) -> None:
     requests = [request for name, request in NO_HTTP.items() if name.startswith(row)]
     requests = requests or [HEAD + CHUNKED + b"\r\nx\r\n"]
 
@@ -141,20 +141,20 @@ async def go_away(service: Service) -> None:
     await service.still_serves()
 
 
-def test_s46_of_a_client_that_goes_away_in_a_body_nothing_is_taken(caplog: pytest.LogCaptureFixture) -> None:
-    """Nor does it make a traceback, or a line in the log."""
+def test_s46_a_client_that_disconnects_during_its_body_has_nothing_taken(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor is there a traceback, or a line in the log."""
     with caplog.at_level(logging.WARNING):
         served(go_away)
     assert caplog.records == []
 
 
-def test_s46_of_a_client_that_goes_away_without_its_answer_all_is_taken(caplog: pytest.LogCaptureFixture) -> None:
+def test_s46_a_client_that_disconnects_before_the_answer_has_all_taken(caplog: pytest.LogCaptureFixture) -> None:
     async def test(service: Service) -> None:
         body = b"\n".join(b'{"id":%d}' % n for n in range(500))
         for _ in range(5):
             async with service.raw(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body):
                 pass
-        # a reset may overtake a body that was sent: then nothing of it is taken
+        # a reset may overtake the body: then nothing is taken
         await until(lambda: service.received > 0)
         await service.still_serves()
         assert (service.received - 1) % 500 == 0

@@ -28,7 +28,7 @@ def free_port() -> int:
         return port
 
 
-def test_s48_while_it_stops_posts_are_refused_and_what_was_taken_is_published() -> None:
+def test_s48_while_it_stops_posts_get_503_and_accepted_events_are_published() -> None:
     async def test(service: Service) -> None:
         taken, refused = await posting(service, service.orchestrator.stop)
         assert refused
@@ -54,19 +54,19 @@ async def stopped_in_the_middle_of_a_body(service: Service, deadline: float) -> 
         assert report.seconds < deadline
 
 
-def test_s48_a_body_that_is_on_its_way_does_not_hold_a_stop_up() -> None:
+def test_s48_an_unfinished_body_does_not_delay_a_stop() -> None:
     served(lambda service: stopped_in_the_middle_of_a_body(service, 10))
 
 
-def test_s48_nor_does_its_connection_outlive_a_stop_with_a_short_deadline() -> None:
+def test_s48_an_unfinished_body_is_closed_by_a_stop_with_a_short_deadline() -> None:
     try:
         served(lambda service: stopped_in_the_middle_of_a_body(service, 2))
     finally:
-        gc.collect()  # now, and not in the next test, it is said that a connection was left open
+        gc.collect()  # an open connection warns now, not in the next test
 
 
-def test_s48_sigterm_in_the_middle_of_a_post_finishes_it_or_refuses_it_and_flushes_the_window() -> None:
-    """The command, as a process: what it took it publishes, and it ends though bodies are on their way."""
+def test_s48_sigterm_during_a_post_answers_it_and_flushes_the_window() -> None:
+    """As a process: it publishes what it accepted, and ends though bodies are unfinished."""
 
     async def main() -> None:
         process = await asyncio.create_subprocess_exec(
@@ -110,7 +110,7 @@ def test_s48_sigterm_in_the_middle_of_a_post_finishes_it_or_refuses_it_and_flush
     asyncio.run(main())
 
 
-def test_over_a_restart_posts_are_refused_for_a_moment_and_nothing_taken_is_lost() -> None:
+def test_a_restart_loses_no_accepted_event() -> None:
     async def test(service: Service) -> None:
         url = service.source.url
 
@@ -129,7 +129,7 @@ def test_over_a_restart_posts_are_refused_for_a_moment_and_nothing_taken_is_lost
     served(test, QUICK)
 
 
-def test_a_window_outlives_a_restart_of_the_source() -> None:
+def test_a_window_survives_a_restart_of_the_source() -> None:
     async def test(service: Service) -> None:
         await service.post(ndjson(1))
         await service.orchestrator.restart()
@@ -141,7 +141,7 @@ def test_a_window_outlives_a_restart_of_the_source() -> None:
     served(test)
 
 
-def test_stopped_it_listens_no_more_and_started_again_it_has_the_same_port() -> None:
+def test_a_stop_closes_the_port_and_a_start_opens_the_same_one() -> None:
     async def test(service: Service) -> None:
         url = service.source.url
         await service.orchestrator.stop()
@@ -155,7 +155,7 @@ def test_stopped_it_listens_no_more_and_started_again_it_has_the_same_port() -> 
     served(test)
 
 
-def test_a_port_in_use_is_tried_again_until_it_is_free() -> None:
+def test_a_port_in_use_is_retried_until_it_is_free() -> None:
     async def main() -> None:
         blocker = socket.socket()
         blocker.bind(("127.0.0.1", 0))
@@ -181,7 +181,7 @@ def test_a_port_in_use_is_tried_again_until_it_is_free() -> None:
     asyncio.run(main())
 
 
-def test_a_restart_while_it_starts_to_listen_does_no_harm() -> None:
+def test_a_restart_while_it_starts_to_listen_is_safe() -> None:
     async def main() -> list[int]:
         deaf: list[int] = []
         for turns in range(8):
@@ -199,11 +199,11 @@ def test_a_restart_while_it_starts_to_listen_does_no_harm() -> None:
         return deaf
 
     deaf = asyncio.run(main())
-    gc.collect()  # now, and not in the next test, it is said that a socket was left open
+    gc.collect()  # an open socket warns now, not in the next test
     assert deaf == []
 
 
-def test_stopped_it_has_no_socket_left() -> None:
+def test_a_stop_leaves_no_socket_open() -> None:
     def sockets() -> set[Path]:
         return {fd.readlink() for fd in Path("/proc/self/fd").iterdir() if fd.is_socket()}
 
@@ -220,5 +220,5 @@ def test_stopped_it_has_no_socket_left() -> None:
     assert sockets() <= before
 
 
-def test_the_url_of_an_ipv6_address_is_one() -> None:
+def test_the_url_of_an_ipv6_address_has_brackets() -> None:
     assert HttpSource(host="::1", port=1234).url == "http://[::1]:1234/"

@@ -1,4 +1,4 @@
-"""Rows S16, S17, S31, S44 of the fault table: what is too long, too slow, or too much."""
+"""Rows S16, S17, S31, S44 of the fault table: bodies and keys that are too long, too slow, or too many."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def chunked(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 100]
 
 
-def test_s16_a_body_may_be_as_long_as_the_limit_and_no_longer() -> None:
+def test_s16_a_body_longer_than_max_body_is_413() -> None:
     async def test(service: Service) -> None:
         fits = b'{"id":1}'.ljust(1000)
         for body, status in ((fits, 202), (fits + b" ", 413)):
@@ -51,8 +51,8 @@ def test_s16_the_answer_names_the_limit() -> None:
     served(test, max_body=1000)
 
 
-def test_s16_a_length_that_is_too_long_is_not_waited_for() -> None:
-    """Of a body whose head says that it is too long nothing needs to be read."""
+def test_s16_a_content_length_beyond_max_body_is_413_at_once() -> None:
+    """No more of the body is read than is there."""
 
     async def test(service: Service) -> None:
         async with service.raw(HEAD + b"Content-Length: 1000000000\r\n\r\n" + b" " * 1001) as (reader, _):
@@ -62,7 +62,7 @@ def test_s16_a_length_that_is_too_long_is_not_waited_for() -> None:
     served(test, max_body=1000)
 
 
-def test_s17_an_endless_chunked_body_is_413_and_takes_no_memory() -> None:
+def test_s17_an_endless_chunked_body_is_413_in_constant_memory() -> None:
     async def test(service: Service) -> None:
         block = b"ffff\r\n" + b" " * 0xFFFF + b"\r\n"
         async with service.raw(HEAD + b"Transfer-Encoding: chunked\r\n\r\n") as (reader, writer):
@@ -86,7 +86,7 @@ def test_s17_an_endless_chunked_body_is_413_and_takes_no_memory() -> None:
     served(test, max_body=1_000_000)
 
 
-def test_s31_of_300_slow_bodies_each_is_408_and_the_others_are_served_meanwhile() -> None:
+def test_s31_300_slow_bodies_are_408_and_other_clients_are_served_meanwhile() -> None:
     async def test(service: Service) -> None:
         async with AsyncExitStack() as stack:
             slow = [
@@ -102,7 +102,7 @@ def test_s31_of_300_slow_bodies_each_is_408_and_the_others_are_served_meanwhile(
     served(test, body_timeout=1.0)
 
 
-def test_s31_a_body_that_trickles_has_no_more_time() -> None:
+def test_s31_a_body_that_trickles_is_408() -> None:
     async def test(service: Service) -> None:
         async def trickle() -> AsyncIterator[bytes]:
             for _ in range(100):
@@ -111,14 +111,14 @@ def test_s31_a_body_that_trickles_has_no_more_time() -> None:
 
         try:
             assert (await service.post(trickle())).status == 408
-        except aiohttp.ClientError:  # it hung up while the body was on its way
+        except aiohttp.ClientError:  # the server closed while the body was being sent
             pass
         assert service.received == 0
 
     served(test, body_timeout=0.1)
 
 
-def test_s44_a_key_of_a_mebibyte_is_a_bad_line_that_says_so() -> None:
+def test_s44_a_key_of_a_mebibyte_is_rejected_with_its_length() -> None:
     async def test(service: Service) -> None:
         long = b'{"id":"' + b"x" * (1 << 20) + b'"}'
         body = b"\n".join([b'{"id":1}', long, b'{"id":2,"x":"' + b"y" * (1 << 20) + b'"}'])
@@ -135,8 +135,8 @@ def test_s44_a_key_of_a_mebibyte_is_a_bad_line_that_says_so() -> None:
 
 
 @pytest.mark.slow
-def test_s44_of_a_million_distinct_keys_as_many_are_held_as_may_be() -> None:
-    """The others are refused, whole bodies of them, and memory is that of what is held."""
+def test_s44_a_million_distinct_keys_hold_no_more_than_max_in_flight() -> None:
+    """Further bodies get 503, and memory is that of the held keys."""
     step, most = 5000, 10_000
 
     async def test(service: Service) -> None:
@@ -149,7 +149,7 @@ def test_s44_of_a_million_distinct_keys_as_many_are_held_as_may_be() -> None:
             answer = await service.post(body)
             assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
         assert resident() - before < 20_000_000  # a million keys are ten times that
-        for body in taken:  # what is held needs no room
+        for body in taken:  # keys that are held need no capacity
             assert (await service.post(body)).status == 202
         assert len(await service.ids()) == most
         assert service.orchestrator.account.dropped == 0
@@ -158,6 +158,6 @@ def test_s44_of_a_million_distinct_keys_as_many_are_held_as_may_be() -> None:
 
 
 @pytest.mark.parametrize("argument", ["max_body"])
-def test_a_limit_below_one_is_refused(argument: str) -> None:
+def test_h6_arguments_out_of_range_raise(argument: str) -> None:
     with pytest.raises(ArgumentError, match=argument):
         HttpSource(**{argument: 0})

@@ -1,0 +1,120 @@
+"""What the commands share: argument types, options from the environment, standard streams, the event loop."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, tzinfo
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+T = TypeVar("T")
+SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+PREFIX = "RXCOMPACT_"
+TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALLED = 128
+"""Added to a signal's number it is the exit code of a command that a signal ended."""
+_duration = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[smhd]))+")
+_part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+
+# ── argument types ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def duration(text: str) -> float:
+    """Return a duration in seconds: ``10``, ``0.5``, ``500ms``, ``10s``, ``5m``, ``1h``, ``1h30m``, ``inf``."""
+    if _duration.fullmatch(text.strip()):
+        return sum(float(number) * SECONDS[unit] for number, unit in _part.findall(text))
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not a duration: {text!r} (10, 0.5, 500ms, 10s, 5m, 1h)") from None
+
+
+def fields(text: str) -> list[str]:
+    """Return the names of a comma-separated list of fields."""
+    names = [name.strip() for name in text.split(",")]
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"a field without a name: {text!r}")
+    return names
+
+
+def timezone(name: str) -> tzinfo:
+    """Return a time zone by its name or offset."""
+    try:
+        if name.startswith(("+", "-")):
+            return datetime.fromisoformat(f"1970-01-01T00:00:00{name}").tzinfo or UTC
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
+
+
+# ── options from the environment ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def from_environment(
+    parser: argparse.ArgumentParser, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
+) -> list[str]:
+    """Return the arguments preceded by options of the environment: ``RXCOMPACT_MAX_AGE=60`` is ``--max-age=60``.
+
+    An option on the command line replaces the variable, also that of an option that excludes it.
+    """
+    given = {argument.partition("=")[0] for argument in arguments}
+    excluded: set[str] = set()
+    for group in parser._mutually_exclusive_groups:
+        members = {name for action in group._group_actions for name in action.option_strings}
+        excluded |= members if members & given else set()
+    found: list[str] = []
+    for action in parser._actions:
+        name = next((name for name in action.option_strings if name.startswith("--")), "")
+        value = environment.get(PREFIX + name[2:].replace("-", "_").upper()) if name else None
+        if value is None or name in given | excluded or isinstance(action, argparse._HelpAction):
+            continue
+        if action.nargs != 0:
+            found.append(f"{name}={value}")
+        elif value.lower() in TRUE:
+            found.append(name)
+        elif value.lower() not in FALSE:
+            parser.error(f"{PREFIX}{name[2:].replace('-', '_').upper()} must be 1 or 0, got {value!r}")
+    return [*found, *arguments]
+
+
+# ── standard streams ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def note(text: str, end: str = "\n") -> None:
+    """Write to standard error, unless it is closed."""
+    if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
+        with suppress(OSError):
+            print(text, end=end, file=sys.stderr, flush=True)
+
+
+def discard_stdout() -> None:
+    """Send standard output nowhere from now on, so that the interpreter's last flush does not fail."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ── signals, the event loop ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stop_signals() -> list[signal.Signals]:
+    """Return the signals that end a command, less those that its parent had it ignore, as nohup does."""
+    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine: on uvloop where it is installed (extra ``uvloop``), which is faster over HTTP."""
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    with suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - an extra
+
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        return runner.run(main)

@@ -1,0 +1,138 @@
+"""Events as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from datetime import date, datetime, time
+from os import PathLike, fspath
+from typing import Any
+
+import msgspec
+
+from rxcompact.errors import PermanentError
+from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.fields import json_value
+
+MEMBERS = {None: "null", True: "true", False: "false"}
+"""Names of an object's members; as values msgspec encodes these three itself."""
+PLAIN = (str, bytes, int, float)
+# numpy, pandas, polars, Arrow, pydantic
+CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "as_py", "model_dump", "item")
+NO_NUMBER = (b"NaN", b"Infinity")
+
+
+def json_form(value: Any) -> Any:
+    """Return a value that msgspec does not encode, as one that it does: numbers, lists, times of numpy and pandas.
+
+    Raises:
+        TypeError: when JSON has no form for it.
+    """
+    if value is None or value is True or value is False:
+        return MEMBERS[value]
+    for kind in PLAIN:
+        if isinstance(value, kind):
+            return kind(value)  # type: ignore[arg-type]
+    differs = value != value  # noqa: PLR0124 - NaT differs from itself; what is compared with pd.NA is pd.NA
+    if differs is True or differs is value:
+        return None
+    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
+        return _numpy_time(value)
+    for name in CONVERTERS:
+        if callable(converter := getattr(value, name, None)):
+            return converter()
+    return _collection(value)
+
+
+def _numpy_time(value: Any) -> Any:
+    if value.ndim:
+        return list(value)
+    if value != value:  # noqa: PLR0124
+        return None
+    return str(value) if value.dtype.kind == "M" else value.astype("m8[us]").item()
+
+
+def _collection(value: Any) -> Any:
+    if isinstance(value, PathLike):
+        return fspath(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Collection):
+        return list(value)
+    raise TypeError(f"{type(value).__qualname__} has no JSON form")
+
+
+encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")
+
+
+def json_object(compacted: Compacted) -> dict[str, Any]:
+    """Return an event as a JSON object; a raw line is embedded as it is, a dead letter as by `DeadLetter.to_json`."""
+    event = compacted.event
+    if isinstance(event, DeadLetter):
+        return event.to_json()
+    return {
+        "key": json_value(compacted.key),
+        "count": compacted.count,
+        "first_seen": compacted.first_seen,
+        "last_seen": compacted.last_seen,
+        # a newline between JSON tokens is white space; a row is one line
+        "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
+    }
+
+
+def encoded(
+    batch: Sequence[Compacted], to_json: Callable[[Compacted], Any], encode: Callable[[list[Any]], bytes]
+) -> tuple[bytes, dict[int, BaseException]]:
+    """Return a batch as bytes, and the error of each position that has no JSON form."""
+    with suppress(Exception):
+        body = encode(list(map(to_json, batch)))
+        if not any(word in body for word in NO_NUMBER):  # which msgspec writes for such a Decimal
+            return body, {}
+    good: list[Any] = []
+    failed: dict[int, BaseException] = {}
+    for position, compacted in enumerate(batch):
+        try:
+            found = to_json(compacted)
+            msgspec.json.decode(encoder.encode(found))
+        except Exception as error:  # noqa: BLE001 - of one event; the others go on
+            failed[position] = PermanentError(f"{_culprit(compacted.event)}{_why(error)}")
+        else:
+            good.append(found)
+    return encode(good), failed
+
+
+def _why(error: Exception) -> str:
+    # the text of others may hold parts of the event
+    return str(error) if isinstance(error, TypeError) else f"no JSON form: {type(error).__name__}"
+
+
+def _culprit(event: Any) -> str:
+    """Return the field that has no JSON form, where it is one of a mapping."""
+    for name, value in event.items() if isinstance(event, Mapping) else ():
+        try:
+            msgspec.json.decode(encoder.encode(value))
+        except Exception:  # noqa: BLE001 - whatever it is
+            return f"field {name!r}: "
+    return ""
+
+
+def flat_object(compacted: Compacted) -> dict[str, Any]:
+    """Return an event's own fields, then its count and times, for tables; a field of the event keeps its name."""
+    event = compacted.event
+    own = msgspec.json.decode(event) if isinstance(event, bytes) else event
+    if not isinstance(own, Mapping):
+        own = msgspec.to_builtins(own, enc_hook=json_form, builtin_types=(datetime, date, time))
+    if not isinstance(own, Mapping):
+        raise TypeError(f"{type(event).__qualname__} has no fields")
+    return {
+        "count": compacted.count,
+        "first_seen": compacted.first_seen,
+        "last_seen": compacted.last_seen,
+        **own,
+    }
+
+
+def window_lines(window: Window) -> bytes:
+    """Return a line for each distinct event of a window, with the window's bounds."""
+    bounds = {"opened": window.opened, "closed": window.closed}
+    return encoder.encode_lines([bounds | json_object(compacted) for compacted in window])
