@@ -6,9 +6,9 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from io import TextIOWrapper
 
+from rxcompact import __version__
 from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment
 
 COMMANDS = {
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # where a terminal is not UTF-8
     given = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(prog="rxcompact", description="Each distinct event once per time bucket.")
-    parser.add_argument("--version", action="version", version=f"rxcompact {version('rxcompact')}")
+    parser.add_argument("--version", action="version", version=f"rxcompact {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, description in COMMANDS.items():
         if given[:1] == [name]:  # only its imports take time

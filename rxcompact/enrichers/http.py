@@ -96,9 +96,9 @@ def _template(url: str) -> Callable[[Any], URL]:
     except ValueError as error:
         raise ArgumentError("url", redacted(url), f"a template with fields in braces ({error})") from None
     before, _, after = url.partition("{")
-    where = origin(absolute_url("url", before, redacted(url)))
-    if after and not set(before.partition("://")[2]) & {"/", "?"}:
+    if after and "://" in before and not set(before.partition("://")[2]) & {"/", "?"}:
         raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
+    where = origin(absolute_url("url", before, redacted(url)))
     if "" in (name for _, name in parts):
         raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
     fields = [(text, name, None if name is None else JsonKey(name)) for text, name in parts]

@@ -78,8 +78,8 @@ def test_replay_by_a_field() -> None:
         (1521911720, 1521911730, 4), (1521911730, 1521911740, 1),
     ]  # fmt: skip
     assert rows[0]["first_seen"] == 1521911720.865716
-    assert "late 1," in account
-    rows, account = compact("--key=x", "--timespan=10", "--time=ts", "--lateness=20", stdin="\n".join(lines))
+    assert "late 1 (by up to 12.5 s; --lateness 12.5 keeps them)," in account
+    rows, account = compact("--key=x", "--timespan=10", "--time=ts", "--lateness=12.5s", stdin="\n".join(lines))
     assert [row["count"] for row in rows] == [1, 4, 1]
     assert "late 0," in account
 
@@ -110,7 +110,7 @@ def test_a_bad_line_is_rejected_with_its_number_and_reason() -> None:
     [
         ([], "--timespan"),
         (["--timespan=0"], "timespan must be a duration above 0 s, got 0.0"),
-        (["--timespan=x"], "invalid float value: 'x'"),
+        (["--timespan=x"], "not a duration: 'x' (10, 0.5, 500ms, 10s, 5m, 1h)"),
         (["--timespan=1", "--lateness=1"], "--lateness needs --time"),
         (["--timespan=1", "--time=ts", "--lateness=-1"], "lateness must be"),
         (["--timespan=1", "--count=0"], "count must be a whole number, at least 1, got 0"),
@@ -170,15 +170,18 @@ def test_h10_a_closed_pipe_ends_the_command_quietly() -> None:
 
 
 @pytest.mark.parametrize("option", [[], ["--time=ts"]])
-def test_ctrl_c_writes_what_is_held_and_ends_quietly(option: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=["INT", "TERM", "HUP"]
+)
+def test_i7_a_signal_writes_the_open_window_and_the_account(option: list[str], number: int, code: int) -> None:
     with start("--key=id", "--timespan=1000", "--count=2", *option, stderr=subprocess.PIPE) as process:
         assert process.stdin and process.stdout and process.stderr
         # the second key closes a window, whose rows show that the chunk has been read; the third is held
         process.stdin.write(b'{"id":"a","ts":1}\n{"id":"b","ts":1}\n' + b'{"id":"c","ts":1}\n' * 1000)
         process.stdin.flush()
         assert [json.loads(process.stdout.readline())["key"] for _ in range(2)] == ["a", "b"]
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.send_signal(number)
+        assert process.wait(30) == code
         assert json.loads(process.stdout.read())["count"] == 1000
         assert process.stderr.read().startswith(b"received 1002, duplicates 999, distinct 3,")
 
@@ -198,6 +201,30 @@ def test_a_terminal_shows_progress() -> None:
         process.stdout.read()
         process.wait(30)
     assert b"received %d," % sent in os.read(main, 10_000)
+
+
+def test_i16_rows_and_progress_do_not_share_a_line_of_a_terminal() -> None:
+    main, terminal = pty.openpty()
+    command = [*COMMAND, "--key=id", "--timespan=0.1"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=terminal, stderr=terminal) as process:
+        assert process.stdin
+        shown = b""
+        end = float("inf")
+        while time.monotonic() < end:
+            process.stdin.write(b'{"id":"a"}\n')
+            process.stdin.flush()
+            while not shown.endswith(b"}\r\n"):
+                shown += os.read(main, 10_000)
+            shown += b" "
+            end = min(end, time.monotonic() + 1.5)
+        process.stdin.close()
+        assert process.wait(30) == 0
+    shown += os.read(main, 10_000)
+    lines = [line.rpartition(b"\x1b[K")[2].strip() for line in shown.split(b"\r\n")]  # as a terminal shows them
+    assert shown.count(b"received ") >= 2
+    rows = [json.loads(line) for line in lines if line.startswith(b"{")]
+    assert {row["key"] for row in rows} == {"a"}
+    assert [line for line in lines if line and not line.startswith((b"{", b"received "))] == []
 
 
 def test_help_lists_the_options() -> None:
