@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -66,6 +67,7 @@ def compacted(lines: list[bytes], result: dict[str, Any], lateness: float, chunk
     return len(rows), reasons["late"], digest(rows)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", SETS)
 def test_the_library_reproduces_the_reference(shared: Path, name: str) -> None:
     lines = gzip.decompress((shared / name / "events.ndjson.gz").read_bytes()).splitlines()
@@ -104,5 +106,5 @@ def test_the_command_reproduces_the_reference(shared: Path, name: str) -> None:
                 (round(row["opened"] * 1e6), [row["key"]] if single else row["key"], row["count"]) for row in rows
             )
             assert (len(rows), found) == (expected["distinct"], expected["sha256"])
-            assert f"late {expected['late_events']}," in account
+            assert f"late {expected['late_events']}" in re.split(r", | \(", account)
             assert f"distinct {expected['distinct']}," in account
