@@ -38,7 +38,7 @@ SIGTERM, SIGHUP or Ctrl-C drains it; the last line is the account.
 EPILOG = """\
 durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
 
-Every option can be given by the environment, --max-age by RXCOMPACT_MAX_AGE. What ps shall not show belongs there, or
+Every option can be given by the environment, --max-age by RXCOMPACT_MAX_AGE. What ps must not show belongs there, or
 into a file: RXCOMPACT_TOKEN or --token-file, RXCOMPACT_HEADER, an URL with a password in RXCOMPACT_PUBLISH.
 
 example:
