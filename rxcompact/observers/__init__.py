@@ -17,7 +17,7 @@ An observer is a function of a signal, an RxPY Observer of signals, or an object
 
 from rxcompact.observers.histogram import Histogram
 from rxcompact.observers.log import LogObserver
-from rxcompact.observers.observables import Hub, Observables, attach
+from rxcompact.observers.observables import Hub, Observables
 from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.prometheus import PrometheusObserver
@@ -39,5 +39,4 @@ __all__ = [
     "ReportObserver",
     "Snapshot",
     "Statistics",
-    "attach",
 ]

@@ -1,10 +1,11 @@
-"""Logs what happened, by loguru."""
+"""Logs each signal, by loguru."""
 
 from __future__ import annotations
 
 from loguru import logger
 
 from rxcompact.operators.retry import why
+from rxcompact.render.format import error_name
 from rxcompact.signals import (
     DeadLettered,
     ObserverFailed,
@@ -17,12 +18,12 @@ from rxcompact.signals import (
 
 
 class LogObserver:
-    """An observer of signals that logs each of them.
+    """An observer of signals that logs each of them; `ReportObserver` sums up what goes wrong.
 
-    Neither events nor the texts of errors are logged, which may hold what is secret, unless asked for.
+    Neither events nor messages of errors are logged, which may be secret, unless asked for.
 
     Args:
-        bodies: Log the events of dead letters, and the texts of errors.
+        bodies: Log the events of dead letters, and the messages of errors.
     """
 
     def __init__(self, *, bodies: bool = False) -> None:
@@ -30,37 +31,27 @@ class LogObserver:
 
     def __call__(self, signal: Signal) -> None:
         match signal:
-            case WindowClosed():
-                logger.debug(
-                    "window closed by {}: received {}, distinct {}", signal.trigger, signal.received, signal.distinct
-                )
+            case WindowClosed(_, _, trigger, received, distinct):
+                level, line = "DEBUG", f"window closed by {trigger}: received {received}, distinct {distinct}"
             case DeadLettered(letter):
-                logger.warning("{} at {}: {}{}", letter.outcome, letter.stage, why(letter), self._body(letter.event))
-            case RetryScheduled():
-                logger.info(
-                    "{} attempt {} failed, again in {:.3f} s: {}",
-                    signal.stage, signal.attempt, signal.wait, self._error(signal.error),
-                )  # fmt: skip
-            case SourceFailed():
-                logger.error(
-                    "source failed ({} in a row), again in {:.3f} s: {}",
-                    signal.failures, signal.wait, self._error(signal.error),
-                )  # fmt: skip
-            case ObserverFailed():
-                logger.error(
-                    "observer {} raised {} ({} in a row){}",
-                    signal.observer,
-                    self._error(signal.error),
-                    signal.failures,
-                    ", detached" if signal.detached else "",
-                )
-            case StateChanged():
-                logger.info("{} → {}", signal.old, signal.new)
+                event = f" {letter.event!r}" if self._bodies else ""
+                level, line = "WARNING", f"{letter.outcome} at {letter.stage}: {why(letter)}{event}"
+            case RetryScheduled(stage, attempt, wait, error):
+                level, line = "DEBUG", f"{stage} attempt {attempt} failed, {_next(wait)}: {self._text(error)}"
+            case SourceFailed(error, failures, wait):
+                level, line = "ERROR", f"source failed ({failures} in a row), {_next(wait)}: {self._text(error)}"
+            case ObserverFailed(observer, error, failures, detached):
+                end = ", detached" if detached else ""
+                level, line = "ERROR", f"observer {observer} raised {self._text(error)} ({failures} in a row){end}"
+            case StateChanged(old, new):
+                level, line = "INFO", f"{old} → {new}"
             case _:
-                pass
+                return
+        logger.log(level, "{}", line)
 
-    def _error(self, error: BaseException) -> str:
-        return repr(error) if self._bodies else type(error).__name__
+    def _text(self, error: BaseException) -> str:
+        return repr(error) if self._bodies else error_name(error)
 
-    def _body(self, event: object) -> str:
-        return f" {event!r}" if self._bodies else ""
+
+def _next(wait: float | None) -> str:
+    return "given up" if wait is None else f"again in {wait:.3f} s"

@@ -176,15 +176,24 @@ class Observables:
         Raises:
             TypeError: for anything else.
         """
+        methods = {name: method for name in METHODS if callable(method := getattr(observer, name, None))}
+        on_attach = getattr(observer, "on_attach", None)
+        if isinstance(observer, ObserverBase) or not (methods or on_attach):
+            if not (isinstance(observer, ObserverBase) or callable(observer)):
+                names = ", ".join(METHODS)
+                raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
+            methods, on_attach = {"on_signal": observer}, None
         for attached, subscription in self._attached:
             if attached is observer or (isinstance(observer, MethodType) and attached == observer):
                 subscription.dispose()
                 break
-        subscription = CompositeDisposable(attach(self, observer))
-        entry = (observer, subscription)
+        if on_attach is not None:
+            on_attach(self)
+        subscriptions = [getattr(self, METHODS[name]).subscribe(method) for name, method in methods.items()]
+        entry = (observer, CompositeDisposable(subscriptions))
         self._attached.append(entry)
-        subscription.add(Disposable(lambda: self._attached.remove(entry)))
-        return subscription
+        entry[1].add(Disposable(lambda: self._attached.remove(entry)))
+        return entry[1]
 
     def _on_signal(self, signal: Signal) -> None:
         self.statistics.on_signal(signal)
@@ -216,22 +225,3 @@ class Observables:
         self._dead_letters.notify(letter)
         self._outcomes.notify(letter)
         self._signals.notify(DeadLettered(letter))
-
-
-def attach(observed: Any, observer: Any) -> DisposableBase:
-    """Subscribe an observer to the observables of these names that it has methods for, as `Observables.attach` does.
-
-    Raises:
-        TypeError: for what is no observer.
-    """
-    methods = {name: method for name in METHODS if callable(method := getattr(observer, name, None))}
-    on_attach = getattr(observer, "on_attach", None)
-    if isinstance(observer, ObserverBase) or not (methods or callable(on_attach)):
-        if not (callable(observer) or isinstance(observer, ObserverBase)):
-            names = ", ".join(METHODS)
-            raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
-        subscription: DisposableBase = observed.signals.subscribe(observer)
-        return subscription
-    if callable(on_attach):
-        on_attach(observed)
-    return CompositeDisposable([getattr(observed, METHODS[name]).subscribe(method) for name, method in methods.items()])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.observers.metrics import HISTOGRAMS, METRICS, PREFIX
@@ -83,13 +84,7 @@ def exposition(now: Snapshot) -> tuple[bytes, str]:
     Raises:
         ImportError: without the extra.
     """
-    from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
-    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - an extra
 
-    class Collector:
-        def collect(self) -> Iterator[Metric]:
-            return families(now)
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Collector())  # pyright: ignore[reportArgumentType]
+    registry: Any = SimpleNamespace(collect=lambda: families(now))
     return generate_latest(registry), CONTENT_TYPE_LATEST

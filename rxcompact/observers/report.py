@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass
 from math import inf
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from loguru import logger
 
@@ -27,16 +25,15 @@ STEADY = 10.0
 
 Cause: TypeAlias = tuple[str, str, str]
 """An outcome or "failing", stage and reason."""
+SOURCE: Cause = ("failing", "source", "")
 
 
-@dataclass(slots=True)
-class _Failing:
+class _Failing(NamedTuple):
     """A stage, or the source, that fails."""
 
     since: float
     lost: int
     """Events that had been lost by then."""
-    reported: bool = False
 
 
 class ReportObserver:
@@ -45,7 +42,7 @@ class ReportObserver:
     It logs a line of level INFO when a stage or the source works again, and when a run ends that lost events. A line
     has counts and the text of the last error, less the credentials and queries of URLs; it has no events. A call that
     fails now and then is no failure of its stage. The record's ``extra`` has the same for machines: ``event``,
-    ``stage``, ``outcome``, ``reason``, ``count``, ``error``, ``attempts``, ``age``.
+    ``stage``, ``outcome``, ``reason``, ``count``, ``error``, ``age``.
 
     An orchestrator has one from the start.
 
@@ -60,10 +57,10 @@ class ReportObserver:
         self._reset()
 
     def _reset(self) -> None:
-        self._counted = Snapshot()  # as of the last look: failures since then are new
-        self._base = Snapshot()  # as of the first failure since then, for what passed a stage meanwhile
+        self._last = Snapshot()  # as of the last look: failures since then are new
+        self._base = Snapshot()  # as of the first failure since then: what has passed a stage since then is new
         self._errors: dict[Cause, BaseException] = {}  # since the last look
-        self._texts: dict[Cause, tuple[str, str]] = {}  # of the last errors: type, and all of it
+        self._texts: dict[Cause, tuple[str, str]] = {}  # of the last errors: the type, and the text
         self._reported: dict[Cause, tuple[float, int]] = {}  # when, and how many there were
         self._failing: dict[str, _Failing] = {}
         self._resubscribed = 0.0  # when the source was, or will be; infinity when it was given up
@@ -83,7 +80,7 @@ class ReportObserver:
 
     def on_batch(self, _: object) -> None:
         if self._failing and self._timer is None:
-            self._arm(TICK)
+            self._look_in(TICK)
 
     on_window = on_batch
 
@@ -97,14 +94,11 @@ class ReportObserver:
                 self._note(("failing", stage, reason(error)), error)
             case SourceFailed(error, _, wait):
                 self._resubscribed = asyncio.get_running_loop().time() + (inf if wait is None else wait)
-                self._note(("failing", "source", ""), error)
+                self._note(SOURCE, error)
             case ObserverFailed(observer, error, failures, detached) if failures == 1 or detached:
                 end = f"{failures} times in a row and is detached" if detached else "an error"
-                _warn(
-                    f"observer {observer} raised {end}: {error_text(error)}",
-                    event="observer failed",
-                    error=error_name(error),
-                )
+                text = f"observer {observer} raised {end}: {error_text(error)}"
+                _warn(text, event="observer failed", error=error_name(error))
             case _:
                 pass
 
@@ -114,9 +108,9 @@ class ReportObserver:
         if self._timer is None:
             self._base = self._run.statistics.snapshot()
         if self._timer is None or self._timer.when() > asyncio.get_running_loop().time() + TICK:
-            self._arm(TICK)
+            self._look_in(TICK)
 
-    def _arm(self, seconds: float) -> None:
+    def _look_in(self, seconds: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
@@ -124,80 +118,83 @@ class ReportObserver:
     # ── what is reported ──────────────────────────────────────────────────────────────────────────────────────────
 
     def _look(self) -> None:
-        """Report what is new; look again while something fails, or when what was held back may be reported."""
+        """Report what is new; look again while something fails, and when what the period holds back is due."""
         self._timer = None
-        held_back = self._report()
-        if self._failing and self._counted.account.in_flight:
-            self._arm(TICK)
+        due = self._report()
+        if self._failing and self._last.account.in_flight:
+            self._look_in(TICK)
         elif "source" in self._failing:
-            self._arm(STEADY)
-        elif held_back is not None:
-            self._arm(held_back)
+            self._look_in(STEADY)
+        elif due is not None:
+            self._look_in(due)
 
     def _report(self) -> float | None:
-        """Report; return in how many seconds the next report is due that the period holds back."""
-        at, now = asyncio.get_running_loop().time(), self._run.statistics.snapshot()
+        """Report what is new; return in how many seconds the next report is due that the period holds back."""
+        at, now, last = asyncio.get_running_loop().time(), self._run.statistics.snapshot(), self._last
         self._texts |= {cause: (error_name(error), error_text(error)) for cause, error in self._errors.items()}
         self._errors.clear()
-        failed = {stage: _sum(now.retries, stage) - _sum(self._counted.retries, stage) for stage, _ in now.retries}
-        for stage, count in failed.items():
-            self._judge(now, at, stage, count, _passed(now, stage) - _passed(self._base, stage))
-        count = now.failures.get("source", 0) - self._counted.failures.get("source", 0)
+        for stage in {stage for stage, _ in now.retries}:
+            failed = sum(
+                count - last.retries.get(cause, 0) for cause, count in now.retries.items() if cause[0] == stage
+            )
+            self._judge(now, at, stage, failed, _passed(now, stage) - _passed(self._base, stage))
+        failed = now.failures.get("source", 0) - last.failures.get("source", 0)
         steady = at >= self._resubscribed + STEADY
-        self._judge(now, at, "source", count, steady or now.account.received - self._base.account.received)
-        self._counted = self._base = now
+        self._judge(now, at, "source", failed, steady or now.account.received - self._base.account.received)
+        self._last = self._base = now
+        totals: dict[Cause, int] = {("failing", stage, why): count for (stage, why), count in now.retries.items()}
+        totals |= {SOURCE: now.failures.get("source", 0)} | dict(now.dead_letters)
         due: list[float] = []
-        for cause, total in _causes(now).items():
-            last, before = self._reported.get(cause, (-PERIOD, 0))
+        for cause, total in totals.items():
+            then, before = self._reported.get(cause, (-PERIOD, 0))
             if total == before or (cause[0] == "failing" and cause[1] not in self._failing):
                 continue
-            if at - last < PERIOD:
-                due.append(last + PERIOD - at)
+            if at - then < PERIOD:
+                due.append(then + PERIOD - at)
                 continue
             self._reported[cause] = at, total
             self._log(now, cause, total - before)
         return min(due, default=None)
 
     def _judge(self, now: Snapshot, at: float, stage: str, failed: int, passed: int) -> None:
-        """Decide whether a stage fails, of what it did since the last look."""
+        """Decide whether a stage fails, by what it did since the last look."""
         failing = self._failing.get(stage)
         if failed and passed < SPORADIC * failed:
             if failing is None:
                 self._failing[stage] = _Failing(at - TICK, _lost(now))
         elif failing is not None and passed and not failed:
             del self._failing[stage]
-            if failing.reported:
+            # where the period held back the warning, this is held back too
+            if any(then >= failing.since for (_, name, _), (then, _) in self._reported.items() if name == stage):
                 lost = _lost(now) - failing.lost
-                meanwhile = f"; {_events(lost)} lost meanwhile" if lost else ""
-                logger.bind(event="recovered", stage=stage, count=lost).info(
-                    "{} works again after {}{}", stage, duration(at - failing.since), meanwhile
-                )
+                meanwhile = f"; {_count(lost, 'event')} lost meanwhile" if lost else ""
+                text = f"{stage} works again after {duration(at - failing.since)}{meanwhile}"
+                logger.bind(event="recovered", stage=stage, count=lost).info("{}", text)
 
     def _log(self, now: Snapshot, cause: Cause, count: int) -> None:
-        kind, stage, why_ = cause
+        kind, stage, why = cause
         error, text = self._texts.get(cause, ("", ""))
         last = f"; last error: {text}" if text else ""
         extra: dict[str, Any] = {"stage": stage, "count": count, "error": error}
         if kind != "failing":
             where = "at intake" if kind == "rejected" else f"at {stage}"
-            _warn(f"{_events(count)} {kind} {where} ({why_}){last}", event="lost", outcome=kind, reason=why_, **extra)
-            return
-        self._failing[stage].reported = True
-        if stage == "source":
+            extra |= {"event": "lost", "outcome": kind, "reason": why}
+            _warn(f"{_count(count, 'event')} {kind} {where} ({why}){last}", **extra)
+        elif cause == SOURCE:
             end = ", given up" if self._resubscribed == inf else ""
-            _warn(f"source failed {count:,} time{'s' * (count != 1)}{end}{last}", event="failing", **extra)
-            return
-        oldest = now.stages[stage].oldest if stage in now.stages else None
-        age = "" if oldest is None else f"; oldest event {duration(oldest)} of {duration(now.max_age)}"
-        calls = f"{count:,} call{'s' * (count != 1)} failed"
-        _warn(f"{stage}: {calls}{last}{age}", event="failing", reason=why_, age=oldest, **extra)
+            _warn(f"source failed {_count(count, 'time')}{end}{last}", event="failing", **extra)
+        else:
+            oldest = now.stages[stage].oldest if stage in now.stages else None
+            age = "" if oldest is None else f"; oldest event {duration(oldest)} of {duration(now.max_age)}"
+            extra |= {"event": "failing", "reason": why, "age": oldest}
+            _warn(f"{stage}: {_count(count, 'call')} failed{last}{age}", **extra)
 
     def _end(self, state: State) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._report()
-        now = self._counted
+        now = self._last
         if state == "failed" and self._resubscribed != inf:
             error = next((each.error for each in self._run.stages.values() if each.error is not None), None)
             _warn(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
@@ -205,17 +202,8 @@ class ReportObserver:
             logger.bind(event="ended", count=lost).info("{} after {}: {}", state, duration(now.uptime), now.account)
 
 
-def _warn(message: str, **extra: Any) -> None:
-    logger.opt(depth=1).bind(**extra).warning("{}", message)
-
-
-def _causes(now: Snapshot) -> Mapping[Cause, int]:
-    causes: dict[Cause, int] = {("failing", stage, why_): count for (stage, why_), count in now.retries.items()}
-    return causes | {("failing", "source", ""): now.failures.get("source", 0)} | dict(now.dead_letters)
-
-
-def _sum(retries: Mapping[tuple[str, str], int], stage: str) -> int:
-    return sum(count for (each, _), count in retries.items() if each == stage)
+def _warn(text: str, **extra: Any) -> None:
+    logger.bind(**extra).warning("{}", text)
 
 
 def _passed(now: Snapshot, stage: str) -> int:
@@ -230,5 +218,5 @@ def _lost(now: Snapshot) -> int:
     return now.account.distinct - now.account.published - now.account.in_flight
 
 
-def _events(count: int) -> str:
-    return f"{count:,} event{'s' * (count != 1)}"
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"

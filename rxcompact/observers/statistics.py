@@ -16,7 +16,6 @@ from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
 from rxcompact.operators.retry import reason, why
 from rxcompact.render.format import error_name, short
-from rxcompact.render.snapshot import snapshot_html, snapshot_text
 from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
@@ -127,10 +126,14 @@ class Snapshot:
         return sum(self.retries.values())
 
     def __str__(self) -> str:
+        from rxcompact.render.snapshot import snapshot_text  # noqa: PLC0415 - pictures are for those who look
+
         return snapshot_text(self)
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return {"text/plain": snapshot_text(self), "text/html": snapshot_html(self)}
+        from rxcompact.render.snapshot import snapshot_html  # noqa: PLC0415 - as above
+
+        return {"text/plain": str(self), "text/html": snapshot_html(self)}
 
 
 class Run(Protocol):

@@ -12,7 +12,7 @@ from pipelines import simple_pipeline
 
 from rxcompact import Orchestrator
 from rxcompact.errors import PermanentError, TransientError
-from rxcompact.observers import Recorder, Recording, attach
+from rxcompact.observers import Recorder, Recording
 from rxcompact.testing import START, run
 
 # seconds after the start, and keys; windows are of five seconds
@@ -50,7 +50,7 @@ def recorded(
         )
         recorder = Recorder(limit=limit)
         orchestrator = Orchestrator(pipeline)
-        attach(orchestrator, recorder)
+        orchestrator.attach(recorder)
         async with orchestrator:
             if restart:
                 await asyncio.sleep(4)

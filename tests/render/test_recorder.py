@@ -13,7 +13,7 @@ from pipelines import simple_pipeline
 
 from rxcompact import Bounds, Compacted, DeadLetter, Orchestrator, Published, Window
 from rxcompact.errors import ArgumentError
-from rxcompact.observers import Recorder, Recording, attach
+from rxcompact.observers import Recorder, Recording
 from rxcompact.observers.recorder import Timeline
 from rxcompact.signals import ObserverFailed, RetryScheduled, SourceFailed
 from rxcompact.testing import START
@@ -108,11 +108,11 @@ async def test_a_recorder_may_be_attached_late_and_detached_early() -> None:
         simple_pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
     )
     early, late = Recorder(), Recorder()
-    attached = attach(orchestrator, early)
+    attached = orchestrator.attach(early)
     async with orchestrator:
         subject.on_next({"id": 1})
         await orchestrator.restart()
-        attach(orchestrator, late)
+        orchestrator.attach(late)
         attached.dispose()
     assert "windows" not in early.recording.totals
     assert late.recording.totals == {"windows": 1, "received": 1, "distinct": 1, "published": 1}
@@ -125,7 +125,7 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
         simple_pipeline(source=subject, key_mapper="id", timespan=5, sink=lambda _: None, max_age=60, batch_timespan=0)
     )
     recorder = Recorder()
-    attach(orchestrator, recorder)
+    orchestrator.attach(recorder)
     hubs = [orchestrator._signals, orchestrator._windows, orchestrator._outcomes, orchestrator._states]
     observers = [hub._observers for hub in hubs]
 
@@ -160,7 +160,7 @@ async def test_a_failed_run_is_shown_too() -> None:
         )
     )
     recorder = Recorder()
-    attach(orchestrator, recorder)
+    orchestrator.attach(recorder)
     await orchestrator.start()
     for key in range(3):
         subject.on_next({"id": key})
