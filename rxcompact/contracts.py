@@ -8,10 +8,12 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from reactivex import Observable
 from reactivex.abc import SchedulerBase
+from typing_extensions import TypeVar
 
 from rxcompact.events import Batch, DeadLetter, Window
 from rxcompact.signals import RetryScheduled
 
+R_co = TypeVar("R_co", covariant=True, default=Any)
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
 
 
@@ -90,10 +92,10 @@ class Reducer(Protocol):
 
 
 @runtime_checkable
-class Enricher(Protocol):
+class Enricher(Protocol[R_co]):
     """What makes an event worth more."""
 
-    async def enrich(self, event: Any, /) -> Any:
+    async def enrich(self, event: Any, /) -> R_co:
         """Return the enriched event; raising means failure."""
         ...
 

@@ -122,7 +122,8 @@ class Pipeline:
         if isinstance(reducer, Reducer):
             return reducer
         if callable(reducer):
-            return OperatorReducer(reducer)
+            operator: Any = reducer
+            return OperatorReducer(operator)
         raise ArgumentError("operators", reducer, "compact, a Reducer, or an operator from chunks to windows, first")
 
     @property

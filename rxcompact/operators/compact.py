@@ -43,7 +43,7 @@ def compact(
     flushes: Observable[Any] | None = None,
     dead_letters: DeadLetters | None = None,
     scheduler: SchedulerBase | None = None,
-) -> Callable[[Observable[E]], Observable[Window]]:
+) -> Callable[[Observable[E]], Observable[Window[K, E]]]:
     """Gather events into tumbling windows in which each key occurs once.
 
     Without ``lateness``, windows of processing time::

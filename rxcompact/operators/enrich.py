@@ -21,6 +21,8 @@ from rxcompact.operators.order import InOrder
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
 from rxcompact.operators.stage import PooledOperator, PooledStage
 
+K = TypeVar("K", default=Any)
+E = TypeVar("E", default=Any)
 R = TypeVar("R", default=Any)
 Mapper = Callable[[Any], Any]
 UNKNOWN = object()
@@ -47,12 +49,12 @@ class Options(TypedDict, total=False):
 
 @overload
 def enrich(
-    enricher: Enricher | Callable[[Any], Awaitable[R]], **options: Unpack[Options]
-) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]: ...
+    enricher: Enricher[R] | Callable[[Any], Awaitable[R]], **options: Unpack[Options]
+) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
 @overload
 def enrich(
     enricher: Callable[[Any], R], **options: Unpack[Options]
-) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]: ...
+) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
 def enrich(
     enricher: Any,
     *,
@@ -158,12 +160,11 @@ class Enrich(PooledOperator[Compacted]):
         return self.enricher
 
     def _stage(self, observer: ObserverBase[Compacted], scheduler: SchedulerBase | None) -> EnrichStage:
-        mapper: Any = self.enricher
-        merge = self.merge
-        if isinstance(mapper, KeyedEnricher) and merge is None:
-            mapper, merge = mapper.lookup, mapper.merge
-        elif isinstance(mapper, Enricher):
-            mapper = mapper.enrich
+        enricher, merge = self.enricher, self.merge
+        if isinstance(enricher, KeyedEnricher) and merge is None:
+            mapper, merge = enricher.lookup, enricher.merge
+        else:
+            mapper = enricher.enrich if isinstance(enricher, Enricher) else enricher
         call = _batched(mapper) if self.batch else _single(mapper)
         return EnrichStage(call, observer, self, scheduler, merge=merge)
 

@@ -78,7 +78,8 @@ def registering(operator: F, register: Callable[[Holder], object]) -> F:
     """Return one of our operators such that it calls ``register`` with its stage at each subscription."""
     if not isinstance(operator, Operator):
         raise ArgumentError("operator", operator, "compact, enrich or publish")
-    return replace(operator, register=register)
+    registered: Any = replace(operator, register=register)
+    return registered  # type: ignore[no-any-return]
 
 
 def as_callback(observer: DeadLetters) -> Callable[[DeadLetter], object]:

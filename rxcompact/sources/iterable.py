@@ -35,12 +35,12 @@ class IterableSource:
     [[0, 1], [2, 3], [4]]
     """
 
-    def __init__(self, events: Events | Callable[[], Events], *, chunk_size: int = 256) -> None:
+    def __init__(self, events: Events | Callable[[], Events] | Any, *, chunk_size: int = 256) -> None:
         if isinstance(events, str | bytes):
             raise ArgumentError("source", events, "events; of a file there is NdjsonSource(path)")
         if iscoroutinefunction(events) or not (callable(events) or isinstance(events, Iterable | AsyncIterable)):
             raise ArgumentError("source", events, "an iterable, an async iterable, or a function that gives one")
-        self._events = events
+        self._events: Any = events
         self._chunk_size = count("chunk_size", chunk_size)
         self._next: asyncio.Task[Any] | None = None
         self.restartable = not isinstance(events, Iterator | AsyncIterator)
@@ -58,7 +58,7 @@ class IterableSource:
         events = self._events
         if isinstance(events, Iterable | AsyncIterable):
             return events
-        given = events()
+        given: Any = events()
         if not isinstance(given, Iterable | AsyncIterable):
             raise TypeError(f"the source function gave {type(given).__name__}, not an iterable of events")
         return given
