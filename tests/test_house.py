@@ -62,6 +62,15 @@ def test_the_core_needs_no_extra() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_the_operators_load_no_pictures() -> None:
+    program = (
+        "import sys\n"
+        "import rxcompact.operators, rxcompact.observers\n"
+        "assert not [name for name in sys.modules if name.startswith(('rxcompact.render', 'prometheus_client'))]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_importing_touches_neither_loop_nor_log_nor_thread() -> None:
     program = (
         "import asyncio, threading\n"

@@ -11,10 +11,10 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
+from rxcompact.format import short
 from rxcompact.notebook.watch import EFFORT, PERIOD
 from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
-from rxcompact.render.format import short
 from rxcompact.render.snapshot import letters_html, snapshot_image, snapshot_title
 
 HERE = Path(__file__).parent

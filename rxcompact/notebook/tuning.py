@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, overload
 
 from rxcompact.clock import Seconds, seconds
-from rxcompact.render.format import duration, instant
+from rxcompact.format import duration, instant
 from rxcompact.render.tables import table
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from loguru import logger
 
+from rxcompact.format import error_name
 from rxcompact.operators.retry import why
-from rxcompact.render.format import error_name
 from rxcompact.signals import (
     DeadLettered,
     ObserverFailed,

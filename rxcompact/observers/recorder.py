@@ -12,6 +12,7 @@ from typing import Any
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, Outcome, Published, Window
+from rxcompact.format import error_name
 from rxcompact.observers.recording import (
     Amount,
     EventMark,
@@ -22,7 +23,6 @@ from rxcompact.observers.recording import (
     StateMark,
     WindowMark,
 )
-from rxcompact.render.format import error_name
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
 FINEST = 0.01

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from rxcompact.errors import ArgumentError
-from rxcompact.render.format import escape
+from rxcompact.format import escape
 
 if TYPE_CHECKING:
     from pandas import DataFrame

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, TypeAlias
 from loguru import logger
 
 from rxcompact.events import DeadLetter
+from rxcompact.format import duration, error_name, error_text
 from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.operators.retry import reason, why
-from rxcompact.render.format import duration, error_name, error_text
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
 TICK = 1.0

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from rxcompact.clock import is_running
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
+from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
 from rxcompact.operators.retry import reason, why
-from rxcompact.render.format import error_name, short
 from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})

@@ -6,8 +6,8 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from rxcompact.format import OUTCOMES, duration, instant, short
 from rxcompact.render.axis import Axis, axes, symbols, within
-from rxcompact.render.format import OUTCOMES, duration, instant, short
 
 if TYPE_CHECKING:
     from rxcompact.observers.recording import Recording, WindowMark

@@ -8,8 +8,8 @@ from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING
 
+from rxcompact.format import OUTCOMES, duration, instant, short
 from rxcompact.render.axis import LETTERS, Axis, axes, spread, symbols, within
-from rxcompact.render.format import OUTCOMES, duration, instant, short
 from rxcompact.render.svg_elements import (
     BINS,
     COLOURS,

@@ -8,7 +8,7 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rxcompact.render.format import OUTCOMES, duration, escape
+from rxcompact.format import OUTCOMES, duration, escape
 from rxcompact.render.svg_elements import WIDTH, document, element
 from rxcompact.render.tables import table
 

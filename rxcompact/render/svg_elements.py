@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from rxcompact.format import escape
 from rxcompact.render.axis import Axis
-from rxcompact.render.format import escape
 
 if TYPE_CHECKING:
     from rxcompact.observers.recording import RetryMark, WindowMark

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
-from rxcompact.render.format import duration, error_name, escape, instant, short
+from rxcompact.format import duration, error_name, escape, instant, short
 
 # styled in place: a notebook that is not trusted strips style sheets; colours by transparency, to suit every theme
 _TABLE = "border-collapse:collapse;font-size:13px;margin:4px 0"
