@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 
 COMMAND = [sys.executable, "-m", "rxcompact", "compact"]
 
 
 def compact(*arguments: Any, stdin: str | bytes = "", code: int = 0) -> tuple[list[dict[str, Any]], str]:
     given = stdin.encode() if isinstance(stdin, str) else stdin
-    done = subprocess.run([*COMMAND, *map(str, arguments)], input=given, capture_output=True, timeout=60)
+    done = run_command("compact", *arguments, given=given)
     assert done.returncode == code, done.stderr.decode()
     assert b"Traceback" not in done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()

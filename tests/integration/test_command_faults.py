@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import run_command
 
 COMMAND = [sys.executable, "-m", "rxcompact", "compact"]
 REPLAY = pytest.mark.parametrize("replay", [[], ["--time=t"]], ids=["live", "replay"])
 
 
 def run(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[bytes]:
-    done = subprocess.run([*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, timeout=30, **options)
+    done = run_command("compact", *arguments, **options)
     assert b"Traceback" not in done.stderr
     assert b"never retrieved" not in done.stderr
     return done
@@ -28,7 +29,7 @@ def test_a_bad_line_does_not_affect_good_ones_of_its_key(replay: list[str], bad:
     good = b'{"k":"a","t":1}\n'
     given = b'{"k":"a","t":1,' + bad + b"}\n"
     for stdin in (given + good * 3, good * 3 + given, good + given + good * 2):
-        done = run("--key=k", "--timespan=60", *replay, input=stdin, stdout=subprocess.PIPE)
+        done = run("--key=k", "--timespan=60", *replay, given=stdin)
         (row,) = map(json.loads, done.stdout.splitlines())
         assert (row["key"], row["count"], row["event"]) == ("a", 3, {"k": "a", "t": 1})
         account = b"received 4, duplicates 2, distinct 1, late 0, rejected 1 (malformed 1), ratio 0.5000\n"
@@ -39,18 +40,18 @@ def test_a_bad_line_does_not_affect_good_ones_of_its_key(replay: list[str], bad:
 @pytest.mark.parametrize("number", [b"1e999", b"9" * 5000], ids=["1e999", "5,000 digits"])
 def test_a_number_beyond_doubles_in_an_unread_field_is_passed_on(replay: list[str], number: bytes) -> None:
     line = b'{"k":"a","t":1,"x":' + number + b"}"
-    done = run("--key=k", "--timespan=60", *replay, input=line + b'\n{"k":"a","t":1}\n', stdout=subprocess.PIPE)
+    done = run("--key=k", "--timespan=60", *replay, given=line + b'\n{"k":"a","t":1}\n')
     assert b'"count":2,' in done.stdout
     assert done.stdout.endswith(b'"event":' + line + b"}\n")
 
 
 def test_each_bad_line_is_reported_with_its_number() -> None:
-    done = run("--timespan=60", "--verbose", input=b"{\n{\n}\n\n{\n{}\n", stdout=subprocess.PIPE)
+    done = run("--timespan=60", "--verbose", given=b"{\n{\n}\n\n{\n{}\n")
     assert [line.split(b": ")[0] for line in done.stderr.splitlines()[:-1]] == [b"-:1", b"-:2", b"-:3", b"-:5"]
 
 
 def test_a_late_line_is_not_a_bad_one_for_strict() -> None:
-    done = run("--timespan=10", "--time=t", "--strict", input=b'{"t":20}\n{"t":1}\n{"t":21}', stdout=subprocess.PIPE)
+    done = run("--timespan=10", "--time=t", "--strict", given=b'{"t":20}\n{"t":1}\n{"t":21}')
     assert done.returncode == 0
     assert b"late 1 (by up to 19 s; --lateness 19 keeps them), rejected 0," in done.stderr
 
@@ -58,7 +59,7 @@ def test_a_late_line_is_not_a_bad_one_for_strict() -> None:
 @REPLAY
 def test_a_full_disk_exits_with_2(replay: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        done = run("--key=k", "--timespan=60", *replay, input=b'{"k":1,"t":1}\n', stdout=full)
+        done = run("--key=k", "--timespan=60", *replay, given=b'{"k":1,"t":1}\n', stdout=full)
     assert done.returncode == 2
     assert b"No space left on device" in done.stderr
 
@@ -81,7 +82,7 @@ def test_a_full_disk_exits_with_2_while_the_input_idles() -> None:
 def test_corrupt_gzip_exits_with_2(replay: list[str], tmp_path: Path) -> None:
     path = tmp_path / "events.gz"
     path.write_bytes(gzip.compress(b'{"k":1,"t":1}\n') + b"garbage")
-    done = run("--key=k", "--timespan=60", *replay, path, stdout=subprocess.PIPE)
+    done = run("--key=k", "--timespan=60", *replay, path, given=b"")
     assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 1
     assert str(path).encode() in done.stderr
@@ -98,11 +99,11 @@ def test_a_closed_standard_input_exits_with_2(replay: list[str]) -> None:
 
 @pytest.mark.parametrize("key", ["", ",", "a,", ",a"])
 def test_a_field_without_a_name_exits_with_2(key: str) -> None:
-    assert run("--timespan=1", f"--key={key}", input=b"", stdout=subprocess.PIPE).returncode == 2
+    assert run("--timespan=1", f"--key={key}", given=b"").returncode == 2
 
 
 def test_output_has_one_line_for_each_event_whatever_its_white_space() -> None:
-    done = run("--timespan=60", input=b'{"a":\r1,\t"b" : [ 1 ]}\n', stdout=subprocess.PIPE)
+    done = run("--timespan=60", given=b'{"a":\r1,\t"b" : [ 1 ]}\n')
     (line,) = done.stdout.split(b"\n")[:-1]
     assert json.loads(line)["event"] == {"a": 1, "b": [1]}
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pipelines import simple_pipeline
 
@@ -144,7 +144,6 @@ async def test_a_message_that_falls_into_several_windows_or_out_of_them_waits_fo
 messages = st.lists(st.tuples(st.lists(st.sampled_from("abcdef"), max_size=5), st.floats(0, 15)), max_size=12)
 
 
-@settings(max_examples=100, deadline=None)
 @given(messages, st.integers(0, 10**6), st.lists(st.integers(0, 30), max_size=3), st.floats(0, 5))
 def test_every_message_is_settled_once_and_not_before_the_outcomes_of_its_events(
     plan: list[tuple[list[str], float]], seed: int, restarts: list[int], deadline: float

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pipelines import held, simple_pipeline
 from reactivex.disposable import Disposable
@@ -297,7 +297,6 @@ def nobody_is_held_back(world: World, ends: dict[int, float], published: dict[in
 HELD_BACK = [("push", [0]), ("sink", "down"), ("wait", 2.7), ("push", [1]), ("wait", 4.0), ("push", [3]), ("wait", 9.0)]
 
 
-@settings(max_examples=300)
 @example(HELD_BACK, 0, 1000, ROOMY, "drop_oldest")  # one waits to be tried again while others come: seldom generated
 @given(
     lives, st.integers(0, 9), st.sampled_from([3, 1000]), st.sampled_from([2, ROOMY]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pipelines import held, simple_pipeline
 
@@ -93,7 +93,6 @@ def balances(orchestrator: Orchestrator, room: int) -> None:
     assert now.duplicates >= 0
 
 
-@settings(max_examples=300)
 @given(steps, st.integers(0, 9), st.sampled_from([3, 50]))
 @example([("api", "down"), ("push", [0]), ("wait", 2.1), ("api", "up"), ("push", [0])], 0, 3)
 def test_whatever_happens_nothing_is_lost(steps: list[tuple[str, Any]], seed: int, room: int) -> None:
