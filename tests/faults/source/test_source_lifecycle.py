@@ -71,11 +71,12 @@ def test_s48_sigterm_during_a_post_answers_it_and_flushes_the_window() -> None:
     async def main() -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rxcompact", "serve", "--listen=127.0.0.1:0", "--key=id", "--timespan=1000",
-            "--max-age=60", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            "--max-age=2000", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         try:
             assert process.stderr
-            line = (await asyncio.wait_for(process.stderr.readline(), 20)).decode()
+            line = (await asyncio.wait_for(process.stderr.readline(), 60)).decode()
+            assert line.startswith("listening on"), line
             url = line.split()[-1]
             port = int(url.split(":")[2].strip("/"))
             async with AsyncExitStack() as stack:
