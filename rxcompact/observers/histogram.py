@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import ceil, floor, inf, isfinite, log2
@@ -41,11 +41,19 @@ class Histogram:
 
     def add(self, values: Iterable[float]) -> None:
         """Count values."""
+        ordered = sorted(values)
+        if not ordered:
+            return
         bounds, counts = self.bounds, self.counts
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-            self.total += value
-            self.most = max(self.most, value)
+        self.total += sum(ordered)
+        self.most = max(self.most, ordered[-1])
+        # a look-up for each bound that lies among the values: of a batch there are fewer than values
+        index, done, last = bisect_left(bounds, ordered[0]), 0, bisect_left(bounds, ordered[-1])
+        while index < last:
+            below = bisect_right(ordered, bounds[index], done)
+            counts[index] += below - done
+            index, done = index + 1, below
+        counts[last] += len(ordered) - done
 
     def copy(self) -> Histogram:
         """Return one that does not change with this one."""

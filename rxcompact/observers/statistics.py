@@ -200,7 +200,7 @@ class Statistics:
         batch, _, at = delivered
         self._batches.add((len(batch),))
         self._published_at = at
-        self._histogram("published").add(at - each.first_seen for each in batch if each.first_seen is not None)
+        self._histogram("published").add([at - each.first_seen for each in batch if each.first_seen is not None])
         self._sample()
 
     def on_dead_letter(self, letter: DeadLetter) -> None:

@@ -75,6 +75,20 @@ async def test_a_pause_is_an_average_and_no_peak() -> None:
         assert max(rate.received for rate in statistics.snapshot().rates) <= 1
 
 
+async def test_what_is_not_known_yet_is_a_dash_and_a_stop_makes_no_peak() -> None:
+    orchestrator = run_of(ticks(100))
+    idle = orchestrator.statistics.snapshot()
+    assert (idle.rate, idle.oldest, idle.ages) == (None, None, {})
+    assert "in           –;" in str(idle) and "age          –;" in str(idle)  # noqa: RUF001
+    await orchestrator.start()
+    await asyncio.sleep(30.001)
+    orchestrator.statistics.snapshot()
+    await orchestrator.stop()
+    rates = orchestrator.statistics.snapshot().rates
+    assert max(rate.received for rate in rates) <= 20  # ten a second, and at most two seconds' in one
+    assert rates[-1].end - rates[-1].start > 1
+
+
 async def test_ages_against_their_limit() -> None:
     async def late(event: Any) -> Any:
         await asyncio.sleep(event["id"])

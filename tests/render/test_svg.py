@@ -158,12 +158,26 @@ def test_a_hostile_key_stays_text(record: Callable[..., Recording], number: int)
     assert recording.svg().encode("utf-8")
 
 
+def test_arrivals_are_drawn_when_they_were(record: Callable[..., Recording]) -> None:
+    # 2,000 events of 200 keys at 2 s, then one at 9 s; a window is of ten seconds
+    recording = record([*((2.0, number % 200) for number in range(2000)), (9.0, "last")], enricher=None, timespan=10)
+    second = (RIGHT - LEFT) / 9
+    bars = [
+        ((float(each.get("x", 0)) - LEFT) / second, float(each.get("height", 0)))
+        for each in kinds(drawn(recording), "rect", "faded")
+    ]
+    assert bars == [(pytest.approx(2, abs=0.1), 46.0), (pytest.approx(9, abs=0.1), 1.0)]
+    assert any("/s" in text for text in texts(drawn(recording), "quiet"))
+    assert "2000x" in repr(recording).splitlines()[0]
+
+
 def test_it_is_an_image_in_a_notebook_that_is_not_trusted(record: Callable[..., Recording]) -> None:
     recording = record()
     bundle = recording._repr_mimebundle_(include=None, exclude=None)
     assert bundle["text/plain"] == repr(recording)
     image = ET.fromstring(bundle["text/html"].replace('100%">', '100%"/>'))
     assert image.tag == "img"
+    assert image.attrib["alt"].startswith("marble diagram: windows 3, received 8, distinct 5, ")
     head, data = image.attrib["src"].split(",")
     assert head == "data:image/svg+xml;base64"
     assert b64decode(data).decode() == recording.svg()
