@@ -24,9 +24,13 @@ LONGEST = 12
 
 
 def outputs(book: Any) -> list[Any]:
-    """The outputs of cells, but for those tagged "live", which show real time."""
+    """The outputs of cells, but for those tagged "live" and the log, which show real time."""
     return [
-        [{name: output[name] for name in ("text", "data") if name in output} for output in cell.get("outputs", [])]
+        [
+            {name: output[name] for name in ("text", "data") if name in output}
+            for output in cell.get("outputs", [])
+            if output.get("name") != "stderr"
+        ]
         for cell in book.cells
         if "live" not in cell.metadata.get("tags", [])
     ]
