@@ -94,20 +94,16 @@ def mutants(file: str) -> Iterator[Mutant]:
     """Yield each change of one thing in a file's functions."""
     tree = ast.parse((ROOT / "rxcompact" / file).read_text())
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-    inner = {id(child) for function in functions for child in ast.walk(function) if child is not function}
+    inner = {child for function in functions for child in ast.walk(function) if child is not function}
     for function in functions:
-        if id(function) in inner and not any(
-            function in each.body for each in ast.walk(tree) if isinstance(each, ast.ClassDef)
-        ):
-            continue  # it is part of another
-        for statement in function.body:
-            for parent in ast.walk(ast.Module([statement], [])):
+        if function not in inner:
+            for parent in ast.walk(function):
                 yield from _mutants_below(file, tree, parent)
 
 
 def _mutants_below(file: str, tree: ast.Module, parent: ast.AST) -> Iterator[Mutant]:
     for field, value in ast.iter_fields(parent):
-        if field in {"annotation", "returns", "decorator_list"}:
+        if field in {"annotation", "args", "decorator_list", "returns"} and not isinstance(parent, ast.Call):
             continue
         places = list(enumerate(value)) if isinstance(value, list) else [(None, value)]
         for index, node in places:
