@@ -66,7 +66,7 @@ async def sending(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
 async def enrich(url: Any, event: Any, **options: Any) -> Any:
     enricher = HttpEnricher(url, **options)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             return await enricher.enrich(event)
     finally:
         await enricher.aclose()
@@ -278,7 +278,7 @@ async def ran(count: int = 1, **options: Any) -> tuple[list[Compacted], list[Dea
     } | options  # fmt: skip
     orchestrator = Orchestrator(simple_pipeline(**options))
     orchestrator.dead_letters.subscribe(letters.append)
-    async with asyncio.timeout(8):
+    async with asyncio.timeout(60):
         await orchestrator.start()
         report = await orchestrator.wait()
     return out, letters, report

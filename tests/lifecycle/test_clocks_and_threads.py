@@ -118,7 +118,7 @@ def test_the_loop_is_woken_by_a_timer_of_another_thread_and_forgets_one_that_is_
 
     began = time.monotonic()
     assert asyncio.run(main()) == ["soon"]
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_events_from_other_threads_are_all_taken() -> None:

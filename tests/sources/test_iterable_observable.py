@@ -137,7 +137,7 @@ def test_a_take_of_some_stops_an_endless_iterable_in_a_loop(events: Callable[...
         pulled: list[int] = []
         source = IterableSource(events(pulled), chunk_size=3)
         stream = source.stream().pipe(ops.flat_map(rx.from_iterable), ops.take(5), ops.to_list())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             assert await stream == [0, 1, 2, 3, 4]
         await turns(50)
         assert len(pulled) <= 6

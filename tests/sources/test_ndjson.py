@@ -59,7 +59,7 @@ def live(source: NdjsonSource) -> Seen:
     async def run() -> Seen:
         seen = Seen(source)
         source.stream().subscribe(seen.on_next, seen.on_error, seen.on_completed)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await seen.ended.wait()
         return seen
 
@@ -284,11 +284,11 @@ def test_a_pipe_is_read_without_blocking_the_loop_and_line_by_line() -> None:
                 await asyncio.sleep(0)
             assert not arrived.is_set()
             os.write(writing, line + b"\nhal")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await arrived.wait()
             arrived.clear()
         os.close(writing)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ended.wait()
         return received
 
@@ -386,7 +386,7 @@ def test_no_more_is_emitted_than_there_is_room_for(tmp_path: Path) -> None:
                 await asyncio.sleep(0)
             assert chunks[-1] == expected
         demand.gate.release()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await ended.wait()
 
     asyncio.run(run())

@@ -58,7 +58,7 @@ def test_an_observable_that_ends_at_once() -> None:
     async def run() -> None:
         told = Told()
         told.listen(ObservableSource(rx.of(1, 2, 3)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await told.ended.wait()
         await asyncio.sleep(0)
         assert (told.events, told.ends) == ([1, 2, 3], ["completed"])
@@ -111,7 +111,7 @@ def test_an_idle_loop_is_woken() -> None:
         await asyncio.sleep(0)
         pusher = threading.Timer(0.05, lambda: (events.on_next(1), events.on_completed()))
         pusher.start()
-        async with asyncio.timeout(10):  # nothing else is on the loop
+        async with asyncio.timeout(60):  # nothing else is on the loop
             await told.ended.wait()
         pusher.join()
         assert told.events == [1]

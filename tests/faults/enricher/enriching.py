@@ -48,7 +48,7 @@ async def enriched(url: str, *, count: int = 1, http: dict[str, Any] | None = No
     }  # fmt: skip
     orchestrator = Orchestrator(simple_pipeline(**(settings | options)))
     orchestrator.dead_letters.subscribe(letters.append)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await orchestrator.start()
         account = (await orchestrator.wait()).account
     assert account.in_flight == 0

@@ -165,7 +165,7 @@ async def test_e21_requests_that_hang_hold_their_slots_until_the_timeout() -> No
 
     async with peer(turn) as api:
         came = await enriched(
-            api.url, count=40, max_concurrent=4, timeout=0.1, max_age=0.5, wait=lambda _: 0.05
+            api.url, count=40, max_concurrent=4, timeout=1, max_age=3, wait=lambda _: 0.05
         )  # fmt: skip
     assert sorted(compacted.key for compacted in came.out) == list(range(2, 40))
     assert {letter.event.key: letter.outcome for letter in came.letters} == {0: "expired", 1: "expired"}

@@ -60,7 +60,7 @@ async def proxy(
     null = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(binary(), "-db", "-q", "-f", str(file), stdin=null, stdout=null)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     _, writer = await asyncio.open_connection("127.0.0.1", port)

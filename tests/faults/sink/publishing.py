@@ -63,7 +63,7 @@ async def published(
     orchestrator.dead_letters.subscribe(letters.append)
     for observer in observers:
         orchestrator.attach(observer)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         await orchestrator.start()
         account = (await orchestrator.wait()).account
     assert account.in_flight == 0

@@ -79,7 +79,7 @@ async def test_k9_a_slow_sink_leads_to_503_in_bounded_memory(tmp_path: Path) -> 
         source = HttpSource(port=0, retry_after=0)
         options: dict[str, Any] = {"batch_count": 10, "batch_timespan": 0.01, "max_in_flight": room, "max_age": 30}
         pipeline = simple_pipeline(source=source, key_mapper="id", timespan=0.01, sink=HttpSink(url + "/"), **options)
-        async with asyncio.timeout(20), Orchestrator(pipeline) as orchestrator:
+        async with asyncio.timeout(60), Orchestrator(pipeline) as orchestrator:
             await source.listening()
             for number in range(events):
                 while True:

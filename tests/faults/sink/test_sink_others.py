@@ -96,7 +96,7 @@ async def test_k8_a_long_bulk_answer_is_read() -> None:
     }  # fmt: skip
     body = json.dumps({"took": 9, "errors": False, "items": [{"index": item}] * count})
     async with peer(responds(answer(body))) as it:
-        came = await published(it.url, count=count, batch_count=count)
+        came = await published(it.url, count=count, batch_count=count, timespan=10, batch_timespan=10)
     assert (came.account.published, len(it.requests)) == (count, 1)
 
 

@@ -71,7 +71,7 @@ class Service:
 
     async def still_serves(self) -> None:
         """Assert that the next post is served at once."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert (await self.post(b'{"id":"next"}')).status == 202
 
     @asynccontextmanager
@@ -96,14 +96,14 @@ class Service:
 
 async def status_of(reader: asyncio.StreamReader) -> int:
     """The status of the next answer; only its head is read."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         head = await reader.readuntil(b"\r\n\r\n")
     return int(head.split(b" ", 2)[1])
 
 
 async def closed(reader: asyncio.StreamReader) -> None:
     """Wait until the server closes the connection."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         try:
             while await reader.read(1 << 16):
                 pass
@@ -117,7 +117,7 @@ async def serving(pipeline: dict[str, Any] | None = None, **options: Any) -> Asy
         service = Service(client, HttpSource(**({"port": 0} | options)), **(pipeline or {}))
         await service.orchestrator.start()
         try:
-            await asyncio.wait_for(service.source.listening(), 5)
+            await asyncio.wait_for(service.source.listening(), 60)
             yield service
         finally:
             await service.orchestrator.stop()
@@ -141,7 +141,7 @@ def served(
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.005)
 

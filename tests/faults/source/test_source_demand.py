@@ -62,7 +62,7 @@ def test_s44_many_senders_that_retry_all_succeed_and_nothing_is_dropped() -> Non
                 refused += 1
                 await asyncio.sleep(random.uniform(0.01, 0.05))
 
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(60):
             await asyncio.gather(*map(sender, range(0, 600, 10)))
         assert refused
         assert sorted(await service.ids()) == list(range(600))

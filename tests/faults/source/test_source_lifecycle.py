@@ -98,7 +98,7 @@ def test_s48_sigterm_during_a_post_answers_it_and_flushes_the_window() -> None:
                 assert statuses <= {202, 503}
                 for reader, _ in cut:
                     await closed(reader)
-                output, errors = await asyncio.wait_for(process.communicate(), 20)
+                output, errors = await asyncio.wait_for(process.communicate(), 60)
         finally:
             if process.returncode is None:
                 process.kill()
@@ -118,7 +118,7 @@ def test_a_restart_loses_no_accepted_event() -> None:
         async def restart() -> None:
             for _ in range(3):
                 await service.orchestrator.restart()
-                await asyncio.wait_for(service.source.listening(), 5)
+                await asyncio.wait_for(service.source.listening(), 60)
                 assert service.source.url == url
                 await asyncio.sleep(0.05)
 
@@ -134,7 +134,7 @@ def test_a_window_survives_a_restart_of_the_source() -> None:
     async def test(service: Service) -> None:
         await service.post(ndjson(1))
         await service.orchestrator.restart()
-        await asyncio.wait_for(service.source.listening(), 5)
+        await asyncio.wait_for(service.source.listening(), 60)
         await service.post(ndjson(1, 2))
         assert await service.ids() == [1, 2]
         assert [compacted.count for compacted in service.out] == [2, 1]
@@ -149,7 +149,7 @@ def test_a_stop_closes_the_port_and_a_start_opens_the_same_one() -> None:
         with pytest.raises(aiohttp.ClientConnectorError):
             await service.post(ndjson(1))
         await service.orchestrator.start()
-        await asyncio.wait_for(service.source.listening(), 5)
+        await asyncio.wait_for(service.source.listening(), 60)
         assert service.source.url == url
         assert (await service.post(ndjson(1))).status == 202
 
@@ -171,7 +171,7 @@ def test_a_port_in_use_is_retried_until_it_is_free() -> None:
                 assert isinstance(failures()[0].error, OSError)
                 assert service.orchestrator.state == "running"
                 blocker.close()
-                await asyncio.wait_for(service.source.listening(), 5)
+                await asyncio.wait_for(service.source.listening(), 60)
                 assert (await service.post(ndjson(1))).status == 202
                 assert await service.ids() == [1]
             finally:
@@ -193,7 +193,7 @@ def test_a_restart_while_it_starts_to_listen_is_safe() -> None:
                     await asyncio.sleep(0)
                 await service.orchestrator.restart()
                 try:
-                    await asyncio.wait_for(service.source.listening(), 0.5)
+                    await asyncio.wait_for(service.source.listening(), 10)
                 except TimeoutError:
                     deaf.append(turns)
                 await service.orchestrator.stop()
