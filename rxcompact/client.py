@@ -15,12 +15,10 @@ from loguru import logger
 from yarl import URL
 
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, RxCompactError, TransientError
-from rxcompact.operators.retry import RETRIED_STATUS, TOO_MANY_REQUESTS, parse_retry_after
+from rxcompact.operators.retry import http_verdict, parse_retry_after
 from rxcompact.reader.gunzip import is_gzip, read_body
 
 KIB = 1024
-DENIED = frozenset({401, 403, 410})
-SERVER_ERROR = 500
 SUCCESS = range(200, 300)
 EXCERPT = 200
 """Characters of a failure's body that its error shows."""
@@ -129,16 +127,16 @@ def failure(status: int, headers: Mapping[str, str], where: str, body: bytes = b
     excerpt = _clean(body.decode("utf-8", "replace"))
     text = f"HTTP {status}: {excerpt}" if excerpt else f"HTTP {status}"
     error: RxCompactError
-    wait = parse_retry_after(headers.get("Retry-After"), time.time())
-    if status == TOO_MANY_REQUESTS:
-        error = RateLimitedError(text, wait)
-    elif status in RETRIED_STATUS or status >= SERVER_ERROR or status in DENIED:
-        error = TransientError(text)
-        error.retry_after = wait
+    meaning = http_verdict(status)
+    if meaning == "rate limited":
+        error = RateLimitedError(text)
     else:
-        error = PermanentError(text)
+        error = PermanentError(text) if meaning == "permanent" else TransientError(text)
+    if isinstance(error, TransientError):
+        error.retry_after = parse_retry_after(headers.get("Retry-After"), time.time())
+    error.status = status
     error.reason = f"HTTP {status}"
-    if status in DENIED:
+    if meaning == "denied":
         logger.error("{} answers HTTP {}: are the credentials right?", where, status)
     return error
 

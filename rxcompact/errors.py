@@ -8,6 +8,8 @@ class RxCompactError(Exception):
 
     reason = "error"
     """A word for a counter or a dead letter."""
+    status: int | None = None
+    """The HTTP status that a server answered."""
 
 
 class ArgumentError(RxCompactError, ValueError):
@@ -116,8 +118,9 @@ class ExpiredError(RxCompactError):
 
     reason = "too old"
 
-    def __init__(self, age: float, max_age: float, attempts: int) -> None:
-        super().__init__(f"too old after {attempts} attempts: {age:.3f} s, max_age is {max_age} s")
+    def __init__(self, age: float, max_age: float, attempts: int, last: str | None = None) -> None:
+        because = "" if last is None else f": {last}"
+        super().__init__(f"too old after {attempts} attempts{because} (age {age:.3f} s, max_age {max_age} s)")
         self.age = age
         self.max_age = max_age
         self.attempts = attempts

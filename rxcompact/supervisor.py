@@ -9,7 +9,7 @@ from reactivex.disposable import SingleAssignmentDisposable
 from tenacity import RetryCallState, Retrying
 
 from rxcompact.contracts import OneShotSource, Source
-from rxcompact.operators.retry import Wait, full_jitter
+from rxcompact.operators.retry import RetryPolicy, Wait, full_jitter
 from rxcompact.run import Run
 from rxcompact.signals import SourceFailed
 
@@ -43,7 +43,7 @@ class Supervisor:
     ) -> None:
         self._source = source
         self._run = run
-        self._wait = wait
+        self._wait = RetryPolicy(wait=wait).wait
         self._healthy_after = healthy_after
         self._on_failure = on_failure
         self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
@@ -108,7 +108,7 @@ class Supervisor:
 
     def _next_wait(self, failures: RetryCallState) -> float:
         try:
-            return max(0.0, self._wait(failures))
+            return max(0.0, float(self._wait(failures)))
         except Exception as error:  # noqa: BLE001 - the caller's function may raise anything, and supervision goes on
             self._loop.call_exception_handler({"message": "the wait of the source raised", "exception": error})
             return full_jitter(failures)

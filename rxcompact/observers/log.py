@@ -5,7 +5,6 @@ from __future__ import annotations
 from loguru import logger
 
 from rxcompact.format import error_name
-from rxcompact.operators.retry import why
 from rxcompact.signals import (
     DeadLettered,
     ObserverFailed,
@@ -35,7 +34,7 @@ class LogObserver:
                 level, line = "DEBUG", f"window closed by {trigger}: received {received}, distinct {distinct}"
             case DeadLettered(letter):
                 event = f" {letter.event!r}" if self._bodies else ""
-                level, line = "WARNING", f"{letter.outcome} at {letter.stage}: {why(letter)}{event}"
+                level, line = "WARNING", f"{letter.outcome} at {letter.stage}: {letter.reason}{event}"
             case RetryScheduled(stage, attempt, wait, error):
                 level, line = "DEBUG", f"{stage} attempt {attempt} failed, {_next(wait)}: {self._text(error)}"
             case SourceFailed(error, failures, wait):

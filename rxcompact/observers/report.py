@@ -11,7 +11,7 @@ from loguru import logger
 from rxcompact.events import DeadLetter
 from rxcompact.format import duration, error_name, error_text
 from rxcompact.observers.statistics import ENDED, Snapshot
-from rxcompact.operators.retry import reason, why
+from rxcompact.operators.retry import reason
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
 TICK = 1.0
@@ -86,7 +86,7 @@ class ReportObserver:
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         cause = letter.error.__cause__ if letter.outcome == "expired" and letter.error is not None else None
-        self._note((letter.outcome, letter.stage, why(letter)), cause or letter.error)
+        self._note((letter.outcome, letter.stage, letter.reason), cause or letter.error)
 
     def on_signal(self, signal: Signal) -> None:
         match signal:

@@ -15,7 +15,7 @@ from rxcompact.clock import is_running
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
-from rxcompact.operators.retry import reason, why
+from rxcompact.operators.retry import reason
 from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
@@ -204,7 +204,7 @@ class Statistics:
         self._sample()
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
-        cause = letter.outcome, letter.stage, why(letter)
+        cause = letter.outcome, letter.stage, letter.reason
         if cause not in self._dead_letters and len(self._dead_letters) >= REASONS:
             cause = letter.outcome, letter.stage, "other"
         self._dead_letters[cause] += 1

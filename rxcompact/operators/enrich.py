@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from operator import attrgetter
 from typing import Any, TypedDict, Unpack, overload
 
+import msgspec
 from loguru import logger
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
@@ -15,11 +19,10 @@ from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.events import Compacted, Window
-from rxcompact.operators.job import Call, Entry, Job, deadlines
 from rxcompact.operators.operator import DeadLetters
-from rxcompact.operators.order import InOrder
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledOperator, PooledStage
+from rxcompact.operators.pool import TICK, Call, Job
+from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient, without_our_frames
+from rxcompact.operators.stage import PooledOperator, PooledStage, answer
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -169,160 +172,210 @@ class Enrich(PooledOperator[Compacted]):
         return EnrichStage(call, observer, self, scheduler, merge=merge)
 
 
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - of whatever type events are
-        return False
+def _single(mapper: Mapper) -> Call[Flight]:
+    async def call(flights: Sequence[Flight]) -> Sequence[Any]:
+        result = mapper(flights[0].event)
+        return (await result if hasattr(result, "__await__") else result,)
+
+    return call
 
 
-async def _result(value: Any) -> Any:
-    return await value if hasattr(value, "__await__") else value
-
-
-def _single(mapper: Mapper) -> Call[Entry]:
-    return lambda entries: mapper(entries[0].compacted.event)
-
-
-def _batched(mapper: Mapper) -> Call[Entry]:
-    async def call(entries: Sequence[Entry]) -> Sequence[Any]:
-        results: Sequence[Any] = await _result(mapper([entry.compacted.event for entry in entries]))
-        if len(results) != len(entries):
-            raise ValueError(f"mapper returned {len(results)} results for {len(entries)} events")
+def _batched(mapper: Mapper) -> Call[Flight]:
+    async def call(flights: Sequence[Flight]) -> Sequence[Any]:
+        results: Sequence[Any] = await answer(mapper, [flight.event for flight in flights])
+        if len(results) != len(flights):
+            raise ValueError(f"mapper returned {len(results)} results for {len(flights)} events")
         return results
 
     return call
 
 
-class EnrichStage(PooledStage[Entry, Compacted]):
-    """Calls once for each key in flight; the others of that key follow it."""
+class Entry(msgspec.Struct, order=True, gc=False):
+    """A distinct event on its way through."""
+
+    deadline: float
+    """The instant at which it is too old, in the loop's seconds."""
+    number: int
+    """Its place in the order of the source; no two have the same."""
+    compacted: Compacted
+
+
+class Flight:
+    """Events that one call serves, a heap by deadline; the call is for the first."""
+
+    __slots__ = ("entries", "job")
+
+    def __init__(self, entry: Entry) -> None:
+        self.entries = [entry]
+        self.job: Job[Flight] | None = None
+
+    @property
+    def event(self) -> Any:
+        """The event that the call is for."""
+        return self.entries[0].compacted.event
+
+
+def _deadlines(flights: Sequence[Flight]) -> Sequence[float]:
+    return [flight.entries[0].deadline for flight in flights]
+
+
+class ReorderBuffer:
+    """Emits results in the order of their places; each waits for all before it to be completed, with a result or none.
+
+    Every place, from 0, is to be completed once.
+    """
+
+    def __init__(self, emit: Callable[[Compacted], object]) -> None:
+        self._emit = emit
+        self._next = 0
+        self._completed: dict[int, Compacted | None] = {}
+
+    def results(self) -> list[Compacted]:
+        """Return the results that wait for one before them."""
+        return [result for result in self._completed.values() if result is not None]
+
+    def complete(self, place: int, result: Compacted | None = None) -> None:
+        """Complete a place."""
+        self._completed[place] = result
+        while self._next in self._completed:
+            result = self._completed.pop(self._next)
+            self._next += 1
+            if result is not None:
+                self._emit(result)
+
+
+class EnrichStage(PooledStage[Flight, Compacted]):
+    """Makes one call for equal events in flight (single flight)."""
 
     def __init__(
         self,
-        call: Call[Entry],
+        call: Call[Flight],
         observer: ObserverBase[Compacted],
         options: Enrich,
         scheduler: SchedulerBase | None,
         *,
         merge: Callable[[Any, Any], Any] | None,
     ) -> None:
-        super().__init__(call, observer, options, scheduler, single=options.batch is None)
+        super().__init__(call, observer, options, scheduler)
         self._size = options.batch or 1
         self._merge = merge
         self._cache = options.cache
-        self._order = InOrder(self._emit) if options.ordered else None
-        self._leaders: dict[Hashable, tuple[Entry, list[Entry]]] = {}  # and who follows them
+        self._numbers = itertools.count()
+        self._order = ReorderBuffer(self._emit) if options.ordered else None
+        self._in_flight: dict[Hashable, Flight] = {}
 
     def held(self) -> int:
-        followers = sum(len(following) for _, following in self._leaders.values())
-        return self._pool.held() + followers + (len(self._order) if self._order is not None else 0)
+        buffered = 0 if self._order is None else len(self._order.results())
+        return sum(len(flight.entries) for flight in self._pool.entries()) + buffered
 
-    def _is_empty(self) -> bool:
-        return not self._leaders and not self._order and super()._is_empty()
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @staticmethod
-    def _compacted(entry: Entry) -> Compacted:
-        return entry.compacted
-
-    def _take(self, items: Sequence[Compacted]) -> None:
-        entries: list[Entry] = []
+    def _handle(self, items: Sequence[Compacted]) -> None:
+        flights: list[Flight] = []
         now = self._loop.time()
-        for entry in map(Entry, items, self._deadlines()(items)):
-            if entry.deadline <= now:
-                self._expire(entry.compacted, 0)
+        for compacted, deadline in zip(items, self._deadlines()(items), strict=True):
+            entry = Entry(deadline, next(self._numbers), compacted)
+            if deadline <= now:
+                self._expire(compacted)
+                self._complete(entry)
                 continue
-            if self._order is not None:
-                self._order.enter(entry)
-            answer = UNKNOWN if self._cache is None else self._remembered(self._cache, entry.compacted.key)
-            if answer is not UNKNOWN:
-                self._came_through(entry, answer, 0)
-            elif not self._follow(entry):
-                entries.append(entry)
-        for start in range(0, len(entries), self._size):
-            self._pool.submit(entries[start : start + self._size], deadlines)
+            if (cached := self._cached(compacted.key)) is not UNKNOWN:
+                self._succeed(entry, cached, 0)
+            elif (flight := self._join(entry)) is not None:
+                flights.append(flight)
+        for start in range(0, len(flights), self._size):
+            part = flights[start : start + self._size]
+            job = self._pool.submit(part, _deadlines)
+            for flight in part:
+                flight.job = job
 
-    @staticmethod
-    def _remembered(cache: MutableMapping[Hashable, Any], key: Hashable) -> Any:
-        try:
-            return cache.get(key, UNKNOWN)
-        except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
-            logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
-            return UNKNOWN
+    def _cached(self, key: Hashable) -> Any:
+        if self._cache is not None:
+            try:
+                return self._cache.get(key, UNKNOWN)
+            except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
+                logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
+        return UNKNOWN
 
-    @staticmethod
-    def _remember(cache: MutableMapping[Hashable, Any], key: Hashable, answer: Any) -> None:
-        try:
-            cache[key] = answer
-        except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
-            logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
+    def _store(self, key: Hashable, result: Any) -> None:
+        if self._cache is not None:
+            try:
+                self._cache[key] = result
+            except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
+                logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
 
-    def _follow(self, entry: Entry) -> bool:
-        """Tell whether a call is under way that serves an event too."""
+    def _join(self, entry: Entry) -> Flight | None:
+        """Have an event served by a call that is under way; return a new flight where there is none."""
         key = entry.compacted.key
-        if key not in self._leaders:
-            self._leaders[key] = (entry, [])
-            return False
-        leader, following = self._leaders[key]
-        if entry.deadline < leader.deadline:
-            return False  # it cannot wait for as long as the other may
-        if self._merge is None and not _same(entry.compacted.event, leader.compacted.event):
-            return False
-        following.append(entry)
-        return True
+        flight = self._in_flight.get(key)
+        if flight is None:
+            flight = self._in_flight[key] = Flight(entry)
+            return flight
+        if self._merge is None and not _same(entry.compacted.event, flight.event):
+            return Flight(entry)
+        if entry < flight.entries[0]:  # it expires before the call is looked at again
+            self._loop.call_at(entry.deadline, self._expire_early, flight)
+        heappush(flight.entries, entry)
+        return None
 
-    def _followers(self, entry: Entry) -> list[Entry]:
-        """Return those who follow an event, which leads no more."""
-        key = entry.compacted.key
-        if key not in self._leaders or self._leaders[key][0] is not entry:
-            return []
-        return self._leaders.pop(key)[1]
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _came_through(self, entry: Entry, answer: Any, attempts: int) -> None:
+    def succeeded(self, job: Job[Flight], entries: Sequence[Flight], results: Sequence[Any]) -> None:
+        for flight, result in zip(entries, results, strict=True):
+            self._store(flight.entries[0].compacted.key, result)
+            for entry in self._landed(flight):
+                self._succeed(entry, result, job.count)
+
+    def _succeed(self, entry: Entry, result: Any, attempts: int) -> None:
         compacted = entry.compacted
         try:
-            merged = answer if self._merge is None else self._merge(compacted.event, answer)
-        except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
-            self._bury("failed", compacted, error, attempts)
-            self._leave(entry)
-            return
-        enriched = compacted.having(merged)
-        if self._order is not None:
-            self._order.leave(entry, enriched)
+            enriched = compacted.having(result if self._merge is None else self._merge(compacted.event, result))
+        except BaseException as error:
+            self._dead_letter("failed", compacted, without_our_frames(error), attempts)
+            self._complete(entry)
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
         else:
+            self._complete(entry, enriched)
+
+    def _complete(self, entry: Entry, enriched: Compacted | None = None) -> None:
+        if self._order is not None:
+            self._order.complete(entry.number, enriched)
+        elif enriched is not None:
             self._emit(enriched)
 
-    def succeeded(self, job: Job[Entry], entries: Sequence[Entry], results: Sequence[Any]) -> None:
-        for entry, event in zip(entries, results, strict=True):
-            if self._cache is not None:
-                self._remember(self._cache, entry.compacted.key, event)
-            for each in (entry, *self._followers(entry)):
-                self._came_through(each, event, job.count)
+    def _landed(self, flight: Flight) -> list[Entry]:
+        """Return the events of a flight, which is over, in the order of the source."""
+        entries, flight.entries, flight.job = flight.entries, [], None
+        key = entries[0].compacted.key
+        if self._in_flight.get(key) is flight:
+            del self._in_flight[key]
+        return entries if len(entries) == 1 else sorted(entries, key=attrgetter("number"))
 
-    def expired(self, job: Job[Entry], entry: Entry) -> None:
-        super().expired(job, entry)
-        self._leave(entry)
-        # those that followed it are younger: the first of them goes on in its place
-        followers = [each for each in self._followers(entry) if not self._is_over(each, job)]
-        if followers:
-            self._leaders[entry.compacted.key] = (followers[0], followers[1:])
-            self._pool.submit(followers[:1], deadlines)
+    def expired(self, job: Job[Flight], entry: Flight) -> bool:
+        self._expire_due(entry, job, keep=0)
+        return bool(entry.entries)
 
-    def _is_over(self, entry: Entry, job: Job[Entry]) -> bool:
-        over = entry.deadline <= self._loop.time()
-        if over:
-            super().expired(job, entry)
-            self._leave(entry)
-        return over
+    def _expire_due(self, flight: Flight, job: Job[Flight], *, keep: int) -> None:
+        now = self._loop.time() + TICK
+        while len(flight.entries) > keep and flight.entries[0].deadline <= now:
+            entry = heappop(flight.entries) if len(flight.entries) > 1 else self._landed(flight)[0]
+            self._expire(entry.compacted, job.count, job.error)
+            self._complete(entry)
 
-    def failed(self, job: Job[Entry], entry: Entry, error: BaseException) -> None:
-        for each in (entry, *self._followers(entry)):
-            super().failed(job, each, error)
-            self._leave(each)
+    def _expire_early(self, flight: Flight) -> None:
+        if flight.job is not None:  # else it has landed
+            self._expire_due(flight, flight.job, keep=1)
 
-    def abandoned(self, job: Job[Entry], entry: Entry) -> None:
-        for each in (entry, *self._followers(entry)):
-            super().abandoned(job, each)
-            self._leave(each)
+    def failed(self, job: Job[Flight], entry: Flight, error: BaseException) -> None:
+        for each in self._landed(entry):
+            self._dead_letter("failed", each.compacted, error, job.count)
+            self._complete(each)
+
+    def abandoned(self, job: Job[Flight], entry: Flight) -> None:
+        for each in self._landed(entry):
+            self._abandon(each.compacted, job.count, job.error)
+            self._complete(each)
 
     def dispose(self) -> None:
         self._run(self._give_up)
@@ -330,9 +383,12 @@ class EnrichStage(PooledStage[Entry, Compacted]):
 
     def _give_up(self) -> None:
         order, self._order = self._order, None
-        for compacted in order.waiting() if order is not None else ():
-            self._bury("abandoned", compacted, AbandonedError("stopped before its turn"), 0)
+        for compacted in order.results() if order is not None else ():
+            self._dead_letter("abandoned", compacted, AbandonedError("stopped before its turn"), 0)
 
-    def _leave(self, entry: Entry) -> None:
-        if self._order is not None:
-            self._order.leave(entry)
+
+def _same(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except Exception:  # noqa: BLE001 - of whatever type events are
+        return False

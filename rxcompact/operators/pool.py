@@ -1,294 +1,395 @@
-"""A pool of workers that call, wait and call again, each event until it is too old."""
+"""A pool of calls: at most so many at once, each made again until its events are too old."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
-from itertools import chain, compress
-from operator import not_
-from typing import Any, Generic
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from contextvars import copy_context
+from heapq import heappop, heappush
+from itertools import chain, count
+from typing import Any, Generic, Protocol, TypeVar
 
-from rxcompact.operators.alarm import INFINITY, TICK, Alarm, Deadlines
-from rxcompact.operators.job import Call, E, Ends, Job, by_kind
-from rxcompact.operators.retry import RetryPolicy
+from rxcompact.operators.retry import INFINITY, LAST_PART, Attempts, RetryPolicy, alike, without_our_frames
 
-SUCCESSION = 0.01
-"""Seconds after which a worker that was cancelled is replaced."""
+E = TypeVar("E")
+"""What a stage makes of a distinct event."""
+Call = Callable[[Sequence[E]], Coroutine[Any, Any, Sequence[Any]]]
+"""Calls for some entries; gives as many results, an exception for one that failed, or raises for all. None at all where
+none failed and nobody asks for them."""
+Deadlines = Callable[[Sequence[E]], Sequence[float]]
+"""Gives the instants at which some entries are too old, in the loop's seconds."""
+TICK = 1e-6
+"""Timers count in microseconds: what is due in less than one is due."""
+
+
+class Job(Attempts, Generic[E]):
+    """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
+
+    Attributes:
+        entries: What is to be settled.
+        earliest, latest: Their deadlines, in the loop's seconds.
+        due: When the call has taken too long, or is to be made again; infinity for neither.
+        timer: Due then, or at a deadline.
+        task: Makes the call.
+        calling: Whether it has begun to.
+        timed_out: Whether the call was cancelled, since it took too long.
+        waiting: Whether it failed and is to be made again.
+    """
+
+    __slots__ = (
+        "calling", "deadlines", "due", "earliest", "entries", "latest", "task", "timed_out", "timer", "waiting"
+    )  # fmt: skip
+
+    def __init__(self, entries: Sequence[E], deadlines: Deadlines[E], policy: RetryPolicy, max_age: float) -> None:
+        super().__init__(policy, max_age)
+        self.deadlines = deadlines
+        self.due = INFINITY
+        self.narrow_to(entries)
+        self.timer: asyncio.TimerHandle | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.calling = self.timed_out = self.waiting = False
+
+    def narrow_to(self, entries: Sequence[E]) -> None:
+        """Go on with these alone."""
+        self.entries = entries
+        if entries:
+            deadlines = self.deadlines(entries)
+            self.earliest = self.latest = deadlines[0]
+            if len(entries) > 1:
+                self.earliest, self.latest = min(deadlines), max(deadlines)
+
+    def split(self, entries: Sequence[E]) -> Job[E]:
+        """Return a job for some of its entries: it has come as far, and goes on by itself."""
+        part = Job(entries, self.deadlines, self._policy, self._max_age)
+        self.copy_to(part)
+        return part
+
+
+class OutcomeHandler(Protocol[E]):
+    """What a stage does with the outcomes of its entries."""
+
+    def succeeded(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
+        """The call took these."""
+
+    def expired(self, job: Job[E], entry: E) -> bool:
+        """An entry is too old; return whether a younger event goes on in its place."""
+        ...
+
+    def retrying(self, job: Job[E], wait: float) -> None:
+        """The call failed; it is made again after a wait."""
+
+    def failed(self, job: Job[E], entry: E, error: BaseException) -> None:
+        """Retrying cannot mend it."""
+
+    def abandoned(self, job: Job[E], entry: E) -> None:
+        """Stopped."""
+
+    def settled(self) -> None:
+        """Some are settled; more may be held."""
 
 
 class Pool(Generic[E]):
-    """Runs at most ``max_concurrent`` calls at once. A job that waits to try again holds no worker.
+    """Makes at most ``max_concurrent`` calls at once. A job that waits to be called again takes none of their places.
 
-    Workers are started as jobs ask for them and live as long as the pool: a task for each call would cost twice as
-    much. All of it is one loop's business; no method may be called from another thread.
+    Each call is a task of its own, in a copy of the context in which the pool was made: whatever it cancels, catches or
+    sets is its own. All of it is one loop's business; no method may be called from another thread.
     """
 
     def __init__(
         self,
         call: Call[E],
-        ends: Ends[E],
+        handler: OutcomeHandler[E],
         *,
-        single: bool,
+        max_age: float,
         max_concurrent: int,
         timeout: float | None,
         policy: RetryPolicy,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._call = call
-        self._ends = ends
-        self._single = single  # the call takes one event and gives one result
+        self._handler = handler
+        self._max_age = max_age
         self._max_concurrent = max_concurrent
         self._timeout = INFINITY if timeout is None else timeout
         self._policy = policy
         self._loop = loop
-        self._queue: deque[Job[E]] = deque()
-        self._waiting: dict[Job[E], None] = {}  # sets in order, so that what is done to all of them is repeatable
-        self._running: dict[Job[E], None] = {}
-        self._idle: deque[asyncio.Future[None]] = deque()
-        self._workers: set[asyncio.Task[None]] = set()
+        self._context = copy_context()
+        self._jobs: dict[Job[E], None] = {}  # a set in order, so that what is done to all of them is repeatable
+        self._queue: list[tuple[float, int, Job[E]]] = []  # a heap by deadline
+        self._numbers = count()
+        self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
+        self._calls = 0
+        self._guard: asyncio.Task[None] | None = None
         self._stopping = self._closed = False
-        self._deadlines = Deadlines()  # of queued jobs that found no worker
-        self._expiry = Alarm(loop, self._expire_queued)
-        self._overtime = Alarm(loop, self._cut_short)
-        self._succession = Alarm(loop, self._succeed)
 
-    def held(self) -> int:
-        """Return how many events are queued, called for, or waiting to be tried again."""
-        return sum(len(job.entries) for jobs in (self._queue, self._waiting, self._running) for job in jobs)
+    def entries(self) -> Iterator[E]:
+        """Return what is queued, called for, or waits to be called for again."""
+        return chain.from_iterable(job.entries for job in self._jobs)
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
-        return len(self._waiting)
+        return sum(job.waiting for job in self._jobs)
 
     def earliest(self) -> float | None:
         """Return the deadline, in the loop's seconds, that comes first of all that is held."""
-        jobs = chain(self._queue, self._waiting, self._running)
-        return min((job.earliest for job in jobs if job.entries), default=None)
+        return min((job.earliest for job in self._jobs), default=None)
 
     def idle(self) -> bool:
-        """Tell whether nothing is held."""
-        return not (self._queue or self._waiting or self._running)
+        """Return whether nothing is held."""
+        return not self._jobs
 
-    def submit(self, entries: Sequence[E], deadlines: Callable[[Sequence[E]], Sequence[float]]) -> None:
-        """Have a call made for some events, as soon as a worker is free.
-
-        Args:
-            entries: The events.
-            deadlines: Gives the instants at which some of them are too old, in the loop's seconds.
-        """
-        job = Job(entries, deadlines, self._policy)
+    def submit(self, entries: Sequence[E], deadlines: Deadlines[E]) -> Job[E]:
+        """Have a call made for some entries, as soon as there is a place."""
+        job = Job(entries, deadlines, self._policy, self._max_age)
         if self._closed:  # an observer disposed of it in the middle of a window, or another thread was slower
             self._abandon(job)
         else:
+            self._jobs[job] = None
             self._enqueue(job)
-
-    def _enqueue(self, job: Job[E]) -> None:
-        self._queue.append(job)
-        job.queued = True
-        while self._idle:
-            waiter = self._idle.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
-                return
-        if len(self._workers) < self._max_concurrent:
-            self._start_worker()
-        else:
-            self._watch(job)
-
-    def _start_worker(self) -> None:
-        worker = self._loop.create_task(self._work(), name="rxcompact worker")
-        self._workers.add(worker)
-        worker.add_done_callback(self._left)
-
-    def _left(self, worker: asyncio.Task[None]) -> None:
-        self._workers.discard(worker)
-        if not self._closed:  # someone else cancelled it: a call, or who shuts the loop down, which then turns no more
-            self._succession.set(self._loop.time() + SUCCESSION)
-
-    def _succeed(self) -> float:
-        while self._queue and len(self._workers) < min(self._max_concurrent, len(self._queue)):
-            self._start_worker()
-        self._ends.settled()
-        return INFINITY
-
-    # ── waiting for a worker ──────────────────────────────────────────────────────────────────────────────────────
-
-    def _watch(self, job: Job[E]) -> None:
-        if job.earliest < INFINITY:
-            self._deadlines.add(job, job.earliest, len(self._queue))
-            self._expiry.set(job.earliest)
-
-    def _expire_queued(self) -> float:
-        for job in self._deadlines.due(self._loop.time() + TICK):
-            if self._drop_expired(job):
-                self._watch(job)
-        self._ends.settled()
-        return self._deadlines.next()
-
-    # ── working ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _work(self) -> None:
-        worker = asyncio.current_task()
-        if worker is None:
-            raise AssertionError("a worker is a task")
-        while True:
-            while self._queue:
-                await self._attempt(self._queue.popleft(), worker)
-            self._deadlines.clear()
-            if self._closed:  # during a call that would not be cancelled
-                return
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._idle.append(waiter)
-            await waiter
-
-    # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _attempt(self, job: Job[E], worker: asyncio.Task[Any]) -> None:
-        job.queued = False
-        entries = self._drop_expired(job)
-        if not entries:
-            self._ends.settled()
-            return
-        job.count += 1
-        job.overtime = False
-        job.worker = worker
-        job.limit = min(self._loop.time() + self._timeout, job.latest)
-        self._overtime.set(job.limit)
-        self._running[job] = None
-        try:
-            results: Any = self._call(entries)
-            if hasattr(results, "__await__"):
-                results = await results
-            results = (results,) if self._single else results
-        except Exception as error:  # noqa: BLE001 - whatever the call raises is the event's, not the stream's
-            results = (error,) * len(entries)
-        except asyncio.CancelledError as error:
-            if worker.cancelling() > job.overtime:
-                if job in self._running:  # not by close: the loop is being shut down
-                    del self._running[job]
-                    self._abandon(job)
-                raise
-            results = (TimeoutError() if job.overtime else error,) * len(entries)  # else the call cancelled itself
-        if job.overtime:
-            worker.uncancel()
-        if job in self._running:  # else it was abandoned meanwhile
-            del self._running[job]
-            self._settle(job, entries, results)
-
-    def _cut_short(self) -> float:
-        """Cancel the calls that have taken their time; asyncio.timeout does it at a timer for each."""
-        now = self._loop.time() + TICK
-        following = INFINITY
-        for job in self._running:
-            if job.limit > now:
-                following = min(following, job.limit)
-            elif not job.overtime and job.worker is not None:
-                job.overtime = True
-                job.worker.cancel()
-        return following
-
-    def _settle(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
-        if not any(issubclass(kind, BaseException) for kind in set(map(type, results))):
-            job.entries = ()
-            self._ends.succeeded(job, entries, results)
-            self._ends.settled()
-            return
-        failed = [
-            (entry, result) for entry, result in zip(entries, results, strict=True) if isinstance(result, BaseException)
-        ]
-        if len(failed) < len(entries):
-            taken = [
-                (entry, result)
-                for entry, result in zip(entries, results, strict=True)
-                if not isinstance(result, BaseException)
-            ]
-            self._ends.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
-        now = self._loop.time() + TICK
-        kinds = by_kind(failed)
-        for alike in kinds:
-            part = job if len(kinds) == 1 else job.part()
-            part.keep([entry for entry, _ in alike])
-            part.error = alike[0][1]
-            wait, raised = part.next_wait(now)
-            retried: list[E] = []
-            for (entry, error), deadline in zip(alike, part.deadlines(part.entries), strict=True):
-                if wait is None:
-                    self._ends.failed(part, entry, raised or error)
-                elif deadline <= now:
-                    self._ends.expired(part, entry)
-                else:
-                    retried.append(entry)
-            part.keep(retried)
-            if retried and wait is not None:
-                self._wait(part, wait)
-        self._ends.settled()
+        return job
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _wait(self, job: Job[E], wait: float) -> None:
-        if self._stopping:  # this was its last attempt
-            self._abandon(job)
-            return
-        job.due = self._loop.time() + wait
-        self._waiting[job] = None
-        self._sleep(job)
+    def _enqueue(self, job: Job[E]) -> None:
+        job.waiting = False
+        job.due = INFINITY
+        if self._calls < self._max_concurrent:
+            self._start(job)
+        else:
+            self._push(job)
 
-    def _sleep(self, job: Job[E]) -> None:
-        wake = min(job.due, job.earliest)
-        job.timer = self._loop.call_at(wake, self._wake, job) if wake < INFINITY else None
+    def _push(self, job: Job[E]) -> None:
+        heappush(self._queue, (job.earliest, next(self._numbers), job))
+        if self._queue[0][2] is job and job.earliest < INFINITY:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = self._loop.call_at(job.earliest, self._expire_queued)
+
+    def _expire_queued(self) -> None:
+        self._expiry = None
+        now = self._loop.time() + TICK
+        while self._queue and self._queue[0][0] <= now:
+            job = heappop(self._queue)[2]
+            self._drop_expired(job)
+            if job.entries:
+                self._push(job)
+            else:
+                self._remove(job)
+        if self._queue and self._expiry is None and self._queue[0][0] < INFINITY:
+            self._expiry = self._loop.call_at(self._queue[0][0], self._expire_queued)
+        self._handler.settled()
+
+    def _sleep(self, job: Job[E], wait: float) -> None:
+        self._jobs[job] = None
+        job.calling = False
+        job.waiting = True
+        job.due = self._loop.time() + wait
+        self._arm(job, min(job.due, job.earliest))
+
+    def _arm(self, job: Job[E], at: float) -> None:
+        if job.timer is not None:
+            job.timer.cancel()
+        job.timer = self._loop.call_at(at, self._wake, job) if at < INFINITY else None
 
     def _wake(self, job: Job[E]) -> None:
-        if not self._drop_expired(job):
-            self._waiting.pop(job, None)
-            self._ends.settled()
-        elif job.due <= self._loop.time() + TICK:
-            self._waiting.pop(job, None)
+        now = self._loop.time() + TICK
+        if job.calling and job.latest <= now:
+            job.error = TimeoutError("the call took longer than the event may live")
+        if job.calling and job.due <= now < job.latest and job.task is not None:
+            job.timed_out = True
+            job.due = INFINITY
+            job.task.cancel()
+        self._drop_expired(job)
+        if not job.entries:
+            self._remove(job)
+            if job.calling and job.task is not None:
+                job.task.cancel()
+        elif job.due <= now:
             self._enqueue(job)
         else:
-            self._sleep(job)
+            self._arm(job, min(job.due, job.latest if job.calling else job.earliest))
+        self._handler.settled()
 
-    def _drop_expired(self, job: Job[E]) -> Sequence[E]:
+    def _drop_expired(self, job: Job[E]) -> None:
         now = self._loop.time() + TICK
-        if job.entries and job.earliest <= now:
-            entries, young = job.entries, [deadline > now for deadline in job.deadlines(job.entries)]
-            job.keep(list(compress(entries, young)))
-            for entry in compress(entries, map(not_, young)):
-                self._ends.expired(job, entry)
-        return job.entries
+        if now < (job.latest if job.calling else job.earliest):  # a call goes on while one is young enough
+            return
+        expired: list[E] = []
+        young: list[E] = []
+        for entry, deadline in zip(job.entries, job.deadlines(job.entries), strict=True):
+            (young if deadline > now else expired).append(entry)
+        job.narrow_to(young)
+        going_on = [entry for entry in expired if self._handler.expired(job, entry)]
+        if going_on:
+            job.narrow_to([*job.entries, *going_on])
+            job.last = False
+            if job.waiting:
+                job.due = now + job.fit(job.earliest - now)
+        if self._closed:  # by an observer
+            self._abandon(job)
+
+    def _remove(self, job: Job[E]) -> None:
+        self._jobs.pop(job, None)
+        if job.timer is not None:
+            job.timer.cancel()
+
+    # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, job: Job[E]) -> None:
+        if self._guard is None:
+            self._guard = self._loop.create_task(self._abandon_at_shutdown(), name="rxcompact pool")
+        self._calls += 1
+        job.task = self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
+
+    async def _attempt(self, job: Job[E]) -> None:
+        try:
+            now = self._loop.time()
+            if job.earliest <= now + TICK:
+                self._drop_expired(job)
+            entries = job.entries
+            if not entries:
+                self._remove(job)
+                return
+            job.count += 1
+            job.calling, job.timed_out = True, False
+            job.due = now + self._timeout
+            self._arm(job, min(job.due, job.latest))
+            results: Sequence[Any]
+            try:
+                results = await self._call(entries)
+            except BaseException as error:
+                if isinstance(error, SystemExit | KeyboardInterrupt):
+                    raise
+                if job.timed_out and isinstance(error, asyncio.CancelledError):
+                    error = TimeoutError(f"no answer within {self._timeout} s")
+                results = (without_our_frames(error),) * len(entries)
+            if job not in self._jobs:  # it has expired, or was abandoned
+                return
+            if len(job.entries) < len(entries) or any_failed(results):
+                await self._settle_each(job, entries, results)
+            else:
+                self._remove(job)
+                self._handler.succeeded(job, entries, results)
+        except (SystemExit, KeyboardInterrupt) as error:  # which end the loop
+            job.error = error
+            self.close()
+            raise
+        finally:
+            self._calls -= 1
+            while self._queue and self._calls < self._max_concurrent:
+                self._start(heappop(self._queue)[2])
+            self._handler.settled()
+
+    async def _settle_each(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
+        held = set(map(id, job.entries))  # some may have expired
+        taken: list[tuple[E, Any]] = []
+        failed: list[tuple[E, BaseException]] = []
+        for entry, result in zip(entries, results, strict=True):
+            if id(entry) in held:
+                (failed if isinstance(result, BaseException) else taken).append((entry, result))
+        job.narrow_to([entry for entry, _ in failed])
+        if not failed:
+            self._remove(job)
+        if taken:
+            self._handler.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
+        if failed:
+            await self._settle_failed(job, alike(failed))
+
+    async def _settle_failed(self, job: Job[E], groups: Collection[Sequence[tuple[E, BaseException]]]) -> None:
+        waits: list[tuple[Job[E], float]] = []
+        failures: list[tuple[Job[E], E, BaseException]] = []
+        for group in groups:
+            part = job if len(groups) == 1 else job.split([entry for entry, _ in group])
+            again, raised = await self._again(part, group[0][1])
+            waits += again
+            failures += [(part, entry, raised or error) for entry, error in group if not again]
+        if job not in self._jobs:  # it has expired, or was abandoned
+            return
+        held = set(map(id, job.entries))
+        self._remove(job)
+        for part, wait in waits:
+            part.narrow_to([entry for entry in part.entries if id(entry) in held])
+            if self._stopping:  # this was its last attempt
+                self._abandon(part)
+            elif part.entries:
+                self._sleep(part, wait)
+        for part, entry, error in failures:
+            if id(entry) in held:
+                self._handler.failed(part, entry, error)
+
+    async def _again(
+        self, job: Job[E], error: BaseException
+    ) -> tuple[list[tuple[Job[E], float]], BaseException | None]:
+        """Return how long a job waits, or parts of it; nothing for `failed`, and what the caller's policy raised."""
+        try:
+            again = [] if await job.failed(error) is None else list(self._fitted(job))
+            for part, wait in again:
+                if wait < INFINITY and not self._stopping:
+                    self._handler.retrying(part, wait)
+                    await part.before_sleep(wait)
+        except BaseException as raised:
+            if isinstance(raised, SystemExit | KeyboardInterrupt):
+                raise
+            raised.__cause__ = error
+            return [], without_our_frames(raised)
+        return again, None
+
+    def _fitted(self, job: Job[E]) -> Iterator[tuple[Job[E], float]]:
+        """Yield how long a job waits; of a batch some may expire in the wait, and have a last attempt of their own."""
+        now = self._loop.time()
+        while len(job.entries) > 1 and job.earliest <= now + job.wait and not job.last:
+            part = job.split(job.entries)
+            fitted = part.fit(part.earliest - now)
+            until = now + (part.asked if fitted == INFINITY else min(part.wait, fitted + LAST_PART * self._max_age))
+            if part.latest <= until:
+                break
+            sooner: list[E] = []
+            later: list[E] = []
+            for entry, deadline in zip(job.entries, job.deadlines(job.entries), strict=True):
+                (sooner if deadline <= until else later).append(entry)
+            part.narrow_to(sooner)
+            yield part, fitted
+            job = job.split(later)
+        yield job, job.fit(job.earliest - now)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def expedite(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
-        waiting, self._waiting = self._waiting, {}
-        for job in waiting:
-            if job.timer is not None:
-                job.timer.cancel()
-            self._enqueue(job)
+        for job in list(self._jobs):
+            if job.waiting:
+                self._enqueue(job)
 
     def close(self) -> None:
-        """Abandon what is held and end the workers, without waiting for a call that does not end."""
+        """Abandon what is held, without waiting for a call that does not end."""
         self._stopping = self._closed = True
-        jobs = [*self._running, *self._queue, *self._waiting]
-        for job in self._waiting:
-            if job.timer is not None:
-                job.timer.cancel()
-        self._running.clear()
+        jobs, self._jobs = self._jobs, {}
         self._queue.clear()
-        self._waiting.clear()
-        self._deadlines.clear()
-        self._expiry.cancel()
-        self._overtime.cancel()
-        self._succession.cancel()
-        for worker in self._workers:
-            worker.cancel()
+        for handle in (self._guard, self._expiry, *chain.from_iterable((job.timer, job.task) for job in jobs)):
+            if handle is not None:
+                handle.cancel()
         for job in jobs:
             self._abandon(job)
-        self._ends.settled()
+        self._handler.settled()
+
+    async def _abandon_at_shutdown(self) -> None:
+        """Wait for the loop to cancel all its tasks; nothing else cancels this one, as it may a call's."""
+        try:
+            await self._loop.create_future()
+        except asyncio.CancelledError:
+            self.close()
+            raise
 
     def _abandon(self, job: Job[E]) -> None:
-        for entry in job.entries:
-            self._ends.abandoned(job, entry)
-        job.entries = ()
+        entries, job.entries = job.entries, ()
+        for entry in entries:
+            self._handler.abandoned(job, entry)
+
+
+def any_failed(results: Sequence[Any]) -> bool:
+    """Return whether there is an exception among results."""
+    for result in results:  # a generator for `any` costs more than all of this  # noqa: SIM110
+        if isinstance(result, BaseException):
+            return True
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -15,11 +16,10 @@ from rxcompact.clock import count as whole
 from rxcompact.contracts import Sink, close
 from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
-from rxcompact.operators.alarm import INFINITY, Alarm
-from rxcompact.operators.job import Call, Job
 from rxcompact.operators.operator import DeadLetters
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledOperator, PooledStage
+from rxcompact.operators.pool import Call, Job
+from rxcompact.operators.retry import INFINITY, Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.stage import PooledOperator, PooledStage, answer
 
 _first_seen = attrgetter("first_seen")
 
@@ -158,19 +158,17 @@ class FunctionSink:
 
 def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
     async def deliver(events: Sequence[Compacted]) -> Sequence[Any]:
-        answer = sink(Batch.of(events))
-        if hasattr(answer, "__await__"):
-            answer = await answer
-        if not isinstance(answer, Mapping) or not answer:
+        given = await answer(sink, Batch.of(events))
+        if not isinstance(given, Mapping) or not given:
             return ()  # none failed
-        failed: Mapping[int, Any] = answer
+        failed: Mapping[int, Any] = given
         return [_error(failed.get(position)) for position in range(len(events))]
 
     return deliver
 
 
-def _error(said: Any) -> BaseException | None:
-    return said if said is None or isinstance(said, BaseException) else PermanentError(f"not taken: {said!r:.80}")
+def _error(given: Any) -> BaseException | None:
+    return given if given is None or isinstance(given, BaseException) else PermanentError(f"not taken: {given!r:.80}")
 
 
 class PublishStage(PooledStage[Compacted, Delivered]):
@@ -183,14 +181,15 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         options: Publish,
         scheduler: SchedulerBase | None,
     ) -> None:
-        super().__init__(call, observer, options, scheduler, single=False)
+        super().__init__(call, observer, options, scheduler)
         self._count = options.count
         self._linger = options.timespan
         self._open: list[Compacted] = []
-        self._alarm = Alarm(self._loop, self._close_batch)
+        self._due = INFINITY
+        self._timer: asyncio.TimerHandle | None = None
 
     def held(self) -> int:
-        return len(self._open) + self._pool.held()
+        return len(self._open) + sum(1 for _ in self._pool.entries())
 
     def oldest(self) -> float | None:
         ages = [self._age(compacted) for compacted in self._open]
@@ -200,15 +199,17 @@ class PublishStage(PooledStage[Compacted, Delivered]):
     def _is_empty(self) -> bool:
         return not self._open and super()._is_empty()
 
-    def _take(self, items: Sequence[Compacted]) -> None:
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _handle(self, items: Sequence[Compacted]) -> None:
         gathered = self._open
         gathered.extend(items)
         full = len(gathered) - len(gathered) % self._count
         if full:
             self._open = gathered[full:]
-            self._alarm.cancel()
+            self._cancel_timer()
             for start in range(0, full, self._count):
-                self._submit(gathered[start : start + self._count])
+                self._pool.submit(Batch(gathered[start : start + self._count]), self._deadlines())
         if self._open:
             self._linger_for(self._open[-len(items) :])
 
@@ -216,18 +217,23 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
         now = self._clock.wall()
         born = min(filter(None, map(_first_seen, items)), default=now)
-        self._alarm.set(self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2)))
+        due = self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
+        if due < self._due:
+            self._cancel_timer()
+            self._due = due
+            self._timer = self._loop.call_at(due, self._close_batch)
 
-    def _submit(self, batch: Sequence[Compacted]) -> None:
+    def _cancel_timer(self) -> None:
+        self._due = INFINITY
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _close_batch(self) -> None:
+        self._cancel_timer()
+        batch, self._open = self._open, []
         if batch:
             self._pool.submit(Batch(batch), self._deadlines())
-
-    def _close_batch(self) -> float:
-        self._alarm.cancel()
-        batch, self._open = self._open, []
-        self._submit(batch)
         self.settled()
-        return INFINITY
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._close_batch()
@@ -246,15 +252,23 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         super().dispose()
 
     def _give_up(self) -> None:
-        self._alarm.cancel()
+        self._cancel_timer()
         batch, self._open = self._open, []
         for compacted in batch:
-            self._bury("abandoned", compacted, AbandonedError("stopped before delivery"), 0)
+            self._dead_letter("abandoned", compacted, AbandonedError("stopped before delivery"), 0)
 
-    @staticmethod
-    def _compacted(entry: Compacted) -> Compacted:
-        return entry
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def succeeded(self, job: Job[Compacted], entries: Sequence[Compacted], results: Sequence[Any]) -> None:
         del results
         self._emit(Delivered(Batch.of(entries), job.count, self._clock.wall()))
+
+    def expired(self, job: Job[Compacted], entry: Compacted) -> bool:
+        self._expire(entry, job.count, job.error)
+        return False
+
+    def failed(self, job: Job[Compacted], entry: Compacted, error: BaseException) -> None:
+        self._dead_letter("failed", entry, error, job.count)
+
+    def abandoned(self, job: Job[Compacted], entry: Compacted) -> None:
+        self._abandon(entry, job.count, job.error)

@@ -1,27 +1,64 @@
-"""What to do when a call failed: wait and try again, give up, or let the event grow too old."""
+"""What to do when a call failed: try again after a wait, give up, or let the event grow too old."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable
+from asyncio import CancelledError
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeAlias
+from inspect import iscoroutinefunction
+from math import isnan
+from numbers import Real
+from pathlib import Path
+from ssl import SSLError
+from typing import Any, Literal, TypeAlias, TypeVar
 
-import aiohttp
-from aiohttp.http import HttpProcessingError
-from tenacity import RetryAction, RetryCallState, Retrying, retry_if_exception, wait_random_exponential
+from loguru import logger
+from tenacity import (
+    RetryAction,
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    wait_fixed,
+    wait_random_exponential,
+)
 
-from rxcompact.errors import PermanentError, RateLimitedError, RxCompactError, TransientError
-from rxcompact.events import DeadLetter
+from rxcompact.clock import Seconds, seconds
+from rxcompact.errors import (
+    ArgumentError,
+    ExpiredError,
+    PermanentError,
+    RateLimitedError,
+    RxCompactError,
+    TransientError,
+)
+from rxcompact.format import error_text, short
 
-Wait: TypeAlias = Callable[[RetryCallState], float]
-"""A tenacity wait, or a function like one."""
-Predicate: TypeAlias = Callable[[RetryCallState], bool]
-"""A tenacity retry condition, or a function like one."""
+Wait: TypeAlias = Seconds | Callable[[RetryCallState], Any]
+"""Seconds, a tenacity wait, or a function or coroutine function like one."""
+Predicate: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[RetryCallState], Any]
+"""Exceptions, a tenacity retry condition, or a function or coroutine function like one."""
 Callback: TypeAlias = Callable[[RetryCallState], Any]
-"""A tenacity ``before_sleep`` callback, or a function like one."""
+"""A tenacity ``before_sleep`` callback, or a function or coroutine function like one."""
+
+Verdict: TypeAlias = Literal["rate limited", "denied", "transient", "permanent"]
+"""What an error means for the next attempt; of several the first counts. Denied is retried, and logged as an error."""
+VERDICTS: tuple[Verdict, ...] = ("rate limited", "denied", "transient", "permanent")
+HTTP_TABLE: Mapping[int, Verdict] = {
+    401: "denied",
+    403: "denied",
+    408: "transient",
+    410: "denied",
+    425: "transient",
+    429: "rate limited",
+}
+"""What an HTTP status means, where its hundred does not say it."""
+SERVER_ERROR = 500
 
 # a fault of the program, or of what it was given: the same call would end the same way
 PERMANENT = (
@@ -35,44 +72,85 @@ PERMANENT = (
     TypeError,
     ValueError,
 )
+NO_URL = frozenset({"InvalidSchema", "InvalidURL", "MissingSchema", "NonHttpUrlClientError", "UnsupportedProtocol"})
+"""Of aiohttp, httpx and requests."""
 SHORTEST = 0.001
 """Seconds: a shorter wait would be a busy loop."""
-LAST = 0.01
-"""Seconds before the deadline at which no more attempts are squeezed in."""
-TOO_MANY_REQUESTS = 429
-RETRIED_STATUS = frozenset({408, 425, 429})
+LAST_PART = 0.1
+"""Of its age: where the last attempt is made of an event that would expire in a wait."""
+INFINITY = float("inf")
+PACKAGE = str(Path(__file__).parents[1])
+T = TypeVar("T")
+
+
+# ── what an error carries ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def http_verdict(status: int) -> Verdict:
+    """Return what an HTTP status that is no success means for the next attempt."""
+    return HTTP_TABLE.get(status) or ("transient" if status >= SERVER_ERROR else "permanent")
+
+
+def verdict(error: BaseException) -> Verdict:
+    """Return what an error means for the next attempt.
+
+    An exception group is permanent when all its members are, and rate limited when one is. `PermanentError` and the
+    exceptions that mean a bug (`TypeError`, `ValueError`, `LookupError`, …) are permanent, and so are those that are no
+    `Exception`. An HTTP status decides by `HTTP_TABLE`, whichever client's exception carries it. Everything else is
+    transient: connections, time limits, exceptions unknown.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return min(map(verdict, error.exceptions), key=VERDICTS.index)
+    if isinstance(error, RateLimitedError):
+        return "rate limited"
+    status = None if isinstance(error, PermanentError) else http_status(error)
+    if status is not None and status >= 300:  # noqa: PLR2004 - else the answer itself was at fault
+        return http_verdict(status)
+    if isinstance(error, TransientError | SSLError | CancelledError):  # a certificate may be renewed
+        return "transient"
+    permanent = not isinstance(error, Exception) or isinstance(error, PERMANENT)
+    return "permanent" if permanent or any(base.__name__ in NO_URL for base in type(error).__mro__) else "transient"
 
 
 def is_transient(error: BaseException) -> bool:
-    """Tell whether a call that failed so may succeed later.
-
-    Of HTTP's answers 408, 425, 429 and 5xx are transient, other 4xx are not. `PermanentError` and the exceptions that
-    mean a bug (`TypeError`, `ValueError`, `LookupError`, …) are not. Everything else is: connections, time limits,
-    exceptions unknown.
-    """
-    status = http_status(error)
-    if status is not None and 400 <= status < 500:  # noqa: PLR2004
-        return status in RETRIED_STATUS
-    if isinstance(error, aiohttp.InvalidURL | aiohttp.NonHttpUrlClientError):  # which aiohttp has among the others
-        return False
-    return isinstance(error, TransientError | aiohttp.ClientError) or not isinstance(error, PERMANENT)
+    """Return whether a call that failed so may succeed later; see `verdict`."""
+    return verdict(error) != "permanent"
 
 
 def http_status(error: BaseException) -> int | None:
     """Return the status that a server answered, or None where it answered none."""
-    if not isinstance(error, aiohttp.ClientResponseError):
+    cause = type(error.__cause__).__mro__
+    if any(base.__name__ == "HttpProcessingError" for base in cause):  # of aiohttp, which calls a garbled answer 400
         return None
-    # aiohttp gives status 400 to what it cannot parse, though no server said so
-    return None if isinstance(error.__cause__, HttpProcessingError) else error.status
+    response = _attribute(error, "response")
+    for holder in (error, response):
+        for name in ("status", "status_code"):
+            status = _attribute(holder, name)
+            if isinstance(status, int) and 100 <= status < 1000:  # noqa: PLR2004 - three digits
+                return int(status)
+    return None
 
 
 def retry_after(error: BaseException) -> float | None:
-    """Return how long the service asked to wait, seconds, or None where it did not say."""
-    if isinstance(error, TransientError):
-        return error.retry_after
-    if isinstance(error, aiohttp.ClientResponseError) and error.headers is not None:
-        return parse_retry_after(error.headers.get("Retry-After"), time.time())
+    """Return how long the service asked to wait, seconds, or None where it did not ask; the longest of a group's."""
+    if isinstance(error, BaseExceptionGroup):
+        return max((asked for each in error.exceptions if (asked := retry_after(each)) is not None), default=None)
+    asked = _attribute(error, "retry_after")
+    if isinstance(asked, Real) and not isnan(asked):
+        return max(0.0, float(asked))
+    for holder in (error, _attribute(error, "response")):
+        headers = _attribute(holder, "headers")
+        if isinstance(headers, Mapping):
+            value = headers.get("Retry-After") or headers.get("retry-after")
+            return parse_retry_after(value, time.time()) if isinstance(value, str) else None
     return None
+
+
+def _attribute(holder: object, name: str) -> Any:
+    try:
+        return getattr(holder, name, None)
+    except Exception:  # noqa: BLE001 - a property of the caller's exception may raise anything
+        return None
 
 
 def parse_retry_after(value: str | None, now: float) -> float | None:
@@ -91,6 +169,58 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
         return None
 
 
+def reason(error: BaseException) -> str:
+    """Return a word or two for a counter."""
+    if isinstance(error, RxCompactError):
+        return error.reason
+    if isinstance(error, BaseExceptionGroup):
+        return reason(min(error.exceptions, key=lambda each: VERDICTS.index(verdict(each))))
+    status = http_status(error)
+    return f"HTTP {status}" if status is not None else type(error).__name__
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's text in a line; of an HTTP status not the URL, which may hold secrets."""
+    if isinstance(error, RxCompactError) and str(error):
+        return short(str(error), 200)
+    return reason(error) if http_status(error) is not None else error_text(error)
+
+
+def expired_error(age: float, max_age: float, attempts: int, cause: BaseException | None) -> ExpiredError:
+    """Return the error of an event that is too old, with the last error's text."""
+    error = ExpiredError(age, max_age, attempts, None if cause is None else describe(cause))
+    if cause is not None:
+        error.reason = f"{error.reason}, {reason(cause)}"
+    error.__cause__ = cause
+    return error
+
+
+def alike(failed: Sequence[tuple[T, BaseException]]) -> Collection[Sequence[tuple[T, BaseException]]]:
+    """Group what failed alike, and is asked to wait alike: one attempt failed, however many events it was for."""
+    kinds: dict[Hashable, list[tuple[T, BaseException]]] = {}
+    for entry, error in failed:
+        asked = retry_after(error)
+        # to the second: a date is another number of them each time it is looked at
+        kind = (type(error), http_status(error), asked if asked is None else f"{asked:.0f}")
+        kinds.setdefault(kind, []).append((entry, error))
+    return kinds.values()
+
+
+def without_our_frames(error: BaseException) -> BaseException:
+    """Cut our frames off an error's traceback: they hold events that may hold the error.
+
+    The garbage collector, which does not look into a `Compacted`, would never free them.
+    """
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        traceback = traceback.tb_next
+    error.__traceback__ = traceback
+    return error
+
+
+# ── the policy ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
 full_jitter = wait_random_exponential(multiplier=0.5, max=30)
 """Up to 0.5 s, 1 s, 2 s, … 30 s. Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
 transient = retry_if_exception(is_transient)
@@ -98,11 +228,45 @@ transient = retry_if_exception(is_transient)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
-    """When to try again; tenacity's objects are taken as they are."""
+    """When to try again; tenacity's objects are taken as they are.
 
-    wait: Wait = full_jitter
-    retry: Predicate = transient
+    Raises:
+        ArgumentError: for an argument that cannot be one.
+    """
+
+    wait: Any = full_jitter
+    retry: Any = transient
     before_sleep: Callback | None = None
+
+    def __post_init__(self) -> None:
+        wait, retry = self.wait, self.retry
+        if isinstance(wait, timedelta | Real) and not isinstance(wait, bool):
+            wait = wait_fixed(seconds("wait", wait, zero=True))  # type: ignore[arg-type]
+        types = retry if isinstance(retry, tuple) else (retry,)
+        if all(isinstance(each, type) and issubclass(each, BaseException) for each in types):
+            retry = retry_if_exception_type(types)
+        _check("wait", wait, "seconds, a timedelta, a tenacity wait or a function of its retry state")
+        _check("retry", retry, "exceptions, a tenacity condition or a function of its retry state")
+        if self.before_sleep is not None:
+            _check("before_sleep", self.before_sleep, "a function of a retry state")
+        object.__setattr__(self, "wait", wait)
+        object.__setattr__(self, "retry", retry)
+
+    @property
+    def is_async(self) -> bool:
+        """Whether one of them is a coroutine function."""
+        functions = (self.wait, self.retry, self.before_sleep)
+        return any(iscoroutinefunction(each) or iscoroutinefunction(type(each).__call__) for each in functions if each)
+
+
+def _check(argument: str, value: Any, expected: str) -> None:
+    if not callable(value) or isinstance(value, type):  # a class of tenacity's that was not called
+        raise ArgumentError(argument, value, expected)
+
+
+async def _value(function: Callable[[RetryCallState], Any], state: RetryCallState) -> Any:
+    value = function(state)
+    return await value if hasattr(value, "__await__") else value
 
 
 class Attempts:
@@ -112,63 +276,79 @@ class Attempts:
         count: Attempts so far.
         failures: Those of them that count as failures, which the next wait grows with.
         error: The last one's.
+        asked: Seconds that the service asked to wait with it.
+        wait: Seconds to wait after it, by the policy.
+        last: Whether the next attempt is the last.
     """
 
-    __slots__ = ("_policy", "_state", "count", "error", "failures")
+    __slots__ = ("_max_age", "_policy", "_state", "asked", "count", "error", "failures", "last", "wait")
 
-    def __init__(self, policy: RetryPolicy) -> None:
+    def __init__(self, policy: RetryPolicy, max_age: float) -> None:
         self._policy = policy
+        self._max_age = max_age
         self._state: RetryCallState | None = None
-        self.count = 0
-        self.failures = 0
+        self.count = self.failures = 0
         self.error: BaseException | None = None
+        self.asked = self.wait = 0.0
+        self.last = False
 
-    def failed(self, error: BaseException, remaining: float) -> float | None:
-        """Return how long to wait, seconds, or None when retrying cannot mend it.
+    def copy_to(self, other: Attempts) -> None:
+        """Have another go on from here by itself."""
+        other._state = copy(self._state)
+        other.count, other.failures, other.error = self.count, self.failures, self.error
+        other.asked, other.wait, other.last = self.asked, self.wait, self.last
 
-        A wait takes at most half of the age that remains, so that there are attempts shortly before the end of it: a
-        service that comes back in time finds the event still there. What a service asks for is waited for, however
-        long; the event may then be too old.
+    async def failed(self, error: BaseException) -> float | None:
+        """Return how long to wait by the policy, seconds, or None when retrying cannot mend the error.
 
-        Args:
-            error: Why the attempt failed.
-            remaining: Seconds until the event is too old; of several until the last of them is.
+        Raises:
+            ValueError: for a wait that is no number of seconds; and whatever the policy raises.
         """
         self.error = error
         state = self._state
         if state is None:
             state = self._state = RetryCallState(Retrying(wait=self._policy.wait), None, (), {})
-            state.attempt_number = self.failures + 1
+        state.attempt_number = self.failures + 1
         state.set_exception((type(error), error, error.__traceback__))
-        limited = isinstance(error, RateLimitedError) or http_status(error) == TOO_MANY_REQUESTS
-        if not limited and not self._policy.retry(state):
-            return None
-        longest = remaining / 2 if remaining / 2 > LAST else remaining
-        wait = max(min(self._policy.wait(state), longest), retry_after(error) or 0.0, SHORTEST)
-        if self._policy.before_sleep is not None:
+        meaning = verdict(error)
+        if meaning != "rate limited":
+            if not await _value(self._policy.retry, state):
+                return None
+            self.failures += 1
+        if meaning == "denied" and not isinstance(error, RxCompactError):  # our client has logged its own
+            logger.error("{}: are the credentials right?", describe(error))
+        self.asked = retry_after(error) or 0.0
+        self.wait = max(_number(await _value(self._policy.wait, state)), self.asked, SHORTEST)
+        return self.wait
+
+    def fit(self, remaining: float) -> float:
+        """Return how long to wait where ``remaining`` seconds of age are left; infinity where no attempt is due.
+
+        The wait given is the wait taken, where it ends in time. Of what would expire in it one last attempt is made,
+        at a random instant of the last tenth of its age, unless the service asked for more time than there is.
+        """
+        if self.last or self.asked >= remaining:
+            return INFINITY
+        if self.wait < remaining:
+            return self.wait
+        self.last = True
+        return max(self.asked, remaining - random.random() * min(remaining, LAST_PART * self._max_age))  # noqa: S311
+
+    async def before_sleep(self, wait: float) -> None:
+        """Call the policy's callback before a wait."""
+        state = self._state
+        if state is not None:
             state.next_action = RetryAction(wait)
             state.upcoming_sleep = wait
-            self._policy.before_sleep(state)
-        state.idle_for += wait
-        number = state.attempt_number
-        state.prepare_for_next_attempt()
-        if limited:
-            state.attempt_number = number
-        self.failures = state.attempt_number - 1
-        return wait
+            if self._policy.before_sleep is not None:
+                await _value(self._policy.before_sleep, state)
+            state.idle_for += wait
 
 
-def why(letter: DeadLetter) -> str:
-    """Return the reason of a dead letter; of one that became too old, also what kept it."""
-    kept = letter.error.__cause__ if letter.outcome == "expired" and letter.error is not None else None
-    return letter.reason if kept is None else f"{letter.reason}, {reason(kept)}"
-
-
-def reason(error: BaseException) -> str:
-    """Return a word or two for a counter."""
-    if isinstance(error, RxCompactError):
-        return error.reason
-    status = http_status(error)
-    if status is not None:
-        return f"HTTP {status}"
-    return type(error).__name__
+def _number(wait: Any) -> float:
+    if isinstance(wait, timedelta):
+        wait = wait.total_seconds()
+    number = float(wait) if isinstance(wait, Real) and not isinstance(wait, bool) else -1.0
+    if not number >= 0:  # NaN is not
+        raise ValueError(f"wait must give seconds, 0 or more, got {wait!r}")
+    return number

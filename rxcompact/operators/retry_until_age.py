@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
+import reactivex as rx
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
 
 from rxcompact.clock import Clock, LoopScheduler, Seconds, default_scheduler, seconds
 from rxcompact.errors import ExpiredError
-from rxcompact.operators.retry import Attempts, Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
+from rxcompact.operators.retry import (
+    INFINITY,
+    Attempts,
+    Callback,
+    Predicate,
+    RetryPolicy,
+    Wait,
+    expired_error,
+    full_jitter,
+    transient,
+)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +52,8 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
         born: POSIX seconds of birth, or a function that gives them (of the call's arguments, where it decorates); by
             default the moment of subscription, or of the call.
         wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
-            A wait takes at most half of the age that remains, a service's Retry-After as long as it asks for.
+            The wait given is the wait taken, a service's Retry-After where that is longer. What would be too old after
+            it is tried once more, at a random instant of the last tenth of its age.
         retry: tenacity's condition; by default `is_transient`.
         before_sleep: tenacity's callback, called before each wait.
         scheduler: Its clock and timers; by default the subscription's, or the running asyncio loop's.
@@ -80,7 +93,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
     @overload
     def __call__(self, what: Observable[T]) -> Observable[T]: ...
     @overload
-    def __call__(self, what: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]: ...
+    def __call__(self, what: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]: ...
     def __call__(self, what: Any) -> Any:
         return self._observable(what) if isinstance(what, Observable) else self._function(what)
 
@@ -91,43 +104,49 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
     def _expired(self, clock: Clock, deadline: float, attempts: Attempts) -> ExpiredError:
         age = self._max_age + clock.monotonic() - deadline
-        error = ExpiredError(age, self._max_age, attempts.count)
-        error.__cause__ = attempts.error
-        return error
+        return expired_error(age, self._max_age, attempts.count, attempts.error)
 
     # ── a coroutine function ──────────────────────────────────────────────────────────────────────────────────────
 
-    def _function(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    def _function(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @wraps(function)
         async def until_age(*args: P.args, **kwargs: P.kwargs) -> T:
             clock = Clock(self._scheduler or LoopScheduler(asyncio.get_running_loop()))
             deadline = self._deadline(clock, *args, **kwargs)
-            attempts = Attempts(self._policy)
+            attempts = Attempts(self._policy, self._max_age)
             while deadline > clock.monotonic():
                 attempts.count += 1
                 try:
                     async with asyncio.timeout_at(deadline):
                         return await function(*args, **kwargs)
-                except Exception as error:
-                    remaining = max(0.0, deadline - clock.monotonic())
-                    wait = attempts.failed(error, remaining)
-                    if wait is None:
-                        raise
-                    await asyncio.sleep(min(wait, remaining))
+                except Exception as error:  # noqa: BLE001 - raised again, where retrying cannot mend it
+                    wait = await self._wait(attempts, error, deadline - clock.monotonic())
+                await asyncio.sleep(wait)
             raise self._expired(clock, deadline, attempts)
 
         return until_age
 
+    @staticmethod
+    async def _wait(attempts: Attempts, error: Exception, remaining: float) -> float:
+        """Return how long to wait, at most until it is too old; raise what retrying cannot mend."""
+        if await attempts.failed(error) is None:
+            raise error
+        wait = attempts.fit(remaining)
+        if wait == INFINITY:
+            return remaining
+        await attempts.before_sleep(wait)
+        return wait
+
     # ── an observable ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observable(self, source: Observable[T]) -> Observable[T]:
-        def subscribe(observer: ObserverBase[T], scheduler_: SchedulerBase | None = None) -> DisposableBase:
-            timers = self._scheduler or scheduler_ or default_scheduler()
+        def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
+            timers = self._scheduler or scheduler or default_scheduler()
             clock = Clock(timers)
             deadline = self._deadline(clock)
-            attempts = Attempts(self._policy)
+            attempts = Attempts(self._policy, self._max_age)
             attempt = SerialDisposable()
-            alarm = SingleAssignmentDisposable()
+            expiry = SingleAssignmentDisposable()
 
             def expire(*_: Any) -> None:
                 attempt.dispose()
@@ -137,19 +156,24 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
                 attempts.count += 1
                 attempt.disposable = subscription = SingleAssignmentDisposable()
                 subscription.disposable = source.subscribe(
-                    observer.on_next, failed, observer.on_completed, scheduler=scheduler_
+                    observer.on_next, failed, observer.on_completed, scheduler=scheduler
                 )
 
             def failed(error: Exception) -> None:
-                remaining = deadline - clock.monotonic()
+                decision = again(error)
+                if self._policy.is_async:
+                    attempt.disposable = rx.from_future(asyncio.ensure_future(decision)).subscribe()
+                else:
+                    with suppress(StopIteration):
+                        decision.send(None)
+
+            async def again(error: Exception) -> None:
                 try:
-                    wait = attempts.failed(error, max(0.0, remaining))
+                    wait = await self._wait(attempts, error, deadline - clock.monotonic())
                 except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
                     observer.on_error(raised)
                     return
-                if wait is None:
-                    observer.on_error(error)
-                elif wait < remaining:
+                if wait < deadline - clock.monotonic():
                     attempt.disposable = pause = SingleAssignmentDisposable()
                     pause.disposable = timers.schedule_relative(wait, start)
 
@@ -157,8 +181,8 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
             if remaining <= 0:
                 expire()
             else:
-                alarm.disposable = timers.schedule_relative(remaining, expire)
+                expiry.disposable = timers.schedule_relative(remaining, expire)
                 start()
-            return CompositeDisposable(attempt, alarm)
+            return CompositeDisposable(attempt, expiry)
 
         return Observable(subscribe)

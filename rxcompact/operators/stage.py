@@ -13,16 +13,14 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
-from tenacity import RetryCallState
 
 from rxcompact.clock import Clock, default_scheduler, is_running
 from rxcompact.contracts import StageContext
-from rxcompact.errors import AbandonedError, ArgumentError, ExpiredError, LoopError
+from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.operators.job import Call, E, Job
 from rxcompact.operators.operator import Operator
-from rxcompact.operators.pool import Pool
-from rxcompact.operators.retry import RetryPolicy, reason
+from rxcompact.operators.pool import Call, E, Job, OutcomeHandler, Pool
+from rxcompact.operators.retry import RetryPolicy, expired_error, reason
 from rxcompact.signals import RetryScheduled
 
 T = TypeVar("T")
@@ -60,22 +58,6 @@ class PooledOperator(Operator[Window | Compacted, T]):
     def bind(self, context: StageContext) -> Self:
         return replace(super().bind(context), max_age=self.max_age or context.max_age, retries=context.retries)
 
-    @property
-    def reported_policy(self) -> RetryPolicy:
-        """The policy, with a signal for each retry."""
-        own, retries = self.policy.before_sleep, self.retries
-        if retries is None:
-            return self.policy
-
-        def before_sleep(state: RetryCallState) -> None:
-            error = state.outcome.exception() if state.outcome is not None else None
-            if error is not None:
-                retries(RetryScheduled(self.stage, state.attempt_number, state.upcoming_sleep, error))
-            if own is not None:
-                own(state)
-
-        return replace(self.policy, before_sleep=before_sleep)
-
     def _subscribe(
         self, source: Observable[Window | Compacted], observer: ObserverBase[T], scheduler: SchedulerBase | None
     ) -> DisposableBase:
@@ -93,8 +75,14 @@ class PooledOperator(Operator[Window | Compacted, T]):
     def _stage(self, observer: ObserverBase[T], scheduler: SchedulerBase | None) -> PooledStage[Any, T]: ...
 
 
-class PooledStage(ObserverBase[Any], Generic[E, T]):
-    """A stage that calls something for its events, and tells of the end of each.
+async def answer(function: Callable[[Any], Any], argument: Any) -> Any:
+    """Return what a function of the caller's gives; it may be a coroutine function, or give an Observable."""
+    result = function(argument)
+    return await result if hasattr(result, "__await__") else result
+
+
+class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
+    """A stage that calls something for its events, and emits or dead-letters each.
 
     Items may come from any thread; everything else happens on the loop.
     """
@@ -105,8 +93,6 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         observer: ObserverBase[T],
         options: PooledOperator[T],
         scheduler: SchedulerBase | None,
-        *,
-        single: bool,
     ) -> None:
         if options.max_age is None:
             raise ArgumentError(f"max_age of {options.stage}", None, "given outside a Pipeline")
@@ -117,14 +103,15 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         self._observer = observer
         self._max_age = options.max_age
         self._dead_letters = options.reject
+        self._retries = options.retries
         self._completion: Callable[[], None] | None = None
         self._pool: Pool[E] = Pool(
             call,
             self,
-            single=single,
+            max_age=options.max_age,
             max_concurrent=options.max_concurrent,
             timeout=options.timeout,
-            policy=options.reported_policy,
+            policy=options.policy,
             loop=self._loop,
         )
 
@@ -132,14 +119,14 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
 
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
         """Take a window, or one distinct event."""
-        self._run(lambda: self._take([value] if isinstance(value, Compacted) else value))
+        self._run(lambda: self._handle([value] if isinstance(value, Compacted) else value))
 
     def on_completed(self) -> None:
-        """Complete when everything has met its end."""
+        """Complete when everything is settled."""
         self._run(lambda: self._finish(self._observer.on_completed))
 
     def on_error(self, error: Exception) -> None:
-        """Fail when everything has met its end."""
+        """Fail when everything is settled."""
         self._run(lambda: self._finish(lambda: self._observer.on_error(error)))
 
     def expedite(self) -> None:
@@ -157,8 +144,17 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
             self._loop.call_soon_threadsafe(action)
 
     @abstractmethod
+    def _handle(self, items: Sequence[Compacted]) -> None: ...
+
+    def _finish(self, completion: Callable[[], None]) -> None:
+        self._completion = completion
+        self.settled()
+
+    # ── what is held ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
     def held(self) -> int:
-        """Return how many events are on their way through."""
+        """Return how many events are held."""
 
     def oldest(self) -> float | None:
         """Return the age of the oldest event that is called for, or waits for it, seconds."""
@@ -170,11 +166,8 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
         return self._pool.waiting()
 
     def _is_empty(self) -> bool:
-        """Tell whether nothing is held, without counting."""
+        """Return whether nothing is held, without counting."""
         return self._pool.idle()
-
-    @abstractmethod
-    def _take(self, items: Sequence[Compacted]) -> None: ...
 
     def _deadlines(self) -> Callable[[Sequence[Compacted]], Sequence[float]]:
         """Return what gives the deadlines of events; without a birth they begin to age now."""
@@ -184,9 +177,7 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
     def _age(self, compacted: Compacted) -> float:
         return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
 
-    def _finish(self, completion: Callable[[], None]) -> None:
-        self._completion = completion
-        self.settled()
+    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def settled(self) -> None:
         """End the stream, if its source has ended and nothing is held."""
@@ -194,45 +185,36 @@ class PooledStage(ObserverBase[Any], Generic[E, T]):
             completion, self._completion = self._completion, None
             completion()
 
-    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _emit(self, item: T) -> None:
         try:
             self._observer.on_next(item)
-        except Exception as error:  # noqa: BLE001 - an observer's fault must not end a worker
-            message = f"an observer of {self.stage} raised"
-            self._loop.call_exception_handler({"message": message, "exception": error})
+        except BaseException as error:  # noqa: BLE001 - an observer's fault is no event's
+            self._report(error)
 
-    def _bury(self, outcome: Any, compacted: Compacted, error: BaseException, attempts: int) -> None:
+    def _report(self, error: BaseException) -> None:
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise error
+        self._loop.call_exception_handler({"message": f"an observer of {self.stage} raised", "exception": error})
+
+    def retrying(self, job: Job[E], wait: float) -> None:
+        if self._retries is not None and job.error is not None:
+            self._retries(RetryScheduled(self.stage, job.count, wait, job.error))
+
+    def _dead_letter(self, outcome: Any, compacted: Compacted, error: BaseException, attempts: int) -> None:
         letter = DeadLetter(outcome, compacted, self.stage, reason(error), error, attempts, self._age(compacted))
         try:
             self._dead_letters(letter)
-        except Exception as raised:  # noqa: BLE001 - as above
-            message = f"a dead letter observer of {self.stage} raised"
-            self._loop.call_exception_handler({"message": message, "exception": raised})
+        except BaseException as raised:  # noqa: BLE001 - as above
+            self._report(raised)
 
-    @staticmethod
-    @abstractmethod
-    def _compacted(entry: E) -> Compacted: ...
+    def _expire(self, compacted: Compacted, attempts: int = 0, cause: BaseException | None = None) -> None:
+        error = expired_error(self._age(compacted), self._max_age, attempts, cause)
+        self._dead_letter("expired", compacted, error, attempts)
 
-    def _expire(self, compacted: Compacted, attempts: int, cause: BaseException | None = None) -> None:
-        error = ExpiredError(self._age(compacted), self._max_age, attempts)
+    def _abandon(self, compacted: Compacted, attempts: int = 0, cause: BaseException | None = None) -> None:
+        error = AbandonedError(f"stopped after {attempts} attempts")
         error.__cause__ = cause
-        self._bury("expired", compacted, error, attempts)
-
-    def expired(self, job: Job[E], entry: E) -> None:
-        self._expire(self._compacted(entry), job.count, job.error)
-
-    def failed(self, job: Job[E], entry: E, error: BaseException) -> None:
-        self._bury("failed", self._compacted(entry), error, job.count)
-
-    def abandoned(self, job: Job[E], entry: E) -> None:
-        error = AbandonedError(f"stopped after {job.count} attempts")
-        error.__cause__ = job.error
-        self._bury("abandoned", self._compacted(entry), error, job.count)
-
-    @abstractmethod
-    def succeeded(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None: ...
+        self._dead_letter("abandoned", compacted, error, attempts)
 
 
 def _deadlines(from_birth: float, unknown: float, items: Sequence[Compacted]) -> Sequence[float]:

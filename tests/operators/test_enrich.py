@@ -119,9 +119,9 @@ async def test_one_events_failure_is_its_own() -> None:
     assert {(at, each.event.key, each.outcome, each.reason) for at, each in bench.letters} == {
         (0, "bug", "failed", "KeyError"),
         (0, "no", "failed", "permanent"),
-        (60, "down", "expired", "too old"),
-        (60, "cancelled", "expired", "too old"),
-        (60, "hangs", "expired", "too old"),
+        (60, "down", "expired", "too old, transient"),
+        (60, "cancelled", "expired", "too old, CancelledError"),
+        (60, "hangs", "expired", "too old, TimeoutError"),
     }
     down = next(each for _, each in bench.letters if each.event.key == "down")
     assert down.age == pytest.approx(60)
@@ -178,7 +178,9 @@ async def test_an_outage_longer_than_max_age_expires_just_what_was_too_old() -> 
 
     await asyncio.gather(arrive(), bench.ended.wait())
     expired = {each.event.key: at for at, each in bench.letters}
-    assert set(expired) == {n for n, born in enumerate(births) if born + 60 <= START + 100}
+    # of what is too old within 6 s of the recovery, the last attempt may have been before it
+    assert {n for n, born in enumerate(births) if born + 60 <= START + 100} <= set(expired)
+    assert set(expired) <= {n for n, born in enumerate(births) if born + 60 < START + 106}
     for n, at in expired.items():
         assert at == pytest.approx(births[n] + 60 - START, abs=1e-4)
     assert sorted(bench.keys()) == sorted(set(range(60)) - set(expired))
@@ -357,18 +359,19 @@ async def test_disposal_abandons_and_leaves_no_task() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_what_has_been_called_for_is_remembered_no_longer() -> None:
+async def test_the_pool_keeps_nothing_of_what_was_called_for() -> None:
     bench = Bench(SimulatedApi(latency=0.01), max_concurrent=1, max_age=100_000)
-    watched = bench.stages[0]._pool
+    pool = bench.stages[0]._pool
     for n in range(2000):  # always some that wait, for a day's worth of age
         bench.source.on_next(item(n, bench.loop.wall()))
         if n > 5:
             await asyncio.sleep(0.01)
-        assert len(watched._deadlines) < 100
+        assert len(pool._queue) < 100
+        assert len(pool._jobs) < 100
+        assert len(bench.loop._scheduled) < 300
     bench.source.on_completed()
     await bench.ended.wait()
-    await asyncio.sleep(0.1)
-    assert len(watched._deadlines) == 0
+    assert (len(pool._queue), len(pool._jobs)) == (0, 0)
 
 
 async def test_an_observer_that_raises_ends_no_worker() -> None:

@@ -70,7 +70,11 @@ async def ends(of: dict[str, BaseException], **options: Any) -> tuple[dict[str, 
             {"a": 5, "b": 20},
             {},
         ),
-        ({"a": RateLimitedError(retry_after=100), "b": TransientError()}, {"b": 2}, {"a": (60, "too old")}),
+        (
+            {"a": RateLimitedError(retry_after=100), "b": TransientError()},
+            {"b": 2},
+            {"a": (60, "too old, rate limited")},
+        ),
         ({"b": TransientError()}, {"a": 0, "b": 2}, {}),
     ],
 )
