@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
+from heapq import heapify
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
 from reactivex.abc import DisposableBase, ScheduledAction, SchedulerBase
 from reactivex.disposable import Disposable, SingleAssignmentDisposable
-from reactivex.scheduler import EventLoopScheduler
+from reactivex.scheduler import (
+    EventLoopScheduler,
+    ImmediateScheduler,
+    NewThreadScheduler,
+    ScheduledItem,
+    TimeoutScheduler,
+    TrampolineScheduler,
+)
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 from reactivex.scheduler.scheduler import Scheduler
-from reactivex.typing import RelativeTime
+from reactivex.typing import AbsoluteTime, RelativeTime
 
 from rxcompact.errors import ArgumentError
 
 T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
+NO_TIMERS = (ImmediateScheduler, NewThreadScheduler, TimeoutScheduler, TrampolineScheduler)
 
 
 def seconds(argument: str, value: Seconds, *, zero: bool = False, infinite: bool = False) -> float:
@@ -70,13 +81,13 @@ def monotonic_wall_clock(wall: Callable[[], float], monotonic: Callable[[], floa
 
 
 class LoopScheduler(AsyncIOScheduler):
-    """RxPY's asyncio scheduler with clocks of its own; `AsyncIOScheduler.now` is the system's even on a virtual loop.
+    """RxPY's asyncio scheduler with the loop's clocks, usable from any thread.
 
-    It may be used from any thread: its timers are the loop's all the same.
+    `AsyncIOScheduler.now` is the system's wall clock even on a virtual loop.
 
     Args:
-        loop: Runs the timers; its ``time()`` is the monotonic clock. A loop in virtual time says by an attribute
-            ``wall`` how to get its POSIX seconds.
+        loop: Runs the timers; its ``time()`` is the monotonic clock. A loop in virtual time has a method ``wall`` that
+            returns its POSIX seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -91,23 +102,24 @@ class LoopScheduler(AsyncIOScheduler):
     def schedule(self, action: ScheduledAction[T], state: T | None = None) -> DisposableBase:
         if is_running(self.loop):
             return super().schedule(action, state)
-        return self._from_elsewhere(partial(super().schedule, action, state))
+        return self._schedule_threadsafe(partial(super().schedule, action, state))
 
     def schedule_relative(
         self, duetime: RelativeTime, action: ScheduledAction[T], state: T | None = None
     ) -> DisposableBase:
         if is_running(self.loop):
             return super().schedule_relative(duetime, action, state)
-        return self._from_elsewhere(partial(super().schedule_relative, duetime, action, state))
+        return self._schedule_threadsafe(partial(super().schedule_relative, duetime, action, state))
 
-    def _from_elsewhere(self, schedule: Callable[[], DisposableBase]) -> DisposableBase:
+    def _schedule_threadsafe(self, schedule: Callable[[], DisposableBase]) -> DisposableBase:
         timer = SingleAssignmentDisposable()
 
         def arm() -> None:
             timer.disposable = schedule()
 
         def dispose() -> None:
-            call_soon_threadsafe_or_now(self.loop)(timer.dispose)
+            with suppress(RuntimeError):  # a closed loop runs no timers
+                call_soon_threadsafe_or_now(self.loop)(timer.dispose)
 
         self.loop.call_soon_threadsafe(arm)  # a loop that sleeps would not notice another thread's timer
         return Disposable(dispose)
@@ -117,39 +129,31 @@ class Clock:
     """The two clocks of a scheduler.
 
     Attributes:
-        wall: POSIX seconds, for ages; set when this was made, it does not jump when the system's clock does.
+        wall: POSIX seconds, for ages; it does not jump when the system's clock does.
         monotonic: Seconds of no particular epoch, for intervals; never goes back.
-        soon: Calls a function in the next turn of the scheduler's loop, from whatever thread; None where it has none.
+        call_soon: Calls a function in the next turn of the scheduler's loop, from any thread; None where it has no loop.
     """
 
-    __slots__ = ("monotonic", "soon", "wall")
+    __slots__ = ("call_soon", "monotonic", "wall")
 
     def __init__(self, scheduler: SchedulerBase) -> None:
-        self.wall: Callable[[], float]
-        self.monotonic: Callable[[], float]
-        self.soon: Callable[[Callable[[], None]], object] | None = None
+        self.call_soon: Callable[[Callable[[], None]], object] | None = None
+        self.monotonic: Callable[[], float] = time.monotonic
         if isinstance(scheduler, AsyncIOScheduler):
-            self.soon = call_soon_threadsafe_or_now(scheduler._loop)  # pyright: ignore[reportPrivateUsage]
+            loop = scheduler._loop  # pyright: ignore[reportPrivateUsage]
+            self.call_soon, self.monotonic = call_soon_threadsafe_or_now(loop), loop.time
         elif isinstance(scheduler, TimerThread):
-            self.soon = lambda action: scheduler.schedule(lambda *_: action())
-        if isinstance(scheduler, LoopScheduler):
-            self.wall, self.monotonic = scheduler.wall, scheduler.loop.time
-        elif isinstance(scheduler, AsyncIOScheduler):
-            self.monotonic = scheduler._loop.time  # pyright: ignore[reportPrivateUsage]
-            self.wall = monotonic_wall_clock(time.time, self.monotonic)
-        elif isinstance(scheduler, TimerThread) or type(scheduler).now is Scheduler.now:
-            self.monotonic = time.monotonic
-            self.wall = monotonic_wall_clock(time.time, self.monotonic)
-        else:  # virtual time: one clock is both
-
-            def now() -> float:
-                return scheduler.now.timestamp()
-
-            self.wall = self.monotonic = now
+            self.call_soon = lambda action: scheduler.schedule(lambda *_: action())
+        elif type(scheduler).now is not Scheduler.now:  # virtual time: one clock is both
+            self.monotonic = lambda: scheduler.now.timestamp()
+            self.wall: Callable[[], float] = self.monotonic
+            return
+        own: Callable[[], float] | None = getattr(scheduler, "wall", None)
+        self.wall = own or monotonic_wall_clock(time.time, self.monotonic)
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether this is a loop's own thread, while it runs."""
+    """Return whether this is a loop's own thread, while it runs."""
     try:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
@@ -157,27 +161,57 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
 
 
 def call_soon_threadsafe_or_now(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
-    """Return what calls a function in a loop's next turn, from whatever thread."""
+    """Return what calls a function in a loop's next turn, from any thread."""
 
-    def soon(action: Callable[[], None]) -> None:
+    def call_soon(action: Callable[[], None]) -> None:
         (loop.call_soon if is_running(loop) else loop.call_soon_threadsafe)(action)
 
-    return soon
+    return call_soon
 
 
 class TimerThread(EventLoopScheduler):
-    """One thread for the timers of all operators that run outside asyncio.
+    """One thread for the timers of all operators that run outside asyncio, and one in each forked child.
 
-    Its `now` does not follow jumps of the wall clock, and an action that raises ends no other's timers.
+    Its `now` does not follow jumps of the wall clock, an action that raises ends no other's timers, and a timer that is
+    disposed holds nothing.
     """
 
     def __init__(self) -> None:
         super().__init__(lambda target: threading.Thread(target=target, name="rxcompact timers", daemon=True))
-        self._wall = monotonic_wall_clock(time.time, time.monotonic)
+        self.wall = monotonic_wall_clock(time.time, time.monotonic)
+        self._disposed = 0  # timers, since the last look through the queue
+        os.register_at_fork(after_in_child=self._restart)
 
     @property
     def now(self) -> datetime:
-        return datetime.fromtimestamp(self._wall(), UTC)
+        return datetime.fromtimestamp(self.wall(), UTC)
+
+    def schedule_absolute(
+        self, duetime: AbsoluteTime, action: ScheduledAction[T], state: T | None = None
+    ) -> DisposableBase:
+        item = ScheduledItem(self, state, action, self.to_datetime(duetime))
+        with self._condition:
+            self._queue.enqueue(item)
+            self._condition.notify()
+            self._ensure_thread()
+        return Disposable(partial(self._cancel, item))
+
+    def _cancel(self, item: ScheduledItem) -> None:
+        item.cancel()
+        item.action, item.state = _nothing, None
+        with self._condition:
+            self._disposed += 1
+            if 2 * self._disposed > len(self._queue):
+                self._queue.items = [entry for entry in self._queue.items if not entry[0].is_cancelled()]
+                heapify(self._queue.items)
+                self._disposed = 0
+
+    def _restart(self) -> None:
+        """Start the thread anew in a forked child, which has none of its parent's."""
+        self._condition = threading.Condition(threading.Lock())
+        self._thread = None
+        if self._queue:
+            self._ensure_thread()
 
     def invoke_action(self, action: ScheduledAction[Any], state: Any = None) -> DisposableBase:
         try:
@@ -187,11 +221,21 @@ class TimerThread(EventLoopScheduler):
             return Disposable()
 
 
+def _nothing(*_: object) -> None:
+    """Do nothing."""
+
+
 _timer_thread = cache(TimerThread)
 
 
-def default_scheduler() -> SchedulerBase:
-    """Return the running asyncio loop's scheduler, else the one timer thread."""
+def default_scheduler(given: SchedulerBase | None = None) -> SchedulerBase:
+    """Return the scheduler of an operator's timers.
+
+    That is the one given, but for those of RxPY that start a thread for each timer, or sleep; by default that of the
+    running asyncio loop, else the one timer thread. `Observable.run` gives one that starts threads.
+    """
+    if given is not None:
+        return _timer_thread() if isinstance(given, NO_TIMERS) else given
     try:
         return LoopScheduler(asyncio.get_running_loop())
     except RuntimeError:

@@ -167,7 +167,7 @@ class Compact(Operator[Any, Window]):
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Window], scheduler: SchedulerBase | None
     ) -> DisposableBase:
-        timers = scheduler or default_scheduler()
+        timers = default_scheduler(scheduler)
         kind = TumblingWindows if self.lateness is None else EventTimeWindows
         windows = kind(self, Clock(timers), observer, self.reject)
         if self.register is not None:

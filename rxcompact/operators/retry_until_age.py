@@ -141,7 +141,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
     def _observable(self, source: Observable[T]) -> Observable[T]:
         def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            timers = self._scheduler or scheduler or default_scheduler()
+            timers = default_scheduler(self._scheduler or scheduler)
             clock = Clock(timers)
             deadline = self._deadline(clock)
             attempts = Attempts(self._policy, self._max_age)

@@ -37,9 +37,9 @@ class TumblingWindows(Windows):
     def event_handler(self) -> Callable[[Any], None]:
         options = self._options
         # where the clock alone closes windows it makes no difference if an event is added a turn later
-        if self.clock.soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
+        if self.clock.call_soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
             return super().event_handler()
-        self._gather = Gather(self.clock.soon, partial(self._emitter.run, self._add_gathered))
+        self._gather = Gather(self.clock.call_soon, partial(self._emitter.run, self._add_gathered))
         return self._gather.add
 
     def _add_gathered(self) -> None:
