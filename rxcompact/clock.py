@@ -131,7 +131,7 @@ class Clock:
     Attributes:
         wall: POSIX seconds, for ages; it does not jump when the system's clock does.
         monotonic: Seconds of no particular epoch, for intervals; never goes back.
-        call_soon: Calls a function in the next turn of the scheduler's loop, from any thread; None where it has no loop.
+        call_soon: Calls a function in the next turn of the scheduler, from any thread; None where it has no turns.
     """
 
     __slots__ = ("call_soon", "monotonic", "wall")
@@ -145,7 +145,7 @@ class Clock:
         elif isinstance(scheduler, TimerThread):
             self.call_soon = lambda action: scheduler.schedule(lambda *_: action())
         elif type(scheduler).now is not Scheduler.now:  # virtual time: one clock is both
-            self.monotonic = lambda: scheduler.now.timestamp()
+            self.monotonic = lambda: scheduler.now.timestamp()  # noqa: PLW0108 - `now` is another each time
             self.wall: Callable[[], float] = self.monotonic
             return
         own: Callable[[], float] | None = getattr(scheduler, "wall", None)

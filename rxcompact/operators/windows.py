@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import compress, repeat
 from math import isfinite
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -14,7 +14,14 @@ from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack
 from rxcompact.clock import Clock
-from rxcompact.errors import AbandonedError, KeyMapperError, NoRoomError, RxCompactError, TimeMapperError
+from rxcompact.errors import (
+    AbandonedError,
+    FutureError,
+    KeyMapperError,
+    NoRoomError,
+    RxCompactError,
+    TimeMapperError,
+)
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket
 from rxcompact.operators.emitter import SerializedEmitter
@@ -24,6 +31,8 @@ if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
 Mapper: TypeAlias = Callable[[Any], Any]
+SLICE = 1024
+"""Events that are worked on at a time: of more, each pass over them fetches them from memory again."""
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
 NUMBERS = {float, int}
@@ -49,9 +58,8 @@ class Windows(ABC):
         self._ack: Ack | None = None  # of the chunk that is being added
         self._left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
-        self._key_of, self._keys_of = options.key_mapper, _many(options.key_mapper)
-        self._time_of = options.time_mapper
-        self._times_of = _many(options.time_mapper) if options.time_mapper else None
+        self._key_of, self._time_of = options.key_mapper, options.time_mapper
+        self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
         self._bucket_class = EventBucket if first_alone and self._time_of is None else RowBucket
 
@@ -71,10 +79,10 @@ class Windows(ABC):
         ack = self._ack = getattr(chunk, "ack", None)
         if ack is not None:
             ack.retain()
-        if chunk:
-            self._absorb(*self._map(chunk))
-            if self._abandoned:
-                self._close_all("drain")
+        for start in range(0, len(chunk), SLICE):
+            self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
+        if self._abandoned:
+            self._close_all("drain")
         if ack is not None:
             self._emitter.pending.append(ack.release)  # after the rejections
 
@@ -159,45 +167,42 @@ class Windows(ABC):
     # ── mapping ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _map(self, chunk: Sequence[Any]) -> tuple[Sequence[Hashable], Sequence[Any], Sequence[float]]:
-        try:
-            keys: Sequence[Any] = self._keys_of(chunk)
-            times: Sequence[float] = self._times_of(chunk) if self._times_of else ()
-            if len(keys) == len(chunk) and (
-                not self._times_of
-                or (
-                    len(times) == len(chunk)
-                    and set(map(type, times)) <= NUMBERS
-                    and isfinite(sum(times))
-                    and min(times) > -FAR
-                    and max(times) < FAR
-                )
-            ):
-                return keys, chunk, times
-        except Exception:  # noqa: BLE001, S110 - found out below, event by event
-            pass
-        keys, events, times = list[Any](), list[Any](), list[float]()
-        for event in chunk:
-            try:
-                key = self._called(self._key_of, event, KeyMapperError)
-                time = self._called(self._time_of, event, TimeMapperError) if self._time_of else 0.0
-                if not isinstance(time, float | int) or not -FAR < time < FAR:
-                    raise not_a_time(time)
-            except RxCompactError as error:
-                self._reject(event, error)
-            else:
-                keys.append(key)
-                events.append(event)
-                times.append(time)
-        return keys, events, times if self._time_of else ()
+        """Return keys, events and times of a chunk, without the events that it rejects."""
+        keys, errors = _column(self._key_of, chunk, KeyMapperError)
+        times: Sequence[float] = ()
+        if self._time_of is not None:
+            times, time_errors = _column(self._time_of, chunk, TimeMapperError)
+            if not self._are_times(times):
+                self._check_times(times, time_errors)
+            errors |= time_errors
+        if not errors:
+            return keys, chunk, times
+        for position, error in sorted(errors.items(), key=itemgetter(0)):
+            self._reject(chunk[position], error)
+        good = [position not in errors for position in range(len(chunk))]
+        return list(compress(keys, good)), list(compress(chunk, good)), list(compress(times, good))
 
-    @staticmethod
-    def _called(mapper: Mapper, event: Any, error_class: type[RxCompactError]) -> Any:
-        try:
-            return mapper(event)
-        except RxCompactError:
-            raise
-        except Exception as cause:
-            raise error_class(f"{type(cause).__name__}: {cause}") from cause
+    def _are_times(self, times: Sequence[float]) -> bool:
+        # the sum finds what is not a number, which compares with nothing
+        return (
+            set(map(type, times)) <= NUMBERS
+            and max(times) <= self._future_limit
+            and min(times) > -FAR
+            and isfinite(sum(times))
+        )
+
+    def _check_times(self, times: Sequence[Any], errors: dict[int, RxCompactError]) -> None:
+        """Add an error for each time that is none, or too far in the future."""
+        now = self.clock.wall()
+        self._future_limit = min(now + self._options.tolerance, FAR)
+        missing = not_a_time(None)
+        for position, time in enumerate(times):
+            if time is None:
+                errors.setdefault(position, missing)
+            elif not isinstance(time, float | int) or not -FAR < time < FAR:
+                errors[position] = not_a_time(time)
+            elif time > self._future_limit:
+                errors[position] = FutureError(time, now, self._options.tolerance)
 
     # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -276,7 +281,29 @@ def field_mapper(mapper: Mapper | str) -> Mapper:
     return itemgetter(mapper) if isinstance(mapper, str) else mapper
 
 
-def _many(mapper: Mapper) -> Callable[[Sequence[Any]], Sequence[Any]]:
-    """Return what maps a whole chunk: the mapper's own ``many``, else the mapper over each."""
+def _column(
+    mapper: Mapper, chunk: Sequence[Any], error_class: type[RxCompactError]
+) -> tuple[Sequence[Any], dict[int, RxCompactError]]:
+    """Return what a mapper makes of a chunk, and an error for each position at which it raised.
+
+    A mapper that has a method ``many`` is given the whole chunk.
+    """
     many: Callable[[Sequence[Any]], Sequence[Any]] | None = getattr(mapper, "many", None)
-    return many or (lambda chunk: list(map(mapper, chunk)))
+    try:
+        values = list(map(mapper, chunk)) if many is None else many(chunk)
+        if len(values) == len(chunk):
+            return values, {}
+    except Exception:  # noqa: BLE001, S110 - found below, event by event
+        pass
+    found, errors = list[Any](), dict[int, RxCompactError]()
+    for position, event in enumerate(chunk):
+        value = None
+        try:
+            value = mapper(event)
+        except RxCompactError as error:
+            errors[position] = error
+        except Exception as cause:  # noqa: BLE001 - the caller's mapper may raise anything
+            errors[position] = error = error_class(f"{type(cause).__name__}: {cause}")
+            error.__cause__ = cause
+        found.append(value)
+    return found, errors
