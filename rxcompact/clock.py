@@ -169,6 +169,24 @@ def call_soon_threadsafe_or_now(loop: asyncio.AbstractEventLoop) -> Callable[[Ca
     return call_soon
 
 
+class _Timer(ScheduledItem):
+    """Holds nothing when it has fired or was disposed, though it may be queued until it is due."""
+
+    def invoke(self) -> None:
+        try:
+            super().invoke()
+        finally:
+            self._clear()
+
+    def cancel(self) -> None:
+        super().cancel()
+        self._clear()
+
+    def _clear(self) -> None:
+        self.state = None
+        self.action = lambda *_: None
+
+
 class TimerThread(EventLoopScheduler):
     """One thread for the timers of all operators that run outside asyncio, and one in each forked child.
 
@@ -189,7 +207,7 @@ class TimerThread(EventLoopScheduler):
     def schedule_absolute(
         self, duetime: AbsoluteTime, action: ScheduledAction[T], state: T | None = None
     ) -> DisposableBase:
-        item = ScheduledItem(self, state, action, self.to_datetime(duetime))
+        item = _Timer(self, state, action, self.to_datetime(duetime))
         with self._condition:
             self._queue.enqueue(item)
             self._condition.notify()
@@ -198,7 +216,6 @@ class TimerThread(EventLoopScheduler):
 
     def _cancel(self, item: ScheduledItem) -> None:
         item.cancel()
-        item.action, item.state = _nothing, None
         with self._condition:
             self._disposed += 1
             if 2 * self._disposed > len(self._queue):
@@ -219,10 +236,6 @@ class TimerThread(EventLoopScheduler):
         except Exception as error:  # noqa: BLE001 - whatever an observer raises
             sys.excepthook(type(error), error, error.__traceback__)
             return Disposable()
-
-
-def _nothing(*_: object) -> None:
-    """Do nothing."""
 
 
 _timer_thread = cache(TimerThread)

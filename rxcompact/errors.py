@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RxCompactError(Exception):
     """Base of every error of this library."""
@@ -10,6 +12,16 @@ class RxCompactError(Exception):
     """A word for a counter or a dead letter."""
     status: int | None = None
     """The HTTP status that a server answered."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # an exception is pickled by calling its class with what its message was made of
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(cls: type[RxCompactError], args: tuple[Any, ...], attributes: dict[str, Any]) -> RxCompactError:
+    error = cls.__new__(cls, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ArgumentError(RxCompactError, ValueError):

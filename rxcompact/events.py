@@ -171,8 +171,7 @@ Stage: TypeAlias = str
 """Where an event was settled: "compact", "decode", "enrich" (a second one is "enrich-2", …), "publish"."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """An event that was rejected at intake, or any outcome but published."""
 
     outcome: Literal["rejected", "expired", "failed", "dropped", "abandoned"]

@@ -81,7 +81,7 @@ class Windows(ABC):
             ack.retain()
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
-        if self._abandoned:
+        if self._abandoned and chunk:
             self._close_all("drain")
         if ack is not None:
             self._emitter.pending.append(ack.release)  # after the rejections
@@ -192,7 +192,7 @@ class Windows(ABC):
         )
 
     def _check_times(self, times: Sequence[Any], errors: dict[int, RxCompactError]) -> None:
-        """Add an error for each time that is none, or too far in the future."""
+        """Add an error for each value that is not a time, or is too far in the future."""
         now = self.clock.wall()
         self._future_limit = min(now + self._options.tolerance, FAR)
         missing = not_a_time(None)
@@ -303,7 +303,7 @@ def _column(
         except RxCompactError as error:
             errors[position] = error
         except Exception as cause:  # noqa: BLE001 - the caller's mapper may raise anything
-            errors[position] = error = error_class(f"{type(cause).__name__}: {cause}")
-            error.__cause__ = cause
+            errors[position] = raised = error_class(f"{type(cause).__name__}: {cause}")
+            raised.__cause__ = cause
         found.append(value)
     return found, errors

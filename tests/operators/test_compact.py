@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import random
 import sys
 import threading
 import time
@@ -22,6 +24,8 @@ from reactivex.subject import Subject
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.events import DeadLetter, Window
+from rxcompact.operators import windows as windows_module
+from rxcompact.operators.operator import registering
 
 
 class Bench:
@@ -156,6 +160,40 @@ def test_a_time_too_far_ahead_is_rejected_and_moves_nothing() -> None:
     assert bench.windows[0].received == 2
 
 
+def test_a_time_too_far_ahead_is_rejected_in_windows_of_processing_time_too() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", tolerance=60, chunked=True)
+    bench.at(5, [{"id": "a", "ts": 5.0}, {"id": "b", "ts": 65.1}, {"id": "c", "ts": 65.0}, {"id": "b"}])
+    bench.at(10)
+    assert bench.keys() == [["a", "c"]]
+    assert [(letter.event["id"], letter.reason) for letter in bench.letters] == [("b", "future"), ("b", "time")]
+
+
+def test_a_chunk_over_many_windows_is_as_its_events_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(windows_module, "SLICE", 64)
+    choice = random.Random(5)
+    events = [{"id": choice.choice("abcdef"), "ts": n / 20 + choice.uniform(-3, 3)} for n in range(2000)]
+    results: list[Any] = []
+    for size in (1, 2000):
+        bench = Bench(2.5, key_mapper="id", time_mapper="ts", lateness=1, chunked=True)
+        bench.at(100, *(events[start : start + size] for start in range(0, 2000, size)))
+        bench.source.on_completed()
+        windows = [(w.opened, w.closed, w.received, list(map(tuple, w))) for w in bench.windows]
+        results.append((windows, [(letter.event, letter.error.late_by) for letter in bench.letters]))
+    assert results[0] == results[1]
+    assert len(results[0][0]) > 30
+    assert len(results[0][1]) > 100
+
+
+def test_late_by_is_the_lateness_that_keeps_the_event() -> None:
+    events = [{"id": "a", "ts": ts} for ts in (95.0, 42.0, 57.5)]
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=5)
+    bench.at(100, *events)
+    assert [letter.error.late_by for letter in bench.letters] == [53.0, 37.5]
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=53)
+    bench.at(100, *events)
+    assert bench.letters == []
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf"), "12", None, 10**400])
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_time_that_is_none_is_a_dead_letter(wrong: Any, chunked: bool) -> None:
@@ -219,14 +257,74 @@ def test_a_full_house_may_be_an_error_that_loses_nothing_held() -> None:
 
 def test_dropping_the_oldest_is_linear() -> None:
     def cost(keys: int) -> float:
-        bench = Bench(10, max_keys=keys // 2, overflow="drop_oldest")
+        bench = Bench(10, max_keys=keys // 2, overflow="drop_oldest", chunked=True, dead_letters=lambda _: None)
         start = time.process_time()
-        for key in range(keys):
-            bench.source.on_next(key)
+        for key in range(0, keys, 1000):
+            bench.source.on_next(list(range(key, key + 1000)))
         return time.process_time() - start
 
     cost(1000)
-    assert min(cost(8000) for _ in range(3)) < 8 * min(cost(2000) for _ in range(3))
+    assert cost(100_000) < 18 * min(cost(10_000) for _ in range(3))
+
+
+def test_what_is_dropped_in_event_time_has_its_times() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=10, max_keys=2, overflow="drop_oldest")
+    events = [("a", 12.0), ("b", 5.0), ("a", 11.0), ("b", 7.0), ("b", 4.0), ("c", 13.0)]
+    bench.at(20, *({"id": key, "ts": time} for key, time in events))
+    [letter] = bench.letters
+    assert letter.event[2:] == (3, 4.0, 7.0)  # b: of the earliest window
+    bench.source.on_completed()
+    assert [[c[0::2] + c[3:4] for c in map(tuple, window)] for window in bench.windows] == [
+        [("a", 2, 12.0, 11.0), ("c", 1, 13.0, 13.0)]
+    ]
+
+
+def test_last_seen_is_the_latest_event_time_where_windows_close_on_a_count() -> None:
+    bench = Bench(100, key_mapper="id", time_mapper="ts", lateness=0, count=2)
+    bench.at(20, *({"id": key, "ts": time} for key, time in [("a", 3.0), ("a", 9.0), ("a", 5.0), ("b", 6.0)]))
+    assert [tuple(c)[2:] for c in bench.windows[0]] == [(3, 3.0, 9.0), (1, 6.0, 6.0)]
+
+
+# ── what it holds ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def windows_of(operator: Any, source: Subject[Any], scheduler: Any = None) -> Any:
+    held: list[Any] = []
+    source.pipe(registering(operator, held.append)).subscribe(scheduler=scheduler)
+    return held[0]
+
+
+def test_held_and_oldest_are_of_the_open_window() -> None:
+    scheduler, source = VirtualTimeScheduler(0.0), Subject[Any]()
+    windows = windows_of(rxo.compact(10, key_mapper=str), source, scheduler)
+    assert (windows.held(), windows.oldest(), windows.distinct) == (0, None, 0)
+    scheduler.advance_to(2.0)
+    source.on_next("a")
+    scheduler.advance_to(5.0)
+    source.on_next("b")
+    assert (windows.held(), windows.oldest(), windows.distinct) == (2, 3.0, 2)
+    scheduler.advance_to(10.0)
+    source.on_next("c")
+    assert (windows.held(), windows.oldest(), windows.distinct) == (1, 0.0, 3)
+
+
+def test_held_and_oldest_are_of_all_open_windows_of_event_time() -> None:
+    scheduler, source = VirtualTimeScheduler(0.0), Subject[Any]()
+    operator = rxo.compact(10, key_mapper="id", time_mapper="ts", lateness=20)
+    windows = windows_of(operator, source, scheduler)
+    scheduler.advance_to(30.0)
+    for key, ts in [("a", 25.0), ("a", 14.0), ("b", 12.0)]:
+        source.on_next({"id": key, "ts": ts})
+    assert (windows.held(), windows.oldest(), windows.distinct) == (3, 18.0, 3)
+
+
+async def test_looking_at_what_is_held_changes_nothing() -> None:
+    source: Subject[str] = Subject()
+    windows = windows_of(rxo.compact(10, key_mapper=str), source)
+    source.on_next("a")
+    assert (windows.held(), windows.distinct, windows.oldest()) == (0, 0, None)  # gathered for the loop's next turn
+    await asyncio.sleep(0)
+    assert (windows.held(), windows.distinct, windows.oldest()) == (1, 1, 0.0)
 
 
 # ── observers, threads, ends ──────────────────────────────────────────────────────────────────────────────────────────
@@ -425,6 +523,21 @@ def test_a_mapper_for_many_is_given_whole_chunks() -> None:
     bench.at(10)
     assert bench.keys() == [["a", "b"]]
     assert keys.calls == 1
+
+
+@pytest.mark.parametrize("mapper", ["key_mapper", "time_mapper"])
+def test_a_mapper_for_many_that_returns_too_few_is_asked_for_each(mapper: str) -> None:
+    class Short:
+        def __call__(self, event: int) -> int:
+            return event
+
+        def many(self, events: list[int]) -> list[int]:
+            return events[:-1]
+
+    bench = Bench(10, **{mapper: Short()}, chunked=True)
+    bench.at(1, [1, 2, 3])
+    bench.at(10)
+    assert bench.keys() == [[1, 2, 3]]
 
 
 def test_the_subscriptions_own_scheduler_is_used_by_rxpy_operators_around() -> None:

@@ -1,0 +1,174 @@
+"""The bucket: what is kept of each key, evictions, and events that cannot be added."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from rxcompact.acks import Ack
+from rxcompact.events import Bounds, Compacted
+from rxcompact.operators.bucket import FIELDS, Bucket, EventBucket, RowBucket
+
+BOUNDS = Bounds(0.0, 10.0, "time")
+
+
+class Unhashable(str):
+    __slots__ = ()
+    __hash__ = None  # type: ignore[assignment]
+
+
+class Rejections(list[tuple[Any, Exception]]):
+    def __call__(self, event: Any, error: Exception) -> None:
+        self.append((event, error))
+
+
+def rows(**options: Any) -> tuple[RowBucket, Rejections]:
+    rejected = Rejections()
+    return RowBucket(rejected, **({"keep": "first", "fields": FIELDS} | options)), rejected
+
+
+def evicted(bucket: Bucket, times: int) -> list[tuple[Any, ...]]:
+    return [tuple(bucket.evict()) for _ in range(times)]
+
+
+def test_a_row_has_the_event_its_count_and_its_arrivals() -> None:
+    bucket, _ = rows()
+    bucket.add(["a", "b", "a"], ["a1", "b1", "a2"], 1.0)
+    bucket.add(["b", "c"], ["b2", "c1"], 2.0)
+    window = bucket.close(BOUNDS)
+    assert [tuple(compacted) for compacted in window] == [
+        ("a", "a1", 2, 1.0, 1.0),
+        ("b", "b1", 2, 1.0, 2.0),
+        ("c", "c1", 1, 2.0, 2.0),
+    ]
+    assert window.received == 5
+    assert {compacted.window for compacted in window} == {BOUNDS}
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("first", ["a1", "b1"]), ("last", ["a2", "b1"])])
+@pytest.mark.parametrize("fields", [FIELDS, ("first_seen",), ()])
+def test_the_first_or_the_last_event_is_kept(keep: Any, expected: list[str], fields: Any) -> None:
+    make = RowBucket if "count" in fields else EventBucket
+    bucket = make(Rejections(), keep, fields)
+    bucket.add(["a", "b", "a"], ["a1", "b1", "a2"], 1.0)
+    assert [compacted.event for compacted in bucket] == expected
+
+
+@pytest.mark.parametrize("fields", [("count",), ("last_seen",), ("count", "first_seen"), ("first_seen", "last_seen")])
+def test_fields_that_were_not_asked_for_are_none(fields: Any) -> None:
+    bucket, _ = rows(fields=fields)
+    bucket.add(["a", "a"], ["a1", "a2"], 1.0)
+    bucket.add(["b"], ["b1"], 3.0)
+    kept = {"count": (2, 1), "first_seen": (1.0, 3.0), "last_seen": (1.0, 3.0)}
+    for position, compacted in enumerate([*bucket.close(BOUNDS)]):
+        for field in FIELDS:
+            assert getattr(compacted, field) == (kept[field][position] if field in fields else None)
+    assert evicted(bucket, 1)[0][2:] == tuple(kept[field][0] if field in fields else None for field in FIELDS)
+
+
+def test_event_times_give_the_earliest_and_the_latest_in_any_order() -> None:
+    bucket, _ = rows()
+    bucket.add(["a", "b", "a", "a"], list("1234"), [5.0, 4.0, 3.0, 7.0])
+    bucket.add(["a", "b"], list("56"), [6.0, 4.5])
+    assert [tuple(compacted) for compacted in bucket] == [("a", "1", 4, 3.0, 7.0), ("b", "2", 2, 4.0, 4.5)]
+    assert bucket.oldest() == 3.0
+    assert evicted(bucket, 1) == [("a", "1", 4, 3.0, 7.0)]
+    assert bucket.oldest() == 4.0
+
+
+@pytest.mark.parametrize("fields", [FIELDS, ("first_seen",)])
+def test_times_and_counts_are_right_after_evictions(fields: Any) -> None:
+    bucket = (RowBucket if "count" in fields else EventBucket)(Rejections(), "first", fields)
+    for second, key in enumerate("abcab", 1):
+        bucket.add([key], [key], float(second))
+    assert [compacted[3] for compacted in map(tuple, bucket)] == [1.0, 2.0, 3.0]
+    assert [tuple_[0::3] for tuple_ in evicted(bucket, 2)] == [("a", 1.0), ("b", 2.0)]
+    assert bucket.oldest() == 3.0
+    bucket.add(["a", "d"], ["a", "d"], 6.0)
+    assert [(c.key, c.first_seen) for c in bucket] == [("c", 3.0), ("a", 6.0), ("d", 6.0)]
+    assert [tuple_[0::3] for tuple_ in evicted(bucket, 3)] == [("c", 3.0), ("a", 6.0), ("d", 6.0)]
+    assert (len(bucket), bucket.oldest()) == (0, None)
+    with pytest.raises(KeyError):
+        bucket.evict()
+
+
+def test_what_is_evicted_is_not_received() -> None:
+    bucket, _ = rows()
+    bucket.add(["a", "b", "a"], ["a1", "b1", "a2"], 1.0)
+    bucket.evict()
+    assert bucket.close(BOUNDS).received == 1
+
+
+def test_evicting_the_oldest_is_linear_in_keys() -> None:
+    def cost(keys: int) -> float:
+        bucket, _ = rows()
+        bucket.add(range(keys // 2), range(keys // 2), 1.0)
+        start = time.process_time()
+        for key in range(keys // 2, keys):
+            bucket.evict()
+            bucket.add((key,), (key,), 2.0)
+        return time.process_time() - start
+
+    cost(1000)
+    # ten times the keys; a scan for the oldest would cost a hundred times
+    assert min(cost(100_000) for _ in range(2)) < 18 * min(cost(10_000) for _ in range(3))
+
+
+@pytest.mark.parametrize("keep", ["first", "last", lambda acc, _: acc])
+@pytest.mark.parametrize("timed", [False, True])
+def test_an_unhashable_key_is_rejected_and_its_neighbours_are_counted_once(keep: Any, timed: bool) -> None:
+    bucket, rejected = rows(keep=keep)
+    keys = ["a", Unhashable("x"), "b", "a", Unhashable("y")]
+    bucket.add(keys, list("12345"), [1.0] * 5 if timed else 1.0)
+    assert [event for event, _ in rejected] == ["2", "5"]
+    assert [error.reason for _, error in rejected] == ["key", "key"]  # type: ignore[attr-defined]
+    assert [(c.key, c.count) for c in bucket] == [("a", 2), ("b", 1)]
+    assert bucket.close(BOUNDS).received == 3
+
+
+@pytest.mark.parametrize("keep", ["first", "last"])
+def test_an_unhashable_key_is_rejected_where_nothing_is_counted(keep: Any) -> None:
+    rejected = Rejections()
+    bucket = EventBucket(rejected, keep, ("first_seen",))
+    bucket.add(["a", Unhashable("x"), "a"], list("123"), 1.0)
+    assert [event for event, _ in rejected] == ["2"]
+    assert [tuple(c) for c in bucket] == [("a", "1" if keep == "first" else "3", None, 1.0, None)]
+    assert bucket.close(BOUNDS).received == 2
+
+
+def test_an_accumulator_that_raises_rejects_that_event_and_is_the_cause() -> None:
+    def add(acc: int, event: int) -> int:
+        if event < 0:
+            raise OSError("negative")
+        return acc + event
+
+    bucket, rejected = rows(keep=add)
+    bucket.add(["a", "a", "a", "b"], [1, -1, 2, -5], 1.0)
+    assert [tuple(c) for c in bucket] == [("a", 3, 2, 1.0, 1.0), ("b", -5, 1, 1.0, 1.0)]
+    [(event, error)] = rejected
+    assert event == -1
+    assert isinstance(error.__cause__, OSError)
+    assert str(error) == "accumulator raised OSError('negative')"
+
+
+def test_an_acknowledgement_waits_for_the_keys_that_were_added() -> None:
+    bucket, _ = rows()
+    ack = Ack(lambda: None)
+    keys = ["a", Unhashable("x")]
+    bucket.add(keys, keys, 1.0)
+    bucket.retain(ack, keys)
+    bucket.retain(ack, [Unhashable("y")])
+    assert [(retained, list(waiting)) for retained, waiting in bucket.close(BOUNDS).acks] == [(ack, ["a"])]
+
+
+def test_a_closed_bucket_is_read_when_an_item_is_asked_for() -> None:
+    bucket, _ = rows()
+    bucket.add(["a"], ["a1"], 1.0)
+    window = bucket.close(BOUNDS)
+    assert len(window) == 1
+    assert window[0] is window[0]
+    assert Compacted("a", "a1", 1, 1.0, 1.0) in window
+    assert Compacted("a", "a1", 1, 1.0, 1.0) in bucket
+    assert Compacted("b", "a1", 1, 1.0, 1.0) not in bucket
