@@ -8,15 +8,23 @@ import time
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
+from gzip import BadGzipFile
 from typing import Any
 
 import aiohttp
 from loguru import logger
 from yarl import URL
 
-from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, RxCompactError, TransientError
+from rxcompact.errors import (
+    ArgumentError,
+    PermanentError,
+    RateLimitedError,
+    RxCompactError,
+    TooLargeError,
+    TransientError,
+)
 from rxcompact.operators.retry import http_verdict, parse_retry_after
-from rxcompact.reader.gunzip import is_gzip, read_body
+from rxcompact.reader.decompress import is_gzip, read_body
 
 KIB = 1024
 SUCCESS = range(200, 300)
@@ -111,9 +119,9 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
     try:
         compressed = is_gzip(response.headers.get("Content-Encoding"))
         return await read_body(response.content, longest, compressed=compressed)
-    except OverflowError:
+    except TooLargeError:
         raise PermanentError(f"answer is longer than {longest} bytes") from None
-    except (ValueError, zlib.error, EOFError) as error:
+    except (ValueError, BadGzipFile, EOFError) as error:
         raise TransientError(f"answer cannot be unpacked: {error}") from None
 
 

@@ -57,6 +57,12 @@ class DecodeError(RxCompactError, ValueError):
     reason = "malformed"
 
 
+class TooLargeError(DecodeError):
+    """An input has more bytes or events than it may have."""
+
+    reason = "too large"
+
+
 class LateError(RxCompactError):
     """The event's bucket had closed before the event came.
 

@@ -70,6 +70,8 @@ def decode(line: bytes | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _why(error: Exception, line: bytes) -> str:
+    if reason := getattr(line, "reason", None):  # of the reader, that rejected it
+        return str(reason)
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):

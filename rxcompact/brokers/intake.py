@@ -12,8 +12,13 @@ from reactivex.abc import ObserverBase
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.reader.body import are_objects, split_body
+from rxcompact.reader.decompress import MIB
+from rxcompact.reader.position import SHOWN, Malformed
+from rxcompact.reader.reader import Reader
+from rxcompact.reader.scan import are_objects
 
+MAX_BODY = 16 * MIB
+"""Bytes of the largest message, decompressed."""
 WEIGHT = 1 / 64
 """Of the latest message in `Intake.events_each`."""
 
@@ -137,7 +142,9 @@ class Intake:
 
 
 def _events(body: bytes) -> list[bytes]:
+    reader = Reader(max_body=MAX_BODY)
     try:
-        return split_body(body)
-    except DecodeError:
-        return [body]
+        events = [event for chunk in (*reader.feed(body), *reader.end()) for event in chunk]
+    except (DecodeError, OSError, EOFError) as error:
+        return [Malformed(body[:SHOWN], str(error))]
+    return [body] if reader.blank else events

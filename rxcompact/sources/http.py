@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
-import re
-import zlib
 from typing import Any
-from urllib.parse import parse_qs
 
 import msgspec
 from aiohttp import ClientError, web
@@ -19,24 +16,18 @@ from reactivex.disposable import Disposable
 from rxcompact.acks import Chunk
 from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
-from rxcompact.errors import ArgumentError, DecodeError
-from rxcompact.reader.body import located, split_body, undecodable
-from rxcompact.reader.gunzip import is_gzip, read_body
+from rxcompact.errors import ArgumentError
+from rxcompact.reader.items import ItemsPath
+from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, read_parts
 from rxcompact.sources.connections import Server
 
 MIB = 1024 * 1024
-SHOWN = 10
-"""Bad lines that an answer lists."""
-FORM = "application/x-www-form-urlencoded"
 RECOVERED = 0.2
 """Share of the capacity that is free when it is ready again after it was full."""
-_form = re.compile(rb"[\w.%+*-]+=")
-CLOSE = {"Connection": "close"}
-"""The rest of the body is not read."""
 
 
 class HttpSource:
-    """A server that takes events by POST: a JSON object, an array, NDJSON, concatenated JSON, gzip or not.
+    """A server that takes events by POST: JSON in every shape, compressed or not.
 
     The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
     408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
@@ -51,10 +42,12 @@ class HttpSource:
         host: Address to listen on.
         port: Port to listen on; 0 for any free one, which `url` names.
         path: Path of the posts.
-        items: The field of an object, or the dotted path to it, that holds the list of events (``"alerts"``).
+        items: The path to the lists of events in each object: ``"alerts"``, ``"streams[].values[]"``. An object without
+            such a list is rejected.
         token: Bearer token that senders must send.
         basic: User and password that senders must send.
-        max_body: Bytes of the largest body, unpacked.
+        max_body: Bytes of the largest body, decompressed.
+        max_events: Events of the largest body.
         body_timeout: Seconds a body may take.
         header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
         max_connections: How many at once; the next one gets 503.
@@ -79,6 +72,7 @@ class HttpSource:
         token: str | None = None,
         basic: tuple[str, str] | None = None,
         max_body: int = 16 * MIB,
+        max_events: int = 100_000,
         body_timeout: float = 30.0,
         header_timeout: float = 75.0,
         max_connections: int = 1000,
@@ -92,6 +86,7 @@ class HttpSource:
             ("path", path, path.startswith("/") and not set(path) & set("{}?#"), "a path that begins with '/'"),
             ("token", token, token != "", "not empty"),
             ("max_body", max_body, max_body > 0, "at least 1"),
+            ("max_events", max_events, max_events > 0, "at least 1"),
             ("max_connections", max_connections, max_connections > 0, "at least 1"),
             ("retry_after", retry_after, retry_after >= 0, "at least 0"),
             ("success_status", success_status, success_status in range(200, 300), "from 200 to 299"),
@@ -101,11 +96,12 @@ class HttpSource:
         self._host = host
         self._port = port
         self._path = path
-        self._items = items
+        self._items = None if items is None else ItemsPath(items)
         self._credentials = [f"Bearer {token}".encode()] if token is not None else []
         if basic is not None:
             self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
         self._max_body = max_body
+        self._max_events = max_events
         self._body_timeout = seconds("body_timeout", body_timeout)
         self._header_timeout = seconds("header_timeout", header_timeout)
         self._max_connections = max_connections
@@ -119,6 +115,7 @@ class HttpSource:
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
+        self._pushing = asyncio.Lock()
         self._starting: asyncio.Future[None] | None = None
         self._closing: asyncio.Future[None] | None = None
 
@@ -210,49 +207,49 @@ class HttpSource:
         with server.busy():
             try:
                 return await self._handle_post(request)
-            except _RequestError as error:
+            except RequestError as error:
                 return _answer(error.status, {"error": str(error)}, error.headers)
 
     async def _handle_post(self, request: web.Request) -> web.Response:
         if self._credentials and not self._authorized(request):
-            raise _RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+            raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+        reading = read_parts(request, items=self._items, max_body=self._max_body, max_events=self._max_events)
         try:
             if request.content.is_eof():  # it came with the head
-                body = await self._body(request)
+                parts = await reading
             else:
                 async with asyncio.timeout(self._body_timeout):
-                    body = await self._body(request)
-            lines = split_body(_unwrapped(request, body), self._items)
+                    parts = await reading
         except TimeoutError:
             why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
-            raise _RequestError(408, why, CLOSE) from None
-        except DecodeError as error:
-            raise _RequestError(400, str(error)) from None
+            raise RequestError(408, why, CLOSE) from None
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
-            raise _RequestError(400, "cut off") from None
-        if self._strict and (bad := list(undecodable(lines))):
-            return _answer(
-                400, {"accepted": 0, "rejected": len(bad), "errors": located(body, lines, bad[:SHOWN], self._items)}
-            )
-        return self._take(body, lines)
+            raise RequestError(400, "cut off") from None
+        if self._strict and (counts := await count_malformed(parts)).rejected:
+            return _answer(400, {**counts.body(), "accepted": 0})
+        async with self._pushing:  # the capacity that a body finds is its own
+            return await self._push(parts)
 
-    def _take(self, body: bytes, lines: list[bytes]) -> web.Response:
+    async def _push(self, parts: list[Part]) -> web.Response:
+        """Push all of a body, or nothing. The loop has its turn between the parts."""
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
             return self._unavailable("stopping")
-        if not demand.accepts(lines):
+        if not demand.accepts([event for part in parts for event in part.events]):
             if demand.capacity() == demand.limit:
                 return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
             self._full = True
             return self._unavailable("no capacity")
-        chunk = Chunk(lines)
-        observer.on_next(chunk)
-        rejected = len(chunk.rejected)
-        counts: dict[str, Any] = {"accepted": len(lines) - rejected, "rejected": rejected}
-        if rejected:
-            errors = [(letter.event, str(letter.error)) for letter in chunk.rejected[:SHOWN]]
-            counts["errors"] = located(body, lines, errors, self._items)
-        return _answer(400 if rejected and rejected == len(lines) else self._success_status, counts)
+        counts = Counts()
+        for number, part in enumerate(parts):
+            if number:
+                await asyncio.sleep(0)
+                if self._observer is not observer:
+                    return self._unavailable("stopping")
+            chunk = Chunk(part.events)
+            observer.on_next(chunk)
+            counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
+        return _answer(400 if counts.rejected and not counts.accepted else self._success_status, counts.body())
 
     def _unavailable(self, why: str) -> web.Response:
         return _answer(503, {"error": why}, {"Retry-After": str(self._retry_after)})
@@ -260,24 +257,6 @@ class HttpSource:
     def _authorized(self, request: web.Request) -> bool:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return any([hmac.compare_digest(given, wanted) for wanted in self._credentials])  # noqa: C419 - constant time
-
-    async def _body(self, request: web.Request) -> bytes:
-        try:
-            compressed = is_gzip(request.headers.get("Content-Encoding"))
-        except ValueError as error:
-            raise _RequestError(415, f"{error}: gzip or none", CLOSE) from None
-        charset = (request.charset or "utf-8").lower().replace("_", "-")
-        if charset not in ("utf-8", "utf8", "us-ascii", "ascii"):
-            raise _RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
-        try:
-            return await read_body(request.content, self._max_body, compressed=compressed)
-        except OverflowError:
-            why = f"the body is longer than {self._max_body} bytes (max_body)"
-            raise _RequestError(413, why, CLOSE) from None
-        except zlib.error as error:
-            raise DecodeError(f"not gzip: {error}") from None
-        except EOFError as error:
-            raise DecodeError(str(error)) from None
 
     # ── probes and metrics ────────────────────────────────────────────────────────────────────────────────────
 
@@ -306,26 +285,6 @@ class HttpSource:
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})
-
-
-class _RequestError(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(why)
-        self.status = status
-        self.headers = headers
-
-
-def _unwrapped(request: web.Request, body: bytes) -> bytes:
-    """Return a body, of a form its field ``payload``."""
-    if request.content_type.startswith("multipart/"):
-        raise _RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    if request.content_type != FORM or not _form.match(body):  # curl calls anything a form
-        return body
-    if payload := parse_qs(body.decode("utf-8", "replace")).get("payload"):
-        return payload[0].encode()
-    raise _RequestError(415, "a form without the field 'payload': send JSON, with Content-Type: application/json")
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:

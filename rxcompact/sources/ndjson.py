@@ -1,4 +1,4 @@
-"""NDJSON files and standard input as a source of raw lines."""
+"""Files and standard input as a source of raw JSON."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ import os
 import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator
+from functools import partial
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from reactivex import Observable
 
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError
-from rxcompact.reader.lines import LineSplitter, Position
+from rxcompact.reader.items import ItemsPath
+from rxcompact.reader.position import Position
+from rxcompact.reader.reader import Reader
 from rxcompact.sources.pull import pull
 
 KIB = 1024
@@ -23,67 +27,92 @@ MIB = 1024 * KIB
 
 
 class NdjsonSource:
-    """Emits the raw lines (bytes) of files or standard input in chunks; empty lines are left out.
+    """Emits the events of files or standard input as raw JSON (bytes), in chunks.
 
-    Gzip is recognised by its first bytes. A pipe or terminal is read without blocking the loop; its lines are passed on
-    as they arrive.
+    The input may be JSON in every shape: a line each (NDJSON), arrays of any size, values one behind the other,
+    pretty-printed; gzip, bzip2, xz, zstd or UTF-16. A pipe or terminal is read without blocking the loop; its lines are
+    passed on as they arrive.
 
     Args:
         paths: Files, read one after the other; ``"-"`` is standard input.
+        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``. An object
+            without such a list is rejected.
         block_size: Bytes read at once.
-        max_line: Bytes of the longest line. A longer one is cut short, which makes it malformed: it is rejected and
-            counted where lines are decoded, and never held.
+        max_line: Bytes of the longest line, of the longest element of an array, of the longest object with ``items``. A
+            longer one is rejected, and never held.
     """
 
     raw = True
 
-    def __init__(self, *paths: str | PathLike[str], block_size: int = 128 * KIB, max_line: int = 16 * MIB) -> None:
+    def __init__(
+        self,
+        *paths: str | PathLike[str],
+        items: str | None = None,
+        block_size: int = 128 * KIB,
+        max_line: int = 16 * MIB,
+    ) -> None:
         for argument, value in (("block_size", block_size), ("max_line", max_line)):
             if value < 1:
                 raise ArgumentError(argument, value, "at least 1")
         self._paths = [os.fspath(path) for path in paths] or ["-"]
         self._block_size = block_size
-        self._max_line = max_line
-        self.position = Position("", 1, [])
-        """Where the chunk that is being emitted comes from."""
+        self._new_reader = partial(Reader, items=ItemsPath(items) if items is not None else None, max_line=max_line)
+        self._reader = self._new_reader()
+
+    @property
+    def position(self) -> Position:
+        """Where the events of the chunk that is being emitted stand."""
+        return self._reader.position
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
         """Return the chunks, as an observable.
 
         Errors:
-            OSError: when a file cannot be opened or read.
-            EOFError: when gzip is cut short; what came before has been emitted.
-            gzip.BadGzipFile: for damaged gzip, or something else behind it; nothing of the damaged block has been
-                emitted.
+            OSError: when a file cannot be opened, before the first is read; or when one cannot be read, or its
+                compression is damaged. What came before has been emitted.
+            EOFError: when compression is cut short.
+            DecodeError: when a file that is an array is malformed, or in a format that cannot be read.
         """
         return pull(self._chunks, self._live, demand)
 
     def _chunks(self) -> Iterator[list[Any]]:
+        self._check()
         for path in self._paths:
             with _Opened(path) as fd:
-                lines = LineSplitter(path, self._max_line)
+                reader = self._reader = self._new_reader(path=path)
                 while block := os.read(fd, self._block_size):
-                    yield from self._located(lines, lines.feed(block))
-                yield from self._located(lines, lines.end())
-
-    def _located(self, lines: LineSplitter, chunks: Iterator[list[Any]]) -> Iterator[list[Any]]:
-        for chunk in chunks:
-            self.position = lines.position
-            yield chunk
+                    yield from filter(None, reader.feed(block))
+                yield from filter(None, reader.end())
 
     async def _live(self) -> AsyncGenerator[list[Any], None]:
+        self._check()
         loop = asyncio.get_running_loop()
         for path in self._paths:
             with _Opened(path) as fd:
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
-                lines = LineSplitter(path, self._max_line)
+                reader = self._reader = self._new_reader(path=path)
                 while True:
                     await (asyncio.sleep(0) if regular else _readable(loop, fd))
                     block = os.read(fd, self._block_size)
-                    for chunk in self._located(lines, lines.feed(block) if block else lines.end()):
-                        yield chunk
+                    for chunk in reader.feed(block) if block else reader.end():
+                        if chunk:
+                            yield chunk
+                        await asyncio.sleep(0)  # a block may have many
                     if not block:
                         break
+
+    def _check(self) -> None:
+        for path in self._paths:
+            if path == "-":
+                continue
+            if Path(path).is_dir():
+                raise _os_error(errno.EISDIR, path)
+            if not os.access(path, os.R_OK):
+                raise _os_error(errno.EACCES if Path(path).exists() else errno.ENOENT, path)
+
+
+def _os_error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
 
 
 class _Opened:
@@ -96,11 +125,8 @@ class _Opened:
     def __enter__(self) -> int:
         if self._path != "-":
             self._fd = os.open(self._path, os.O_RDONLY)
-            if stat.S_ISDIR(os.fstat(self._fd).st_mode):
-                os.close(self._fd)
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), self._path)
         elif sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+            raise _os_error(errno.EBADF, "standard input")
         else:
             self._fd = sys.stdin.fileno()
         return self._fd

@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
+from itertools import accumulate, chain, pairwise, takewhile
 from typing import Any
+
+from plain_reader import RefusedError, split_input
 
 from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import Json, JsonKey, JsonTime, decode, json_value
-from rxcompact.reader.body import located, split_body, undecodable
+from rxcompact.reader.position import Malformed
+from rxcompact.reader.reader import Reader
+from rxcompact.reader.scan import EVENTS
 
-SPACE = re.compile(r"[ \t\r\n]*")
-TWO_DIGITS = {f"{n:02}" for n in range(100)}
+REJECTED = b"\0"
 DEEP = 200  # neither way promises more
+OTHER_FORMATS = (
+    *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5", b"PK", b"7z", b"\x04\x22", b"PAR1", b"Obj\x01"),
+    *(b"\xff\xfe", b"\xfe\xff"),
+)
 LONG = 4000  # digits of an integer; Python's limit is 4300
-
-
-class RefusedError(Exception):
-    """It cannot be taken apart at all."""
 
 
 def _no_constant(name: str) -> Any:
@@ -46,9 +51,6 @@ def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 _strict = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_members)
 _any_number = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_members)
-# take apart what is not looked at in detail: whatever its numbers are, and its strings, escapes apart; or those too
-_apart = json.JSONDecoder(parse_constant=_no_constant, parse_float=str, parse_int=str, object_pairs_hook=_members)
-_apart_leniently = json.JSONDecoder(parse_float=str, parse_int=str)
 
 
 def event(line: bytes, *, finite: bool = True) -> dict[str, Any] | None:
@@ -61,76 +63,13 @@ def event(line: bytes, *, finite: bool = True) -> dict[str, Any] | None:
     return value if end == len(text) and isinstance(value, dict) else None
 
 
-def _value(text: str, start: int, lenient: bool = False) -> int:
-    """Return where a value ends."""
-    try:
-        value, end = (_apart_leniently if lenient else _apart).raw_decode(text, start)
-        if not lenient:
-            _no_lone_surrogate(value)
-    except (ValueError, RecursionError):
-        raise RefusedError from None
-    return end
-
-
-def _space(text: str, start: int) -> int:
-    found = SPACE.match(text, start)
-    assert found
-    return found.end()
-
-
-def elements(text: str, lenient: bool) -> list[bytes]:
-    """Take an array apart."""
-    found: list[bytes] = []
-    at = _space(text, 1)
-    if text[at : at + 1] == "]":
-        at += 1
-    else:
-        while True:
-            end = _value(text, at, lenient)
-            found.append(text[at:end].encode("latin-1"))
-            at = _space(text, end)
-            if text[at : at + 1] not in (",", "]"):
-                raise RefusedError
-            at = _space(text, at + 1)
-            if text[:at].rstrip(" \t\r\n")[-1] == "]":
-                break
-    if _space(text, at) != len(text):
-        raise RefusedError
-    return found
-
-
-def values(text: str) -> list[bytes]:
-    """Take values apart that stand one behind the other, with space between or without."""
-    found: list[bytes] = []
-    at = 0
-    while (at := _space(text, at)) < len(text):
-        end = _value(text, at)
-        if text[end - 1 : end + 1] in TWO_DIGITS:
-            raise RefusedError  # 01 is not 0 and 1
-        found.append(text[at:end].encode("latin-1"))
-        at = end
-    return found
-
-
-def events(body: bytes, *, lenient: bool = False) -> list[dict[str, Any] | None]:
-    """Return the events of a body, None for each that is bad.
-
-    Args:
-        body: The body.
-        lenient: Of an array in which something is malformed, but shows where it ends, find that alone bad.
+def events(body: bytes) -> list[dict[str, Any] | None]:
+    """Return the events of a body, None for each that is malformed.
 
     Raises:
-        RefusedError: when it is empty, or an array that cannot be taken apart.
+        RefusedError: when it is an array that is malformed.
     """
-    text = body.removeprefix(b"\xef\xbb\xbf").strip(b" \t\r\n").decode("latin-1")
-    if not text:
-        raise RefusedError
-    if text.startswith("["):
-        return [event(element) for element in elements(text, lenient)]
-    try:
-        return [event(value) for value in values(text)]
-    except RefusedError:
-        return [event(line) for line in text.encode("latin-1").split(b"\n") if line.strip(b" \t\r\n")]
+    return [event(piece) for piece in split_input(body)]
 
 
 def typed(value: Any) -> str:
@@ -147,45 +86,68 @@ def decoded(line: bytes) -> dict[str, Any] | None:
 
 def beyond(body: bytes) -> bool:
     """Return whether a body may be nested deeper, or have longer numbers, than both ways take alike."""
-    return max(body.count(b"["), body.count(b"{")) > DEEP or re.search(rb"\d{%d}" % LONG, body) is not None
+    return (
+        max(body.count(b"["), body.count(b"{")) > DEEP
+        or re.search(rb"\d{%d}" % LONG, body) is not None
+        or re.search(rb"\\u.{0,3}\n", body) is not None  # msgspec places that damage behind the newline
+        or body.startswith(OTHER_FORMATS)
+        or b"\0" in body[:4]
+    )
 
 
-def _typed_events(body: bytes, lenient: bool) -> list[str] | None:
+def read(body: bytes, sizes: Sequence[int], **options: Any) -> list[bytes]:
+    """Return what `Reader` makes of a body that comes in blocks of these sizes."""
+    reader = Reader(**options)
+    found: list[bytes] = []
+    ends = accumulate(sizes, initial=0)
+    blocks = [body[start:end] for start, end in pairwise([*takewhile(lambda end: end < len(body), ends), len(body)])]
+    for chunk in chain(chain.from_iterable(map(reader.feed, blocks)), reader.end()):
+        assert len(chunk) <= EVENTS
+        for piece in chunk:
+            place = reader.position.find(piece)
+            assert place is not None
+            assert place.line <= body.count(b"\n") + 1
+            found.append(piece)
+            assert place.event == len(found)
+    return found
+
+
+def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
+    """The package makes of a body what the plain way makes of it, however the body is cut."""
     try:
-        return list(map(typed, events(body, lenient=lenient)))
+        expected = None if beyond(body) else split_input(body)
     except RefusedError:
-        return None
-
-
-def check_body(body: bytes) -> None:
-    """The package makes of a body what the plain way makes of it, and locates each malformed line."""
+        expected = None
     try:
-        lines = split_body(body)
+        found = [REJECTED if isinstance(piece, Malformed) else piece for piece in read(body, sizes)]
     except DecodeError:
-        lines = None
-    if not beyond(body):
-        found = None if lines is None else [typed(decoded(line)) for line in lines]
-        assert found in [_typed_events(body, lenient) for lenient in (False, True)]
-    if lines:
-        bad = list(undecodable(lines))
-        assert all(why for _, why in bad)
-        places = located(body, lines, bad)
-        assert all(1 <= one["event"] <= len(lines) and 1 <= one["line"] <= body.count(b"\n") + 1 for one in places)
+        found = None
+    if beyond(body):
+        return
+    assert found == expected
+    for piece in found or ():
+        if piece != REJECTED:
+            assert typed(decoded(piece)) == typed(event(piece))
 
 
 def check_items(body: bytes, path: str) -> None:
-    """A list inside an object is the list alone."""
+    """The events of a list inside an object are its elements; an object without one is rejected."""
     try:
-        lines = split_body(body, path)
-    except DecodeError:
+        wrappers = [] if beyond(body) else split_input(body)
+        pieces = read(body, (), items=path)
+    except (RefusedError, DecodeError):
         return
-    found: Any = event(body.removeprefix(b"\xef\xbb\xbf"))
-    if beyond(body) or found is None:
-        return
-    for name in path.split("."):
-        found = found.get(name) if isinstance(found, dict) else None
-    expected = found if isinstance(found, list) else [event(body.removeprefix(b"\xef\xbb\xbf"))]
-    assert [typed(json.loads(line)) for line in lines] == list(map(typed, expected))
+    expected: list[Any] = []
+    for wrapper in wrappers:
+        found: Any = event(wrapper)
+        if found is None or beyond(body):
+            return
+        for name in path.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        expected += found if isinstance(found, list) else [None]
+    assert [typed(decoded(piece)) for piece in pieces] == [
+        typed(element if isinstance(element, dict) else None) for element in expected
+    ]
 
 
 def check_mappers(lines: list[bytes], names: list[str]) -> None:

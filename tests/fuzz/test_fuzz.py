@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from plain_json import RefusedError, event, events
+from plain_json import event, events
+from plain_reader import RefusedError
 
 HERE = Path(__file__).parent
 
@@ -49,13 +50,20 @@ def test_the_fuzzer_runs_for_a_while_and_finds_nothing(tmp_path: Path) -> None:
         (b'{"a":"\\ud800"}\n{"a":"\\ud83d\\ude00"}', [None, {"a": "\U0001f600"}]),
         (b'{"a":0,"a":1}', [{"a": 1}]),
         (b"[]", []),
+        (b"", []),
+        (b"\xef\xbb\xbf \n", []),
+        (b"[NaN]", [None]),
+        (b'[{"a":1}]{"a":2}', [{"a": 1}, {"a": 2}]),
+        (b'{"a":1}\n[{"a":2},\n{"a":\n{"a":3}\n', [{"a": 1}, {"a": 2}, None, None, {"a": 3}]),
+        (b'{"a":1\n{"a":2}', [None, {"a": 2}]),
+        (b'{"a":1} x\n{"a":2}', [None, {"a": 2}]),
     ],
 )
 def test_the_plain_way(body: bytes, expected: list[object]) -> None:
     assert events(body) == expected
 
 
-@pytest.mark.parametrize("body", [b"", b"\xef\xbb\xbf \n", b"[", b"[1,]", b"[1 2]", b"[1] 2", b"[,]", b"[NaN]"])
+@pytest.mark.parametrize("body", [b"[", b"[1,]", b"[1 2]", b"[1] x", b"[,]", b'[{"a":1},{"b"'])
 def test_the_plain_way_refuses(body: bytes) -> None:
     with pytest.raises(RefusedError):
         events(body)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from plain_json import check_body, check_items, check_mappers, events
+from plain_json import check_body, check_items, check_mappers, decoded, events, read
 
 from rxcompact.errors import DecodeError
-from rxcompact.reader.body import split_body
 
 SCALARS = [
     b"0", b"1", b"-1", b"1.0", b"-0.0", b"1e5", b"true", b"false", b"null", b'""', b'"a"', b'"}{"', b'"}\\n{"', b'"["',
@@ -70,13 +69,28 @@ def damaged(draw: st.DrawFn) -> bytes:
     return body
 
 
-@given(bodies() | damaged() | st.binary(max_size=40))
-@example(b'{"a":{"b":1}\n,"c":1}')
-@example(b"{}{}\n\n{}")
-@example(b'{"a":"}\n{"}\n{}')
-@example(b'{"a":1} 5 {"b":2}\n{"a":"}5{"}')
-def test_a_body_is_what_the_plain_way_makes_of_it(body: bytes) -> None:
-    check_body(body)
+tokens = st.sampled_from(
+    [b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\n", b'{"a":1}', b'"a"', b"1", b"x", b'"', b"\\"]
+)
+inputs = st.one_of(
+    bodies(),
+    damaged(),
+    st.lists(bodies() | damaged(), max_size=3).map(b"\n".join),
+    st.lists(tokens, max_size=16).map(b"".join),
+    st.binary(max_size=40),
+)
+
+
+@given(inputs, st.lists(st.integers(1, 40), max_size=60))
+@example(b'{"a":{"b":1}\n,"c":1}', [])
+@example(b"{}{}\n\n{}", [])
+@example(b'{"a":"}\n{"}\n{}', [])
+@example(b'{"a":1} 5 {"b":2}\n{"a":"}5{"}', [])
+@example(b'{"a":\nNaN}\r\n{}\n', [])
+@example(b'{"a":\n{"a":0,"b":{\n0},"a":0}\n{\n\n}', [1] * 99)
+@example(b"1\n[{[\n]]", [])
+def test_however_an_input_is_cut_its_events_are_those_of_the_plain_way(body: bytes, sizes: list[int]) -> None:
+    check_body(body, sizes)
 
 
 @given(bodies(good))
@@ -107,7 +121,8 @@ def test_keys_and_times_are_those_of_the_decoded_events(lines: list[bytes], name
 @pytest.mark.parametrize("path", [None, "a", "a.a.a"])
 def test_nesting_without_end_is_malformed_and_no_more(body: bytes, path: str | None) -> None:
     try:
-        lines = split_body(body, path)
+        pieces = read(body, (), items=path)
     except DecodeError:
         return
-    assert lines
+    assert pieces
+    assert not any(map(decoded, pieces))

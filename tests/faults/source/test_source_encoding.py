@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 from source_support import GZIP, Service, served
@@ -48,9 +50,19 @@ def test_s06_utf_16_is_415(charset: str) -> None:
     served(test)
 
 
-def test_s06_utf_16_without_a_charset_is_400() -> None:
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_s06_i09_another_unicode_without_a_charset_is_taken(encoding: str) -> None:
     async def test(service: Service) -> None:
-        assert (await service.post('{"id":1}'.encode("utf-16"))).status == 400
+        assert (await service.post('{"id":"ä"}\n{"id":2}'.encode(encoding))).counts == (202, 2, 0)
+        assert await service.ids() == ["ä", 2]
+
+    served(test)
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_i13_compression_is_known_by_its_magic_number(compress: Callable[[bytes], bytes]) -> None:
+    async def test(service: Service) -> None:
+        assert (await service.post(compress(LINES))).counts == (202, 3000, 0)
 
     served(test)
 

@@ -105,13 +105,37 @@ def test_s02_an_empty_array_is_no_events(body: bytes) -> None:
         ("alerts", b'{"version":"4","alerts":[{"id":1},{"id":2}]}\n', [1, 2]),
         ("alerts", b'{\n "alerts": [\n {"id":1}\n]}', [1]),
         ("alerts", b'{"alerts":[]}', []),
-        ("alerts", b'[{"id":1}]', [1]),
-        ("alerts", b'{"id":1}', [1]),
-        ("alerts", b'{"id":1,"alerts":"none"}', [1]),
-        ("alerts", b'{"id":1}\n{"id":2}', [1, 2]),
+        ("alerts", b'[{"alerts":[{"id":1}]},{"alerts":[{"id":2}]}]', [1, 2]),
+        ("alerts", b'{"alerts":[{"id":1}]}\n{"alerts":[{"id":2},{"id":3}]}', [1, 2, 3]),
+        ("logEvents", b'{"logEvents":[{"id":1}]}{"logEvents":[{"id":2}]}', [1, 2]),
         ("data.list", b'{"data":{"list":[{"id":1}]}}', [1]),
-        ("data.list", b'{"id":1,"data":null}', [1]),
+        ("data.list", b'{"data.list":[{"id":1}],"data":{"list":[{"id":2}]}}', [1]),
+        ("a.b.c/d.e", b'{"a":{"b.c/d":{"e":[]},"b":{"c/d.e":[{"id":1}]}}}', [1]),
+        ("r[].s[].l[]", b'{"r":[{"s":[{"l":[{"id":1}]},{"l":[{"id":2},{"id":3}]}]},{"s":[]}]}', [1, 2, 3]),
     ],
 )
-def test_items_names_a_list_inside_an_object(items: str, body: bytes, ids: list[object]) -> None:
+def test_i02_i03_the_list_may_be_inside_an_object(items: str, body: bytes, ids: list[object]) -> None:
     served(lambda service: taken(service, body, ids), items=items)
+
+
+@pytest.mark.parametrize(
+    ("items", "body", "reasons"),
+    [
+        ("alerts", b'[{"id":1}]', ["no list 'alerts'"]),
+        ("alerts", b'{"id":1}', ["no list 'alerts'"]),
+        ("alerts", b'{"alerts":null}', ["no list 'alerts'"]),
+        ("alerts", b'{"id":1,"alerts":"none"}', ["no list 'alerts'"]),
+        ("alerts", b'{"id":1}\n{"id":2}', ["no list 'alerts'"] * 2),
+        ("data.list", b'{"id":1,"data":null}', ["no list 'data.list'"]),
+        ("r[].s[]", b'{"r":[{"t":1},{"s":{}}]}', ["no list 'r[].s'"] * 2),
+        ("alerts", b'{"alerts":[1,[{"id":1}]]}', ["not a JSON object but int", "not a JSON object but list"]),
+    ],
+)
+def test_i03_an_object_without_the_list_is_rejected(items: str, body: bytes, reasons: list[str]) -> None:
+    async def test(service: Service) -> None:
+        answer = await service.post(body)
+        assert answer.counts == (400, 0, len(reasons))
+        assert [reason for _, reason in answer.reasons] == reasons
+        assert await service.ids() == []
+
+    served(test, items=items)

@@ -1,0 +1,135 @@
+"""Reads the body of a request in steps, and counts what becomes of its events."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterable
+from gzip import BadGzipFile
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs
+
+from aiohttp import web
+
+from rxcompact.errors import DecodeError, TooLargeError
+from rxcompact.reader.decompress import is_gzip
+from rxcompact.reader.items import ItemsPath
+from rxcompact.reader.position import Position, undecodable
+from rxcompact.reader.reader import Reader
+
+SHOWN = 10
+"""Rejected events that an answer lists."""
+FORM = "application/x-www-form-urlencoded"
+UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
+CLOSE = {"Connection": "close"}
+"""The rest of the body is not read."""
+_form = re.compile(rb"[\w.%+*-]+=")
+
+
+class RequestError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+
+
+class Part(NamedTuple):
+    """Some events of a body, and where they stand."""
+
+    events: list[bytes]
+    position: Position
+
+
+async def read_parts(request: web.Request, *, items: ItemsPath | None, max_body: int, max_events: int) -> list[Part]:
+    """Read the events of a body. The loop has its turn after each few milliseconds.
+
+    Raises:
+        RequestError: for a body that cannot be read.
+    """
+    try:
+        compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
+    except ValueError as error:
+        raise RequestError(415, f"{error}: gzip or none", CLOSE) from None
+    charset = (request.charset or "utf-8").lower().replace("_", "-")
+    if charset not in UTF_8:
+        raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
+    reader = Reader(items=items, compression=compression, max_body=max_body, max_events=max_events)
+    parts: list[Part] = []
+    try:
+        async for chunk in _chunks(request, reader, max_body):
+            if parts:
+                await asyncio.sleep(0)
+            parts.append(Part(chunk, reader.position))
+    except TooLargeError as error:
+        raise RequestError(413, f"the body is {error}", CLOSE) from None
+    except (DecodeError, BadGzipFile, EOFError) as error:
+        raise RequestError(400, str(error)) from None
+    if reader.blank:
+        raise RequestError(400, "empty body")
+    return parts
+
+
+async def _chunks(request: web.Request, reader: Reader, max_body: int) -> AsyncIterator[list[bytes]]:
+    async for block in _blocks(request, max_body):
+        for chunk in reader.feed(block):
+            yield chunk
+    for chunk in reader.end():
+        yield chunk
+
+
+async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
+    """Yield the blocks of a body; of a form its field ``payload``."""
+    if request.content_type.startswith("multipart/"):
+        raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
+    block = await request.content.readany()
+    if request.content_type == FORM and _form.match(block):  # curl calls anything a form
+        form = bytearray()
+        while block:
+            form += block
+            if len(form) > max_body:
+                raise TooLargeError(f"longer than {max_body} bytes (max_body)")
+            block = await request.content.readany()
+        if not (payload := parse_qs(form.decode("utf-8", "replace")).get("payload")):
+            raise RequestError(
+                415, "a form without the field 'payload': send JSON, with Content-Type: application/json"
+            )
+        yield payload[0].encode()
+        return
+    while block:
+        yield block
+        block = await request.content.readany()
+
+
+class Counts:
+    """What becomes of the events of a body, for the answer."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        self.rejected = 0
+        self._errors: list[dict[str, Any]] = []
+
+    def add(self, part: Part, rejected: Iterable[tuple[Any, BaseException | None]]) -> None:
+        """Count the events of a part; the answer has place and reason of the first that are rejected."""
+        self.accepted += len(part.events)
+        for event, error in rejected:
+            self.accepted -= 1
+            self.rejected += 1
+            if len(self._errors) < SHOWN:
+                place = part.position.find(event)
+                self._errors.append({**(place._asdict() if place else {}), "reason": str(error)})
+
+    def body(self) -> dict[str, Any]:
+        """Return the body of the answer."""
+        counts = {"accepted": self.accepted, "rejected": self.rejected}
+        return {**counts, "errors": self._errors} if self.rejected else counts
+
+
+async def count_malformed(parts: Iterable[Part]) -> Counts:
+    """Count the events that are JSON objects, and those that are not."""
+    counts = Counts()
+    for part in parts:
+        counts.add(part, undecodable(part.events))
+        await asyncio.sleep(0)
+    return counts
