@@ -1,4 +1,4 @@
-"""Pushes the events of messages as there is capacity, with an acknowledgement for each message."""
+"""What every durable source does with messages: their events are pushed as there is capacity, with acknowledgements."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WEIGHT = 1 / 64
 
 
 class Intake:
-    """Messages in order; what has no room waits here, and stays when nobody subscribes for a while.
+    """Messages in order, which wait here for capacity, and while nobody is subscribed.
 
     Args:
-        settled: Called with the identities of messages when all their events have met their ends.
-        together: Messages that are pushed together at most, and settled together: an ack for each costs several
-            times as much as its message, and an event that waits keeps so many from being settled.
+        settled: Called with the identities of messages when all their events are settled.
+        together: Messages that are pushed, and so settled, together at most: an acknowledgement for each costs several
+            times as much as its message, and an event that waits for long keeps so many from being settled.
 
     Attributes:
         events_each: How many events a message has, on average of the latest.
@@ -41,10 +41,10 @@ class Intake:
         self.events_each = 1.0
         self._settled = settled
         self._together = together
-        self._identities: deque[Any] = deque()  # of messages that are not taken apart yet
+        self._identities: deque[Any] = deque()  # of messages that are not parsed yet
         self._bodies: deque[bytes] = deque()
-        self._backlog: deque[tuple[Any, list[Any]]] = deque()
-        self._begun: Ack | None = None  # of the first, of which a part has been pushed
+        self._parsed: deque[tuple[Any, list[Any]]] = deque()
+        self._partial: Ack | None = None  # of the first message, when a part of it has been pushed
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand = UNBOUNDED
 
@@ -58,86 +58,85 @@ class Intake:
 
     def __len__(self) -> int:
         """Return how many messages wait."""
-        return len(self._backlog) + len(self._bodies)
+        return len(self._parsed) + len(self._bodies)
 
     def take(self, identities: Iterable[Any], bodies: Iterable[bytes]) -> None:
         """Have messages wait for `push`.
 
         Args:
-            identities: What ``settled`` and `leave` shall call them.
-            bodies: Of each an event as JSON, an array or lines of them. One that cannot be taken apart is passed on as
-                a line, to be refused with a reason where keys are read.
+            identities: What ``settled`` and `leave` call them.
+            bodies: Each has events as JSON: an object, an array or lines. One that is malformed is passed on as a line,
+                to be rejected with a reason where keys are read.
         """
         self._identities.extend(identities)
         self._bodies.extend(bodies)
 
     def push(self) -> None:
-        """Push what there is room for."""
+        """Push what there is capacity for."""
         while self and (observer := self._observer) is not None:
-            room = self._demand.capacity()
-            if not self._backlog and self._push_fresh(observer, room):
+            capacity = self._demand.capacity()
+            if not self._parsed and self._push_or_parse(observer, capacity):
                 continue
-            if self._begun is None and (identities := self._fitting(room)):
-                events = [event for _ in identities for event in self._backlog.popleft()[1]]
+            if self._partial is None and (identities := self._fitting(capacity)):
+                events = [event for _ in identities for event in self._parsed.popleft()[1]]
                 observer.on_next(Chunk(events, Ack(partial(self._settled, identities))))
-            elif not self._push_first(observer, room):
+            elif not self._push_part(observer, capacity):
                 return
 
-    def _push_fresh(self, observer: ObserverBase[list[Any]], room: int) -> bool:
-        """Push the next messages if each is one event and there is capacity, else split them; return whether pushed."""
+    def _push_or_parse(self, observer: ObserverBase[list[Any]], capacity: int) -> bool:
+        """Push the next messages and return True, if each is one event and there is capacity; else parse them."""
         number = min(self._together, len(self._bodies))
         identities = [self._identities.popleft() for _ in range(number)]
         bodies = [self._bodies.popleft() for _ in range(number)]
         block = b"\n".join(bodies)
-        singles = block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block)
-        if singles and len(bodies) <= room:
-            self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** len(bodies)
+        one_each = block.count(b"\n") == number - 1 and are_objects(bodies, block)
+        if one_each and number <= capacity:
+            self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** number
             observer.on_next(Chunk(bodies, Ack(partial(self._settled, identities))))
             return True
         for identity, body in zip(identities, bodies, strict=True):
-            events = [body] if singles else _events(body)
+            events = [body] if one_each else _events(body)
             self.events_each += (len(events) - self.events_each) * WEIGHT
-            self._backlog.append((identity, events))
+            self._parsed.append((identity, events))
         return False
 
-    def _fitting(self, room: int) -> list[Any]:
-        """Return the identities of the first messages, as many as there is room for."""
+    def _fitting(self, capacity: int) -> list[Any]:
+        """Return the identities of the first messages, as many as there is capacity for."""
         identities: list[Any] = []
-        for identity, events in self._backlog:
-            room -= len(events)
-            if room < 0 or len(identities) == self._together:
+        for identity, events in self._parsed:
+            capacity -= len(events)
+            if capacity < 0 or len(identities) == self._together:
                 break
             identities.append(identity)
         return identities
 
-    def _push_first(self, observer: ObserverBase[list[Any]], room: int) -> bool:
-        """Push the first message if its keys are held already, or else a part of it; tell whether any was."""
-        identity, events = self._backlog[0]
+    def _push_part(self, observer: ObserverBase[list[Any]], capacity: int) -> bool:
+        """Push the first message if its keys are held already, or else a part of it; return whether any was."""
+        identity, events = self._parsed[0]
         if self._demand.accepts(events):
-            room = len(events)
-        elif not room:
+            capacity = len(events)
+        elif not capacity:
             return False
-        ack = self._begun
+        ack = self._partial
         if ack is None:
-            ack = self._begun = Ack(partial(self._settled, [identity]))
-            ack.retain()  # it is not settled before its last part is on its way
-        self._backlog[0] = (identity, events[room:])
-        observer.on_next(Chunk(events[:room], ack))
-        if room >= len(events):
-            self._backlog.popleft()
-            self._begun = None
+            ack = self._partial = Ack(partial(self._settled, [identity]))
+            ack.retain()  # until the last part is pushed
+        self._parsed[0] = (identity, events[capacity:])
+        observer.on_next(Chunk(events[:capacity], ack))
+        if capacity >= len(events):
+            self._parsed.popleft()
+            self._partial = None
             ack.release()
         return True
 
     def leave(self) -> list[Any]:
         """Forget the messages that wait; return the identities of those of which nothing was pushed."""
-        identities = [*(identity for identity, _ in self._backlog), *self._identities]
-        if self._begun is not None:
+        identities = [*(identity for identity, _ in self._parsed), *self._identities]
+        if self._partial is not None:
             del identities[0]
-        self._backlog.clear()
-        self._identities.clear()
-        self._bodies.clear()
-        self._begun = None
+        for waiting in (self._parsed, self._identities, self._bodies):
+            waiting.clear()
+        self._partial = None
         return identities
 
 

@@ -1,45 +1,48 @@
-"""Connections to NATS: made in a few tries, then kept up; nothing secret is told of them."""
+"""Connections to NATS. They are not renewed: the owner is notified of the end of one, and makes another."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-from loguru import logger
 from nats.aio.client import PING_PROTO, Client
-from nats.errors import ConnectionClosedError, Error
+from nats.errors import ConnectionClosedError
 
 from rxcompact.errors import ArgumentError, TransientError
 
 OPTIONS: Mapping[str, Any] = {
     "reconnect_time_wait": 0.25,
-    # a peer that is gone without a word is noticed in half a minute
+    # a peer that is gone without closing the connection is noticed in half a minute
     "ping_interval": 10,
     "max_outstanding_pings": 2,
     "pending_size": 8 << 20,
 }
-ONCE: Mapping[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
-LASTING: Mapping[str, Any] = {"allow_reconnect": True, "max_reconnect_attempts": -1}
+# each server is tried twice; nats-py would reconnect for ever, and report it nowhere
+FIXED: Mapping[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
+CLOSING = 1.0
+"""Seconds that closing a connection may take."""
 DELIVERED = b"$JS.ACK."
 """What the replies to messages of a consumer begin with."""
 
-Callback = Callable[[], Awaitable[None]]
-
 
 class Connection(Client):
-    """A client that takes and publishes many short messages at the cost of a few; there is no public way to do it.
+    """A client that receives and publishes many short messages at the cost of a few; nats-py has no public way to.
 
     Attributes:
-        deliver: Called with the reply and the body of what a pull consumer sends, instead of a subscription's callback.
+        deliver: Called with the subscription's number, the reply and the body of what a pull consumer sends, instead of
+            the subscription's callback.
+        lost: Called once, when it is closed by anything but `close`.
     """
 
-    deliver: Callable[[bytes, bytes], object]
+    deliver: Callable[[int, bytes, bytes], object]
+    lost: Callable[[Exception], object] | None = None
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
-        # without what the queue and the task of a subscription cost, which is more than all that is done with a message
+        # without the queue and the task of a subscription, which cost more than all that is done with a message
         if reply.startswith(DELIVERED):
-            self.deliver(reply, data)
+            self.deliver(sid, reply, data)
         else:
             await super()._process_msg(sid, subject, reply, data, headers)
 
@@ -57,11 +60,46 @@ class Connection(Client):
         await self._flush_pending()
 
     async def _send_ping(self, future: asyncio.Future[Any] | None = None) -> None:
-        # nats-py's is ahead of what waits to be sent, and its answer, which `flush` waits for, word of nothing: what
-        # the server has not read when the connection is closed may be lost
+        # nats-py's overtakes what waits to be sent, so that its answer, which `flush` waits for, confirms nothing
         self._pongs.append(future or asyncio.Future())
         await self._send_command(PING_PROTO)
         await self._flush_pending()
+
+    async def _read_loop(self) -> None:
+        await super()._read_loop()
+        await self._task_ended()
+
+    async def _flusher(self) -> None:
+        await super()._flusher()
+        await self._task_ended()
+
+    async def _task_ended(self) -> None:
+        """Close, when a task of nats-py ended on an error that it does not handle."""
+        task = asyncio.current_task()
+        if self.is_connected and task is not None and not task.cancelling():
+            await self._process_op_err(ConnectionResetError("connection lost"))
+
+    async def _process_op_err(self, e: Exception) -> None:
+        self._on_lost(e)  # closing may take its time
+        await super()._process_op_err(e)
+
+    async def _close(self, status: int, do_cbs: bool = True) -> None:
+        # what could not be sent would raise once more; whoever closes has flushed
+        self._pending, self._pending_data_size = [], 0
+        self._on_lost(self._err or ConnectionResetError("closed"))
+        await super()._close(status, do_cbs)
+
+    def _on_lost(self, error: Exception) -> None:
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            lost(error)
+
+    async def close(self) -> None:
+        """Close it, in a second at most: after a failed TLS handshake nats-py waits for ever."""
+        self.lost = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                await super().close()
 
 
 class Servers:
@@ -77,37 +115,37 @@ class Servers:
 
     def __init__(self, urls: str | Sequence[str], options: Mapping[str, Any] | None) -> None:
         self._urls = [urls] if isinstance(urls, str) else list(urls)
-        self._options = {**OPTIONS, **(options or {})}
+        self._options = {**OPTIONS, **(options or {}), **FIXED}
         if not all(self._urls) or not self._urls:
             raise ArgumentError("servers", str(self), "one URL or more")
 
-    async def connect(self, *, reconnected: Callback | None = None, closed: Callback | None = None) -> Connection:
-        """Return a connection that is renewed by itself.
+    async def connect(self, failed: Callable[[TransientError], object]) -> Connection:
+        """Return a connection.
 
         Args:
-            reconnected: Called when it was.
-            closed: Called when it will not be any more.
+            failed: Called when it is lost, and with what the server refuses without a reply, such as a permission.
 
         Raises:
             TransientError: when there is none.
         """
+        client = Connection()
         errors: list[Exception] = []
 
-        async def failed(error: Exception) -> None:
-            errors[:] = [error]
-            logger.debug("NATS at {}: {!r}", self, error)
+        def fail(error: Exception) -> None:
+            failed(TransientError(f"connection to NATS at {self}: {error}"))
 
-        client = Connection()
-        callbacks: dict[str, Any] = {"error_cb": failed, "reconnected_cb": reconnected, "closed_cb": closed}
+        async def on_error(error: Exception) -> None:
+            errors.append(error)
+            if client.is_connected:
+                fail(error)
+
         try:
-            # twice to each, and whoever subscribes is told; cut short from without it might go on: nats-py swallows
-            # cancellations
-            await client.connect(self._urls, **{**callbacks, **self._options, **ONCE})
-        except (OSError, Error) as error:
+            await client.connect(self._urls, **{**self._options, "error_cb": on_error})
+        except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
             await client.close()
             cause = errors[0] if errors else error
             raise TransientError(f"no connection to NATS at {self}: {cause}") from cause
-        client.options.update({**LASTING, **self._options})
+        client.lost = fail
         return client
 
     def __str__(self) -> str:

@@ -24,7 +24,7 @@ NO_RESPONDERS, BAD_REQUEST = "503", 400
 
 
 class JetStreamSink:
-    """Publishes each event as a JSON message whose ``Nats-Msg-Id`` says which it is: of two the stream drops one.
+    """Publishes each event as a JSON message with a ``Nats-Msg-Id``: of two that are the same the stream drops one.
 
     The messages of a batch are sent one after the other, and acknowledged by the server meanwhile.
 
@@ -75,8 +75,8 @@ class JetStreamSink:
                 try:
                     await self._send(client, compacted, f"{self._inbox}.{number}.{position}")
                 except Exception as error:  # noqa: BLE001 - of one event; the others go on
-                    delivery.answered(position, _failure(error))
-            await asyncio.wait({delivery.over}, timeout=self._timeout)
+                    delivery.complete(position, _failure(error))
+            await asyncio.wait({delivery.done}, timeout=self._timeout)
         finally:
             del self._deliveries[number]
         return delivery.failed() or None
@@ -90,27 +90,25 @@ class JetStreamSink:
             raise PermanentError(f"cannot be made a message: {type(error).__name__}") from error
         await client.publish(subject, body, reply=reply, headers=headers)
 
-    async def _take(self, message: Msg) -> None:
-        """Take note of an answer; of nats-py's ``publish_async`` those that say no are never heard."""
+    async def _on_reply(self, message: Msg) -> None:
+        # nats-py's ``publish_async`` loses the replies that are errors
         number, position = map(int, message.subject.rsplit(".", 2)[1:])
         if (delivery := self._deliveries.get(number)) is not None:
-            delivery.answered(position, _refusal(message))
+            delivery.complete(position, _refusal(message))
 
     async def _connected(self) -> Client:
         async with self._connecting:
             client = self._client
-            if client is None or client.is_closed:
-                client = await self._servers.connect(reconnected=self._lost, closed=self._lost)
+            if client is None or not client.is_connected:
+                client = await self._servers.connect(self._fail)
                 self._inbox = client.new_inbox()
-                await client.subscribe(f"{self._inbox}.*.*", cb=self._take)
+                await client.subscribe(f"{self._inbox}.*.*", cb=self._on_reply)
                 self._client = client
-            if not client.is_connected:
-                raise TransientError(f"not connected to NATS at {self._servers}")
             return client
 
-    async def _lost(self) -> None:
-        for delivery in self._deliveries.values():  # what was under way when the connection broke is never answered
-            delivery.end()
+    def _fail(self, error: TransientError) -> None:
+        for delivery in self._deliveries.values():  # what was on its way will not be answered
+            delivery.end(error)
 
     async def aclose(self) -> None:
         """Disconnect."""
@@ -120,34 +118,36 @@ class JetStreamSink:
 
 
 class _Delivery:
-    """The events of a batch that have not been answered for."""
+    """The events of a batch that the server has not replied to."""
 
     def __init__(self, size: int) -> None:
-        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._left = set(range(size))
         self._failed: dict[int, BaseException] = {}
-        if not size:
-            self.end()
+        self._error: BaseException = TransientError("not acknowledged in time")
+        self._check()
 
-    def answered(self, position: int, error: BaseException | None) -> None:
+    def complete(self, position: int, error: BaseException | None) -> None:
         self._left.discard(position)
         if error is not None:
             self._failed[position] = error
-        if not self._left:
-            self.end()
+        self._check()
 
-    def end(self) -> None:
-        if not self.over.done():
-            self.over.set_result(None)
+    def end(self, error: BaseException) -> None:
+        self._error = error
+        self._check(end=True)
+
+    def _check(self, *, end: bool = False) -> None:
+        if (end or not self._left) and not self.done.done():
+            self.done.set_result(None)
 
     def failed(self) -> Mapping[int, BaseException]:
-        error = TransientError("not acknowledged")
-        return self._failed | dict.fromkeys(self._left, error)
+        return self._failed | dict.fromkeys(self._left, self._error)
 
 
 def _refusal(message: Msg) -> BaseException | None:
     if (message.headers or {}).get(Header.STATUS.value) == NO_RESPONDERS:
-        return TransientError("no stream takes the subject")
+        return TransientError("no stream stores this subject")
     error: dict[str, Any] | None = msgspec.json.decode(message.data).get("error")
     if error is None:
         return None

@@ -1,50 +1,57 @@
-"""Events from a JetStream consumer, acknowledged when they have met their ends."""
+"""Events from JetStream consumers, acknowledged when they are settled."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime
+from collections import Counter
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import Any
 
-from nats.aio.msg import Msg
+from loguru import logger
 from nats.aio.subscription import Subscription
 from nats.errors import Error
-from nats.js.api import AckPolicy, ConsumerConfig
-from nats.js.errors import NotFoundError
+from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 
-from rxcompact.brokers.intake import Intake
 from rxcompact.brokers.jetstream.connection import Connection, Servers
-from rxcompact.brokers.jetstream.held import Held
-from rxcompact.brokers.jetstream.pulls import Pulls
-from rxcompact.brokers.subscription import BrokerSource
+from rxcompact.brokers.jetstream.consumer import EXPIRES, GRACE, PullConsumer
+from rxcompact.brokers.source import BrokerSource, Start, start_time
+from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import Seconds, seconds
 from rxcompact.contracts import Demand
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import ArgumentError, TransientError
 
 MIB = 1 << 20
+V1 = 9
+"""Parts of a reply subject without a domain."""
 
 
 class JetStreamSource(BrokerSource):
-    """Messages of a durable pull consumer: each an event as JSON, an array or lines of them.
+    """Messages of durable pull consumers: each an event as JSON, an array or lines of them.
 
-    A message is acknowledged when every event of it has been published or set aside. One that is held for longer than
-    half of ``ack_wait`` is said to be in progress. When the pipeline is full no more are asked for. After ``stop`` what
+    A message is acknowledged when every event of it is published or a dead letter. For one that is held for longer than
+    half of ``ack_wait`` an "in progress" is sent. When the pipeline is full no more are requested. After ``stop`` what
     was not settled is delivered again at once.
 
-    Several workers may share a consumer: each message goes to one of them.
+    Several workers may share a consumer: each message goes to one of them. With ``partitions`` there is a consumer a
+    partition, so that its position is found whichever worker has the partition next.
 
     Args:
         servers: URLs of NATS; credentials in them are shown nowhere.
         stream: The stream, which has to be there.
         consumer: The durable consumer, made where it is missing; one that is there is taken as it is.
-        subjects: Those of the stream that a consumer that is made shall have; by default all.
+        subjects: Those of the stream that a consumer that is made has; by default all.
+        partitions: Numbers of partitions, such as ``range(4)``: of partition 2 the subjects are ``*.2.>``, and the
+            consumer has the suffix ``-2``.
+        start: Where a consumer that is made begins: with all that is in the stream, with what is new, or with what was
+            stored since an instant, POSIX seconds or a datetime.
         ack_wait: Seconds, for a consumer that is made: how long after a crash its messages are delivered again.
         max_ack_pending: For a consumer that is made: messages that all of its workers hold at most; no fewer than come
             in a window and in a delivery of the sink.
-        prefetch: Messages asked for at once.
-        max_bytes: Bytes of messages asked for at once.
+        prefetch: Messages requested at once.
+        max_bytes: Bytes of messages requested at once.
         together: Messages, of those that came at once, that are acknowledged together at most. An event that waits
             for long keeps the others of these from it; with 1 none, at several times the cost of a message.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
@@ -60,6 +67,8 @@ class JetStreamSource(BrokerSource):
         stream: str,
         consumer: str,
         subjects: str | Sequence[str] = (),
+        partitions: Sequence[int] | None = None,
+        start: Start = "all",
         ack_wait: Seconds = 10.0,
         max_ack_pending: int = 20_000,
         prefetch: int = 4_000,
@@ -70,144 +79,182 @@ class JetStreamSource(BrokerSource):
         for argument, value in (("max_ack_pending", max_ack_pending), ("prefetch", prefetch), ("max_bytes", max_bytes)):
             if value < 1:
                 raise ArgumentError(argument, value, "at least 1")
+        if partitions is not None and (subjects or not partitions or min(partitions) < 0):
+            raise ArgumentError("partitions", partitions, "numbers of partitions, without subjects")
         self._servers = Servers(servers, options)
         self._stream = stream
         self._consumer = consumer
-        self._config = ConsumerConfig(
-            durable_name=consumer,
-            ack_policy=AckPolicy.EXPLICIT,
-            ack_wait=seconds("ack_wait", ack_wait),
-            max_ack_pending=max_ack_pending,
-            filter_subjects=[subjects] if isinstance(subjects, str) else list(subjects) or None,
-        )
-        self._pulls = Pulls(stream, consumer, prefetch, max_bytes)
-        self._held = Held(max_ack_pending)
+        self._partitioned = partitions is not None
+        filters = {consumer: [subjects] if isinstance(subjects, str) else list(subjects)}
+        if partitions is not None:
+            filters = {f"{consumer}-{number}": [f"*.{number}.>"] for number in partitions}
+        since = start_time(start)
+        moment = None if since is None else datetime.fromtimestamp(since, UTC)
+        policies = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
+        self._consumers = [
+            PullConsumer(
+                stream,
+                ConsumerConfig(
+                    durable_name=name,
+                    deliver_policy=policies.get(str(start), DeliverPolicy.BY_START_TIME),
+                    opt_start_time=moment,
+                    ack_policy=AckPolicy.EXPLICIT,
+                    ack_wait=seconds("ack_wait", ack_wait),
+                    max_ack_pending=max_ack_pending,
+                    filter_subjects=some or None,
+                ),
+                prefetch=max(1, prefetch // len(filters)),
+                max_bytes=max_bytes // len(filters),
+                wake=self._wake,
+                fail=self._fail,
+            )
+            for name, some in filters.items()
+        ]
+        self._woken = asyncio.Event()
         self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
         self._bodies: list[bytes] = []
-        self._bound: Connection  # since the last `_bind`
+        self._sids: list[int] = []
+        self._connecting = asyncio.Lock()
         self._client: Connection | None = None
-        self._subscription: Subscription | None = None
-        self._created: datetime | None = None
-        self._changed = asyncio.Event()  # the connection is up, or closed
-        self._keeper: asyncio.Future[None] | None = None
-        super().__init__(Intake(self._held.settle, together=together))
+        self._subscriptions: dict[int, tuple[PullConsumer, Subscription]] = {}  # of the connection
+        super().__init__(UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait)), together)
 
     def __repr__(self) -> str:
         return f"JetStreamSource({str(self._servers)!r}, stream={self._stream!r}, consumer={self._consumer!r})"
 
-    # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _pull(self, demand: Demand) -> None:
-        self._intake.push()
-        room = demand.capacity()
-        if not room:
-            self._waiting = asyncio.ensure_future(demand.wait())
-            await asyncio.wait({self._waiting})
-        elif not self._intake:
-            await self._pulls.ask(self._bound, int(room / self._intake.events_each))
-            await self._pulls.wait()
-
-    def _interrupt(self) -> None:
-        super()._interrupt()
-        self._pulls.wake()
-
-    async def aclose(self) -> None:
-        """Ask for no more; what was not pushed is returned."""
-        try:
-            await self._ended()
-            client, subscription = self._client, self._subscription
-            self._subscription = None
-            if subscription is not None and client is not None and client.is_connected:
-                with suppress(Error):  # what is on its way is received, to be returned too
-                    await subscription.drain()  # type: ignore[no-untyped-call]
-        finally:
-            self._push()  # what arrived in this turn; to nobody
-            self._held.give_back(self._intake.leave())
-
-    async def release(self) -> None:
-        """Say what there is to say of what was settled, return what was not, and disconnect."""
-        try:
-            await self._ended()
-            self._held.give_back()
-            while self._held.unsaid or not await self._heard():
-                await self._held.tell(await self._connected())
-        finally:
-            if self._keeper is not None:
-                self._keeper.cancel()
-            last, self._client = self._client, None
-            if last is not None:
-                await last.close()
-
-    async def _heard(self) -> bool:
-        """Wait until the server has what it was told; tell whether there is nothing more to tell."""
-        if self._client is not None and self._client.is_connected:
-            with suppress(Error):
-                await self._client.flush()
-        return not self._held.unsaid
-
-    # ── connection and consumer ───────────────────────────────────────────────────────────────────────────────────
-
-    async def _connected(self) -> Connection:
-        while True:
-            client = self._client
-            if client is None or client.is_closed:
-                if self._keeper is not None:
-                    self._keeper.cancel()
-                self._subscription = None
-                client = self._client = await self._servers.connect(reconnected=self._reconnected, closed=self._closed)
-                self._keeper = asyncio.ensure_future(self._held.keep(client))
-            if client.is_connected:
-                return client
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def _reconnected(self) -> None:
-        self._pulls.forget()  # the server has
-        self._held.wake()
-        self._changed.set()
-
-    async def _closed(self) -> None:
-        self._changed.set()
-        self._pulls.fail(ConnectionError("the connection to NATS was closed"))
+    # ── fetching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _bind(self) -> None:
-        client = self._bound = await self._connected()
-        manager = client.jsm()
-        try:
-            info = await manager.consumer_info(self._stream, self._consumer)
-        except NotFoundError:
-            info = await manager.add_consumer(self._stream, self._config)
-        if info.created != self._created:  # whoever made it anew wants all of it anew
-            self._held.forget()
-            self._created = info.created
-        config = info.config
-        if config.ack_policy != AckPolicy.EXPLICIT:
-            raise ArgumentError("consumer", self._consumer, "one with explicit acknowledgements")
-        self._held.ack_wait = config.ack_wait or self._held.ack_wait
-        self._held.wake()  # it may be less than was thought
-        if self._subscription is None:
-            self._pulls.begin(client)
-            client.deliver = self._take
-            # what comes is bounded by what was asked for
-            self._subscription = await client.subscribe(
-                self._pulls.inbox, cb=self._status, pending_msgs_limit=0, pending_bytes_limit=0
+        client = await self._connected()
+        with self._errors():
+            found = [await consumer.bind(client) for consumer in self._consumers]
+            if any(made for _, made in found):  # whoever made one anew wants all of it anew
+                self._unacked.forget()
+                await self._warn(client, [info for info, _ in found])
+            self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info, _ in found)
+            self._unacked.wake()  # it may be less than before
+            if not self._subscriptions:
+                client.deliver = self._receive
+                for consumer in self._consumers:
+                    subscription = await consumer.subscribe(client)
+                    self._subscriptions[subscription._id] = consumer, subscription
+
+    async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
+        """Warn when no message of the stream is in any of the partitions."""
+        if not self._partitioned:
+            return
+        info = await client.jsm().stream_info(self._stream)
+        transform = info.config.subject_transform
+        stored = [transform.dest] if transform else info.config.subjects or [">"]
+        filters = [subject for consumer in self._consumers for subject in consumer.subjects]
+        possible = any(overlap(subject, other) for subject in filters for other in stored)
+        received = any(it.num_pending or (it.delivered and it.delivered.stream_seq) for it in found)
+        if not possible or (info.state.messages and not received):
+            logger.warning(
+                "stream {} has no messages of the partitions {}: the subjects that it stores are {}",
+                self._stream,
+                ", ".join(filters),
+                ", ".join(stored),
             )
-        self._pulls.forget()
 
-    async def _status(self, message: Msg) -> None:
-        self._pulls.status(message.headers or {})
+    async def _fetch(self, demand: Demand) -> None:
+        self._intake.push()
+        capacity = demand.capacity()
+        if not capacity:
+            await self._wait_for(demand.wait())
+        elif not self._intake:
+            each = int(capacity / self._intake.events_each / len(self._consumers))
+            with self._errors():
+                for consumer in self._consumers:
+                    await consumer.request(each)
+            await self._wait_for(self._arrival())
 
-    def _take(self, reply: bytes, body: bytes) -> None:
+    async def _arrival(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(EXPIRES + GRACE):
+                await self._woken.wait()
+        self._woken.clear()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _receive(self, sid: int, reply: bytes, body: bytes) -> None:
+        self._sids.append(sid)
         self._replies.append(reply)
         self._bodies.append(body)
         if len(self._bodies) == 1:  # more may come in this turn of the loop
             asyncio.get_running_loop().call_soon(self._push)
 
     def _push(self) -> None:
-        replies, bodies = self._replies, self._bodies
-        self._replies, self._bodies = [], []
-        self._intake.take(*self._held.take(replies, bodies))
-        self._pulls.arrived(len(bodies))
+        replies, bodies, sids = self._replies, self._bodies, self._sids
+        self._replies, self._bodies, self._sids = [], [], []
+        self._intake.take(*self._unacked.take([*map(identity_of, replies)], replies, bodies))
+        for sid, messages in Counter(sids).items():
+            if sid in self._subscriptions:
+                self._subscriptions[sid][0].arrived(messages)
         self._intake.push()
         if self._intake:
-            self._pulls.wake()
+            self._wake()
+
+    async def _stop_receiving(self) -> None:
+        try:
+            for _, subscription in self._subscriptions.values():
+                with suppress(Error):  # what is on its way is received, and given back
+                    await subscription.drain()  # type: ignore[no-untyped-call]
+        finally:
+            self._subscriptions = {}
+            self._push()  # what arrived in this turn of the loop
+
+    # ── replying ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
+        client = await self._connected()
+        with self._errors():
+            await client.publish_many(replies, kind)
+
+    async def _confirmed(self) -> bool:
+        if self._client is not None and self._client.is_connected:
+            with suppress(Error):
+                await self._client.flush()
+        return not self._unacked.pending_replies
+
+    # ── connection ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _connected(self) -> Connection:
+        async with self._connecting:
+            client = self._client
+            if client is None or not client.is_connected:
+                self._subscriptions = {}
+                client = self._client = await self._servers.connect(self._fail)
+            return client
+
+    async def _disconnect(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    @contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except Error as error:
+            reason = getattr(error, "description", None) or error
+            raise TransientError(f"stream {self._stream!r} at NATS {self._servers}: {reason}") from error
+
+
+def identity_of(reply: bytes) -> Identity:
+    """Return a message's sequence in its stream, and when it was stored: a stream made anew counts anew."""
+    tokens = reply.split(b".")
+    return b".".join(tokens[5:8:2] if len(tokens) == V1 else tokens[7:10:2])
+
+
+def overlap(one: str, other: str) -> bool:
+    """Return whether a subject may match both patterns; ``{{…}}`` stands for a token."""
+    for ours, theirs in zip_longest(one.split("."), other.split(".")):
+        if not ours or not theirs:
+            return False
+        if ">" in (ours, theirs):
+            return True
+        if ours != theirs and "*" not in (ours, theirs) and "{{" not in theirs:
+            return False
+    return True

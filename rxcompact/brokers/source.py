@@ -1,0 +1,216 @@
+"""What the sources of brokers share: one task that fetches messages, and one that replies for them."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Coroutine, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from reactivex import Observable
+from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import BooleanDisposable, Disposable
+
+from rxcompact.brokers.intake import Intake
+from rxcompact.brokers.unacked import UnackedMessages
+from rxcompact.contracts import Demand
+from rxcompact.errors import ArgumentError, TimeMapperError, TransientError
+from rxcompact.timestamps import posix
+
+PAUSE = 0.25
+"""Seconds until replies that could not be sent are sent again."""
+
+
+Start: TypeAlias = str | float | datetime
+"""Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
+
+
+def start_time(start: Start) -> float | None:
+    """Return the POSIX seconds of an instant; None for "all" and "new".
+
+    Raises:
+        ArgumentError: when it is none of these.
+    """
+    if start in ("all", "new"):
+        return None
+    try:
+        return posix(start.timestamp() if isinstance(start, datetime) else start)
+    except TimeMapperError as error:
+        raise ArgumentError("start", start, '"all", "new" or an instant') from error
+
+
+class RefusedError(TransientError):
+    """The broker answered that it does not do what it was asked."""
+
+
+class BrokerSource(ABC):
+    """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed.
+
+    Args:
+        unacked: The messages whose events are not settled.
+        together: Messages that are acknowledged together at most.
+    """
+
+    raw = True
+
+    def __init__(self, unacked: UnackedMessages, together: int) -> None:
+        self._unacked = unacked
+        self._intake = Intake(unacked.settle, together=together)
+        self._fetching: asyncio.Future[None] | None = None
+        self._replying: asyncio.Future[None] | None = None
+        self._released = False
+        self._waiting: asyncio.Future[Any] | None = None  # what `_fetch` waits for
+        self._failure: Exception | None = None
+        self._subscribed = BooleanDisposable()
+
+    # ── what a broker adds ────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def _bind(self) -> None:
+        """Connect, and create what is missing; what it raises is the stream's error."""
+
+    @abstractmethod
+    async def _fetch(self, demand: Demand) -> None:
+        """Fetch messages that there is capacity for."""
+
+    @abstractmethod
+    async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
+        """Send one of ``ACK``, ``NAK`` and ``IN_PROGRESS`` for each of some messages.
+
+        Raises:
+            TransientError: when there is no connection; the replies are sent again.
+            RefusedError: when the broker does not take them; they are sent again, and the stream fails.
+        """
+
+    async def _stop_receiving(self) -> None:  # noqa: B027 - not every broker sends without being asked
+        """Take what is on its way, when no more is fetched."""
+
+    async def _confirmed(self) -> bool:
+        """Return whether the broker has read all replies that were sent."""
+        return True
+
+    @abstractmethod
+    async def _disconnect(self) -> None:
+        """Close the connection."""
+
+    # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream(self, demand: Demand) -> Observable[list[Any]]:
+        """Return the messages, several a chunk; one for which there is too little capacity comes in parts.
+
+        Errors:
+            TransientError: when the broker cannot be reached, or refuses.
+            ArgumentError: when what is there cannot be consumed.
+        """
+
+        def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+            subscribed = self._subscribed = BooleanDisposable()
+            self._fetching = asyncio.ensure_future(self._run(observer, demand, subscribed, self._fetching))
+
+            def dispose() -> None:
+                subscribed.dispose()
+                if self._subscribed is subscribed:  # another may have subscribed already
+                    self._interrupt()
+
+            return Disposable(dispose)
+
+        return Observable(subscribe)
+
+    async def _run(
+        self,
+        observer: ObserverBase[list[Any]],
+        demand: Demand,
+        subscribed: BooleanDisposable,
+        before: asyncio.Future[None] | None,
+    ) -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        self._failure = None
+        try:
+            await self._bind()
+            if self._replying is None:
+                self._released = False
+                self._replying = asyncio.ensure_future(self._reply())
+            if not subscribed.is_disposed:
+                self._intake.attach(observer, demand)
+            while not subscribed.is_disposed:
+                if self._failure is not None:
+                    raise self._failure  # noqa: TRY301 - of another task
+                await self._fetch(demand)
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
+            if not subscribed.is_disposed:
+                self._intake.detach()
+                observer.on_error(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Have the stream fail."""
+        self._failure = error
+        self._interrupt()
+
+    async def _wait_for(self, condition: Coroutine[Any, Any, object]) -> None:
+        """Wait, unless the stream ends meanwhile."""
+        self._waiting = asyncio.ensure_future(condition)
+        if self._failure is not None or self._subscribed.is_disposed:
+            self._waiting.cancel()
+        await asyncio.wait({self._waiting})
+
+    def _interrupt(self) -> None:
+        """Have `_run` end. It is not cancelled: messages may be on their way, and have to be given back."""
+        self._intake.detach()
+        if self._waiting is not None:
+            self._waiting.cancel()
+
+    async def _stop_fetching(self) -> None:
+        self._subscribed.dispose()
+        self._interrupt()
+        if self._fetching is not None:
+            await asyncio.wait({self._fetching})
+
+    async def _reply(self) -> None:
+        """Send replies until `release`. A failure is tried again; all but the network's are errors of the stream."""
+        while not self._released:
+            await self._unacked.wait()
+            try:
+                await self._unacked.flush(self._send)
+            except Exception as error:  # noqa: BLE001 - this task has to outlive whatever a client raises
+                if isinstance(error, RefusedError) or not isinstance(error, TransientError):
+                    self._fail(error)
+                await asyncio.sleep(PAUSE)
+                self._unacked.wake()
+
+    async def _stop_replying(self) -> None:
+        self._released = True  # clients swallow cancellations
+        replying, self._replying = self._replying, None
+        if replying is not None:
+            replying.cancel()
+            await asyncio.wait({replying})
+
+    async def aclose(self) -> None:
+        """Fetch no more; what was not pushed is given back."""
+        try:
+            await self._stop_fetching()
+            await self._stop_receiving()
+        finally:
+            self._unacked.give_back(self._intake.leave())
+
+    async def release(self) -> None:
+        """Send the replies that are left, give back what was not settled, and disconnect.
+
+        Raises:
+            RefusedError: when the broker does not take a reply.
+        """
+        try:
+            await self._stop_fetching()
+            self._unacked.give_back()
+            await self._stop_replying()
+            while self._unacked.pending_replies or not await self._confirmed():
+                try:
+                    await self._unacked.flush(self._send)
+                except RefusedError:
+                    raise
+                except TransientError:
+                    await asyncio.sleep(PAUSE)
+        finally:
+            await self._stop_replying()
+            await self._disconnect()

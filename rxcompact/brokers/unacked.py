@@ -1,0 +1,151 @@
+"""Messages that are not acknowledged yet, and the replies that are queued for the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice, repeat, takewhile
+from typing import TypeAlias
+
+ACK, IN_PROGRESS, NAK = b"+ACK", b"+WPI", b"-NAK"
+AT_ONCE = 1_000
+"""Replies of a kind that are sent at once."""
+
+Identity: TypeAlias = bytes
+"""What a message is called, however often it is delivered."""
+
+
+class UnackedMessages:
+    """Acknowledges messages when they are settled, and keeps the others from being delivered again meanwhile.
+
+    Nothing of a message is in a container of its own: the garbage collector would traverse it again and again.
+
+    Args:
+        remembered: Settled messages, at least, that are recognised when their acknowledgement was lost and they are
+            delivered again.
+        ack_wait: Seconds after which the broker delivers a message again.
+    """
+
+    def __init__(self, remembered: int, ack_wait: float) -> None:
+        self.ack_wait = ack_wait
+        self._remembered = remembered
+        self._replies: dict[Identity, bytes] = {}  # where the reply to a message goes
+        self._since: dict[Identity, float] = {}  # when the broker began to count, the oldest first
+        # two generations: forgetting one is cheaper than forgetting messages one by one
+        self._settled: set[Identity] = set()
+        self._settled_before: set[Identity] = set()
+        # sent in this order: what was given back must not be claimed again by an older IN_PROGRESS
+        self._queues: dict[bytes, dict[bytes, None]] = {ACK: {}, IN_PROGRESS: {}, NAK: {}}
+        self._queued = asyncio.Event()
+        self._fewer = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return how many messages are not settled."""
+        return len(self._replies)
+
+    @property
+    def pending_replies(self) -> bool:
+        """Whether there are replies that were not sent."""
+        return any(self._queues.values())
+
+    def take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> Messages:
+        """Add messages; return the identities and bodies of those that are neither held already nor settled."""
+        # not only where the broker marks a message as redelivered: one that was killed may not know
+        known = (self._replies.keys(), self._settled, self._settled_before)
+        if len(set(identities)) == len(identities) and all(some.isdisjoint(identities) for some in known):
+            self._hold(identities, replies)
+            return identities, bodies
+        new: dict[Identity, bytes] = {}
+        for identity, reply, body in zip(identities, replies, bodies, strict=True):
+            if self._is_settled(identity):
+                self._queue_reply(ACK, [reply])
+                continue
+            if self._since.pop(identity, None) is None:  # else it moves to the end
+                new[identity] = body
+            self._hold([identity], [reply])
+        return list(new), list(new.values())
+
+    def forget(self) -> None:
+        """Take settled messages again: the consumer was made anew."""
+        self._settled.clear()
+        self._settled_before.clear()
+        for queue in self._queues.values():
+            queue.clear()
+
+    def settle(self, identities: Iterable[Identity]) -> None:
+        """Acknowledge messages."""
+        self._release(identities, ACK)
+        self._settled.update(identities)
+        if len(self._settled) >= self._remembered:
+            self._settled_before, self._settled = self._settled, set()
+        self._fewer.set()
+
+    def give_back(self, identities: Iterable[Identity] | None = None) -> None:
+        """Have messages, by default all, delivered again at once, to any worker."""
+        self._release(list(self._replies) if identities is None else identities, NAK)
+
+    def drop(self, identities: Iterable[Identity]) -> list[Identity]:
+        """Acknowledge messages that the broker removed, unless they are held; return those that were never taken."""
+        gone = [identity for identity in identities if identity not in self._replies]
+        self._queue_reply(ACK, gone)
+        return [identity for identity in gone if not self._is_settled(identity)]
+
+    async def fewer(self, limit: int) -> None:
+        """Wait until fewer messages than this are not settled."""
+        while len(self._replies) >= limit:
+            self._fewer.clear()
+            await self._fewer.wait()
+
+    def _is_settled(self, identity: Identity) -> bool:
+        return identity in self._settled or identity in self._settled_before
+
+    def _hold(self, identities: Sequence[Identity], replies: Sequence[bytes]) -> None:
+        self._replies.update(zip(identities, replies, strict=True))
+        self._since.update(zip(identities, repeat(time.monotonic())))
+        if given_back := self._queues[NAK]:
+            for reply in replies:
+                given_back.pop(reply, None)
+
+    def _release(self, identities: Iterable[Identity], kind: bytes) -> None:
+        self._queue_reply(kind, [reply for identity in identities if (reply := self._replies.pop(identity, None))])
+        for identity in identities:
+            self._since.pop(identity, None)
+
+    def _queue_reply(self, kind: bytes, replies: Sequence[bytes]) -> None:
+        if replies:
+            self._queues[kind].update(dict.fromkeys(replies))
+            self._queued.set()
+
+    # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def wake(self) -> None:
+        """Have `wait` return."""
+        self._queued.set()
+
+    async def wait(self) -> None:
+        """Wait until replies are queued; queue one for each message that is held for long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.ack_wait / 4):
+                await self._queued.wait()
+        self._queued.clear()
+        limit = time.monotonic() - self.ack_wait / 2
+        due = [identity for identity, _ in takewhile(lambda held: held[1] <= limit, self._since.items())]
+        for identity in due:
+            del self._since[identity]  # it moves to the end
+        replies = [self._replies[identity] for identity in due]
+        self._hold(due, replies)
+        self._queues[IN_PROGRESS].update(dict.fromkeys(replies))
+
+    async def flush(self, send: Callable[[bytes, Sequence[bytes]], Awaitable[object]]) -> None:
+        """Send the replies that are queued; those for which ``send`` raises stay."""
+        for kind, queue in self._queues.items():
+            while replies := list(islice(queue, AT_ONCE)):
+                await send(kind, replies)
+                for reply in replies:
+                    queue.pop(reply, None)
+                await asyncio.sleep(0)
+
+
+Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]
