@@ -16,6 +16,10 @@ from .support import Rig, Server
 SERVERS = {"nats", "redis", "broker", "make_server"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "broker: needs nats-server or redis-server")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server."""
     here = Path(__file__).parent

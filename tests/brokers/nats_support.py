@@ -40,16 +40,22 @@ class NatsRig(Rig):
         return [(await self.stream.publish("in.a", body)).seq for body in bodies]
 
     async def send_events(self, numbers: Iterable[int]) -> None:
-        left = set(numbers)
+        await self.send_numbered({number: b'{"id": %d}' % number for number in numbers})
+
+    async def send_numbered(self, bodies: dict[int, bytes]) -> None:
+        left = set(bodies)
         while left:
             sent = {
-                number: await self.stream.publish_async(
-                    "in.a", b'{"id": %d}' % number, headers={"Nats-Msg-Id": str(number)}
-                )
-                for number in left
+                number: await self.stream.publish_async("in.a", bodies[number], headers={"Nats-Msg-Id": str(number)})
+                for number in sorted(left)
             }
             done, _ = await asyncio.wait(sent.values(), timeout=1)
             left = {number for number, future in sent.items() if future not in done or future.exception()}
+
+    async def delivered_numbers(self) -> set[int]:
+        # messages above the acknowledged floor, up to what was delivered; a number is a sequence less one
+        info = await self.info()
+        return set(range(info.ack_floor.stream_seq, info.delivered.stream_seq))
 
     async def info(self, consumer: str = CONSUMER) -> Any:
         return await self.stream.consumer_info(STREAM, consumer)

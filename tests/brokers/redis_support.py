@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from rxcompact.brokers.redis import RedisStreamSource
 
@@ -42,6 +44,23 @@ class RedisRig(Rig):
 
     async def send_events(self, numbers: Iterable[int]) -> None:
         await self.add({"data": b'{"id": %d}' % number} for number in numbers)
+
+    async def send_numbered(self, bodies: dict[int, bytes]) -> None:
+        while True:
+            pipeline = self.client.pipeline(transaction=False)
+            for number, body in bodies.items():
+                pipeline.xadd(STREAM, {"data": body}, id=f"{number + 1}-0")
+            try:
+                replies = await pipeline.execute(raise_on_error=False)
+            except RedisError:
+                await asyncio.sleep(0.05)
+                continue
+            # that it is there already is an error too
+            if all(isinstance(reply, bytes) or "equal or smaller" in str(reply) for reply in replies):
+                return
+
+    async def delivered_numbers(self) -> set[int]:
+        return {int(identity.partition(b"-")[0]) - 1 for identity in await self.delivered()}
 
     async def add(self, entries: Iterable[dict[Any, Any]]) -> list[bytes]:
         pipeline = self.client.pipeline(transaction=False)

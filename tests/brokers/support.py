@@ -1,4 +1,4 @@
-"""What the tests of brokers share: servers that may be killed, pipelines that take from them, a proxy between the two."""
+"""What the tests of brokers share: servers that may be killed, pipelines that take from them, a proxy between them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 import pytest
+from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator
 from rxcompact.events import DeadLetter
 from rxcompact.signals import SourceFailed
 
@@ -155,6 +156,14 @@ class Rig:
         """Send a message each, again and again until the server has it."""
         raise NotImplementedError
 
+    async def send_numbered(self, bodies: dict[int, bytes]) -> None:
+        """Send messages, each again and again until the server has it; no other may be sent."""
+        raise NotImplementedError
+
+    async def delivered_numbers(self) -> set[int]:
+        """Return the numbers of messages that were delivered and not acknowledged, or all that might be."""
+        raise NotImplementedError
+
     async def pending(self) -> tuple[int, int]:
         """Return how many messages wait for delivery, and how many for an acknowledgement."""
         raise NotImplementedError
@@ -176,8 +185,15 @@ class Rig:
     def pipeline(self, *, source: dict[str, Any] | None = None, **options: Any) -> Orchestrator:
         named = {"ack_wait": self.ack_wait, "max_pending": self.max_pending}
         self.sources.append(self.source(**{named.get(name, name): it for name, it in (source or {}).items()}))
-        settings = {"key_mapper": "id", "timespan": 0.2, "max_age": 600, "batch_timespan": 0.05, "sink": self.out.extend}
-        orchestrator = Orchestrator(Pipeline(source=self.sources[-1], **(settings | options)), wait=lambda _: 0.1)
+        settings = {
+            "key_mapper": "id",
+            "timespan": 0.2,
+            "max_age": 600,
+            "batch_timespan": 0.05,
+            "sink": self.out.extend,
+        }
+        pipeline = simple_pipeline(self.sources[-1], **(settings | options))
+        orchestrator = Orchestrator(pipeline, wait=lambda _: 0.1)
         orchestrator.dead_letters.subscribe(self.letters.append)
         orchestrator.signals.subscribe(lambda it: self.failures.append(it) if isinstance(it, SourceFailed) else None)
         self.orchestrators.append(orchestrator)
@@ -219,7 +235,7 @@ class Rig:
 
 
 class Proxy:
-    """Between a client and a server: passes bytes on, cuts connections, or resets each new one after its first bytes."""
+    """Between a client and a server: passes bytes on, cuts connections, or resets each new one in its handshake."""
 
     def __init__(self, port: int) -> None:
         self._server_port = port

@@ -14,6 +14,7 @@ from loguru import logger
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
+from nats.js.errors import ServiceUnavailableError
 
 from rxcompact.brokers.jetstream.connection import Connection, Servers
 from rxcompact.brokers.jetstream.consumer import EXPIRES, GRACE, PullConsumer
@@ -239,6 +240,8 @@ class JetStreamSource(BrokerSource):
             yield
         except Error as error:
             reason = getattr(error, "description", None) or error
+            if isinstance(error, ServiceUnavailableError) and not error.description:
+                reason = "JetStream is not enabled, or has no leader"
             raise TransientError(f"stream {self._stream!r} at NATS {self._servers}: {reason}") from error
 
 
