@@ -24,7 +24,6 @@ FOLDERS = {
     "cluster": "cluster",
     "fuzz": "slow",
     "notebooks": "notebook",
-    "scale": "broker",
     "senders": "debian",
 }
 """The marker of each test in a folder, unless the test or its module has another."""

@@ -1,4 +1,4 @@
-"""What a worker on JetStream does a second: ``python tests/scale/bench_jetstream.py``.
+"""What a worker on JetStream does a second: ``python tests/brokers/bench_jetstream.py``.
 
 A pipeline that consumes, compacts, publishes to a function and acknowledges, beside two consumers by hand: "bare" only
 acknowledges; "dict" decodes each line's key and counts it in a dict before, though it neither waits for windows nor

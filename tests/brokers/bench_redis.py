@@ -1,4 +1,4 @@
-"""What a worker on a Redis stream does a second: ``python tests/scale/bench_redis.py``.
+"""What a worker on a Redis stream does a second: ``python tests/brokers/bench_redis.py``.
 
 A pipeline that consumes, compacts, publishes to a function and acknowledges, beside a consumer that only acknowledges;
 both ask for 1,000 entries at once. Rounds alternate; medians of events a second by the wall clock, from the first

@@ -16,18 +16,6 @@ from .support import Rig, Server
 SERVERS = {"nats", "redis", "broker", "make_server"}
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "broker: needs nats-server or redis-server")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that need a server."""
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents and (SERVERS & set(getattr(item, "fixturenames", ()))):
-            item.add_marker("broker")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Run coroutine tests that have a broker in real time, with a rig on it that is running."""

@@ -60,18 +60,16 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @contextmanager
-def logged(level: str = "WARNING") -> Iterator[list[str]]:
-    """Collect what the library logs."""
+def logged(level: str = "WARNING", module: str = "rxcompact.brokers") -> Iterator[list[str]]:
+    """Collect what a part of the library logs."""
     from loguru import logger
 
     lines: list[str] = []
-    logger.enable("rxcompact")
-    handler = logger.add(lines.append, level=level, format="{message}")
+    handler = logger.add(lines.append, level=level, format="{message}", filter=module)
     try:
         yield lines
     finally:
         logger.remove(handler)
-        logger.disable("rxcompact")
 
 
 class Server:

@@ -18,11 +18,11 @@ from nats.js.errors import NotFoundError
 
 from rxcompact.brokers.jetstream import JetStreamSource, consumer
 from rxcompact.brokers.jetstream.connection import Servers
-from rxcompact.brokers.jetstream.source import overlap
+from rxcompact.brokers.jetstream.source import identity_of, overlap
 from rxcompact.errors import ArgumentError, TransientError
 
 from .nats_support import CONSUMER, STREAM, NatsRig, NatsServer
-from .support import logged, until
+from .support import PATIENCE, logged, until
 
 # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,6 +166,29 @@ async def test_partitions_share_the_capacity(nats: NatsRig) -> None:
     assert nats.letters == []
 
 
+async def test_partitions_are_hashes_of_keys(make_server: Any, tmp_path: Path) -> None:
+    config = tmp_path / "nats.conf"
+    config.write_text('mappings = {"keys.*": "shard.{{partition(7,1)}}.{{wildcard(1)}}"}\n')
+    server = make_server(NatsServer, "-c", str(config))
+    server.start()
+    client = await Servers(server.url, None).connect(print)
+    subscription = await client.subscribe("shard.*.*")
+    keys = ["foobar", "ä", *(f"host{number}" for number in range(200))]
+    for key in keys:
+        await client.publish(f"keys.{key}")
+    subjects = [(await subscription.next_msg(PATIENCE)).subject.split(".") for _ in keys]
+    await client.close()
+    assert {key: int(shard) for _, shard, key in subjects} == {key: fnv1a(key.encode()) % 7 for key in keys}
+
+
+def fnv1a(data: bytes) -> int:
+    """As in tests/workers/simulation.py."""
+    found = 0x811C9DC5
+    for byte in data:
+        found = (found ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return found
+
+
 @pytest.mark.parametrize("partitions", [[], [-1], range(0)])
 def test_partitions_are_numbers(partitions: Any) -> None:
     with pytest.raises(ArgumentError, match="partitions"):
@@ -191,6 +214,24 @@ def test_partitions_are_numbers(partitions: Any) -> None:
 )
 def test_patterns_of_subjects_overlap(one: str, other: str, expected: bool) -> None:
     assert overlap(one, other) is expected
+
+
+# ── identities ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def v1(sequence: int, *, delivered: int = 1, stamp: int = 7) -> bytes:
+    return b"$JS.ACK.IN.workers.%d.%d.%d.%d.5" % (delivered, sequence, sequence + delivered, stamp)
+
+
+def v2(sequence: int, *, delivered: int = 1, stamp: int = 7) -> bytes:
+    """With a domain, an account and a token, as in ADR-15."""
+    return b"$JS.ACK.hub.ABC.IN.workers.%d.%d.%d.%d.5.tok" % (delivered, sequence, sequence + delivered, stamp)
+
+
+@pytest.mark.parametrize("reply", [v1, v2])
+def test_a_message_is_the_same_however_often_it_is_delivered_and_another_in_a_stream_made_anew(reply: Any) -> None:
+    assert identity_of(reply(1)) == identity_of(reply(1, delivered=2)) == b"1.7"
+    assert identity_of(reply(1, stamp=8)) == b"1.8"
 
 
 # ── warnings ──────────────────────────────────────────────────────────────────────────────────────────────────────────

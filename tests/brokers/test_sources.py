@@ -297,7 +297,7 @@ def test_credentials_are_shown_to_nobody_but_the_server(
     wrong = server.url.replace("//", f"//{user}:wr0ng@")
 
     async def main() -> None:
-        with logged("TRACE") as lines:
+        with logged("TRACE", "rxcompact") as lines:
             early = rig_on(server, url)  # before there is a server
             await early.pipeline().start()
             await until(lambda: early.failures)

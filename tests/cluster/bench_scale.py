@@ -1,4 +1,4 @@
-"""What more processes bring: ``python tests/scale/bench_scale.py``; partitioned workers on JetStream, shards on Ray.
+"""What more processes bring: ``python tests/cluster/bench_scale.py``; partitioned workers on JetStream, shards on Ray.
 
 Wall clock, medians of rounds that alternate. Every process wants a core, and so does the broker: on a machine with
 fewer cores than that the share of each is less, and the table says how many there are.
@@ -16,15 +16,15 @@ import statistics
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 
-if __package__:
-    from .bench_jetstream import running
-else:  # as a program
-    from bench_jetstream import running
+sys.path.append(str(Path(__file__).parents[1] / "brokers"))
+
+from bench_jetstream import running  # noqa: E402
 
 KEYS, PARTITIONS = 10_000, 4
 Event = dict[str, Any]
@@ -138,7 +138,7 @@ async def sharded(events: list[Event], batch: int) -> float:
             await asyncio.sleep(0.01)
         began = time.perf_counter()
         await runner.push(events)
-        account = await runner.drain(60)
+        account = await runner.drain(300)
         took = time.perf_counter() - began
     assert account.received == len(events) + 100
     assert runner.acknowledged == len(events) + 100
@@ -146,6 +146,7 @@ async def sharded(events: list[Event], batch: int) -> float:
 
 
 async def on_ray(count: int, rounds: int) -> dict[str, float]:
+    import patience  # noqa: F401
     import ray
 
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import patience  # noqa: F401 - before Ray starts anything
 import ray
 from ray.cluster_utils import Cluster
 
@@ -45,7 +46,7 @@ async def whole(path: str) -> dict[str, Any]:
     async with RayRunner(definition(path), shards=2, batch=100) as runner:
         runner.signals.subscribe(lambda signal: signals.append(type(signal).__name__))
         await runner.push([*events(20_000), {"no": "key"}])
-        account = await runner.drain(20)
+        account = await runner.drain(120)
     return {"account": account._asdict(), "acknowledged": runner.acknowledged, "signals": sorted(set(signals))}
 
 
@@ -55,7 +56,7 @@ async def killed(path: str) -> dict[str, Any]:
         await asyncio.sleep(0.5)  # in mid-window
         ray.kill(runner._actors[0], no_restart=False)
         await runner.push(events(1000))
-        account = await runner.drain(60)
+        account = await runner.drain(120)
     return {"account": account._asdict(), "acknowledged": runner.acknowledged}
 
 

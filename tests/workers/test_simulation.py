@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
 from collections import Counter
@@ -32,27 +31,6 @@ VECTORS = {
 @pytest.mark.parametrize("text", VECTORS)
 def test_the_hash_is_fnv_1a(text: str) -> None:
     assert sim.fnv1a(text.encode()) == VECTORS[text]
-
-
-def test_partitions_are_those_of_the_server(make_server: Any, tmp_path: Path) -> None:
-    import nats
-
-    config = tmp_path / "nats.conf"
-    config.write_text('mappings = {"keys.*": "shard.{{partition(7,1)}}.{{wildcard(1)}}"}\n')
-    server = make_server("-c", str(config))
-    server.start()
-    keys = ["foobar", "ä", *(f"host{number}" for number in range(200))]
-
-    async def main() -> dict[str, int]:
-        client = await nats.connect(server.url)
-        subscription = await client.subscribe("shard.*.*")
-        for key in keys:
-            await client.publish(f"keys.{key}")
-        subjects = [(await subscription.next_msg(5)).subject.split(".") for _ in keys]
-        await client.close()
-        return {key: int(shard) for _, shard, key in subjects}
-
-    assert asyncio.run(main()) == {key: sim.partition(key, 7) for key in keys}
 
 
 # ── load ──────────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -8,10 +8,10 @@ from itertools import count
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from pipelines import simple_pipeline
 from reactivex.subject import Subject
 
-from rxcompact import Ack, Chunk, Orchestrator
+from rxcompact import Ack, Chunk, Orchestrator, Pipeline
+from rxcompact import operators as rxo
 from rxcompact.events import Compacted
 from rxcompact.testing import START, SimulatedApi, virtual_loop
 
@@ -66,11 +66,18 @@ class Outage(NamedTuple):
 
 
 async def outage(
-    events: Sequence[Event], *, down: float, seconds: float, capacity: int, ack_wait: float, **pipeline: Any
+    events: Sequence[Event],
+    *,
+    down: float,
+    seconds: float,
+    capacity: int,
+    ack_wait: float,
+    timespan: float,
+    lateness: float | None,
+    max_age: float,
 ) -> Outage:
     """Kill a partition's worker some time after the start; after so many seconds another takes its place."""
     loop, broker, found = virtual_loop(), Partition(events), Outage(0, 0.0, {})
-    pipeline |= {"source": broker, "key_mapper": KEY, "time_mapper": TIME, "max_in_flight": 10**9}
 
     def note(end: Any) -> None:
         event = (end.event.key, end.event.first_seen) if isinstance(end.event, Compacted) else end.event
@@ -82,13 +89,16 @@ async def outage(
             await asyncio.sleep(TURN)
         return loop.time() - began
 
-    first, second = (
-        Orchestrator(simple_pipeline(enricher=SimulatedApi(), sink=lambda _: None, **pipeline)) for _ in "12"
-    )
-    heard = first.outcomes.subscribe(note)
+    def worker() -> Orchestrator:
+        compact = rxo.compact(timespan, key_mapper=KEY, time_mapper=TIME, lateness=lateness)
+        calls = rxo.enrich(SimulatedApi()), rxo.publish(lambda _: None)
+        return Orchestrator(Pipeline(broker, compact, *calls, max_age=max_age, max_in_flight=10**9))
+
+    first, second = worker(), worker()
+    noting = first.outcomes.subscribe(note)
     await first.start()
     await pull(lambda _: loop.wall() >= START + down)
-    heard.dispose()  # killed: from now on it tells nobody anything
+    noting.dispose()  # killed: from now on nothing is received from it
     broker.lost(loop.wall() + ack_wait)
     await first.stop(0)
     await asyncio.sleep(seconds)
@@ -97,6 +107,6 @@ async def outage(
     backlog = broker.waiting(loop.wall())
     caught_up = await pull(lambda waiting: not waiting)
     await pull(lambda _: broker.over())
-    await asyncio.sleep(3 * pipeline["timespan"])
+    await asyncio.sleep(3 * timespan)
     await second.stop()
     return found._replace(backlog=backlog, caught_up=caught_up)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 from rxcompact.brokers.unacked import ACK, AT_ONCE, IN_PROGRESS, NAK, UnackedMessages
 
-pytest.importorskip("nats")
 
-from rxcompact.brokers.jetstream.source import identity_of
-
-
-def v1(sequence: int, *, delivered: int = 1, stamp: int = 7) -> bytes:
-    return b"$JS.ACK.IN.workers.%d.%d.%d.%d.5" % (delivered, sequence, sequence + delivered, stamp)
+def delivery(sequence: int, number: int = 1) -> bytes:
+    """Return where to reply to a delivery of a message: its first, second, …"""
+    return b"reply.%d.%d" % (sequence, number)
 
 
-def v2(sequence: int, *, delivered: int = 1, stamp: int = 7) -> bytes:
-    """With a domain, an account and a token, as in ADR-15."""
-    return b"$JS.ACK.hub.ABC.IN.workers.%d.%d.%d.%d.5.tok" % (delivered, sequence, sequence + delivered, stamp)
+def identity_of(reply: bytes) -> bytes:
+    return reply.split(b".")[1]
 
 
 class Messages:
@@ -46,78 +42,68 @@ class Messages:
         return list(self.sent)
 
 
-@pytest.mark.parametrize("reply", [v1, v2])
-async def test_a_message_that_is_delivered_again_while_it_is_held_is_acknowledged_where_it_came_last(
-    reply: Callable[..., bytes],
-) -> None:
+async def test_a_message_that_is_delivered_again_while_it_is_held_is_acknowledged_where_it_came_last() -> None:
     messages = Messages()
-    first, second = messages.take(reply(1), reply(2))
-    assert messages.take(reply(3), reply(1, delivered=2)) == [identity_of(reply(3))]
+    first, second = messages.take(delivery(1), delivery(2))
+    assert messages.take(delivery(3), delivery(1, 2)) == [identity_of(delivery(3))]
     assert len(messages.unacked) == 3
     messages.unacked.settle([first, second])
     assert len(messages.unacked) == 1
-    assert await messages.replies() == [(ACK, reply(1, delivered=2)), (ACK, reply(2))]
+    assert await messages.replies() == [(ACK, delivery(1, 2)), (ACK, delivery(2))]
 
 
-@pytest.mark.parametrize("reply", [v1, v2])
-async def test_a_message_that_comes_twice_in_a_turn_is_taken_once(reply: Callable[..., bytes]) -> None:
+async def test_a_message_that_comes_twice_in_a_turn_is_taken_once() -> None:
     messages = Messages()
-    [identity] = messages.take(reply(1), reply(1, delivered=2))
+    [identity] = messages.take(delivery(1), delivery(1, 2))
     messages.unacked.settle([identity])
-    assert await messages.replies() == [(ACK, reply(1, delivered=2))]
+    assert await messages.replies() == [(ACK, delivery(1, 2))]
 
 
 async def test_a_message_that_is_delivered_again_when_it_was_settled_is_acknowledged_at_once() -> None:
     messages = Messages()
-    messages.unacked.settle(messages.take(v1(1)))
-    assert messages.take(v1(1, delivered=2), v1(2)) == [identity_of(v1(2))]
-    assert await messages.replies() == [(ACK, v1(1)), (ACK, v1(1, delivered=2))]
-
-
-async def test_a_message_of_a_stream_that_was_made_anew_is_another() -> None:
-    messages = Messages()
-    messages.unacked.settle(messages.take(v1(1)))
-    assert messages.take(v1(1, stamp=8)) == [identity_of(v1(1, stamp=8))]
+    messages.unacked.settle(messages.take(delivery(1)))
+    assert messages.take(delivery(1, 2), delivery(2)) == [identity_of(delivery(2))]
+    assert await messages.replies() == [(ACK, delivery(1)), (ACK, delivery(1, 2))]
 
 
 async def test_settled_messages_are_taken_again_when_they_are_forgotten() -> None:
     messages = Messages()
-    messages.unacked.settle(messages.take(v1(1)))
+    messages.unacked.settle(messages.take(delivery(1)))
     messages.unacked.forget()
-    assert messages.take(v1(1)) == [identity_of(v1(1))]
+    assert messages.take(delivery(1)) == [identity_of(delivery(1))]
     assert await messages.replies() == []
 
 
 async def test_as_many_settled_messages_are_remembered_as_asked_for_and_at_most_twice_as_many() -> None:
     messages = Messages()
     for sequence in range(250):
-        messages.unacked.settle(messages.take(v1(sequence)))
+        messages.unacked.settle(messages.take(delivery(sequence)))
     await messages.replies()
-    again = {sequence for sequence in range(250) if not messages.take(v1(sequence, delivered=2))}
+    again = {sequence for sequence in range(250) if not messages.take(delivery(sequence, 2))}
     assert again >= set(range(150, 250))
     assert len(again) <= 200
 
 
 async def test_what_is_given_back_has_one_reply_and_is_not_acknowledged() -> None:
     messages = Messages()
-    first, _ = messages.take(v1(1), v1(2))
+    first, _ = messages.take(delivery(1), delivery(2))
     messages.unacked.give_back([first])
     messages.unacked.give_back()
-    assert await messages.replies() == [(NAK, v1(1)), (NAK, v1(2))]
+    assert await messages.replies() == [(NAK, delivery(1)), (NAK, delivery(2))]
     assert not len(messages.unacked)
 
 
 async def test_what_is_taken_again_before_it_was_given_back_is_not_given_back() -> None:
     messages = Messages()
-    messages.take(v1(1))
+    messages.take(delivery(1))
     messages.unacked.give_back()
-    assert len(messages.take(v1(1))) == 1
+    assert len(messages.take(delivery(1))) == 1
     assert await messages.replies() == []
 
 
 async def test_what_was_removed_is_acknowledged_unless_it_is_held_and_lost_unless_it_was_settled() -> None:
     messages = Messages()
-    held, settled = messages.take(v1(1), v1(2))
+    held, settled = messages.take(delivery(1), delivery(2))
     messages.unacked.settle([settled])
     await messages.replies()
     gone = [held, settled, b"never seen"]
@@ -128,7 +114,7 @@ async def test_what_was_removed_is_acknowledged_unless_it_is_held_and_lost_unles
 @pytest.mark.parametrize("error", [ConnectionError(), RuntimeError(), TimeoutError()])
 async def test_replies_that_fail_stay_queued(error: Exception) -> None:
     messages = Messages()
-    messages.unacked.settle(messages.take(*(v1(sequence) for sequence in range(AT_ONCE + 1))))
+    messages.unacked.settle(messages.take(*(delivery(sequence) for sequence in range(AT_ONCE + 1))))
     calls: list[int] = []
 
     async def failing(_: bytes, replies: Sequence[bytes]) -> None:
@@ -139,7 +125,7 @@ async def test_replies_that_fail_stay_queued(error: Exception) -> None:
     with pytest.raises(type(error)):
         await messages.unacked.flush(failing)
     assert calls == [AT_ONCE, 1]
-    assert await messages.replies() == [(ACK, v1(AT_ONCE))]
+    assert await messages.replies() == [(ACK, delivery(AT_ONCE))]
 
 
 async def test_a_message_is_in_progress_when_half_of_ack_wait_is_over_and_again(
@@ -148,18 +134,18 @@ async def test_a_message_is_in_progress_when_half_of_ack_wait_is_over_and_again(
     now = 1000.0
     monkeypatch.setattr("time.monotonic", lambda: now)
     messages = Messages(ack_wait=8.0)
-    [first] = messages.take(v1(1))
+    [first] = messages.take(delivery(1))
     found: list[tuple[float, list[tuple[bytes, bytes]]]] = []
     for step in range(1, 7):
         now = 1000.0 + 2 * step
         if step == 2:
-            messages.take(v1(2))
+            messages.take(delivery(2))
         if step == 5:
             messages.unacked.settle([first])
         await messages.unacked.wait()  # a quarter of ack_wait
         found.append((now - 1000, await messages.replies()))
     # the first is taken at 0 and in progress at 4 and 8, the second taken at 4 and in progress at 8 and 12
-    first_one, second_one = (IN_PROGRESS, v1(1)), (IN_PROGRESS, v1(2))
+    first_one, second_one = (IN_PROGRESS, delivery(1)), (IN_PROGRESS, delivery(2))
     assert found == [
-        (2, []), (4, [first_one]), (6, []), (8, [second_one, first_one]), (10, [(ACK, v1(1))]), (12, [second_one])
+        (2, []), (4, [first_one]), (6, []), (8, [second_one, first_one]), (10, [(ACK, delivery(1))]), (12, [second_one])
     ]  # fmt: skip

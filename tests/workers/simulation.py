@@ -1,6 +1,6 @@
 """Workers of a partitioned stream whose keys are as Zipf has them, in virtual time; every worker runs the operators.
 
-python tests/scale/simulation.py --workers 1000 --keys 100000 --zipf 1.1 --events 1000000
+python tests/workers/simulation.py --workers 1000 --keys 100000 --zipf 1.1 --events 1000000
 """
 
 import argparse
