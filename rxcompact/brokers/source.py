@@ -63,6 +63,11 @@ class BrokerSource(ABC):
         self._waiting: asyncio.Future[Any] | None = None  # what `_fetch` waits for
         self._failure: Exception | None = None
         self._subscribed = BooleanDisposable()
+        self._bound = asyncio.Event()
+
+    async def bound(self) -> None:
+        """Wait until messages can be fetched."""
+        await self._bound.wait()
 
     # ── what a broker adds ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -129,6 +134,7 @@ class BrokerSource(ABC):
         self._failure = None
         try:
             await self._bind()
+            self._bound.set()
             if self._replying is None:
                 self._released = False
                 self._replying = asyncio.ensure_future(self._reply())

@@ -32,8 +32,8 @@ SPARE = 8
 """Calls of an actor at once, besides those that push."""
 
 
-class PushSource:
-    """Takes events, and says when they have met their end."""
+class AcknowledgedSource:
+    """Takes batches; a push returns when each of its events is settled."""
 
     def __init__(self) -> None:
         self._chunks: Subject[list[Any]] = Subject()
@@ -41,14 +41,14 @@ class PushSource:
 
     def stream(self, demand: Demand) -> Observable[list[Any]]:
         """Return the chunks."""
-        del demand  # who pushes bounds what is unacknowledged
+        del demand  # whoever pushes bounds what is unacknowledged
         return self._chunks
 
     async def push(self, events: list[Any]) -> None:
-        """Take events; return when all of them have met their end.
+        """Take events; return when all of them are settled.
 
         Raises:
-            AbandonedError: when some have not, at a stop's deadline.
+            AbandonedError: when some are not, at a stop's deadline.
         """
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
@@ -62,23 +62,23 @@ class PushSource:
         await settled
 
     async def release(self) -> None:
-        """Say of what was not settled that it will not be."""
+        """Have the pushes fail that are not settled."""
         for settled in list(self._unsettled):
-            settled.set_exception(AbandonedError("stopped before all of its events had met their end"))
+            settled.set_exception(AbandonedError("stopped before all of its events were settled"))
 
 
 class Shard:
     """What an actor is: one orchestrator, as in a process of its own."""
 
     def __init__(self, definition: Definition) -> None:
-        self._source = PushSource()
+        self._source = AcknowledgedSource()
         self._orchestrator = Orchestrator(definition(self._source))
         self._signals: asyncio.Queue[Signal] = asyncio.Queue()
         self._orchestrator.attach(self._signals.put_nowait)
         self._before = Account()  # of runs that have ended
 
     async def push(self, events: list[Any]) -> None:
-        """Take events; return when all of them have met their end."""
+        """Take events; return when all of them are settled."""
         await self._orchestrator.start()
         await self._source.push(events)
 
@@ -104,8 +104,8 @@ class Shard:
 class RayRunner:
     """Runs a pipeline as shards: each key's events go to one actor, by a stable hash of the key.
 
-    Batches cross processes, not events; one is acknowledged when all of its events have met their end. An actor that
-    dies is started anew by Ray, and what it had not acknowledged is sent again: at least once. Its account begins anew.
+    Batches cross processes, not events; one is acknowledged when all of its events are settled. An actor that died is
+    started again by Ray, and what it had not acknowledged is sent again: at least once. Its account begins anew.
 
     Args:
         definition: Makes the pipeline of a shard, given its source.
@@ -114,7 +114,7 @@ class RayRunner:
         max_unacknowledged: Batches of a shard that may be on their way. `push` waits when they are; a window's worth of
             events has to fit.
 
-    `ray.init` is the caller's business.
+    `ray.init` is up to the caller.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RayRunner:
     ) -> None:
         if shards < 1:
             raise ArgumentError("shards", shards, "at least 1")
-        reducer = definition(PushSource()).reducer
+        reducer = definition(AcknowledgedSource()).reducer
         if not isinstance(reducer, Compact):
             raise ArgumentError("definition", reducer, "a pipeline with a key_mapper")
         self._definition = definition
@@ -164,7 +164,7 @@ class RayRunner:
         for event in events:
             try:
                 shard = self._shard_of(self._key_of(event))
-            except Exception:  # noqa: BLE001 - the shard says what is wrong with it
+            except Exception:  # noqa: BLE001 - the shard rejects it, with the reason
                 shard = 0
             self._open[shard].append(event)
             if len(self._open[shard]) >= self._batch:

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rxcompact import operators as rxo
-from rxcompact.client import redacted
+from rxcompact.brokers.source import BrokerSource
+from rxcompact.commands.broker import broker_source, partitions
 from rxcompact.commands.common import duration, fields, note, run, stop_signals
 from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
-from rxcompact.errors import ArgumentError, PermanentError
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import Compacted
 from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
@@ -69,8 +70,9 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     source.add_argument("--listen", metavar="HOST:PORT", help="listen there; without a host on all addresses")
     brokers = "nats://HOST:PORT/STREAM (extra nats) or redis://HOST:PORT/DB/STREAM (extra redis), durable"
     source.add_argument("--source", metavar="URL", help=f"consume {brokers}")
-    add("--partitions", type=_partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
+    add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
     key = "what makes events equal; may be repeated"
+    add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
     add("--key", required=True, type=fields, action="extend", metavar="FIELD[,FIELD...]", help=key)
     add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
     add("--max-age", required=True, type=duration, metavar="T", help="age at which an event expires")
@@ -143,13 +145,6 @@ def _address(text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for
 
 
-def _partitions(text: str) -> range:
-    first, _, last = text.partition("-")
-    if not (first.isdecimal() and (last or first).isdecimal()) or int(last or first) < int(first):
-        raise argparse.ArgumentTypeError(f"not partitions: {text!r} (0, or 0-3)")
-    return range(int(first), int(last or first) + 1)
-
-
 def _token(options: argparse.Namespace) -> str | None:
     if options.token_file is None or options.token is not None:
         return options.token  # type: ignore[no-any-return]
@@ -160,38 +155,6 @@ def _token(options: argparse.Namespace) -> str | None:
 
 
 # ── the pipeline ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _broker(url: str, partitions: range | None) -> Source:
-    server, _, stream = url.rpartition("/")
-    on_redis = re.fullmatch(r"rediss?://[^/]+/\d+", server)
-    if not stream or "?" in url or not (on_redis or server.startswith(("nats://", "tls://"))):
-        raise ArgumentError("--source", redacted(url), "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM")
-    if on_redis and partitions is not None:
-        raise ArgumentError("--partitions", partitions, "absent: a stream of Redis has none")
-    try:
-        return _redis(server, stream) if on_redis else _nats(server, stream, partitions)
-    except ImportError:
-        extra = "redis" if on_redis else "nats"
-        raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
-
-
-def _redis(server: str, stream: str) -> Source:
-    from rxcompact.brokers.redis import RedisStreamSource  # noqa: PLC0415 - an extra
-
-    return RedisStreamSource(server, stream=stream, group="rxcompact")
-
-
-def _nats(server: str, stream: str, partitions: range | None) -> Source:
-    from rxcompact.brokers.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
-
-    if partitions is None:
-        return JetStreamSource(server, stream=stream, consumer="rxcompact")
-    # workers of the same partitions share a consumer: one that is killed may be replaced
-    consumer = f"rxcompact-{partitions[0]}-{partitions[-1]}"
-    return JetStreamSource(
-        server, stream=stream, consumer=consumer, subjects=[f"*.{number}.>" for number in partitions]
-    )
 
 
 def _listener(options: argparse.Namespace) -> Source:
@@ -243,7 +206,7 @@ def _enricher(options: argparse.Namespace) -> HttpEnricher:
 
 
 def _pipeline(options: argparse.Namespace, sink: Sink) -> Pipeline:
-    source = _broker(options.source, options.partitions) if options.source else _listener(options)
+    source = broker_source(options.source, options.partitions, options.start) if options.source else _listener(options)
     time_mapper = JsonTime(options.time) if options.time else None
     operators: list[Step] = [rxo.compact(options.timespan, key_mapper=JsonKey(*options.key), time_mapper=time_mapper)]
     if options.enrich is not None:
@@ -277,7 +240,7 @@ async def _serve(pipeline: Pipeline, sink: Sink, options: argparse.Namespace) ->
     failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def on_signal(signal: Signal) -> None:
-        if isinstance(signal, SourceFailed) and not failed.done():
+        if isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError) and not failed.done():
             failed.set_result(signal.error)
 
     first = orchestrator.attach(on_signal)
@@ -310,5 +273,6 @@ async def _ready(source: Source) -> str:
     if isinstance(source, HttpSource):
         await source.listening()
         return f"listening on {source.url}"
-    await asyncio.sleep(1)  # in which it would fail
+    if isinstance(source, BrokerSource):
+        await source.bound()
     return f"consuming {source!r}"

@@ -64,6 +64,10 @@ class NatsRig(Rig):
         info = await self.info()
         return info.num_pending, info.num_ack_pending
 
+    async def held_by(self, consumer: str) -> int:
+        found: int = (await self.info(consumer)).num_ack_pending
+        return found
+
     async def redelivered(self) -> int:
         info = await self.info()
         return info.delivered.consumer_seq - info.delivered.stream_seq

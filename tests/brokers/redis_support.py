@@ -90,6 +90,10 @@ class RedisRig(Rig):
     async def pending(self) -> tuple[int, int]:
         return await self.waiting(), len(await self.delivered())
 
+    async def held_by(self, consumer: str) -> int:
+        found: int = (await self.client.xpending(STREAM, consumer))["pending"]
+        return found
+
     async def redelivered(self) -> int:
         return 0  # the server counts what is pending alone
 

@@ -99,7 +99,7 @@ async def test_a_stream_that_is_not_there_yet_is_waited_for(nats: NatsRig) -> No
 
 
 @pytest.mark.parametrize(("start", "expected"), [("all", [0, 1, 2]), ("new", [2]), ("instant", [1, 2])])
-async def test_a_consumer_that_is_made_begins_where_it_is_told(nats: NatsRig, start: Any, expected: list[int]) -> None:
+async def test_a_consumer_that_is_made_begins_at_its_start(nats: NatsRig, start: Any, expected: list[int]) -> None:
     await nats.send({"id": 0})
     await asyncio.sleep(0.1)
     instant = datetime.now(UTC)

@@ -55,7 +55,7 @@ async def test_an_entry_without_the_field_is_a_dead_letter_with_its_content(redi
 
 
 @pytest.mark.parametrize(("start", "expected"), [("all", [0, 1, 2]), ("new", [2]), ("instant", [1, 2])])
-async def test_a_group_that_is_made_begins_where_it_is_told(redis: RedisRig, start: Any, expected: list[int]) -> None:
+async def test_a_group_that_is_made_begins_at_its_start(redis: RedisRig, start: Any, expected: list[int]) -> None:
     await redis.send({"id": 0})
     await asyncio.sleep(0.05)
     [identity] = await redis.send({"id": 1})

@@ -1,7 +1,7 @@
 """What more processes bring: ``python tests/cluster/bench_scale.py``; partitioned workers on JetStream, shards on Ray.
 
 Wall clock, medians of rounds that alternate. Every process wants a core, and so does the broker: on a machine with
-fewer cores than that the share of each is less, and the table says how many there are.
+fewer cores than that the share of each is less; the table has their number.
 """
 
 from __future__ import annotations

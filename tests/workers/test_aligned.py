@@ -73,8 +73,8 @@ class Worker:
         await self.orchestrator.stop()
 
 
-class Deaf:
-    """A sink that takes what it is given, and never says so."""
+class Stuck:
+    """A sink that takes what it is given, and never returns."""
 
     def __init__(self) -> None:
         self.taken: list[Compacted] = []
@@ -178,8 +178,8 @@ EVENTS = [event("a", 1), event("b", 2), event("a", 3), event("c", 14), event("a"
 
 async def published_twice(**options: Any) -> tuple[list[Compacted], list[Compacted]]:
     """Kill a worker whose sink took what it was given; return that, and what the next one publishes."""
-    deaf = Deaf()
-    async with Worker(sink=deaf, timeout=None, **options) as first:
+    stuck = Stuck()
+    async with Worker(sink=stuck, timeout=None, **options) as first:
         await first.follow(EVENTS)
         await asyncio.sleep(30)
         await first.orchestrator.stop(0)
@@ -189,7 +189,7 @@ async def published_twice(**options: Any) -> tuple[list[Compacted], list[Compact
             second.send(number, each)
         await asyncio.sleep(30)
     assert sorted(second.settled) == [0, 1, 2, 3, 4]
-    return deaf.taken, second.rows()
+    return stuck.taken, second.rows()
 
 
 async def test_what_a_crash_publishes_twice_has_the_id_it_had_where_births_are_in_events() -> None:
@@ -211,7 +211,7 @@ async def test_a_part_of_a_window_delivered_again_has_its_id_by_the_windows_buck
         first.send(1, event("a", 1))
         first.send(2, event("a", 3))
         await asyncio.sleep(20)
-    async with Worker(**ALIGNED) as second:  # the acknowledgement of the first was heard, of the second not
+    async with Worker(**ALIGNED) as second:  # the acknowledgement of the first was received, of the second not
         second.send(2, event("a", 3))
         await asyncio.sleep(20)
     [whole], [part] = first.rows(), second.rows()
@@ -289,8 +289,8 @@ async def test_a_batch_that_fails_is_overtaken_though_ordered() -> None:
 
 
 async def test_a_shard_whose_sink_hangs_holds_up_no_other() -> None:
-    deaf = Deaf()
-    async with Worker(sink=deaf, timeout=None, **ALIGNED) as slow, Worker(**ALIGNED) as other:
+    stuck = Stuck()
+    async with Worker(sink=stuck, timeout=None, **ALIGNED) as slow, Worker(**ALIGNED) as other:
         events = [event("a", at) for at in range(30)]
         await asyncio.gather(slow.follow(events), other.follow(events))
         await asyncio.sleep(20)

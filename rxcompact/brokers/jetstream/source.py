@@ -138,7 +138,8 @@ class JetStreamSource(BrokerSource):
                 client.deliver = self._receive
                 for consumer in self._consumers:
                     subscription = await consumer.subscribe(client)
-                    self._subscriptions[subscription._id] = consumer, subscription
+                    number = subscription._id  # pyright: ignore[reportPrivateUsage] - which is in no other place
+                    self._subscriptions[number] = consumer, subscription
 
     async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
         """Warn when no message of the stream is in any of the partitions."""
