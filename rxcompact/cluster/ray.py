@@ -13,6 +13,7 @@ from typing import Any, Self, TypeAlias
 from zlib import crc32
 
 import ray
+import ray.exceptions
 from reactivex import Observable
 from reactivex.subject import Subject
 
@@ -187,6 +188,8 @@ class RayRunner:
         try:
             await self._actors[shard].push.remote(batch)
             self.acknowledged += len(batch)
+        except ray.exceptions.RayError:  # the shard's account has what was abandoned
+            pass
         finally:
             self._room[shard].release()
 

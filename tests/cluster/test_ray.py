@@ -42,7 +42,7 @@ def published(found: dict[str, Any]) -> list[Any]:
 def balances(account: dict[str, int]) -> bool:
     ended = sum(account[end] for end in ("published", "expired", "failed", "dropped", "abandoned"))
     return (
-        account["received"] == account["duplicates"] + account["distinct"] + account["refused"]
+        account["received"] == account["duplicates"] + account["distinct"] + account["rejected"]
         and account["distinct"] == ended + account["in_flight"]
     )
 
@@ -58,7 +58,7 @@ def test_each_key_is_on_one_shard_and_every_event_is_counted_once(shards: dict[s
     assert all(len(found) == 1 for found in places.values())
     assert len(set.union(*places.values())) == 2
     assert balances(found["account"])
-    assert (found["account"]["received"], found["account"]["refused"], found["acknowledged"]) == (20_001, 1, 20_001)
+    assert (found["account"]["received"], found["account"]["rejected"], found["acknowledged"]) == (20_001, 1, 20_001)
     assert {"WindowClosed", "BatchPublished", "DeadLettered"} <= set(found["signals"])
 
 
