@@ -13,12 +13,12 @@ Ident = tuple[Any, ...]
 
 
 def ident(compacted: Any) -> Ident:
-    """What a distinct event is known by from its window to its end; its event is replaced by what the API answers."""
+    """The identity of a distinct event from its window to its outcome; enrichment replaces the event."""
     return compacted.key, compacted.count, compacted.first_seen, compacted.last_seen
 
 
 class Dice(random.Random):
-    """Chance, and a count of the faults it chose."""
+    """Randomness, and a count of the faults that it chose."""
 
     def __init__(self, seed: int) -> None:
         super().__init__(seed)
@@ -26,7 +26,7 @@ class Dice(random.Random):
         self.moods: dict[str, str] = {}
 
     def mood(self, boundary: str) -> str:
-        """What is wrong with a boundary just now; one call in five is spared."""
+        """The current fault of a boundary; one call in five has none."""
         mood = self.moods.get(boundary, "up")
         if mood == "up" or self.random() < 0.2:
             return "up"
@@ -35,14 +35,14 @@ class Dice(random.Random):
 
 
 class Api:
-    """An enricher; knows how many calls each run has under way."""
+    """An enricher that counts the calls under way of each run."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
         self.released = asyncio.Event()
         self.run = 0
         self.under_way: Counter[int] = Counter()
-        self.workers: dict[asyncio.Task[Any] | None, None] = {}  # a set in order, so that a life can be repeated
+        self.workers: dict[asyncio.Task[Any] | None, None] = {}  # an ordered set, so that a run can be repeated
 
     def enrich(self, event: Any) -> Any:
         mood = self.dice.mood("api")
@@ -90,7 +90,7 @@ class Api:
 
 
 class Store:
-    """A sink; remembers what it took, and what it took while saying that it had not."""
+    """A sink; counts what it took, and what it took while it answered with a failure."""
 
     def __init__(self, dice: Dice) -> None:
         self.dice = dice
@@ -120,11 +120,11 @@ class Store:
             case "half":
                 failed = {position: TransientError("half") for position in range(0, len(batch), 2)}
             case "picky":
-                odd = [PermanentError("picky"), "said in words", 500]
+                odd = [PermanentError("picky"), "in words", 500]
                 failed = {position: self.dice.choice(odd) for position in range(0, len(batch), 3)}
             case "all":
                 failed = dict.fromkeys(range(len(batch)), TransientError("all"))
-            case "beyond":  # a position that there is not
+            case "beyond":  # positions out of range
                 failed = {len(batch) + 3: TransientError("beyond"), -1: TransientError("before")}
             case "cancels":
                 raise asyncio.CancelledError

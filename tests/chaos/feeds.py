@@ -1,4 +1,4 @@
-"""Sources that die, complete and fail in every other way, and know what the pipeline took of them."""
+"""Sources that fail, complete and hang, and count what the pipeline took."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rxcompact.sources.observable import ObservableSource
 
 
 class Feed:
-    """Makes events, and knows which of them the pipeline has taken charge of."""
+    """Makes events, and records which of them were pushed."""
 
     def __init__(self, dice: Dice, wall: Callable[[], float]) -> None:
         self.dice = dice
@@ -49,7 +49,7 @@ class Feed:
 
 
 class Hot:
-    """Pushes chunks; cannot wait. Subscribing, unsubscribing and closing may fail."""
+    """Pushes chunks without waiting. Subscribing, unsubscribing and closing may fail."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -104,7 +104,7 @@ class Hot:
 
 
 class Streamed:
-    """A Subject, made anew when it has ended; events are gathered and handed over a turn later."""
+    """A Subject, replaced when it has ended; its events are chunked a turn later."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -129,7 +129,7 @@ class Streamed:
 
 
 class Pulled:
-    """An iterator, or an async one, that is given events to give; it can be made to wait."""
+    """An iterator, or an async one, fed with events; it can be made to wait."""
 
     def __init__(self, feed: Feed, *, sync: bool) -> None:
         self.feed = feed
@@ -152,7 +152,7 @@ class Pulled:
         if self.error and self.feed.dice.random() < 0.5:  # in the middle of a chunk
             self.error = False
             raise OSError("died")
-        if not self.waiting:  # an iterator cannot idle: it ends, and the next start goes on
+        if not self.waiting:  # an iterator cannot wait: it ends, and the next start continues
             raise StopIteration
         return self.feed.give([self.waiting.pop(0)])[0]
 

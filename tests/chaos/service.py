@@ -1,4 +1,4 @@
-"""The service as a process, and a store and an API on loopback that fail as they are told."""
+"""The service as a process, and a store and an API on loopback with faults."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ ACCOUNT = re.compile(r"(\w+(?: \w+)?) (\d+)(?:, |$)")
 
 
 class World:
-    """Answers as the dice fall: ``faults`` is the share of requests that go wrong."""
+    """An API and a store: ``faults`` is the share of requests that fail, at random."""
 
     def __init__(self, seed: int = 0) -> None:
         self.dice = random.Random(seed)
         self.faults = 0.0
         self.only = ""  # which of them
-        self.gate = asyncio.Event()  # closed, nothing is answered
+        self.gate = asyncio.Event()  # while it is closed, nothing is answered
         self.gate.set()
         self.injected: Counter[str] = Counter()
-        self.batches: dict[str, list[Any]] = {}  # by idempotency key, as a store does that knows what it is for
+        self.batches: dict[str, list[Any]] = {}  # by idempotency key
         self.url = ""
 
     @asynccontextmanager

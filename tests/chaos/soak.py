@@ -1,7 +1,7 @@
-"""A pipeline's life under faults at every boundary, in virtual time, from a seed.
+"""A pipeline with faults at every boundary, in virtual time, from a seed.
 
-python tests/chaos/soak.py --seeds 1000      many lives
-python tests/chaos/soak.py --seed 17         one of them again
+python tests/chaos/soak.py --seeds 1000      many runs
+python tests/chaos/soak.py --seed 17         one of them
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from loguru import logger
 from rxcompact.testing import run
 
 MINUTES = 3.0
-"""Of virtual time; a life costs a fifth of a second of real time."""
+"""Of virtual time; a run takes a fifth of a second of real time."""
 
 
 def soak(seed: int, minutes: float = MINUTES) -> Life:
-    """Live one life; return it, or raise what went wrong."""
+    """Do one run; return it, or raise what went wrong."""
     lives: list[Life] = []
 
     async def main() -> None:

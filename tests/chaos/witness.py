@@ -1,4 +1,4 @@
-"""Watches a pipeline from outside: what must hold at each turn of the loop, and what in the end."""
+"""Checks a pipeline from outside: invariants at each turn of the loop, and at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STUBBORN = 65.0
 
 
 class Witness:
-    """Keeps a second account: of windows, outcomes and what was given, each event by its number.
+    """Keeps a second account of windows, outcomes and pushed events, each event by its number.
 
     Args:
         merges: Whether a kept event carries the numbers of all that it stands for.
@@ -44,9 +44,11 @@ class Witness:
         self.loop: Any = asyncio.get_running_loop()
         self.state = "idle"
         self.runs: Counter[str] = Counter()
-        self.told: Counter[str] = Counter()  # outcomes of this run
+        self.outcomes: Counter[str] = Counter()  # outcomes of this run
         self.before = Account()
-        self.open: dict[Ident, list[tuple[float, Any]]] = {}  # out of their windows, without an end: since when, what
+        self.open: dict[
+            Ident, list[tuple[float, Any]]
+        ] = {}  # after their window and before their outcome: since when, what
         self.ends: dict[int, str] = {}
         self.places: Counter[int] = Counter()
         self.published: Counter[Ident] = Counter()
@@ -67,7 +69,7 @@ class Witness:
         self.loop._run_once = turn
 
     def guarded(self, check: Callable[..., None]) -> Callable[..., None]:
-        """Remember the first failure: what an observer raises is held back from everyone else, as it should be."""
+        """Remember the first failure: what an observer raises reaches nobody else."""
 
         def guard(*given: Any) -> None:
             if self.broken is None:
@@ -82,7 +84,7 @@ class Witness:
         if self.broken is not None:
             raise self.broken
 
-    # ── as it happens ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── during the run ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_window(self, window: Any) -> None:
         assert len({compacted.key for compacted in window}) == len(window) > 0
@@ -96,14 +98,14 @@ class Witness:
 
     def on_outcome(self, outcome: Any) -> None:
         if outcome.outcome == "rejected" and outcome.stage == "compact":
-            self.told["refused"] += 1
+            self.outcomes["refused"] += 1
             self.counted(outcome.event, 1)
-            # one that could not be merged waits for the end of what it was to be merged with
+            # an event that could not be merged has the outcome of the one that it was to be merged into
             self.ended(
                 outcome.event["ns"], {"stopped": "abandoned", "accumulator": "unmerged"}.get(outcome.reason, "refused")
             )
             return
-        self.told[outcome.outcome] += 1
+        self.outcomes[outcome.outcome] += 1
         compacted = outcome.event
         if outcome.outcome != "published" and outcome.stage == "compact":
             self.counted(compacted.event, compacted.count)
@@ -126,7 +128,7 @@ class Witness:
             return
         assert state in LEGAL[self.state], (self.state, state)
         if state == "running" and self.state != "restarting":
-            self.told, self.before = Counter(), Account()
+            self.outcomes, self.before = Counter(), Account()
             self.api.run += 1
         self.state = state
         if state in ("stopped", "failed"):
@@ -141,19 +143,19 @@ class Witness:
         assert 0 <= now.in_flight <= self.orchestrator.pipeline.max_in_flight, now
         assert min(now) >= 0
         assert all(getattr(now, name) >= getattr(self.before, name) for name in FLOW), (self.before, now)
-        assert all(getattr(now, end) == self.told[end] for end in ("rejected", *ENDS)), (now, self.told)
-        assert self.api.under_way[self.api.run] <= self.most, "more calls at once than were asked for"
+        assert all(getattr(now, end) == self.outcomes[end] for end in ("rejected", *ENDS)), (now, self.outcomes)
+        assert self.api.under_way[self.api.run] <= self.most, "more calls at once than max_concurrent"
         self.before = now
         if self.turns % 500 == 0:
             oldest = min((alike[0][0] for alike in self.open.values()), default=self.loop.time())
             assert self.loop.time() - oldest < self.orchestrator.pipeline.max_age + DELIVERY + STUBBORN, "forgotten"
 
-    # ── in the end ────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── at the end ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def verdict(self) -> None:
-        """Check that each event given had one end, and that nothing is left."""
+        """Check that each pushed event had one outcome, and that nothing is left."""
         self.raise_if_broken()
-        assert not self.open, "without an end"
+        assert not self.open, "without an outcome"
         assert self.runs["received"] == len(self.feed.given), (self.runs, len(self.feed.given))
         assert self.counts == len(self.feed.given)
         assert not self.published - self.store.took, "published, but not taken"
@@ -165,8 +167,8 @@ class Witness:
         assert [timer for timer in self.loop._scheduled if not timer.cancelled()] == []
 
     def acks(self) -> None:
-        """Check that a message is settled once all of its events have ended, but for those that were abandoned."""
+        """Check that a message is settled when all of its events are, unless one was abandoned."""
         for number, message in enumerate(self.feed.messages):
             ends = {self.ends[n] for n in message}
-            if ends and not ends & {"unmerged", "dropped"}:  # nor is of one dropped told before its window is over
+            if ends and not ends & {"unmerged", "dropped"}:  # a dropped one is settled when its window closes
                 assert self.feed.settled[number] == ("abandoned" not in ends), (number, ends)
