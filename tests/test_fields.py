@@ -201,7 +201,7 @@ def test_an_empty_chunk() -> None:
     ],
     ids=lambda case: repr(case)[:30],
 )
-def test_a_bad_line_says_why_and_is_not_quoted(line: bytes, why: str) -> None:  # S1 to S13
+def test_the_error_of_a_bad_line_has_the_reason_and_not_the_line(line: bytes, why: str) -> None:  # S1 to S13
     for read in (decode, JsonKey("a"), JsonKey(), JsonTime("a")):
         with pytest.raises(DecodeError) as caught:
             read(line)

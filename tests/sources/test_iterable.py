@@ -97,25 +97,25 @@ def test_an_error_comes_after_what_came_before(in_loop: bool) -> None:
         yield from (1, 2)
         raise ZeroDivisionError
 
-    told: list[object] = []
+    emitted: list[object] = []
 
     async def run() -> None:
         ended = asyncio.Event()
 
         def fail(error: Exception) -> None:
-            told.append(error)
+            emitted.append(error)
             ended.set()
 
-        IterableSource(events(), chunk_size=1).stream().subscribe(told.extend, fail)
+        IterableSource(events(), chunk_size=1).stream().subscribe(emitted.extend, fail)
         await ended.wait()
 
     if in_loop:
         asyncio.run(run())
     else:
-        IterableSource(events(), chunk_size=1).stream().subscribe(told.extend, told.append)
-    assert told[:2] == [1, 2]
-    assert isinstance(told[2], ZeroDivisionError)
-    assert len(told) == 3
+        IterableSource(events(), chunk_size=1).stream().subscribe(emitted.extend, emitted.append)
+    assert emitted[:2] == [1, 2]
+    assert isinstance(emitted[2], ZeroDivisionError)
+    assert len(emitted) == 3
 
 
 def test_after_disposal_an_async_iterable_goes_on_with_the_next_subscription_until_closed() -> None:

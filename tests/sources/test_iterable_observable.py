@@ -171,7 +171,7 @@ def test_an_async_iterator_that_waits_for_room_goes_on_where_it_was_even_after_i
     asyncio.run(run())
 
 
-def test_an_error_that_came_between_two_subscriptions_is_told_to_the_second() -> None:
+def test_an_error_between_two_subscriptions_goes_to_the_second() -> None:
     async def run() -> None:
         fails = asyncio.Event()
 
@@ -180,34 +180,34 @@ def test_an_error_that_came_between_two_subscriptions_is_told_to_the_second() ->
             await fails.wait()
             raise ZeroDivisionError
 
-        source, told = IterableSource(events()), list[Any]()
-        subscription = source.stream().subscribe(told.append)
+        source, emitted = IterableSource(events()), list[Any]()
+        subscription = source.stream().subscribe(emitted.append)
         await turns()
         subscription.dispose()
         fails.set()
         await turns()
-        assert told == [[1]]
-        source.stream().subscribe(told.append, told.append)
+        assert emitted == [[1]]
+        source.stream().subscribe(emitted.append, emitted.append)
         await turns()
-        assert isinstance(told[1], ZeroDivisionError)
+        assert isinstance(emitted[1], ZeroDivisionError)
 
     asyncio.run(run())
 
 
-def test_what_cannot_be_iterated_is_told_as_an_error() -> None:
+def test_what_cannot_be_iterated_is_an_error() -> None:
     class Broken:
         def __iter__(self) -> Iterator[int]:
             raise ZeroDivisionError
 
     async def run() -> list[Any]:
-        told: list[Any] = []
-        IterableSource(Broken()).stream().subscribe(told.append, told.append)
+        emitted: list[Any] = []
+        IterableSource(Broken()).stream().subscribe(emitted.append, emitted.append)
         await turns()
-        return told
+        return emitted
 
-    told: list[Any] = []
-    IterableSource(Broken()).stream().subscribe(told.append, told.append)
-    assert list(map(type, told)) == list(map(type, asyncio.run(run()))) == [ZeroDivisionError]
+    emitted: list[Any] = []
+    IterableSource(Broken()).stream().subscribe(emitted.append, emitted.append)
+    assert list(map(type, emitted)) == list(map(type, asyncio.run(run()))) == [ZeroDivisionError]
 
 
 # ── ObservableSource ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -317,7 +317,7 @@ def test_what_is_pushed_while_a_chunk_is_handed_over_comes_with_the_next() -> No
     asyncio.run(run())
 
 
-def test_what_was_pushed_and_not_handed_over_at_disposal_is_not_told() -> None:
+def test_what_was_pushed_and_not_emitted_at_disposal_is_not_emitted() -> None:
     async def run() -> None:
         bench, events = Bench(), Subject[int]()
         subscription = bench.listen(events)

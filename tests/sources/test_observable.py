@@ -14,7 +14,7 @@ from rxcompact.errors import LoopError
 from rxcompact.sources.observable import ObservableSource
 
 
-class Told:
+class Listener:
     def __init__(self) -> None:
         self.chunks: list[list[Any]] = []
         self.ends: list[object] = []
@@ -42,26 +42,26 @@ class Told:
 def test_what_is_pushed_in_one_turn_is_one_chunk() -> None:
     async def run() -> None:
         events: Subject[int] = Subject()
-        told = Told()
-        told.listen(ObservableSource(events))
+        listener = Listener()
+        listener.listen(ObservableSource(events))
         for start in (0, 10):
             for number in range(start, start + 10):
                 events.on_next(number)
-            assert told.events == list(range(start))  # not on the producer's time
+            assert listener.events == list(range(start))  # not on the producer's time
             await asyncio.sleep(0)
-        assert told.chunks == [list(range(10)), list(range(10, 20))]
+        assert listener.chunks == [list(range(10)), list(range(10, 20))]
 
     asyncio.run(run())
 
 
 def test_an_observable_that_ends_at_once() -> None:
     async def run() -> None:
-        told = Told()
-        told.listen(ObservableSource(rx.of(1, 2, 3)))
+        listener = Listener()
+        listener.listen(ObservableSource(rx.of(1, 2, 3)))
         async with asyncio.timeout(60):
-            await told.ended.wait()
+            await listener.ended.wait()
         await asyncio.sleep(0)
-        assert (told.events, told.ends) == ([1, 2, 3], ["completed"])
+        assert (listener.events, listener.ends) == ([1, 2, 3], ["completed"])
 
     asyncio.run(run())
 
@@ -71,11 +71,11 @@ def test_from_other_threads_nothing_is_lost_and_each_ones_order_kept(failing: bo
     count, threads = 20_000, 4
     error = ZeroDivisionError()
 
-    async def run() -> Told:
+    async def run() -> Listener:
         # a Subject's lock makes pushes of several threads one after the other
         events: Subject[tuple[int, int]] = Subject()
-        told = Told()
-        told.listen(ObservableSource(events))
+        listener = Listener()
+        listener.listen(ObservableSource(events))
 
         def push(thread: int) -> None:
             for number in range(count):
@@ -92,29 +92,29 @@ def test_from_other_threads_nothing_is_lost_and_each_ones_order_kept(failing: bo
         boss = threading.Thread(target=work)
         boss.start()
         async with asyncio.timeout(60):
-            await told.ended.wait()
+            await listener.ended.wait()
         boss.join()
-        return told
+        return listener
 
-    told = asyncio.run(run())
+    listener = asyncio.run(run())
     for thread in range(threads):
-        assert [number for of, number in told.events if of == thread] == list(range(count))
-    assert told.ends == [error if failing else "completed"]
-    assert told.threads == {threading.get_ident()}
+        assert [number for of, number in listener.events if of == thread] == list(range(count))
+    assert listener.ends == [error if failing else "completed"]
+    assert listener.threads == {threading.get_ident()}
 
 
 def test_an_idle_loop_is_woken() -> None:
     async def run() -> None:
         events: Subject[int] = Subject()
-        told = Told()
-        told.listen(ObservableSource(events))
+        listener = Listener()
+        listener.listen(ObservableSource(events))
         await asyncio.sleep(0)
         pusher = threading.Timer(0.05, lambda: (events.on_next(1), events.on_completed()))
         pusher.start()
         async with asyncio.timeout(60):  # nothing else is on the loop
-            await told.ended.wait()
+            await listener.ended.wait()
         pusher.join()
-        assert told.events == [1]
+        assert listener.events == [1]
 
     asyncio.run(run())
 
@@ -122,19 +122,19 @@ def test_an_idle_loop_is_woken() -> None:
 def test_disposal_leaves_the_observable() -> None:
     async def run() -> None:
         events: Subject[int] = Subject()
-        told = Told()
-        subscription = told.listen(ObservableSource(events))
+        listener = Listener()
+        subscription = listener.listen(ObservableSource(events))
         events.on_next(1)
         await asyncio.sleep(0)
         subscription.dispose()
         assert not events.observers
         events.on_next(2)
         await asyncio.sleep(0)
-        assert told.events == [1]
+        assert listener.events == [1]
 
     asyncio.run(run())
 
 
-def test_outside_a_loop_it_says_so() -> None:
+def test_without_a_running_loop_it_is_a_loop_error() -> None:
     with pytest.raises(LoopError, match="loop"):
         ObservableSource(rx.of(1)).stream().run()
