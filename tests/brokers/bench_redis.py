@@ -71,7 +71,7 @@ async def bare(url: str, name: str, entries: int) -> float:
 
 
 async def pipeline(url: str, name: str, entries: int, each: int) -> float:
-    source = RedisStreamSource(url, stream=STREAM, group=name, max_pending=entries, prefetch=PREFETCH)
+    source = RedisStreamSource(url, stream=STREAM, group=name, field="data", max_pending=entries, prefetch=PREFETCH)
     published = 0
 
     def sink(batch: object) -> None:

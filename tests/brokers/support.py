@@ -190,7 +190,7 @@ class Rig:
         settings = {
             "key_mapper": "id",
             "timespan": 0.2,
-            "max_age": 600,
+            "max_age": 6000,
             "batch_timespan": 0.05,
             "sink": self.out.extend,
         }
