@@ -163,11 +163,13 @@ class Enrich(PooledOperator[Compacted]):
         return self.enricher
 
     def _stage(self, observer: ObserverBase[Compacted], scheduler: SchedulerBase | None) -> EnrichStage:
-        enricher, merge = self.enricher, self.merge
+        enricher: Any = self.enricher
+        mapper: Any = enricher
+        merge = self.merge
         if isinstance(enricher, KeyedEnricher) and merge is None:
             mapper, merge = enricher.lookup, enricher.merge
-        else:
-            mapper = enricher.enrich if isinstance(enricher, Enricher) else enricher
+        elif isinstance(enricher, Enricher):
+            mapper = enricher.enrich
         call = _batched(mapper) if self.batch else _single(mapper)
         return EnrichStage(call, observer, self, scheduler, merge=merge)
 

@@ -30,8 +30,7 @@ class Job(Attempts, Generic[E]):
         earliest, latest: Their deadlines, in the loop's seconds.
         due: When the call has taken too long, or is to be made again; infinity for neither.
         timer: Due then, or at a deadline.
-        task: Makes the call.
-        calling: Whether it has begun to.
+        task: Makes the call; ``calling`` once it has begun to.
         timed_out: Whether the call was cancelled, since it took too long.
         waiting: Whether it failed and is to be made again.
     """
@@ -89,10 +88,10 @@ class OutcomeHandler(Protocol[E]):
 
 
 class Pool(Generic[E]):
-    """Makes at most ``max_concurrent`` calls at once. A job that waits to be called again takes none of their places.
+    """Makes at most ``max_concurrent`` calls at once; a job that waits to be called again is none of them.
 
-    Each call is a task of its own, in a copy of the context in which the pool was made: whatever it cancels, catches or
-    sets is its own. All of it is one loop's business; no method may be called from another thread.
+    Each call is a task, in a copy of the context in which the pool was made: what it cancels, catches or sets concerns
+    no other. No method may be called from another thread than the loop's.
     """
 
     def __init__(
@@ -116,6 +115,7 @@ class Pool(Generic[E]):
         self._context = copy_context()
         self._jobs: dict[Job[E], None] = {}  # a set in order, so that what is done to all of them is repeatable
         self._queue: list[tuple[float, int, Job[E]]] = []  # a heap by deadline
+        self._last_place = -INFINITY
         self._numbers = count()
         self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
         self._calls = 0
@@ -159,11 +159,16 @@ class Pool(Generic[E]):
             self._push(job)
 
     def _push(self, job: Job[E]) -> None:
-        heappush(self._queue, (job.earliest, next(self._numbers), job))
-        if self._queue[0][2] is job and job.earliest < INFINITY:
+        place = job.earliest
+        if self._max_concurrent == 1:  # one after another is in order: the last is behind all others
+            self._last_place = place = max(place, self._last_place)
+        heappush(self._queue, (place, next(self._numbers), job))
+        if place > job.earliest:
+            self._arm(job, job.earliest)
+        if self._queue[0][2] is job and place < INFINITY:
             if self._expiry is not None:
                 self._expiry.cancel()
-            self._expiry = self._loop.call_at(job.earliest, self._expire_queued)
+            self._expiry = self._loop.call_at(place, self._expire_queued)
 
     def _expire_queued(self) -> None:
         self._expiry = None

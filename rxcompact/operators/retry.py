@@ -8,7 +8,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from datetime import UTC, timedelta
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from inspect import iscoroutinefunction
 from math import isnan
@@ -240,8 +240,8 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         wait, retry = self.wait, self.retry
-        if isinstance(wait, timedelta | Real) and not isinstance(wait, bool):
-            wait = wait_fixed(seconds("wait", wait, zero=True))  # type: ignore[arg-type]
+        if not callable(wait):
+            wait = wait_fixed(seconds("wait", wait, zero=True, infinite=True))
         types = retry if isinstance(retry, tuple) else (retry,)
         if all(isinstance(each, type) and issubclass(each, BaseException) for each in types):
             retry = retry_if_exception_type(types)
@@ -302,7 +302,7 @@ class Attempts:
         """Return how long to wait by the policy, seconds, or None when retrying cannot mend the error.
 
         Raises:
-            ValueError: for a wait that is no number of seconds; and whatever the policy raises.
+            ArgumentError: for a wait that is no duration; and whatever the policy raises.
         """
         self.error = error
         state = self._state
@@ -318,7 +318,8 @@ class Attempts:
         if meaning == "denied" and not isinstance(error, RxCompactError):  # our client has logged its own
             logger.error("{}: are the credentials right?", describe(error))
         self.asked = retry_after(error) or 0.0
-        self.wait = max(_number(await _value(self._policy.wait, state)), self.asked, SHORTEST)
+        wait = seconds("wait", await _value(self._policy.wait, state), zero=True, infinite=True)
+        self.wait = max(wait, self.asked, SHORTEST)
         return self.wait
 
     def fit(self, remaining: float) -> float:
@@ -343,12 +344,3 @@ class Attempts:
             if self._policy.before_sleep is not None:
                 await _value(self._policy.before_sleep, state)
             state.idle_for += wait
-
-
-def _number(wait: Any) -> float:
-    if isinstance(wait, timedelta):
-        wait = wait.total_seconds()
-    number = float(wait) if isinstance(wait, Real) and not isinstance(wait, bool) else -1.0
-    if not number >= 0:  # NaN is not
-        raise ValueError(f"wait must give seconds, 0 or more, got {wait!r}")
-    return number
