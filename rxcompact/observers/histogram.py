@@ -85,10 +85,6 @@ class Histogram:
         totals = list(accumulate(self.counts))
         return [(bound, totals[bisect_left(self.bounds, bound)]) for bound in bounds] + [(inf, totals[-1])]
 
-    def __repr__(self) -> str:
-        shares = ", ".join(f"p{percent} {self.percentile(percent) or 0:.3g}" for percent in (50, 90, 99))
-        return f"<Histogram of {self.count}: {shares}, max {self.most:.3g}>"
-
 
 def age_bounds(max_age: float) -> Sequence[float]:
     """Return bounds from a millisecond to a week, 16 for each doubling, `AGES` and ``max_age`` among them."""

@@ -11,8 +11,6 @@ from rxcompact.observers.statistics import Snapshot
 from rxcompact.signals import State
 
 PREFIX = "rxcompact_"
-PASSIVE = ("source", "compact", "decode")
-"""Stages that call nothing."""
 Labels: TypeAlias = tuple[str, ...]
 Numbers: TypeAlias = Iterable[tuple[Labels, float]]
 
@@ -95,20 +93,12 @@ METRICS: Sequence[Metric] = (
         lambda now: _each({"events": now.account.in_flight / now.max_in_flight} if now.max_in_flight else {}),
     ),
     Metric(
-        "waiting_calls", "gauge", "{call}", ("stage",), "Calls that failed and wait for the next attempt.",
-        lambda now: _each({name: each.waiting for name, each in now.stages.items() if name not in PASSIVE}),
-    ),
-    Metric(
         "retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
         lambda now: now.retries.items(),
     ),
     Metric(
         "failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",
         lambda now: _each({part: now.failures.get(part, 0) for part in ("source", "observer")}),
-    ),
-    Metric(
-        "restarts", "counter", "{restart}", (), "Restarts of the source that were asked for.",
-        lambda now: [((), now.restarts)],
     ),
     Metric(
         "state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
