@@ -150,7 +150,7 @@ class ReportObserver:
             if total == before or (cause[0] == "failing" and cause[1] not in self._failing):
                 continue
             if at - then < PERIOD:
-                due.append(then + PERIOD - at)
+                due.append(max(TICK, then + PERIOD - at))  # a rest of rounding would be a busy loop
                 continue
             self._reported[cause] = at, total
             self._log(now, cause, total - before)

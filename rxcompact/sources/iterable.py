@@ -118,7 +118,9 @@ class IterableSource:
 
     async def aclose(self) -> None:
         """Wait for no more of an async iterable; a generator that was waiting itself ends by that."""
-        pending, self._next = self._next, None
+        pending = self._next
         if pending is not None:
             pending.cancel()
             await asyncio.wait({pending})
+            if self._next is pending and (pending.cancelled() or pending.exception() is not None):
+                self._next = None  # else it had an event, which the next start emits

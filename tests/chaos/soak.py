@@ -13,10 +13,12 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-from life import Life
 from loguru import logger
 
 from rxcompact.testing import run
+
+sys.path.append(str(Path(__file__).parent.parent / "support"))  # where it is run as a script
+from life import Life
 
 MINUTES = 3.0
 """Of virtual time; a run takes a fifth of a second of real time."""

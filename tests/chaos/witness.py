@@ -46,9 +46,7 @@ class Witness:
         self.runs: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()  # outcomes of this run
         self.before = Account()
-        self.open: dict[
-            Ident, list[tuple[float, Any]]
-        ] = {}  # after their window and before their outcome: since when, what
+        self.open: dict[Ident, list[tuple[float, Any]]] = {}  # between window and outcome
         self.ends: dict[int, str] = {}
         self.places: Counter[int] = Counter()
         self.published: Counter[Ident] = Counter()
@@ -98,11 +96,11 @@ class Witness:
 
     def on_outcome(self, outcome: Any) -> None:
         if outcome.outcome == "rejected" and outcome.stage == "compact":
-            self.outcomes["refused"] += 1
+            self.outcomes["rejected"] += 1
             self.counted(outcome.event, 1)
             # an event that could not be merged has the outcome of the one that it was to be merged into
             self.ended(
-                outcome.event["ns"], {"stopped": "abandoned", "accumulator": "unmerged"}.get(outcome.reason, "refused")
+                outcome.event["ns"], {"stopped": "abandoned", "accumulator": "unmerged"}.get(outcome.reason, "rejected")
             )
             return
         self.outcomes[outcome.outcome] += 1
