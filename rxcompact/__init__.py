@@ -7,7 +7,7 @@ from rxcompact import operators
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import Enricher, Reducer, Sink, Source
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
-from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.mappers import key_of, time_of
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
@@ -47,8 +47,6 @@ __all__ = [
     "HttpSink",
     "HttpSource",
     "IterableSource",
-    "JsonKey",
-    "JsonTime",
     "LogObserver",
     "NdjsonSink",
     "NdjsonSource",
@@ -63,5 +61,7 @@ __all__ = [
     "Sink",
     "Source",
     "Window",
+    "key_of",
     "operators",
+    "time_of",
 ]

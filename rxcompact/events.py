@@ -12,6 +12,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from rxcompact.acks import Retained
+from rxcompact.keys import json_value
 
 K_co = TypeVar("K_co", covariant=True, default=Any)
 E_co = TypeVar("E_co", covariant=True, default=Any)
@@ -193,8 +194,6 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
         ``errors`` is the chain of errors, the last first. A command that reads dead letters takes the event out again.
         """
-        from rxcompact.fields import json_value  # noqa: PLC0415 - keys of JSON, which stand above the events
-
         if isinstance(self.event, Compacted):
             event, key, count = self.event.event, json_value(self.event.key), self.event.count
             times = {"first_seen": self.event.first_seen, "last_seen": self.event.last_seen}

@@ -1,247 +1,393 @@
-"""Fields of raw JSON lines, read without decoding the rest of the line."""
+"""Fields of events: what a name means in a mapping, in an object and in a JSON line."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from datetime import UTC, tzinfo
-from itertools import chain
-from operator import attrgetter
-from typing import Annotated, Any, NamedTuple
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import repeat
+from operator import attrgetter, is_
+from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType
+from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import UNSET
 
-from rxcompact.errors import DecodeError, KeyMapperError
-from rxcompact.timestamps import posix
+from rxcompact.errors import ArgumentError, DecodeError, RxCompactError
 
-# what Python hashes and compares as JSON does; True, 1 and 1.0 would be one key, lists and dicts none
-PLAIN = {str, int, type(None)}
-MAX_LENGTH = 65_536
-"""Characters of a key."""
+Group: TypeAlias = tuple[tuple[str, str], ...]
+"""Of a name without ``[]``, at each level: all that is left of it, and that up to its first dot."""
+Errors: TypeAlias = dict[int, RxCompactError]
+"""Of a chunk: the positions of the events of which something cannot be read, and why."""
 
+Read: TypeAlias = tuple[list[Sequence[Any]], Errors, bool]
+"""Columns of a chunk, the errors, and whether all values are of the types that they usually have."""
 
-class Json(NamedTuple):
-    """A key that Python would take for another, or not at all: a boolean, a float, an array, an object."""
+MISSING: Any = msgspec.UNSET
+FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
+TEXT = (bytes, str, bytearray, memoryview)
+MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
+ROUTINES = (MethodType, FunctionType, BuiltinFunctionType, MethodWrapperType)
+# `\.` is a dot of the name, and so on; noncharacters stand for these while the rest is split
+ESCAPED = {".": "\ufdd0", ",": "\ufdd1", "[": "\ufdd2", "]": "\ufdd3"}
+UNESCAPED = {ord(stand_in): mark for mark, stand_in in ESCAPED.items()}
+INDEX = re.compile(r"\[(-?[0-9]+|\*|\?.*|'.*'|\".*\"|:)\]")
 
-    text: str
-    """Canonical JSON."""
-
-
-def json_key(value: Any) -> Hashable:
-    """Return a JSON value as a hashable key: 1, 1.0, true and "1" are four."""
-    if type(value) in PLAIN:
-        return value  # type: ignore[no-any-return]
-    try:
-        return Json(_canonical(value))
-    except RecursionError:
-        raise DecodeError("nested too deeply") from None
+_decode = msgspec.json.Decoder().decode
 
 
-def json_value(key: Any) -> Any:
-    """Return the JSON value of a key."""
-    if isinstance(key, Json):
-        return msgspec.json.decode(key.text)
-    return [json_value(part) for part in key] if isinstance(key, tuple) else key
+# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _canonical(value: Any) -> str:
-    return msgspec.json.encode(value, order="sorted").decode()
-
-
-_decode_any = msgspec.json.Decoder().decode
-
-
-def decode(line: bytes | Mapping[str, Any]) -> dict[str, Any]:
-    """Decode a line in full; a mapping is returned as it is.
+def decode(line: Any) -> dict[str, Any]:
+    """Decode a line of JSON, bytes or text, in full; anything else is returned as it is.
 
     Raises:
-        DecodeError: when it is no JSON object, saying why and where.
+        DecodeError: when it is no JSON object, with the reason and where.
     """
-    if type(line) is not bytes and isinstance(line, Mapping):  # isinstance alone is slow
-        return line  # type: ignore[return-value]
+    if not isinstance(line, TEXT):
+        return line  # type: ignore[no-any-return]
     try:
-        value = _decode_any(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        value = _decode(line)
+    except MALFORMED as error:
         raise DecodeError(_why(error, line)) from None
     if not isinstance(value, dict):
         raise DecodeError(f"not a JSON object but {type(value).__name__}")
     return value
 
 
-def _why(error: Exception, line: bytes) -> str:
+def _why(error: Exception, line: Any) -> str:
     if reason := getattr(line, "reason", None):  # of the reader, that rejected it
         return str(reason)
     if isinstance(error, RecursionError):
         return "nested too deeply"
     if isinstance(error, UnicodeDecodeError):
         try:
-            line.decode()
+            bytes(line).decode()
         except UnicodeDecodeError as found:  # the first one counts from the start of the string that it is in
             return f"invalid UTF-8 (byte {found.start})"
-    return str(error)
+    return "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
 
 
-class _Fields:
-    """Looks up fields by name: whole first, then as a dotted path; None where missing.
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    Each line is decoded into a struct of these fields alone; the rest of it is checked for being JSON and UTF-8. A
-    number that does not fit a double is an error only where it is read.
+
+class Field:
+    r"""A field, by its name; called with an event it returns the value, None where it is missing.
+
+    The whole name is looked up first; then, at each dot, the rest of it whole, before it is split. ``[]`` goes through
+    a list: the value is the list of what is found. A backslash makes a dot, a comma or a bracket part of a name.
+    Mappings are looked into by their items, objects by their attributes, and JSON, bytes or text, is decoded.
 
     Args:
-        names: The fields.
-        usual: The type that most values have: others cost a second look. Dotted names are of any type.
+        name: Such as ``"host"``, ``"k.labels.app.kubernetes.io/name"``, ``"tags[].name"``, ``r"a\.b"``.
+        argument: What the name is given for, in errors.
+
+    Raises:
+        ArgumentError: for a name that cannot be one.
+
+    >>> Field("k.labels.app.kubernetes.io/name")({"k": {"labels": {"app.kubernetes.io/name": "api"}}})
+    'api'
+    >>> Field("tags[].n")(b'{"tags": [{"n": 1}, {"n": 2}]}')
+    [1, 2]
     """
 
-    def __init__(self, names: Sequence[str], usual: Any = Any) -> None:
-        self._names = names
-        columns = dict.fromkeys([*names, *(name.split(".")[0] for name in names)])
-        fields = {name: f"f{number}" for number, name in enumerate(columns)}
-        # a struct cannot have names that JSON escapes
-        self._plain = bool(names) and all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
-        self._flat = not any("." in name for name in names)
-        renamed = {field: name for name, field in fields.items()} if self._plain else None
+    __slots__ = ("groups", "name", "whole")
 
-        def decoder(kind: Any, default: Any) -> Callable[[bytes], Any]:
-            members = [(field, kind, default) for field in fields.values()]
-            return msgspec.json.Decoder(msgspec.defstruct("Fields", members, rename=renamed, gc=False)).decode
+    def __init__(self, name: str, argument: str = "field") -> None:
+        self.groups = _parse(name, argument)
+        """The parts of the name between ``[]``."""
+        self.name = name.strip()
+        self.whole = self.groups[0][0][0]
 
-        self._decode = decoder(Any, None if self._flat else UNSET)
-        self._decode_usual = decoder(usual, None) if self._flat else self._decode
-        heads = [name.split(".") for name in names]
-        self._columns = [
-            (attrgetter(fields[name]), attrgetter(fields[head]), rest)
-            for name, (head, *rest) in zip(names, heads, strict=True)
-        ]
+    @property
+    def flat(self) -> bool:
+        """Whether the name is looked up whole alone: no dot, no ``[]``."""
+        return len(self.groups) == len(self.groups[0]) == 1
 
-    def one(self, event: bytes | Mapping[str, Any]) -> list[Any]:
-        """Return the fields of an event.
+    def __call__(self, event: Any) -> Any:
+        event = decode(event)
+        if _access(event.__class__) is _nothing:
+            raise DecodeError(f"not an object but {type(event).__name__}")
+        found = find(event, self.groups)
+        return None if found is MISSING else found
 
-        Raises:
-            DecodeError: when a line is no JSON object.
-        """
-        if not self._plain or type(event) is not bytes:
-            event = decode(event)
-            return [event[name] if name in event else _walk(event, name.split(".")) for name in self._names]
+    def __repr__(self) -> str:
+        return f"Field({self.name!r})"
+
+
+def parse_names(texts: str | Iterable[str], argument: str = "key") -> tuple[str, ...]:
+    r"""Return the names of fields that a command was given, each once: separated by commas, or several texts of them.
+
+    Raises:
+        ArgumentError: for a name that cannot be one.
+
+    >>> parse_names(["host, alert", "k.labels.app"])
+    ('host', 'alert', 'k.labels.app')
+    """
+    parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"(?<!\\),", text)]
+    return tuple(dict.fromkeys(Field(part, argument).name for part in parts))
+
+
+def _parse(name: Any, argument: str) -> tuple[Group, ...]:
+    if not isinstance(name, str):
+        raise ArgumentError(argument, name, "a field's name")
+    text = re.sub(r"\\([.,\[\]])", lambda found: ESCAPED[found[1]], name.strip())
+    if not text:
+        raise ArgumentError(argument, name, "a field's name, not an empty one")
+    if "," in text:
+        raise ArgumentError(argument, name, r'one field ("host"), or a tuple of them ("host", "alert"); \, is a comma')
+    if INDEX.search(text):
+        raise ArgumentError(argument, name, 'a field; [] goes through a list, as in "tags[].name"')
+    pieces = text.split("[]")
+    if text.startswith(("[]", "$.")) or any(piece and not piece.startswith(".") for piece in pieces[1:]):
+        raise ArgumentError(argument, name, 'a field: "host", "labels.app", "tags[].name"')
+    groups = [pieces[0].split("."), *(piece.split(".")[1:] for piece in pieces[1:])]
+    if not all(map(all, groups)):
+        raise ArgumentError(argument, name, r'a field without an empty part: "labels.app"; \. is a dot of a name')
+    return tuple(
+        tuple((".".join(parts[at:]).translate(UNESCAPED), parts[at].translate(UNESCAPED)) for at in range(len(parts)))
+        for parts in groups
+    )
+
+
+# ── values ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find(value: Any, groups: Sequence[Group]) -> Any:
+    """Return what `Field.groups` name in a value, or MISSING."""
+    group, *rest = groups
+    if group:
+        value = _descend(value, group)
+    if not rest or value is MISSING:
+        return value
+    if not isinstance(value, (list, tuple)):
+        return MISSING
+    found = [each for item in value if (each := find(item, rest)) is not MISSING and each is not None]
+    if len(rest) > 1:
+        found = [each for inner in found for each in inner]
+    return found or MISSING
+
+
+def _descend(value: Any, group: Group) -> Any:
+    for whole, head in group:
+        found = _access(value.__class__)(value, whole)
+        if found is not MISSING or len(whole) == len(head):
+            return found
+        value = _access(value.__class__)(value, head)
+        if value is MISSING:
+            break
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _access(kind: type) -> Callable[[Any, str], Any]:
+    """Return what looks a name up in values of a class."""
+    if issubclass(kind, dict):
+        return lambda value, name: dict.get(value, name, MISSING)
+    if issubclass(kind, Mapping):
+        return lambda value, name: value.get(name, MISSING)
+    if hasattr(kind, "__getitem__") and (hasattr(kind, "keys") or hasattr(kind, "dtype")):
+        return _item  # rows of databases and of frames
+    if kind.__module__ == "builtins":
+        return _nothing
+    return _attribute
+
+
+def _nothing(value: Any, name: str) -> Any:  # noqa: ARG001 - a number or a text has no fields
+    return MISSING
+
+
+def _item(value: Any, name: str) -> Any:
+    try:
+        return value[name]
+    except (LookupError, TypeError, ValueError):
+        return MISSING
+
+
+def _attribute(value: Any, name: str) -> Any:
+    found = getattr(value, name, MISSING)
+    return MISSING if isinstance(found, ROUTINES) else found  # a method is no field
+
+
+def members(event: Any) -> Any:
+    """Return all fields of an event as a mapping; an event that has none as it is."""
+    event = decode(event)
+    kind = type(event)
+    if isinstance(event, Mapping):
+        return event
+    if hasattr(kind, "keys"):
+        return {name: event[name] for name in event.keys()}  # noqa: SIM118 - iterating may give values
+    for names in ("_fields", "__struct_fields__", "__dataclass_fields__"):
+        if hasattr(kind, names):
+            return {name: getattr(event, name) for name in getattr(kind, names)}
+    return {name: each for name, each in vars(event).items() if name[0] != "_"} if hasattr(event, "__dict__") else event
+
+
+def without(value: Any, groups: Sequence[Group]) -> Any:
+    """Return a mapping without the field that `Field.groups` name; the mapping itself, where it has none."""
+    (level, *deeper), *rest = groups
+    if not isinstance(value, Mapping):
+        return value
+    whole, head = level
+    if whole in value:
+        if not rest or not rest[0]:
+            return {name: each for name, each in value.items() if name != whole}
+        inner: Any = value[whole]
+        if not isinstance(inner, (list, tuple)):
+            return value
+        items = [without(item, rest) for item in inner]
+        return value if all(map(is_, items, inner)) else {**value, whole: items}
+    if not deeper or head not in value:
+        return value
+    inner = without(value[head], (tuple(deeper), *rest))
+    return value if inner is value[head] else {**value, head: inner}
+
+
+# ── chunks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def map_each(
+    function: Callable[..., Any], items: Sequence[Any], error_class: type[RxCompactError], *constants: Any
+) -> tuple[list[Any], Errors]:
+    """Map each item, once; where it raises, None is in its place and the error, of that class, beside."""
+    values: list[Any] = []
+    errors: Errors = {}
+    rest = iter(items)
+    while len(values) < len(items):
+        cause: BaseException = StopIteration()  # `extend` takes it for the end
         try:
-            return [column[0] for column in self._read(self._decode, (event,))]
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            values.extend(map(function, rest, *map(repeat, constants)))  # keeps what came before an error
+            if len(values) == len(items):
+                break
+        except FATAL:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
+            cause = error
+        errors[len(values)] = _as_error(cause, error_class)
+        values.append(None)
+    return values, errors
+
+
+def _as_error(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
+    if isinstance(cause, RxCompactError):
+        return cause
+    try:
+        error = error_class(f"{type(cause).__name__}: {cause}")
+    except Exception:  # noqa: BLE001 - its own text raises
+        error = error_class(type(cause).__name__)
+    error.__cause__ = cause
+    return error
+
+
+class Columns:
+    """Reads fields of a chunk of events, a column a field; None where one is missing.
+
+    Each line of JSON is decoded into a struct of these fields alone; the rest of it is checked for being JSON and
+    UTF-8. A number that does not fit a double is an error only where it is read.
+
+    Args:
+        fields: The fields.
+        kinds: For each, the type that most values have: other types cost a second look. Of names without a dot or
+            ``[]`` alone.
+    """
+
+    def __init__(self, fields: Sequence[Field], kinds: Sequence[Any]) -> None:
+        self.fields = fields
+        walked = {name for field in fields if not field.flat for name in field.groups[0][0]}
+        usual: dict[str, Any] = dict.fromkeys(walked, Any)
+        for field, kind in zip(fields, kinds, strict=True):
+            for name in field.groups[0][0]:
+                usual[name] = kind if usual.get(name, kind) == kind else Any
+        names = {name: f"f{number}" for number, name in enumerate(usual)}
+        # a struct cannot have names that JSON escapes
+        self._plain = all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
+        self._flat = not walked
+
+        def decoder(kinds: Mapping[str, Any]) -> Callable[[Any], Any]:
+            struct = msgspec.defstruct(
+                "Fields",
+                [(names[name], kind, MISSING if name in walked else None) for name, kind in kinds.items()],
+                rename={member: name for name, member in names.items()} if self._plain else None,
+                gc=False,
+            )
+            return msgspec.json.Decoder(struct).decode
+
+        self._decode = decoder(dict.fromkeys(usual, Any))
+        self._decode_usual = decoder(usual)
+        self._typed = all(usual[field.groups[0][0][0]] == kind for field, kind in zip(fields, kinds, strict=True))
+        self._wholes = [attrgetter(names[field.whole]) for field in fields]
+        self._heads = [attrgetter(names[field.groups[0][0][1]]) for field in fields]
+
+    def read(self, events: Sequence[Any], error_class: type[RxCompactError]) -> Read:
+        """Return the fields of a chunk."""
+        if not events:
+            return [()] * len(self.fields), {}, True
+        try:
+            columns, usual = self._all(events)
+        except FATAL:
+            raise
+        except BaseException:  # noqa: BLE001 - of whichever event, and a property may raise anything
+            rows, errors = map_each(self._row, events, error_class)
+            nothing = [None] * len(self.fields)
+            return list(zip(*(nothing if row is None else row for row in rows), strict=True)), errors, False
+        return columns, {}, usual
+
+    def _all(self, events: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
+        if not isinstance(events[0], TEXT):
+            return self._objects(events), False
+        lines = events if type(events[0]) is bytes else list(map(_utf8, events))
+        if not self._plain:
+            return self._objects(list(map(decode, lines))), False
+        if self._typed:
+            try:
+                return self._lines(self._decode_usual, lines), True
+            except msgspec.ValidationError:  # a value of another type, or no object
+                pass
+        return self._lines(self._decode, lines), False
+
+    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[Any]) -> list[Sequence[Any]]:
+        # `bytes.decode` raises for what is no UTF-8, which is not noticed where it is skipped
+        if self._flat and len(self.fields) == 1:  # a third faster than by columns
+            return [[decode_line(line).f0 for line in lines if line.isascii() or line.decode()]]
+        structs = [decode_line(line) for line in lines if line.isascii() or line.decode()]
+        return list(map(self._column, repeat(structs), self.fields, self._wholes, self._heads))
+
+    def _column(
+        self, structs: Sequence[Any], field: Field, whole_of: Callable[[Any], Any], head_of: Callable[[Any], Any]
+    ) -> Sequence[Any]:
+        column = list(map(whole_of, structs))
+        if self._flat:
+            return column
+        (_, *deeper), *rest = field.groups
+        below = (tuple(deeper), *rest)
+        for at, (found, head) in enumerate(zip(column, map(head_of, structs), strict=True)):
+            if found is MISSING:
+                found = find(head, below) if deeper and head is not MISSING else MISSING  # noqa: PLW2901
+            elif rest:
+                found = find(found, ((), *rest))  # noqa: PLW2901
+            column[at] = None if found is MISSING else found
+        return column
+
+    def _objects(self, events: Sequence[Any]) -> list[Sequence[Any]]:
+        try:
+            return [
+                list(map(dict.get, events, repeat(field.whole)) if field.flat else map(field, events))
+                for field in self.fields
+            ]
+        except TypeError:  # not all are dicts
+            return [list(map(field, events)) for field in self.fields]
+
+    def _row(self, event: Any) -> list[Any]:
+        if not isinstance(event, TEXT):
+            return [field(event) for field in self.fields]
+        try:
+            return [column[0] for column in self._all((event,))[0]]
+        except MALFORMED:
             decode(event)  # raises with the better message
             raise
 
-    def many(self, lines: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
-        """Return the columns of a chunk, one a field, and whether all of it is of the usual type.
 
-        Raises:
-            Exception: when any line is bad; `one` gives the error of each.
-        """
-        if not lines:
-            return [()] * len(self._names), True
-        if not self._plain or not isinstance(lines[0], bytes):
-            return list(zip(*map(self.one, lines), strict=True)), False
-        if self._flat:
-            try:
-                return self._read(self._decode_usual, lines), True
-            except msgspec.ValidationError:  # its type is another
-                pass
-        return self._read(self._decode, lines), False
-
-    def _read(self, decode_line: Callable[[bytes], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
-        # `bytes.decode` raises for what is no UTF-8, which is not noticed where it is skipped
-        if self._flat and len(self._names) == 1:  # a third faster than by columns
-            return [[decode_line(line).f0 for line in lines if line.isascii() or line.decode()]]
-        structs = [decode_line(line) for line in lines if line.isascii() or line.decode()]
-        return [self._column(structs, *column) for column in self._columns]
-
-    @staticmethod
-    def _column(
-        structs: Sequence[Any], whole: Callable[[Any], Any], head: Callable[[Any], Any], rest: Sequence[str]
-    ) -> list[Any]:
-        values = list(map(whole, structs))
-        if UNSET in values:
-            for number, value in enumerate(values):
-                if value is UNSET:
-                    values[number] = _walk(head(structs[number]), rest)
-        return values
-
-
-def _walk(value: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        if not isinstance(value, dict):
-            return None
-        value = value.get(name)
-    return None if value is UNSET else value
-
-
-class JsonKey:
-    """A key mapper for raw JSON lines (bytes), or mappings.
-
-    Args:
-        names: Fields, each looked up whole before it is read as a dotted path. Of one field the key is its value, of
-            several a tuple of them, of none the whole event. A missing field is None.
-        max_length: Characters of the longest key. An event with a longer one is rejected: keys are held.
-
-    >>> JsonKey("id")(b'{"id": "a", "n": 1}')
-    'a'
-    >>> JsonKey("id", "n.x").many([b'{"id": "a", "n": {"x": true}}', b'{"id": 1}'])
-    [('a', Json(text='true')), (1, None)]
-    """
-
-    def __init__(self, *names: str, max_length: int = MAX_LENGTH) -> None:
-        short: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
-        self._fields = _Fields(names, short | int | None)
-        self._count = len(names)
-        self._max_length = max_length
-
-    def __call__(self, event: bytes | Mapping[str, Any]) -> Hashable:
-        values = self._fields.one(event) if self._count else [decode(event)]
-        keys = tuple(map(json_key, values))
-        for key in keys:
-            self._check(key)
-        return keys if self._count > 1 else keys[0]
-
-    def many(self, events: Sequence[Any]) -> Sequence[Hashable]:
-        """Return the keys of a chunk; raises when any event is bad."""
-        if not events or not self._count or not isinstance(events[0], bytes):
-            return list(map(self, events))
-        columns, checked = self._fields.many(events)
-        if not checked:
-            columns = [_typed(column) for column in columns]
-            deque(map(self._check, chain(*columns)), maxlen=0)
-        return list(zip(*columns, strict=True)) if self._count > 1 else columns[0]
-
-    def _check(self, key: Hashable) -> None:
-        length = len(key.text) if isinstance(key, Json) else len(key) if isinstance(key, str) else 0
-        if length > self._max_length:
-            raise KeyMapperError(f"a key of {length} characters: at most {self._max_length}")
-
-    def __repr__(self) -> str:
-        return f"JsonKey({', '.join(map(repr, self._fields._names))})"  # pyright: ignore[reportPrivateUsage]
-
-
-def _typed(values: Sequence[Any]) -> Sequence[Hashable]:
-    return values if set(map(type, values)) <= PLAIN else list(map(json_key, values))
-
-
-class JsonTime:
-    """A time mapper for raw JSON lines (bytes), or mappings.
-
-    Args:
-        name: The field, looked up whole before it is read as a dotted path.
-        timezone: What a timestamp without an offset is in.
-
-    >>> JsonTime("ts")(b'{"ts": "1970-01-01T00:00:10.5Z"}')
-    10.5
-    """
-
-    def __init__(self, name: str, *, timezone: tzinfo = UTC) -> None:
-        self._fields = _Fields([name])
-        self._timezone = timezone
-
-    def __call__(self, event: bytes | Mapping[str, Any]) -> float:
-        return posix(self._fields.one(event)[0], self._timezone)
-
-    def many(self, events: Sequence[Any]) -> Sequence[float]:
-        """Return the times of a chunk; raises when any event is bad."""
-        timezone = self._timezone
-        return [posix(value, timezone) for value in self._fields.many(events)[0][0]]
+def _utf8(line: Any) -> bytes:
+    if not isinstance(line, TEXT):
+        raise TypeError
+    return line.encode() if isinstance(line, str) else bytes(line)

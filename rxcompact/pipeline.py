@@ -14,7 +14,6 @@ from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Overflow, RawSource, Reducer, Sink, Source, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, Window
-from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
@@ -114,11 +113,6 @@ class Pipeline:
         logger.warning("max_age {:g} s is not above timespan and lateness {:g} s: events expire", self.max_age, longest)
 
     def _reducer(self, reducer: Any) -> Reducer:
-        if isinstance(reducer, Compact):
-            if self.raw and reducer.key_names is not None:
-                reducer = replace(reducer, key_mapper=JsonKey(reducer.key_names))
-            if self.raw and reducer.time_names is not None:
-                reducer = replace(reducer, time_mapper=JsonTime(reducer.time_names))
         if isinstance(reducer, Reducer):
             return reducer
         if callable(reducer):

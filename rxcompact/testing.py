@@ -15,7 +15,7 @@ from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import LoopError, RateLimitedError, TransientError
-from rxcompact.operators.windows import Mapper, field_mapper
+from rxcompact.mappers import Mapper, TimeSpec, time_of
 
 if TYPE_CHECKING:
     Solipsistic = asyncio.SelectorEventLoop
@@ -138,7 +138,7 @@ def run(
 def replay(
     events: Iterable[Any],
     *operators: Callable[[Observable[Any]], Observable[Any]],
-    time_mapper: Mapper | str,
+    time_mapper: TimeSpec,
     start: float | None = None,
 ) -> list[Any]:
     """Run operators over history, as if it happened now: an hour in milliseconds.
@@ -153,7 +153,7 @@ def replay(
     Args:
         events: What happened.
         operators: As in `.pipe()`.
-        time_mapper: Gives an event's time, POSIX seconds; or a field's name.
+        time_mapper: A field's name, or a function of the event that returns its time, see `time_of`.
         start: When to begin, POSIX seconds; by default at the first event.
 
     Returns:
@@ -169,7 +169,7 @@ def replay(
     >>> len(windows), windows[0].received, len(windows[0])
     (60, 60, 7)
     """
-    time_of = field_mapper(time_mapper)
+    mapper = time_of(time_mapper)
     present = time.time()
     history = list(events)
 
@@ -192,7 +192,7 @@ def replay(
             scheduler=LoopScheduler(loop),  # for stock operators, which would take a thread and real time
         )
         for event in history:
-            delay = _time(time_of, event, present, loop.wall()) - loop.wall()
+            delay = _time(mapper, event, present, loop.wall()) - loop.wall()
             if delay > 0:
                 await asyncio.sleep(delay)
             if ended.is_set():  # `take`, or an error: nobody listens any more
@@ -201,7 +201,7 @@ def replay(
         source.on_completed()
         await ended.wait()
 
-    times = (_time(time_of, event, present, float("nan")) for event in history)
+    times = (_time(mapper, event, present, float("nan")) for event in history)
     first = next((at for at in times if at == at), START)  # noqa: PLR0124 - it may be none
     run(main, start=first if start is None else start)
     if failures:
@@ -209,9 +209,9 @@ def replay(
     return emitted
 
 
-def _time(time_of: Mapper, event: Any, present: float, otherwise: float) -> float:
+def _time(mapper: Mapper, event: Any, present: float, otherwise: float) -> float:
     try:
-        at = float(time_of(event))
+        at: float = mapper(event)
     except Exception:  # noqa: BLE001 - the operators report what is wrong with it
         return otherwise
     return at if YEAR_ONE < at <= present + DAY else otherwise

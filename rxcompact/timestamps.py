@@ -1,86 +1,207 @@
-"""Timestamps as events carry them: ISO 8601 in its variants, and epochs in seconds to nanoseconds."""
+"""Timestamps as events carry them: ISO 8601 in its variants, epochs in seconds to nanoseconds, dates of logs."""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta, tzinfo
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from reprlib import Repr
+from typing import Any
 
-from rxcompact.errors import TimeMapperError
+from rxcompact.errors import ArgumentError, TimeMapperError
+from rxcompact.keys import plain
 
+LONGEST = 64
+"""Characters of a timestamp. What is longer is not looked at."""
+SECONDS = 1e11
+"""An epoch below is in seconds, up to the year 5138."""
 # an epoch in a unit lies between that unit's 1e11 and 1e14: seconds up to the year 5138, milliseconds from 1973, …
-UNITS = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
+UNITS = ((SECONDS, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
 NANO = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-INTEGER = re.compile(r"[+-]?[0-9]{1,25}")
-NUMBER = re.compile(r"[+-]?[0-9]+\.[0-9]*")
-# more digits than datetime takes, or none after the point
-FRACTION = re.compile(r"[.,](\d*)")
-# a fraction of a second; `datetime` reads one of an hour or a minute as that, too
-SECONDS = re.compile(r"(:?\d\d){3}[.,]\d*[^.,]*$")
-# ISO 8601 has these, `datetime` does not
-LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE)
-MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE)
+NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - to subtract from others that have no zone, which is fast
 NOTHING, SECOND, DAY = timedelta(), timedelta(seconds=1), timedelta(days=1)
 SHOWN = 60
+
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
+DIGITS = "0123456789."
+COMPACT, COMPACT_YEARS = {8, 14}, ("1970", "2999")
+"""So many digits are a day, or a day and a time, of these years where they can be, and an epoch otherwise."""
+# more digits than `datetime` takes, or none after the point
+FRACTION = re.compile(r"[.,](\d*)", re.ASCII)
+# a fraction of a second; `datetime` reads one of an hour or a minute as that, too
+OF_SECOND = re.compile(r"(:?\d\d){3}[.,]\d*[^.,]*$", re.ASCII)
+# ISO 8601 has these, `datetime` does not
+LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE | re.ASCII)
+MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE | re.ASCII)
+
+_TIME = r"(?P<time>\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)"
+_ZONE = r"(?: ?(?P<offset>[+-]\d\d(?::?\d\d)?)(?: [A-Za-z]{1,5})?| ?(?P<zone>[A-Za-z]{1,5}))?"
+_WEEKDAY, _MONTH = r"(?:[A-Za-z]{3,9},? )?", r"(?P<month>[A-Za-z]{3})[a-z]*"
+WRITTEN = [
+    re.compile(pattern, re.ASCII)
+    for pattern in (
+        # 2026-11-28 10:00:00.123 UTC (PostgreSQL), 2026/11/28 10:00:00 (nginx, Go)
+        rf"(?P<year>\d{{4}})[-/](?P<month>\d\d)[-/](?P<day>\d\d)[ T]{_TIME}{_ZONE}",
+        # 28/Nov/2026:10:00:00 +0100 (web servers), Sat, 28 Nov 2026 10:00:00 GMT (RFC 9110), Saturday, 28-Nov-26 …
+        rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
+        # Sat Nov 28 10:00:00 2026 (asctime), Sat Nov 28 10:00:00 UTC 2026 (date)
+        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})",
+    )
+]
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+# those of RFC 5322; other names of zones mean one thing here and another there
+ZONES = {"Z": 0, "UT": 0, "UTC": 0, "GMT": 0, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}  # fmt: skip  # noqa: E501
+CENTURY = 69
+"""Of years of two digits, the first that is one of 1900 (RFC 5322)."""
+
+_read_iso = datetime.fromisoformat
 _brief = Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
 _show = _brief.repr
 
 
-def posix(value: object, timezone: tzinfo = UTC) -> float:
+def posix(value: object, timezone: tzinfo = UTC) -> float:  # noqa: PLR0911 - fast ways out
     """Return a timestamp's POSIX seconds, exact to the microsecond.
 
     Args:
-        value: ISO 8601 with 0 to 9 digits of fraction, ``T`` or a space, and any offset or none; or an epoch, a number
-            or a string of one, in seconds, milliseconds, microseconds or nanoseconds, by its size.
-        timezone: What a timestamp without an offset is in.
+        value: A text of at most 64 characters: ISO 8601 with any number of digits of fraction, ``T`` or a space, and
+            any offset or none; a date of PostgreSQL, web servers, RFC 5322, RFC 9110 or asctime; eight digits for a
+            day. Or an epoch, a number or the text of one, in seconds, milliseconds, microseconds or nanoseconds, by its
+            size. Or a `datetime`, a `date`, or a stamp of numpy or pandas.
+        timezone: The zone of a timestamp without an offset.
 
     Raises:
         TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
     """
-    if isinstance(value, str):
-        try:
-            moment = datetime.fromisoformat(value)
-        except ValueError:
-            return _unusual(value, timezone)
-        if ("." in value or "," in value) and not SECONDS.search(value):
+    if type(value) is str:
+        if 16 < len(value) <= LONGEST and value[13] == ":" == value[16]:  # noqa: PLR2004
+            try:
+                moment = _read_iso(value)
+            except ValueError:
+                return _text(value, timezone)
+            if moment.year > 1:  # the usual ones, fast
+                if moment.tzinfo is not None:
+                    return moment.timestamp()
+                if timezone is UTC:
+                    return (moment - NAIVE_EPOCH).total_seconds()
+            return _seconds(moment, timezone, value)
+        return _text(value, timezone)
+    if type(value) is float or type(value) is int:
+        return float(value) if -SECONDS < value < SECONDS else _epoch(value, value)
+    return _object(value, timezone)
+
+
+def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002
+    """Return a `posix` for texts of this format, where one is given.
+
+    Args:
+        timezone: The zone of a timestamp without an offset.
+        format: As for `datetime.strptime`: ``"%d.%m.%Y %H:%M:%S"``.
+
+    Raises:
+        ArgumentError: for a format that cannot give an instant.
+    """
+    if format is None:
+        return lambda value: posix(value, timezone)
+    if type(format) is not str or not {"%Y", "%y", "%c", "%x", "%G"} & set(re.findall("%.", format)):
+        raise ArgumentError("format", format, 'one of strptime with a year, such as "%d.%m.%Y %H:%M:%S"')
+    try:
+        datetime.strptime(datetime(2026, 11, 28, tzinfo=UTC).strftime(format), format)  # noqa: DTZ007 - is tried only
+    except (ValueError, re.error) as error:
+        raise ArgumentError("format", format, f"one that strptime takes ({error})") from None
+
+    def parse(value: object) -> float:
+        if not isinstance(value, str):
+            return posix(value, timezone)
+        if len(value) > LONGEST:
             raise not_a_time(value)
-        # digits alone are an epoch, though ISO has a basic form of them
-        return _epoch(int(value), value) if value.isdecimal() else _seconds(moment, timezone, value)
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        return _epoch(value, value)
-    raise not_a_time(value)
+        try:
+            return _seconds(datetime.strptime(value.strip(), format), timezone, value)  # noqa: DTZ007 - has it next
+        except ValueError:
+            raise TimeMapperError(f"{not_a_time(value)} of the format {format}") from None
+
+    return parse
 
 
-def _unusual(value: str, timezone: tzinfo) -> float:
+def _text(value: str, timezone: tzinfo) -> float:
+    if len(value) > LONGEST:
+        raise TimeMapperError(f"not a timestamp: a text of {len(value)} characters, {value[:20]!r}…")
     text = value.strip()
-    if INTEGER.fullmatch(text):
-        return _epoch(int(text), value)
-    if NUMBER.fullmatch(text):
-        return _epoch(float(text), value)
+    if not text.strip(DIGITS) or NUMBER.fullmatch(text):
+        if len(text) in COMPACT and COMPACT_YEARS[0] <= text[:4] <= COMPACT_YEARS[1]:
+            with suppress(ValueError):
+                return _seconds(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), timezone, value)
+        return _number(text, value)
+    for pattern in WRITTEN:
+        if found := pattern.fullmatch(text):
+            return _written(found, timezone, value)
+    return _iso(text, timezone, value)
+
+
+def _number(text: str, value: str) -> float:
+    try:
+        number = float(text) if "." in text else int(text)
+    except ValueError:
+        raise not_a_time(value) from None
+    return float(number) if -SECONDS < number < SECONDS else _epoch(number, value)
+
+
+def _iso(text: str, timezone: tzinfo, value: object) -> float:
     text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
     text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
     more = SECOND if leaps else DAY if midnights else NOTHING
-    if FRACTION.search(text) and not SECONDS.search(text):
+    if FRACTION.search(text) and not OF_SECOND.search(text):
         raise not_a_time(value)
     text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
     try:
-        return _seconds(datetime.fromisoformat(text.upper()), timezone, value, more)
+        return _seconds(_read_iso(text.upper()), timezone, value, more)
     except ValueError:
         raise not_a_time(value) from None
+
+
+def _written(found: re.Match[str], timezone: tzinfo, value: object) -> float:
+    year, month, day = found["year"], found["month"].lower(), found["day"]
+    if month in MONTHS:
+        month = f"{MONTHS.index(month) + 1:02}"
+    if len(year) == len("26"):
+        year = f"{'19' if int(year) >= CENTURY else '20'}{year}"
+    offset = found["offset"] or ""
+    if zone := found["zone"]:
+        if zone.upper() not in ZONES:
+            raise TimeMapperError(f"{not_a_time(value)}: no zone {zone} is known")
+        offset = f"{ZONES[zone.upper()]:+03}:00"
+    text = f"{year}-{month}-{day:0>2}T{found['time']}{offset}"
+    try:
+        return _seconds(_read_iso(text), timezone, value)
+    except ValueError:
+        return _iso(text, timezone, value)
+
+
+def _object(value: Any, timezone: tzinfo) -> float:
+    simple: Any = plain(value)
+    if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
+        simple = simple.to_pydatetime(warn=False)
+    if isinstance(simple, datetime):
+        return _seconds(simple, timezone, value)
+    if isinstance(simple, date):
+        return _seconds(datetime(simple.year, simple.month, simple.day), timezone, value)  # noqa: DTZ001 - has it next
+    if type(simple) in (str, float, int):
+        return posix(simple, timezone)
+    raise not_a_time(value)
 
 
 def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = NOTHING) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone)
     try:
-        since = moment - EPOCH + more
+        seconds = (moment - EPOCH + more if more else moment - EPOCH).total_seconds()
     except OverflowError:
         raise not_a_time(value) from None
     if moment.year == 1:
         raise not_a_time(value)
-    return since.total_seconds()
+    return seconds
 
 
 def _epoch(number: float, value: object) -> float:

@@ -14,6 +14,9 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from rxcompact.errors import ArgumentError
+from rxcompact.fields import parse_names
+
 T = TypeVar("T")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
@@ -39,10 +42,10 @@ def duration(text: str) -> float:
 
 def fields(text: str) -> list[str]:
     """Return the names of a comma-separated list of fields."""
-    names = [name.strip() for name in text.split(",")]
-    if not all(names):
-        raise argparse.ArgumentTypeError(f"a field without a name: {text!r}")
-    return names
+    try:
+        return list(parse_names(text, "FIELD"))
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def timezone(name: str) -> tzinfo:

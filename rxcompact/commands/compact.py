@@ -24,7 +24,7 @@ from rxcompact import operators as rxo
 from rxcompact.commands.common import SIGNALLED, duration, fields, note, stop_signals, timezone
 from rxcompact.errors import ArgumentError, LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.mappers import Mapper, key_of, time_of
 from rxcompact.sinks.encoding import window_lines
 from rxcompact.sinks.ndjson import stdout_writer
 from rxcompact.sources.ndjson import NdjsonSource
@@ -123,7 +123,7 @@ def _is_live(paths: list[str]) -> bool:
     return False
 
 
-def _by_first_time(paths: list[str], time_of: JsonTime) -> list[str]:
+def _by_first_time(paths: list[str], time_mapper: Mapper) -> list[str]:
     """Return files in the order of the times that they begin with; what is no file, or has no time, comes last."""
 
     def first_time(path: str) -> float:
@@ -131,7 +131,7 @@ def _by_first_time(paths: list[str], time_of: JsonTime) -> list[str]:
             with suppress(Exception):  # what is wrong with it is reported when it is read
                 for line in NdjsonSource(path).stream().pipe(ops.take(1)).run():
                     with suppress(RxCompactError):
-                        return time_of(line)
+                        return time_mapper(line)  # type: ignore[no-any-return]
         return float("inf")
 
     return sorted(paths, key=first_time)
@@ -147,7 +147,7 @@ class _Compaction:
         self._on_ended = asyncio.Event()
         paths, replay = options.paths, dict[str, Any]()
         if options.time is not None:
-            time_mapper = JsonTime(options.time, timezone=options.timezone)
+            time_mapper = time_of(options.time, timezone=options.timezone)
             replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
             if not _is_live(paths):
                 # a clock that stands still: history has no idle time
@@ -157,7 +157,7 @@ class _Compaction:
         self._source = NdjsonSource(*paths)
         self._compact = rxo.compact(
             options.timespan,
-            key_mapper=JsonKey(*options.key),
+            key_mapper=key_of(options.key),
             count=options.count,
             keep=options.keep,
             chunked=True,

@@ -16,7 +16,6 @@ from rxcompact import operators as rxo
 from rxcompact.commands.common import run
 from rxcompact.commands.live import view
 from rxcompact.enrichers.http import HttpEnricher
-from rxcompact.fields import JsonKey
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
 from rxcompact.sinks.http import HttpSink
@@ -132,7 +131,7 @@ async def _demo() -> int:
     source = HttpSource(port=0)
     pipeline = Pipeline(
         source,
-        rxo.compact(1.0, key_mapper=JsonKey("host", "alert")),
+        rxo.compact(1.0, key_mapper=("host", "alert")),
         rxo.enrich(HttpEnricher(services.url + "/hosts/{host}")),
         rxo.publish(HttpSink(services.url + "/store", gzip=True), timespan=0.5),
         max_age=15.0,

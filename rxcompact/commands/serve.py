@@ -19,7 +19,6 @@ from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline, Step
@@ -207,8 +206,7 @@ def _enricher(options: argparse.Namespace) -> HttpEnricher:
 
 def _pipeline(options: argparse.Namespace, sink: Sink) -> Pipeline:
     source = broker_source(options.source, options.partitions, options.start) if options.source else _listener(options)
-    time_mapper = JsonTime(options.time) if options.time else None
-    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=JsonKey(*options.key), time_mapper=time_mapper)]
+    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=options.key, time_mapper=options.time or None)]
     if options.enrich is not None:
         operators.append(rxo.enrich(_enricher(options), max_concurrent=options.max_concurrent))
     operators.append(rxo.publish(sink))

@@ -12,7 +12,8 @@ from yarl import URL
 
 from rxcompact.client import KIB, Client, absolute_url, failure, is_html, origin, redacted
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
-from rxcompact.fields import JsonKey, json_value
+from rxcompact.fields import Field
+from rxcompact.keys import plain
 
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
@@ -101,14 +102,14 @@ def _template(url: str) -> Callable[[Any], URL]:
     where = origin(absolute_url("url", before, redacted(url)))
     if "" in (name for _, name in parts):
         raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
-    fields = [(text, name, None if name is None else JsonKey(name)) for text, name in parts]
+    fields = [(text, name, None if name is None else Field(name, "url")) for text, name in parts]
 
     def fill(event: Any) -> URL:
         filled = ""
         for text, name, field in fields:
             filled += text
             if field is not None:
-                value = json_value(field(event))
+                value = plain(field(event))
                 if value is None:
                     raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
                 part = value if isinstance(value, str) else msgspec.json.encode(value).decode()

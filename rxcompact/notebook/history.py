@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import accumulate, groupby
 from math import nan
 from typing import Any, NamedTuple
@@ -15,10 +14,10 @@ from reactivex.subject import Subject
 from rxcompact.contracts import Holder
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
+from rxcompact.mappers import Mapper
 from rxcompact.operators import compact
 from rxcompact.operators.bucket import Field
 from rxcompact.operators.operator import registering
-from rxcompact.operators.windows import Mapper
 from rxcompact.testing import DAY, YEAR_ONE
 
 Span = tuple[float, float]
@@ -55,7 +54,7 @@ class History:
 
     Args:
         events: In the order of their arrival.
-        time_mapper: Returns an event's time, POSIX seconds.
+        time_mapper: See `time_of`.
 
     Raises:
         ArgumentError: when no event has a time.
@@ -63,10 +62,9 @@ class History:
 
     def __init__(self, events: Iterable[Any], time_mapper: Mapper) -> None:
         self.events = [event.rstrip(b"\r\n") if isinstance(event, bytes) else event for event in events]
-        self.raw = bool(self.events) and isinstance(self.events[0], bytes)
         self._time_mapper = time_mapper
         latest = time.time() + DAY
-        times = [at if YEAR_ONE < at <= latest else nan for at in _times(self.events, time_mapper)]
+        times = [nan if at is None or not YEAR_ONE < at <= latest else at for at in time_mapper.many(self.events)]
         first = next((at for at in times if at == at), None)  # noqa: PLR0124 - not the not-a-numbers
         if first is None:
             raise ArgumentError("time_mapper", time_mapper, f"one that gives a time of one of {len(times)} events")
@@ -83,7 +81,7 @@ class History:
                 most, start = end - first, first
         return arrivals[start], arrivals[start] + length
 
-    def compacted(self, key_mapper: Mapper | str, timespan: float, lateness: float | None) -> Compaction:
+    def compacted(self, key_mapper: Mapper, timespan: float, lateness: float | None) -> Compaction:
         """Return what `compact` makes of it, in virtual time.
 
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
@@ -140,17 +138,3 @@ class History:
 
 def _edge(at: float, timespan: float, offset: float) -> float:
     return (at - offset) // timespan * timespan + offset
-
-
-def _times(events: Sequence[Any], time_mapper: Any) -> Sequence[float]:
-    if hasattr(time_mapper, "many"):
-        with suppress(Exception):  # some event is bad: see which
-            return list(map(float, time_mapper.many(events)))
-    return [_time(time_mapper, event) for event in events]
-
-
-def _time(time_mapper: Mapper, event: Any) -> float:
-    try:
-        return float(time_mapper(event))
-    except Exception:  # noqa: BLE001 - compact rejects it with a reason
-        return nan

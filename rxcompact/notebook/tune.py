@@ -6,26 +6,24 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from math import inf, isfinite
-from operator import itemgetter
 from typing import Any, TypeAlias
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import ArgumentError
-from rxcompact.fields import JsonKey, JsonTime
+from rxcompact.mappers import TimeSpec, key_of, time_of
 from rxcompact.notebook.history import Compaction, History, Span
 from rxcompact.notebook.simulation import Result, Simulation, peak
 from rxcompact.notebook.tuning import Row, Tuning
-from rxcompact.operators.windows import Mapper
 from rxcompact.testing import SimulatedApi
 
-KeyMapper: TypeAlias = Mapper | str | tuple[str, ...]
+KeyMapper: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
 """A function, a field's name, or the names of several."""
 
 
 def tune(
     events: Iterable[Any],
     *,
-    time_mapper: Mapper | str,
+    time_mapper: TimeSpec,
     key_mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper],
     timespans: Sequence[Seconds] = (1.0, 10.0, 60.0),
     max_ages: Sequence[Seconds] = (300.0,),
@@ -43,7 +41,7 @@ def tune(
 
     Args:
         events: History in the order of arrival: dicts, raw JSON lines, or what your mappers take.
-        time_mapper: Returns an event's time, POSIX seconds; or the name of a field with such a time or one of ISO 8601.
+        time_mapper: A field's name, or a function of the event that returns its time, see `time_of`.
             Ages count from it, as in a `Pipeline` that has one.
         key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
             mapping from labels.
@@ -86,8 +84,8 @@ def tune(
     late = None if lateness is None else seconds("lateness", lateness, zero=True)
     if not max_concurrents or min(max_concurrents) < 1:
         raise ArgumentError("max_concurrents", max_concurrents, "one or more, each at least 1")
-    history = History(events, JsonTime(time_mapper) if isinstance(time_mapper, str) else time_mapper)
-    keys = {label: _mapper(mapper, raw=history.raw) for label, mapper in _labelled(key_mappers).items()}
+    history = History(events, time_of(time_mapper))
+    keys = {label: key_of(mapper, argument="key_mappers") for label, mapper in _labelled(key_mappers).items()}
     places = {length: history.busiest(length) for length in lengths}
     choices = list(product(ages, sorted(set(max_concurrents))))
     rows: list[Row] = []
@@ -161,14 +159,6 @@ def _label(mapper: KeyMapper) -> str:
     if isinstance(mapper, str):
         return mapper
     return ", ".join(mapper) if isinstance(mapper, tuple) else getattr(mapper, "__name__", repr(mapper))
-
-
-def _mapper(mapper: KeyMapper, *, raw: bool) -> Mapper:
-    """Return what a `Pipeline` would make of it: of raw lines `JsonKey`, else a look-up."""
-    if callable(mapper):
-        return mapper
-    names = (mapper,) if isinstance(mapper, str) else mapper
-    return JsonKey(*names) if raw else itemgetter(*names)
 
 
 @contextmanager

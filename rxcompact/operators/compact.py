@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -16,11 +16,12 @@ from rxcompact.clock import count as whole
 from rxcompact.contracts import Overflow, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
+from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
 from rxcompact.operators.tumbling import TumblingWindows
-from rxcompact.operators.windows import Mapper, Windows, field_mapper
+from rxcompact.operators.windows import Windows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -30,11 +31,11 @@ DAY = 86_400.0
 def compact(
     timespan: Seconds,
     *,
-    key_mapper: Callable[[Any], K] | str,
+    key_mapper: Callable[[Any], K] | str | Sequence[str],
     count: int | None = None,
     keep: Keep = "first",
     fields: Collection[Field] = FIELDS,
-    time_mapper: Mapper | str | None = None,
+    time_mapper: TimeSpec | None = None,
     lateness: Seconds | None = None,
     tolerance: Seconds = DAY,
     chunked: bool = False,
@@ -60,15 +61,15 @@ def compact(
 
     Args:
         timespan: Length of a window, seconds.
-        key_mapper: Gives an event's key, hashable; or a field's name, which is faster than a lambda. A mapper that has
-            a method ``many(events) -> keys`` is given whole chunks.
+        key_mapper: A field's name, a tuple of names, or a function of the event that returns its key, see `key_of`. A
+            name is faster than a function.
         count: Close a window also when it holds this many distinct keys, which bounds it. The next one then starts.
         keep: The event to keep for a key: the ``"first"``, the ``"last"``, or what ``accumulator(acc, event)`` makes
             of all, seeded by the first.
         fields: What to keep besides the event, of ``"count"``, ``"first_seen"`` and ``"last_seen"``. Counting costs
             more than deduplicating; ``first_seen`` alone costs next to nothing.
-        time_mapper: Gives an event's time, POSIX seconds; or a field's name. ``first_seen`` and ``last_seen`` are then
-            the earliest and latest event time, else arrivals.
+        time_mapper: A field's name, or a function of the event that returns its time, see `time_of`. ``first_seen`` and
+            ``last_seen`` are then the earliest and latest event time, else arrivals.
         lateness: Use event time, and wait this long for stragglers, seconds, 0 or more; infinite for a finite source.
         tolerance: Reject an event whose time is further ahead of the wall clock than this, seconds; with ``lateness``.
         chunked: Items of the source are lists of events.
@@ -105,13 +106,11 @@ def compact(
         max_keys = lambda: limit  # noqa: E731
     return Compact(
         timespan=seconds("timespan", timespan),
-        key_mapper=field_mapper(key_mapper),
-        key_names=key_mapper if isinstance(key_mapper, str) else None,
+        key_mapper=key_of(key_mapper),
         count=None if count is None else whole("count", count),
         keep=keep,
         fields=frozenset(fields),
-        time_mapper=field_mapper(time_mapper) if time_mapper else None,
-        time_names=time_mapper if isinstance(time_mapper, str) else None,
+        time_mapper=None if time_mapper is None else time_of(time_mapper),
         lateness=None if lateness is None else seconds("lateness", lateness, zero=True, infinite=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
         chunked=chunked,
@@ -130,12 +129,10 @@ class Compact(Operator[Any, Window]):
     stage: str = "compact"
     timespan: float
     key_mapper: Mapper
-    key_names: str | None
     count: int | None
     keep: Keep
     fields: Collection[Field]
     time_mapper: Mapper | None
-    time_names: str | None
     lateness: float | None
     tolerance: float
     chunked: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from reactivex import Observable
@@ -12,13 +12,13 @@ from reactivex.disposable import CompositeDisposable
 
 from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
 from rxcompact.errors import ArgumentError
-from rxcompact.operators.windows import field_mapper
+from rxcompact.mappers import key_of
 
 T = TypeVar("T")
 
 
 def distinct(
-    key_mapper: Callable[[T], Hashable] | str | None = None, flushes: Observable[Any] | None = None
+    key_mapper: str | Sequence[str] | Callable[[T], Hashable] | None = None, flushes: Observable[Any] | None = None
 ) -> Callable[[Observable[T]], Observable[T]]:
     """Pass on each key's first item.
 
@@ -30,7 +30,8 @@ def distinct(
         result   --a-b-------a--|
 
     Args:
-        key_mapper: Gives an item's key, hashable; or a field's name. By default the item is its own key.
+        key_mapper: A field's name, a tuple of names, or a function of the item, see `key_of`. By default the item
+            is its own key.
         flushes: On each of its items all keys are forgotten.
 
     Shape:
@@ -41,13 +42,13 @@ def distinct(
         One set look-up an item; RxPY's own `distinct` scans a list.
 
     Errors:
-        As RxPY's: when the key mapper raises, or a key is unhashable, the stream ends with that error. So it does when
-        ``flushes`` fails.
+        When the key mapper raises, the stream ends with `KeyMapperError`; when a key is unhashable, with `TypeError`;
+        when ``flushes`` fails, with its error.
 
     Source:
         https://rxjs.dev/api/operators/distinct
     """
-    mapper: Callable[[Any], Hashable] | None = field_mapper(key_mapper) if key_mapper else None
+    mapper = None if key_mapper is None else key_of(key_mapper)
 
     def operator(source: Observable[T]) -> Observable[T]:
         def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
@@ -87,7 +88,7 @@ class Release(NamedTuple, Generic[T]):
 def distinct_within(
     duration: Seconds,
     *,
-    key_mapper: Callable[[T], Hashable] | str,
+    key_mapper: str | Sequence[str] | Callable[[T], Hashable],
     max_keys: int,
     scheduler: SchedulerBase | None = None,
 ) -> Callable[[Observable[T]], Observable[Release[T]]]:
@@ -103,7 +104,7 @@ def distinct_within(
 
     Args:
         duration: How long to hold a key back, seconds.
-        key_mapper: Gives an item's key, hashable; or a field's name.
+        key_mapper: A field's name, a tuple of names, or a function of the item, see `key_of`.
         max_keys: Remember at most this many keys; beyond it the key released longest ago is forgotten, and with it
             how many were held back: it shows again early rather than memory growing.
         scheduler: Its monotonic clock; no timers are used.
@@ -115,7 +116,7 @@ def distinct_within(
         O(1) an item.
 
     Errors:
-        When the key mapper raises, or a key is unhashable, the stream ends with that error.
+        When the key mapper raises, the stream ends with `KeyMapperError`; when a key is unhashable, with `TypeError`.
 
     Raises:
         ArgumentError: for an argument out of range.
@@ -123,7 +124,7 @@ def distinct_within(
     within = seconds("duration", duration)
     if max_keys < 1:
         raise ArgumentError("max_keys", max_keys, "at least 1")
-    mapper: Callable[[Any], Hashable] = field_mapper(key_mapper)
+    mapper = key_of(key_mapper)
 
     def operator(source: Observable[T]) -> Observable[Release[T]]:
         def subscribe(observer: ObserverBase[Release[T]], scheduler_: SchedulerBase | None = None) -> DisposableBase:

@@ -51,9 +51,11 @@ class TumblingWindows(Windows):
         if self._options.count is not None:  # it may close before they come
             return len(chunk)
         keys: set[Hashable] = set()
-        for event in chunk:
-            with suppress(Exception):  # an event without a key needs none
-                keys.add(self._key_of(event))
+        column = self._options.key_mapper.many(chunk)
+        for at, key in enumerate(column):
+            if at not in column.errors:  # an event without a key needs none
+                with suppress(Exception):
+                    keys.add(key)
         return len(keys.difference(self._open.table))
 
     def due(self) -> float:

@@ -6,9 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from itertools import compress, repeat
-from math import isfinite
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 from reactivex.abc import ObserverBase
 
@@ -20,22 +18,19 @@ from rxcompact.errors import (
     KeyMapperError,
     NoRoomError,
     RxCompactError,
-    TimeMapperError,
 )
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
+from rxcompact.mappers import ChunkMapper
 from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket
 from rxcompact.operators.emitter import SerializedEmitter
-from rxcompact.timestamps import not_a_time
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
-Mapper: TypeAlias = Callable[[Any], Any]
 SLICE = 1024
 """Events that are worked on at a time: of more, each pass over them fetches them from memory again."""
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
-NUMBERS = {float, int}
 FAR = 1e12
 """POSIX seconds beyond any date: not a time."""
 
@@ -58,10 +53,10 @@ class Windows(ABC):
         self._ack: Ack | None = None  # of the chunk that is being added
         self._left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
-        self._key_of, self._time_of = options.key_mapper, options.time_mapper
+        self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
-        self._bucket_class = EventBucket if first_alone and self._time_of is None else RowBucket
+        self._bucket_class = EventBucket if first_alone and options.time_mapper is None else RowBucket
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,41 +163,23 @@ class Windows(ABC):
 
     def _map(self, chunk: Sequence[Any]) -> tuple[Sequence[Hashable], Sequence[Any], Sequence[float]]:
         """Return keys, events and times of a chunk, without the events that it rejects."""
-        keys, errors = _column(self._key_of, chunk, KeyMapperError)
-        times: Sequence[float] = ()
-        if self._time_of is not None:
-            times, time_errors = _column(self._time_of, chunk, TimeMapperError)
-            if not self._are_times(times):
-                self._check_times(times, time_errors)
-            errors |= time_errors
+        keys, times, errors = self.mapper.map(chunk)
+        if max(filter(None, times), default=0.0) > self._future_limit:
+            self._check_future(times, errors)
         if not errors:
             return keys, chunk, times
-        for position, error in sorted(errors.items(), key=itemgetter(0)):
-            self._reject(chunk[position], error)
+        for position in sorted(errors):
+            self._reject(chunk[position], errors[position])
         good = [position not in errors for position in range(len(chunk))]
         return list(compress(keys, good)), list(compress(chunk, good)), list(compress(times, good))
 
-    def _are_times(self, times: Sequence[float]) -> bool:
-        # the sum finds what is not a number, which compares with nothing
-        return (
-            set(map(type, times)) <= NUMBERS
-            and max(times) <= self._future_limit
-            and min(times) > -FAR
-            and isfinite(sum(times))
-        )
-
-    def _check_times(self, times: Sequence[Any], errors: dict[int, RxCompactError]) -> None:
-        """Add an error for each value that is not a time, or is too far in the future."""
+    def _check_future(self, times: Sequence[float | None], errors: dict[int, RxCompactError]) -> None:
+        """Add an error for each time that is too far in the future."""
         now = self.clock.wall()
         self._future_limit = min(now + self._options.tolerance, FAR)
-        missing = not_a_time(None)
         for position, time in enumerate(times):
-            if time is None:
-                errors.setdefault(position, missing)
-            elif not isinstance(time, float | int) or not -FAR < time < FAR:
-                errors[position] = not_a_time(time)
-            elif time > self._future_limit:
-                errors[position] = FutureError(time, now, self._options.tolerance)
+            if time is not None and time > self._future_limit:
+                errors.setdefault(position, FutureError(time, now, self._options.tolerance))
 
     # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -274,36 +251,3 @@ class Windows(ABC):
             self._left += 1
         letter = DeadLetter(outcome, event, "compact", error.reason, error)
         self._emitter.pending.append(partial(self._dead_letters, letter))
-
-
-def field_mapper(mapper: Mapper | str) -> Mapper:
-    """Return the mapper, or what looks up the field of that name."""
-    return itemgetter(mapper) if isinstance(mapper, str) else mapper
-
-
-def _column(
-    mapper: Mapper, chunk: Sequence[Any], error_class: type[RxCompactError]
-) -> tuple[Sequence[Any], dict[int, RxCompactError]]:
-    """Return what a mapper makes of a chunk, and an error for each position at which it raised.
-
-    A mapper that has a method ``many`` is given the whole chunk.
-    """
-    many: Callable[[Sequence[Any]], Sequence[Any]] | None = getattr(mapper, "many", None)
-    try:
-        values = list(map(mapper, chunk)) if many is None else many(chunk)
-        if len(values) == len(chunk):
-            return values, {}
-    except Exception:  # noqa: BLE001, S110 - found below, event by event
-        pass
-    found, errors = list[Any](), dict[int, RxCompactError]()
-    for position, event in enumerate(chunk):
-        value = None
-        try:
-            value = mapper(event)
-        except RxCompactError as error:
-            errors[position] = error
-        except Exception as cause:  # noqa: BLE001 - the caller's mapper may raise anything
-            errors[position] = raised = error_class(f"{type(cause).__name__}: {cause}")
-            raised.__cause__ = cause
-        found.append(value)
-    return found, errors

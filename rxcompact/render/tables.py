@@ -151,7 +151,7 @@ def _descriptions(pipeline: Any) -> dict[str, str]:
     reducer = pipeline.reducer
     whats = {"source": _name(pipeline.source), "compact": _name(reducer)}
     if hasattr(reducer, "timespan"):
-        whats["compact"] = f"{duration(reducer.timespan)} by {reducer.key_names or _name(reducer.key_mapper)}"
+        whats["compact"] = f"{duration(reducer.timespan)} by {reducer.key_mapper}"
     if pipeline.raw:
         whats["decode"] = "JSON"
     for enrich in pipeline.enrichments:

@@ -12,7 +12,7 @@ import msgspec
 
 from rxcompact.errors import PermanentError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.fields import json_value
+from rxcompact.keys import json_value
 
 MEMBERS = {None: "null", True: "true", False: "false"}
 """Names of an object's members; as values msgspec encodes these three itself."""

@@ -16,7 +16,7 @@ from measuring import Case, Close, Group, Target, scratch
 from reactivex import operators as ops
 
 from rxcompact import operators as rxo
-from rxcompact.fields import JsonKey, decode
+from rxcompact.fields import decode
 from rxcompact.sources.ndjson import NdjsonSource
 
 
@@ -34,7 +34,7 @@ def lazy(close: Close, path: Path) -> int:
     """Read the key alone, keep raw lines, decode the survivors."""
     closed: list[int] = []
     NdjsonSource(path).stream().pipe(
-        rxo.compact(ours.FOREVER, key_mapper=JsonKey("id"), chunked=True, fields=("first_seen",)),
+        rxo.compact(ours.FOREVER, key_mapper="id", chunked=True, fields=("first_seen",)),
         ops.map(lambda window: [decode(compacted.event) for compacted in window]),
     ).subscribe(lambda events: closed.append(close(events)))
     return sum(closed)

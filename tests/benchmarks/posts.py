@@ -26,7 +26,6 @@ from reactivex.subject import Subject
 from rxcompact import HttpSource
 from rxcompact import operators as rxo
 from rxcompact.contracts import UNBOUNDED
-from rxcompact.fields import JsonKey
 
 CLIENT = Path(__file__).with_name("client.py")
 Server = Callable[[], Any]
@@ -48,9 +47,7 @@ async def http_source():
     source = HttpSource(port=0)
     subscription = (
         source.stream(UNBOUNDED)
-        .pipe(
-            rxo.compact(ours.FOREVER, key_mapper=JsonKey("id"), chunked=True, fields=("first_seen",), flushes=flushes)
-        )
+        .pipe(rxo.compact(ours.FOREVER, key_mapper="id", chunked=True, fields=("first_seen",), flushes=flushes))
         .subscribe(lambda window: closed.append(len(window)))
     )
     await source.listening()

@@ -15,7 +15,7 @@ import atheris
 with atheris.instrument_imports(include=["rxcompact", "plain_json", "json"]):
     from plain_json import check_body, check_items, check_mappers
 
-NAMES = [[], ["a"], ["a.b"], ["a", "b"], ["a.b", "a", ""]]
+NAMES = [[], ["a"], ["a.b"], ["a", "b"], ["a.b", "a", "a.a.b"]]
 PATHS = ["a", "a.b", "list"]
 TOKENS = Path(__file__).parent / "json.dict"
 

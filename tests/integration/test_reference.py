@@ -19,7 +19,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
-from rxcompact.fields import JsonKey, JsonTime, json_value
+from rxcompact.keys import json_value
 from rxcompact.sources.iterable import IterableSource
 
 SETS = ["apache_access", "zeek_dns"]
@@ -45,8 +45,8 @@ def compacted(lines: list[bytes], result: dict[str, Any], lateness: float, chunk
     IterableSource(lines, chunk_size=chunk).stream().pipe(
         rxo.compact(
             result["window_s"],
-            key_mapper=JsonKey(*result["key"]),
-            time_mapper=JsonTime(result["time_field"]),
+            key_mapper=tuple(result["key"]),
+            time_mapper=result["time_field"],
             lateness=lateness,
             fields=("count",),
             chunked=True,

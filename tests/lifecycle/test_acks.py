@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipelines import simple_pipeline
 
-from rxcompact import Ack, Chunk, Orchestrator
+from rxcompact import Ack, Chunk, Orchestrator, key_of
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.testing import START, SimulatedApi, run
+
+KEY = key_of("id", missing="reject")
 
 
 class Durable:
@@ -43,7 +45,12 @@ def event(key: Any, **more: Any) -> dict[str, Any]:
 
 def started(**options: Any) -> tuple[Durable, Orchestrator, list[Any]]:
     source, out = Durable(), []
-    settings = {"key_mapper": "id", "timespan": 10, "max_age": 60, "batch_timespan": 1} | options
+    settings = {
+        "key_mapper": KEY,
+        "timespan": 10,
+        "max_age": 60,
+        "batch_timespan": 1,
+    } | options
     return source, Orchestrator(simple_pipeline(source=source, **({"sink": out.extend} | settings))), out
 
 
@@ -111,7 +118,7 @@ async def test_rejected_failed_and_expired_events_settle_their_message_and_aband
     letters: list[Any] = []
     orchestrator.dead_letters.subscribe(letters.append)
     await orchestrator.start()
-    source.send(1, {"no": "key"}, event([]))
+    source.send(1, {"no": "key"}, event(None))
     assert source.settled == [1]
     source.send(2, event("rejected"))
     source.send(3)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipelines import held, simple_pipeline
 from reactivex.disposable import Disposable
 
-from rxcompact import Orchestrator, Outcome
+from rxcompact import Orchestrator, Outcome, key_of
 from rxcompact.errors import PermanentError, RateLimitedError, TransientError
 from rxcompact.testing import run
 
@@ -177,7 +177,8 @@ async def live(life: list[tuple[str, Any]], room: int, max_concurrent: int, over
     world = World(loop)
     orchestrator = Orchestrator(
         simple_pipeline(
-            source=world, enricher=world, sink=world, key_mapper="id", timespan=TIMESPAN, max_age=MAX_AGE,
+            source=world, enricher=world, sink=world, key_mapper=key_of("id", missing="reject"),
+            timespan=TIMESPAN, max_age=MAX_AGE,
             batch_count=3, batch_timespan=LINGER, timeout=TIMEOUT, max_concurrent=max_concurrent, max_in_flight=room,
             overflow=overflow,
         )

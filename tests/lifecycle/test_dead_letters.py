@@ -10,7 +10,7 @@ from typing import Any
 import reactivex as rx
 from orchestrators import ManualSource
 
-from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, Orchestrator, Pipeline
+from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, Orchestrator, Pipeline, key_of
 from rxcompact import operators as rxo
 from rxcompact.errors import PermanentError, TransientError
 
@@ -71,7 +71,7 @@ async def test_dead_letters_that_wait_take_capacity() -> None:
         await asyncio.sleep(1e6)
 
     source = ManualSource()
-    operators = rxo.compact(1, key_mapper="id"), rxo.publish(len)
+    operators = rxo.compact(1, key_mapper=key_of("id", missing="reject")), rxo.publish(len)
     orchestrator = Orchestrator(Pipeline(source, *operators, max_age=60, max_in_flight=3, dead_letters=never))
     await orchestrator.start()
     demand = source.demand

@@ -12,10 +12,12 @@ from loguru import logger
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
 
-from rxcompact import LogObserver, Orchestrator
+from rxcompact import LogObserver, Orchestrator, key_of
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.signals import ObserverFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
+
+KEY = key_of("id", missing="reject")
 
 
 async def test_an_observer_that_raises_is_reported_detached_and_isolated() -> None:
@@ -156,7 +158,7 @@ async def test_observers_may_subscribe_and_dispose_while_they_are_notified() -> 
 async def test_statistics_agree_with_the_account() -> None:
     source = ManualSource()
     api = SimulatedApi(latency=(0.1, 2), error_rate=0.4, outages=[(START + 30, START + 60)], seed=1)
-    orchestrator, _ = orchestrated(source, enricher=api, max_age=20, timespan=2)
+    orchestrator, _ = orchestrated(source, key_mapper=KEY, enricher=api, max_age=20, timespan=2)
     orchestrator.windows.subscribe(lambda _: 1 / 0)
     await orchestrator.start()
     for n in range(200):
@@ -218,7 +220,12 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
         calls: list[Any] = []
         source = ManualSource()
         pipeline = simple_pipeline(
-            source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60, enricher=enrich
+            source=source,
+            key_mapper=KEY,
+            timespan=10,
+            sink=lambda _: None,
+            max_age=60,
+            enricher=enrich,
         )
         orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
         lines: list[str] = []

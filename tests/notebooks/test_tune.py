@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from rxcompact import key_of, time_of
 from rxcompact.errors import PermanentError, TransientError
-from rxcompact.fields import JsonKey, JsonTime
 from rxcompact.testing import SimulatedApi
 
 try:
@@ -130,12 +130,12 @@ def test_a_gap_of_years_costs_nothing() -> None:
 ])  # fmt: skip
 def test_the_real_sets_give_their_reference_answers(shared: Path, name: str, time: str, lateness: int | None) -> None:
     lines = gzip.decompress((shared / name / "events.ndjson.gz").read_bytes()).splitlines()
-    history = History(lines, JsonTime(time))
+    history = History(lines, time_of(time))
     checked = 0
     for result in json.loads((shared / name / "reference.json").read_text())["results"]:
         if result["time_field"] == time:
             expected = result if lateness is None else result["by_lateness_s"][str(lateness)]
-            found = history.compacted(JsonKey(*result["key"]), float(result["window_s"]), lateness)
+            found = history.compacted(key_of(result["key"]), float(result["window_s"]), lateness)
             assert (found.distinct, found.rejected) == (expected["distinct"], expected.get("late_events", 0))
             checked += 1
     assert checked >= 6

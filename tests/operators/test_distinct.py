@@ -13,7 +13,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import ArgumentError, KeyMapperError
 
 
 @given(st.lists(st.integers(0, 9)))
@@ -37,11 +37,12 @@ def test_distinct_forgets_on_a_flush_and_takes_a_fields_name() -> None:
     assert seen == ["a", "b", "a"]
 
 
-@pytest.mark.parametrize("item", [{}, {"id": []}])
-def test_distinct_ends_with_the_key_mappers_error(item: Any) -> None:
+@pytest.mark.parametrize(("item", "cause"), [({}, KeyError), ({"id": []}, None)])
+def test_distinct_ends_with_the_key_mappers_error(item: Any, cause: type[Exception] | None) -> None:
     errors: list[Exception] = []
-    rx.of(item).pipe(rxo.distinct("id")).subscribe(on_error=errors.append)
-    assert isinstance(errors[0], KeyError | TypeError)
+    rx.of(item).pipe(rxo.distinct(lambda event: event["id"])).subscribe(on_error=errors.append)
+    assert isinstance(errors[0], KeyMapperError if cause else TypeError)
+    assert isinstance(errors[0].__cause__, cause or type(None))
 
 
 def test_distinct_is_alone_in_each_subscription() -> None:

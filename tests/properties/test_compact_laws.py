@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from reactivex import operators as ops
 from reactivex.testing import ReactiveTest, TestScheduler
 
+from rxcompact import key_of
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 
@@ -96,8 +97,13 @@ def test_an_accumulator_sees_all_events_of_a_key_in_order(stream: list[Event], c
             assert len(ns) == compacted.count
 
 
+class Unhashable:
+    __hash__ = None  # type: ignore[assignment]
+
+
+UNHASHABLE = Unhashable()
 bad = st.lists(
-    st.tuples(st.integers(1, 60), st.sampled_from(["a", "b", ["unhashable"], None])).map(
+    st.tuples(st.integers(1, 60), st.sampled_from(["a", "b", UNHASHABLE, None])).map(
         lambda pair: {"t": pair[0]} | ({"id": pair[1]} if pair[1] is not None else {})
     ),
     max_size=40,
@@ -110,7 +116,12 @@ def test_a_key_that_cannot_be_had_is_a_dead_letter_and_its_neighbours_go_on(
 ) -> None:
     letters: list[DeadLetter] = []
     compact = rxo.compact(
-        TIMESPAN, key_mapper="id", keep=keep, count=count, chunked=chunked, dead_letters=letters.append
+        TIMESPAN,
+        key_mapper=key_of("id", missing="reject"),
+        keep=keep,
+        count=count,
+        chunked=chunked,
+        dead_letters=letters.append,
     )
     windows = [window for _, window in run(stream, compact, chunked=chunked)]
 

@@ -13,13 +13,15 @@ import reactivex as rx
 from pipelines import simple_pipeline
 from reactivex import Observer
 
-from rxcompact import DeadLetter, Orchestrator
+from rxcompact import DeadLetter, Orchestrator, key_of
 from rxcompact.errors import TransientError
 from rxcompact.observers import OpenTelemetryObserver, ProgressObserver, PrometheusObserver
 from rxcompact.signals import Account, BatchPublished, ObserverFailed, StateChanged, WindowClosed
 from rxcompact.testing import START, SimulatedApi
 
 EVENTS = [{"id": key} for key in ("a", "b", "a", "bad", "a")]
+
+KEY = key_of("id", missing="reject")
 
 
 async def watched(*observers: Any) -> Account:
@@ -145,7 +147,13 @@ async def test_sums_of_every_exporter_equal_the_account() -> None:
 
     orchestrator = Orchestrator(
         simple_pipeline(
-            source=events, key_mapper="id", timespan=5, enricher=lookup, sink=len, max_age=15, batch_timespan=1
+            source=events,
+            key_mapper=KEY,
+            timespan=5,
+            enricher=lookup,
+            sink=len,
+            max_age=15,
+            batch_timespan=1,
         )
     )
     orchestrator.attach(prometheus)

@@ -12,7 +12,7 @@ import tenacity
 from loguru import logger
 from pipelines import simple_pipeline
 
-from rxcompact import Orchestrator
+from rxcompact import Orchestrator, key_of
 from rxcompact.errors import NoRoomError, PermanentError, TransientError
 
 
@@ -115,7 +115,7 @@ async def test_lost_events_are_reported_with_the_text_of_the_last_error(log: Log
         raise PermanentError("no such host: see http://user:hunter2@cmdb/hosts?key=hunter2")
 
     events = [*({"id": key, "body": "hunter2"} for key in range(37)), {"no": "hunter2"}]
-    orchestrator = reported(events, enricher=lookup)
+    orchestrator = reported(events, enricher=lookup, key_mapper=key_of("id", missing="reject"))
     await orchestrator.start()
     await orchestrator.wait()
     texts = sorted(text for _, text in log.at("WARNING"))

@@ -29,9 +29,9 @@ from hypothesis import strategies as st
 from reactivex import Observer
 from reactivex.subject import Subject
 
+from rxcompact import key_of
 from rxcompact.errors import PermanentError
 from rxcompact.events import Batch, Bounds, Compacted, Window
-from rxcompact.fields import JsonKey
 from rxcompact.operators.publish import as_sink
 from rxcompact.sinks.encoding import flat_object, json_object, window_lines
 from rxcompact.sinks.ndjson import LineWriter, NdjsonSink
@@ -130,7 +130,7 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 @given(st.lists(st.fixed_dictionaries({"id": json_values, "n": json_values}), max_size=5), st.booleans())
 def test_json_events_are_written_unchanged(events: list[dict[str, Any]], raw: bool) -> None:
-    for mapper, field in ((JsonKey("id"), "id"), (JsonKey(), None)):
+    for mapper, field in ((key_of("id"), "id"), (key_of(), None)):
         lines = [json.dumps(event, ensure_ascii=False).encode() for event in events]
         items = [Compacted(mapper(line), line if raw else event) for line, event in zip(lines, events, strict=True)]
         with TemporaryDirectory() as folder:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from source_support import Service, served, serving
 
-from rxcompact.fields import JsonKey, JsonTime
+from rxcompact import key_of, time_of
 
 EVENT_TIME = {"time_mapper": "ts", "lateness": 10, "timespan": 10, "max_age": 1e6}
 
@@ -57,7 +57,7 @@ def test_s38_an_event_without_a_time_is_rejected_and_reported(event: Any) -> Non
         assert answer.counts == (202, 1, 1)
         [(line, reason)] = answer.reasons
         assert line == 2
-        assert "timestamp" in reason
+        assert "timestamp" in reason or "'ts'" in reason
         assert await service.ids() == [2]
         assert service.ends() == [("rejected", "compact", "time")] * 2
 
@@ -73,7 +73,7 @@ def test_s39_a_time_without_an_offset_is_in_the_given_timezone(hours: int) -> No
         await service.orchestrator.stop()
         assert [compacted.first_seen for compacted in service.out] == [now]
 
-    zone = JsonTime("ts", timezone=timezone(timedelta(hours=hours))) if hours else "ts"
+    zone = time_of("ts", timezone=timezone(timedelta(hours=hours))) if hours else "ts"
     served(test, EVENT_TIME | {"time_mapper": zone})
 
 
@@ -131,7 +131,7 @@ def test_s42_late_events_equal_the_reference(shared: Path) -> None:
 
     async def replayed(lateness: float, expected: Any) -> None:
         options = {
-            "key_mapper": JsonKey(*key), "time_mapper": result["time_field"], "timespan": span, "lateness": lateness,
+            "key_mapper": key_of(key), "time_mapper": result["time_field"], "timespan": span, "lateness": lateness,
             "max_age": 1e12,
         }  # fmt: skip
         async with serving(options) as service:

@@ -1,0 +1,172 @@
+"""Keys: what makes two values one key, and one text in every process."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Hashable, Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from rxcompact.errors import DecodeError, KeyMapperError
+
+NONE = type(None)
+LIMIT = 1 << 60
+"""Of the integers that are keys as they are. Python hashes modulo 2**61 - 1: a sender could choose larger ones that all
+hash alike, and every look-up would cost as much as there are keys."""
+MAX_LENGTH = 65_536
+"""Characters of a key."""
+MISSING_TYPES = {"NAType", "NaTType"}
+"""Names of the types of pandas' missing values."""
+
+
+class Json(NamedTuple):
+    """A key that Python would take for another, or cannot hash: a boolean, a float, a large integer, an array."""
+
+    text: str
+    """Canonical JSON."""
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def json_key(value: Any) -> Hashable:  # noqa: PLR0911 - one for each type
+    """Return the value of a field as a key: 1, 1.0, true and "1" are four keys; what is missing, and NaN, is None.
+
+    A value that JSON has no form for, such as a date, is a key as it is.
+
+    Raises:
+        DecodeError: when it is nested too deeply.
+        TypeError: when it can neither be hashed nor written as JSON.
+    """
+    kind = type(value)
+    if kind is str or value is None:
+        return value  # type: ignore[no-any-return]
+    if kind is int:
+        return value if -LIMIT <= value <= LIMIT else Json(str(value))
+    if kind is bool:
+        return Json("true" if value else "false")
+    if kind is float:
+        if value - value == 0:
+            return Json(_canonical(value))
+        return None if value != value else value  # noqa: PLR0124 - NaN; infinity is a key as it is
+    if isinstance(value, (list, tuple, dict)):
+        return Json(_canonical(value))
+    if (simple := plain(value)) is not value:
+        return json_key(simple)
+    if kind.__hash__ is None:
+        return Json(_canonical(value))
+    return value  # type: ignore[no-any-return]
+
+
+def checked(key: Hashable, max_length: int = MAX_LENGTH) -> Hashable:
+    """Return a key.
+
+    Raises:
+        KeyMapperError: when it is longer than so many characters.
+    """
+    length = len(key.text) if isinstance(key, Json) else len(key) if isinstance(key, str) else 0
+    if length > max_length:
+        raise KeyMapperError(f"a key of {length} characters: at most {max_length}")
+    return key
+
+
+def json_value(key: Any) -> Any:
+    """Return the JSON value of a key."""
+    if isinstance(key, Json):
+        return msgspec.json.decode(key.text)
+    return [json_value(part) for part in key] if isinstance(key, tuple) else key
+
+
+def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of scalar
+    """Return a scalar of numpy, pandas, Arrow or an enumeration as Python's own; None where it means missing.
+
+    Anything else is returned as it is. None of these is imported: they are known by what they have.
+    """
+    kind = type(value)
+    if kind.__name__ in MISSING_TYPES:
+        return None
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, str):
+        return value if kind is str else str.__str__(value)
+    if hasattr(kind, "dtype") and hasattr(kind, "tolist"):
+        return _numpy(value)
+    if isinstance(value, (int, float)):
+        return value if kind in (int, float, bool) else int(value) if isinstance(value, int) else float(value)
+    if hasattr(kind, "as_py"):
+        return value.as_py()
+    for method in ("to_pydatetime", "to_pytimedelta"):
+        if hasattr(kind, method):
+            return (
+                value
+                if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
+                else getattr(value, method)()
+            )
+    return None if _is_nan(value) else value
+
+
+def _numpy(value: Any) -> Any:
+    if value.dtype.kind in "mM" and not value.shape:
+        exact = value.astype(f"{value.dtype.kind}8[us]")
+        if value != value:  # noqa: PLR0124 - NaT
+            return None
+        return exact.tolist() if exact == value else str(value)
+    return value.tolist()
+
+
+def _is_nan(value: Any) -> bool:
+    try:
+        return bool(value != value)  # noqa: PLR0124 - so are NaN and a decimal one known
+    except Exception:  # noqa: BLE001 - of an array, or of a class of the caller's
+        return False
+
+
+def _encode_other(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    if (simple := plain(value)) is value:
+        raise TypeError(f"JSON has no form for {type(value).__name__}")
+    return simple
+
+
+_encode = msgspec.json.Encoder(order="sorted", enc_hook=_encode_other).encode
+
+
+def _canonical(value: Any) -> str:
+    try:
+        return _encode(value).decode()
+    except RecursionError:
+        raise DecodeError("nested too deeply") from None
+
+
+def plain_key(key: Any) -> Hashable:
+    """Return what a function gave as a key: as it is, but for what is missing, and for scalars of numpy and others.
+
+    Raises:
+        KeyMapperError: when it is a coroutine.
+    """
+    if type(key) is tuple:
+        return tuple(map(plain_key, key))
+    if inspect.iscoroutine(key):
+        key.close()
+        raise KeyMapperError("a coroutine: a key mapper returns the key at once")
+    return None if _is_nan(key) else plain(key)
+
+
+def stable(value: object) -> str:
+    """Return a text that is the same in every process for keys and times that are equal."""
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(stable, value))) + "}"
+    if isinstance(value, tuple):
+        return "(" + ",".join(map(stable, value)) + ",)"
+    value = plain(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int):  # 1, 1.0 and True are one key
+        return hex(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return value.astimezone(UTC).isoformat()
+    return repr(value)
