@@ -526,7 +526,7 @@ def test_a_mapper_for_many_is_given_whole_chunks() -> None:
 
 
 @pytest.mark.parametrize("mapper", ["key_mapper", "time_mapper"])
-def test_a_mapper_for_many_that_returns_too_few_is_asked_for_each(mapper: str) -> None:
+def test_a_mapper_for_many_that_returns_too_few_rejects_the_chunk_and_names_both_lengths(mapper: str) -> None:
     class Short:
         def __call__(self, event: int) -> int:
             return event
@@ -537,7 +537,9 @@ def test_a_mapper_for_many_that_returns_too_few_is_asked_for_each(mapper: str) -
     bench = Bench(10, **{mapper: Short()}, chunked=True)
     bench.at(1, [1, 2, 3])
     bench.at(10)
-    assert bench.keys() == [[1, 2, 3]]
+    assert bench.windows == []
+    assert [letter.event for letter in bench.letters] == [1, 2, 3]
+    assert all("returned 2 values for 3 events" in str(letter.error) for letter in bench.letters)
 
 
 def test_the_subscriptions_own_scheduler_is_used_by_rxpy_operators_around() -> None:
