@@ -36,10 +36,13 @@ TARGETS: dict[str, list[str]] = {
     "run.py": ["lifecycle", "faults/source/test_source_demand.py"],
 }  # fmt: skip
 """Files of the package, and their tests, those first that notice most."""
+LENGTH = "what is zipped is of one length"
 EQUIVALENT: dict[str, str] = {
-    "operators/bucket.py: 2  →  3": "a third look at an empty table finds it empty too",
-    "operators/bucket.py: 0  →  1": "the deque that takes what map gives may hold one of it",
-    "operators/bucket.py: True  →  False": "what is zipped is of one length",
+    "operators/bucket.py: 2  →  3  |  for _ in range(2):": "a third look at an empty table finds it empty too",
+    "operators/bucket.py: 0  →  1  |  deque(map(self.table.setdefault, keys, events), maxlen=0)": "one of it may stay",
+    "operators/bucket.py: True  →  False  |  self.table.update(zip(keys, events, strict=True))": LENGTH,
+    "operators/bucket.py: True  →  False  |  for key, event in zip(keys, events, strict=True):": LENGTH,
+    "operators/bucket.py: True  →  False  |  for (key, event), arrived in zip(self.table.items(), self._a": LENGTH,
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""
 SECONDS = 150.0
@@ -61,9 +64,12 @@ class Mutant(NamedTuple):
     text: str
     """The whole file."""
 
+    source: str
+    """The beginning of the line as it stands."""
+
     @property
     def name(self) -> str:
-        return f"{self.file}: {self.before}  →  {self.after}"
+        return f"{self.file}: {self.before}  →  {self.after}  |  {self.source}"
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST | None]:
@@ -96,16 +102,17 @@ def changes(node: ast.AST) -> Iterator[ast.AST | None]:
 
 def mutants(file: str) -> Iterator[Mutant]:
     """Yield each change of one thing in a file's functions."""
-    tree = ast.parse((ROOT / "rxcompact" / file).read_text())
+    source = (ROOT / "rxcompact" / file).read_text()
+    tree, lines = ast.parse(source), source.splitlines()
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     inner = {child for function in functions for child in ast.walk(function) if child is not function}
     for function in functions:
         if function not in inner:
             for parent in ast.walk(function):
-                yield from _mutants_below(file, tree, parent)
+                yield from _mutants_below(file, lines, tree, parent)
 
 
-def _mutants_below(file: str, tree: ast.Module, parent: ast.AST) -> Iterator[Mutant]:
+def _mutants_below(file: str, lines: list[str], tree: ast.Module, parent: ast.AST) -> Iterator[Mutant]:
     for field, value in ast.iter_fields(parent):
         if field in {"annotation", "args", "decorator_list", "returns"} and not isinstance(parent, ast.Call):
             continue
@@ -120,7 +127,7 @@ def _mutants_below(file: str, tree: ast.Module, parent: ast.AST) -> Iterator[Mut
                 after = ast.unparse(change).split("\n")[0] if change is not None else ""
                 _put(parent, field, index, node)
                 line = getattr(node, "lineno", getattr(parent, "lineno", 0))
-                yield Mutant(file, line, ast.unparse(node).split("\n")[0], after, text)
+                yield Mutant(file, line, ast.unparse(node).split("\n")[0], after, text, lines[line - 1].strip()[:60])
 
 
 def _put(parent: ast.AST, field: str, index: int | None, node: Any) -> None:
@@ -176,7 +183,7 @@ def main() -> int:
             try:
                 if not noticed(mutant, place, TARGETS[mutant.file]):
                     survivors.append(mutant)
-                    print(f"survived: {mutant.file}:{mutant.line}: {mutant.before}  →  {mutant.after}", flush=True)
+                    print(f"survived, line {mutant.line}: {mutant.name}", flush=True)
             finally:
                 places.put(place)
 
