@@ -35,41 +35,43 @@ YEAR_ONE = -62_135_596_800.0
 
 
 class VirtualLoop(Solipsistic):
-    """An asyncio loop whose time goes on by itself when nothing is left to do, and raises when it never would.
+    """An asyncio loop in virtual time: when nothing is ready, its clock goes to the next timer.
+
+    Without a next timer it raises: a hang.
 
     Args:
-        start: What the wall clock shows at first, POSIX seconds.
+        start: The wall clock at the beginning, POSIX seconds.
     """
 
     def __init__(self, start: float = START) -> None:
         super().__init__()
         self._wall = start
         self.interrupted = False
-        """Set it from another thread to have the loop raise KeyboardInterrupt, once."""
+        """Set from another thread, it makes the loop raise KeyboardInterrupt, once."""
         selector: Any = self._selector  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
         select: Callable[[float | None], list[Any]] = selector.select
 
-        def patient(timeout: float | None = None) -> list[Any]:
+        def select_or_advance(timeout: float | None = None) -> list[Any]:
             if self.interrupted:
                 self.interrupted = False
                 raise KeyboardInterrupt
-            # asyncio sleeps at most a day at a time; the library takes that for a sleep without end
+            # asyncio selects for at most a day; async-solipsism takes that for a sleep without end
             if timeout is None or timeout < DAY:
-                # nor does it go on by less than a tick
+                # and its clock does not advance by less than a tick
                 return select(max(timeout, TICK) if timeout else timeout)
             ready = select(0)
             if not ready:
                 selector.clock.advance(timeout)
             return ready
 
-        selector.select = patient
+        selector.select = select_or_advance
 
     def wall(self) -> float:
-        """Return what the wall clock shows, POSIX seconds."""
+        """Return the wall clock, POSIX seconds."""
         return self._wall + self.time()
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock forward or back; intervals do not notice."""
+        """Set the wall clock forward or back; intervals are not affected."""
         self._wall += seconds
 
 
@@ -93,13 +95,13 @@ def run(
 ) -> T:
     """Run a coroutine, or a function that makes one, in virtual time, as `asyncio.run` does in real time.
 
-    Operators and `asyncio.sleep` inside it take the loop's time by themselves. Called where a loop is running already,
-    as in a notebook, it does its work on a thread of its own and returns when that is done: asyncio does not nest.
-    Interrupting the cell interrupts it.
+    Operators and `asyncio.sleep` inside it take the loop's time by themselves. Where a loop is running already, as in a
+    notebook, it runs on another thread and returns when that is done: asyncio does not nest. Interrupting the cell
+    interrupts it.
 
     Args:
         main: A function is called without arguments.
-        start: What the wall clock shows at first, POSIX seconds.
+        start: The wall clock at the beginning, POSIX seconds.
         seed: Of the `random` module, which jitter is taken from; its state is put back.
 
     Raises:
@@ -141,11 +143,11 @@ def replay(
     time_mapper: TimeSpec,
     start: float | None = None,
 ) -> list[Any]:
-    """Run operators over history, as if it happened now: an hour in milliseconds.
+    """Run operators over history in virtual time: an hour in milliseconds.
 
     Events are pushed in their order, each when the clock shows the largest event time so far, so that what was in
-    disorder still is. One without a time, or of a time more than a day in the real future, is pushed when it is its
-    turn. Same input, same output.
+    disorder still is. One without a time, or of a time more than a day in the real future, is pushed in its place.
+    Same input, same output.
 
     Time passes from timer to timer, so a gap costs what the operators' timers in it cost; where the first event may be
     ages too early (such as a time of 0), give ``start``.
@@ -195,7 +197,7 @@ def replay(
             delay = _time(mapper, event, present, loop.wall()) - loop.wall()
             if delay > 0:
                 await asyncio.sleep(delay)
-            if ended.is_set():  # `take`, or an error: nobody listens any more
+            if ended.is_set():  # by `take`, or an error
                 break
             source.on_next(event)
         source.on_completed()
