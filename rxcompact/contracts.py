@@ -105,7 +105,7 @@ class Sink(Protocol):
     """Where batches go."""
 
     async def publish(self, batch: Batch, /) -> Mapping[int, BaseException] | None:
-        """Take a batch; raising means that nothing was taken, a mapping says which positions were not."""
+        """Take a batch; raising means that nothing was taken, a mapping has the positions that were not."""
         ...
 
 

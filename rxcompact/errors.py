@@ -52,7 +52,7 @@ class AccumulatorError(RxCompactError):
 
 
 class DecodeError(RxCompactError, ValueError):
-    """A line or body is not the JSON it should be; the message says where and why."""
+    """A line or body is not the JSON it should be; the message has the place and the reason."""
 
     reason = "malformed"
 
@@ -108,14 +108,14 @@ class TransientError(RxCompactError):
 
     reason = "transient"
     retry_after: float | None = None
-    """How long the service asked to wait, seconds; None when it did not say."""
+    """How long the service asked to wait, seconds; None when it gave none."""
 
 
 class RateLimitedError(TransientError):
     """The service asked to wait; counts as no failure.
 
     Attributes:
-        retry_after: How long it asked to wait, seconds; None when it did not say.
+        retry_after: How long it asked to wait, seconds; None when it gave none.
     """
 
     reason = "rate limited"
@@ -145,7 +145,7 @@ class ExpiredError(RxCompactError):
 
 
 class AbandonedError(RxCompactError):
-    """The pipeline was stopped before the event met its end."""
+    """The pipeline was stopped before the event was settled."""
 
     reason = "stopped"
 

@@ -101,7 +101,7 @@ def enrich(
         ordered: Keep the order of the source. An event then waits for all before it, in memory, and one that fails
             holds back the rest until its end.
         cache: Spares calls for keys it holds, of whatever content without ``merge``; any mutable mapping, such as one
-            of cachetools, which then also says when an answer is forgotten.
+            of cachetools, which then also decides when an answer is forgotten.
         wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
         retry: tenacity's condition; by default `is_transient`.
         before_sleep: tenacity's callback, called before each wait.
@@ -111,14 +111,14 @@ def enrich(
 
     Shape:
         `Observable[Window]` or `Observable[Compacted]` to `Observable[Compacted]`, in order of completion. Holds every
-        event that has not met its end.
+        event that is not settled.
 
     Cost:
         A worker's turn per call; what retrying needs is made after a first failure.
 
     Errors:
         None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". The
-        source's error is passed on when all have met their end.
+        source's error is passed on when all are settled.
 
     Raises:
         ArgumentError: for an argument out of range.

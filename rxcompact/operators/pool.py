@@ -26,7 +26,7 @@ class Job(Attempts, Generic[E]):
     """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
 
     Attributes:
-        entries: What is to be settled.
+        entries: What it has to settle.
         earliest, latest: Their deadlines, in the loop's seconds.
         due: When the call has taken too long, or is to be made again; infinity for neither.
         timer: Due then, or at a deadline.

@@ -75,8 +75,8 @@ def publish(
 
     Errors:
         None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". At least
-        once: a sink that took a batch and could not say so is given it again, with the same idempotency key unless some
-        of it expired meanwhile.
+        once: a sink that took a batch and could not confirm it is given it again, with the same idempotency key unless
+        some of it expired meanwhile.
 
     Raises:
         ArgumentError: for an argument out of range.

@@ -57,7 +57,7 @@ HTTP_TABLE: Mapping[int, Verdict] = {
     425: "transient",
     429: "rate limited",
 }
-"""What an HTTP status means, where its hundred does not say it."""
+"""What an HTTP status means, where its hundred does not decide."""
 SERVER_ERROR = 500
 
 # a fault of the program, or of what it was given: the same call would end the same way

@@ -26,7 +26,7 @@ class PushSource:
             return Response(status_code=503, headers={"Retry-After": "1"})
 
     A push is refused while the pipeline has no capacity, and while it does not run. For other threads, and where an
-    overflow policy shall decide, there is `ObservableSource` with a Subject.
+    overflow policy has to decide, there is `ObservableSource` with a Subject.
     """
 
     def __init__(self) -> None:

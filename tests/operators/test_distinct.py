@@ -63,7 +63,7 @@ def within(duration: float, max_keys: int, stream: list[tuple[float, str]]) -> l
     return released
 
 
-def test_a_problem_that_goes_on_shows_again_and_says_how_often_it_was_held_back() -> None:
+def test_a_repeat_after_the_duration_is_released_with_the_number_held_back() -> None:
     assert within(10, 100, [(float(t), "a") for t in range(25)]) == [(0, "a", 0), (10, "a", 9), (20, "a", 9)]
 
 

@@ -376,8 +376,8 @@ async def test_the_pool_keeps_nothing_of_what_was_called_for() -> None:
 
 async def test_an_observer_that_raises_ends_no_worker() -> None:
     loop = asyncio.get_running_loop()
-    told: list[Any] = []
-    loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
+    reported: list[Any] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["exception"]))
     source: rx.Subject[Any] = rx.Subject()
     ended = asyncio.Event()
 
@@ -389,7 +389,7 @@ async def test_an_observer_that_raises_ends_no_worker() -> None:
         source.on_next(item(n))
     source.on_completed()
     await ended.wait()
-    assert len(told) == 300
+    assert len(reported) == 300
 
 
 async def test_a_source_that_fails_fails_when_all_have_met_their_end() -> None:
@@ -426,7 +426,7 @@ def test_events_may_come_from_other_threads() -> None:
     assert sorted(asyncio.run(main())) == list(range(1000))
 
 
-def test_it_says_that_it_needs_a_loop() -> None:
+def test_without_a_running_loop_it_is_a_loop_error() -> None:
     errors: list[Exception] = []
     rx.of(item("a")).pipe(rxo.enrich(lambda e: e, max_age=1)).subscribe(on_error=errors.append)
     assert isinstance(errors[0], LoopError)

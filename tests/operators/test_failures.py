@@ -47,14 +47,14 @@ async def ends(of: dict[str, BaseException], **options: Any) -> tuple[dict[str, 
         tried.update(c.key for c in batch)
         return failed
 
-    def told(letter: DeadLetter) -> None:
+    def on_dead_letter(letter: DeadLetter) -> None:
         dead[letter.event.key] = (round(loop.time(), 1), letter.reason)
 
     def took(each: Delivered) -> None:
         delivered.update((c.key, round(loop.time(), 1)) for c in each.batch)
 
     rx.just(window(*"ab")).pipe(
-        rxo.publish(sink, max_age=60, timespan=0, wait=tenacity.wait_fixed(2), dead_letters=told, **options)
+        rxo.publish(sink, max_age=60, timespan=0, wait=tenacity.wait_fixed(2), dead_letters=on_dead_letter, **options)
     ).subscribe(took, on_completed=ended.set)
     await ended.wait()
     return delivered, dead
@@ -84,7 +84,7 @@ async def test_what_becomes_of_one_event_of_a_batch_is_decided_by_its_own_error(
     assert await ends(of) == (delivered, dead)
 
 
-async def test_a_batch_that_is_told_a_date_stays_one() -> None:
+async def test_a_batch_with_a_retry_after_date_stays_whole() -> None:
     batches: list[int] = []
 
     def sink(batch: Any) -> None:
@@ -128,10 +128,10 @@ async def test_nothing_is_called_for_events_of_a_stage_that_was_disposed_of() ->
         called.append(event)
         return event
 
-    def told(letter: DeadLetter) -> None:
+    def on_dead_letter(letter: DeadLetter) -> None:
         dead.append((letter.event.key, letter.outcome))
 
-    options: dict[str, Any] = {"max_age": 60, "dead_letters": told}
+    options: dict[str, Any] = {"max_age": 60, "dead_letters": on_dead_letter}
     rx.just(window(*"abc")).pipe(rxo.enrich(mapper, cache={"a": "A"}, **options), ops.take(1)).subscribe()
     await asyncio.sleep(1)
     assert (called, dead) == ([], [("b", "abandoned"), ("c", "abandoned")])
@@ -142,12 +142,12 @@ def test_nothing_is_called_for_what_another_thread_pushed_before_a_stage_was_dis
     called: list[Any] = []
     dead: list[tuple[str, str]] = []
 
-    def told(letter: DeadLetter) -> None:
+    def on_dead_letter(letter: DeadLetter) -> None:
         dead.append((letter.event.key, letter.outcome))
 
     async def main() -> None:
         subject: rx.Subject[Any] = rx.Subject()
-        subscription = subject.pipe(operator(called.append, max_age=60, dead_letters=told)).subscribe()
+        subscription = subject.pipe(operator(called.append, max_age=60, dead_letters=on_dead_letter)).subscribe()
         late = window("late", born=time.time())
         thread = threading.Thread(target=subject.on_next, args=(late,))
         thread.start()
@@ -160,7 +160,7 @@ def test_nothing_is_called_for_what_another_thread_pushed_before_a_stage_was_dis
     assert (called, dead) == ([], [("late", "abandoned")])
 
 
-async def test_what_a_policy_raises_is_told_at_once() -> None:
+async def test_what_a_policy_raises_fails_the_event_at_once() -> None:
     loop = asyncio.get_running_loop()
     came: list[tuple[float, str]] = []
 

@@ -97,7 +97,7 @@ async def test_a_batch_that_fails_is_tried_again_without_what_expired_and_holds_
     assert [[c.key for c in delivered.batch] for delivered in bench.delivered] == [["c", "d"], ["b"]]
 
 
-async def test_a_sink_may_say_which_failed_and_only_they_are_tried_again() -> None:
+async def test_a_sink_may_return_which_failed_and_only_those_are_retried() -> None:
     def partly(batch: Batch) -> dict[int, BaseException]:
         if len(batch) == 3:
             return {0: TransientError(), 2: PermanentError("no")}
@@ -330,7 +330,7 @@ async def test_a_sink_may_be_a_function_or_a_coroutine_function(is_async: bool) 
     ]
 
 
-async def test_a_sink_that_limits_its_rate_is_waited_for_as_long_as_it_says() -> None:
+async def test_a_sinks_retry_after_is_waited_for() -> None:
     waits = iter([20.0, 9.0, None])
 
     def limited(batch: Batch) -> None:
