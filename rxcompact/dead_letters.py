@@ -1,4 +1,4 @@
-"""Dead letters delivered to a sink, and read from a file again."""
+"""Dead letters delivered to a sink."""
 
 from __future__ import annotations
 

@@ -130,6 +130,11 @@ class Orchestrator(Observables):
         return self._run.stages() if self._run is not None else {}
 
     @property
+    def unknown_fields(self) -> tuple[str, ...]:
+        """The fields of keys and times that no event had, since the last start."""
+        return self._run.unknown_fields if self._run is not None else ()
+
+    @property
     def uptime(self) -> float:
         """Seconds since the last start, or from it until the end."""
         return (self._ended_at if self._state in ENDED else self._time()) - self._started_at

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from loguru import logger
 from msgspec.structs import replace
 from reactivex import Observable
 from reactivex import operators as ops
@@ -73,6 +74,7 @@ class Run:
         self._holders: dict[str, Holder] = {}  # by stage
         self._dead_letters: Counter[str] = Counter()  # by stage
         self._errors: dict[str, BaseException] = {}  # the last of each stage
+        self._reported_fields: set[str] = set()  # that no event had
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._waiters: list[asyncio.Future[None]] = []
@@ -166,7 +168,20 @@ class Run:
             return StageNow(dead_letters=dead_letters, error=error)
         return StageNow(holder.held(), holder.oldest(), dead_letters, error, holder.waiting())
 
+    @property
+    def unknown_fields(self) -> tuple[str, ...]:
+        """The fields of keys and times that no event had, so far."""
+        return tuple(name for windows in self._windows for name in windows.mapper.unknown)
+
+    def _report_unknown_fields(self) -> None:
+        for name in self.unknown_fields:
+            if name not in self._reported_fields:
+                self._reported_fields.add(name)
+                received = self._counts["received"]
+                logger.warning("none of {} events has the field {!r}, so far: is the name right?", received, name)
+
     def _on_window(self, window: Window) -> None:
+        self._report_unknown_fields()
         self._acks.add(window)
         self._notify_window(window)
 
@@ -304,6 +319,7 @@ class Run:
                 self._route.abandon()
 
     def _end(self) -> None:
+        self._report_unknown_fields()
         self._intake = None
         if not self.ended.done():
             self.ended.set_result(None)

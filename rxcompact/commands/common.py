@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
+from rxcompact.mappers import Mapper, key_of, time_of
 
 T = TypeVar("T")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -46,6 +47,29 @@ def fields(text: str) -> list[str]:
         return list(parse_names(text, "FIELD"))
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that a command reads events by: their key, their time, where they are."""
+    add = parser.add_argument
+    key = "what makes events equal; a.b reaches into objects; may be repeated (default: all of the event)"
+    add("--key", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help=key)
+    add("--exclude", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help="all but these")
+    null = "key of an event without a field: null, or reject the event (%(default)s)"
+    add("--missing", choices=["null", "reject"], default="null", help=null)
+    add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
+    add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
+    add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
+    letters = "append what was rejected, expired or failed as JSON lines; such a file is read as input again"
+    add("--dead-letters", metavar="FILE", help=letters)
+
+
+def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
+    """Return the mappers to keys and times that the options describe."""
+    times = None
+    if options.time:
+        times = time_of(options.time, timezone=options.timezone, format=options.time_format)
+    return key_of(options.key, exclude=options.exclude, missing=options.missing), times
 
 
 def timezone(name: str) -> tzinfo:

@@ -11,21 +11,23 @@ import sys
 import time
 from collections import Counter
 from contextlib import suppress
-from datetime import UTC
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from reactivex import operators as ops
 from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
-from rxcompact.commands.common import SIGNALLED, duration, fields, note, stop_signals, timezone
+from rxcompact.commands.common import SIGNALLED, add_event_arguments, duration, mappers, note, stop_signals
 from rxcompact.errors import ArgumentError, LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.mappers import Mapper, key_of, time_of
-from rxcompact.sinks.encoding import window_lines
+from rxcompact.mappers import Mapper
+from rxcompact.operators.operator import registering
+from rxcompact.reader.redelivery import events_of
+from rxcompact.sinks.encoding import encoder, window_lines
 from rxcompact.sinks.ndjson import stdout_writer
 from rxcompact.sources.ndjson import NdjsonSource
 
@@ -55,7 +57,7 @@ examples:
 
 exit code:
   0    success
-  1    every event was rejected, or any line was bad and --strict was given
+  1    every event was rejected, or none has a field that was named, or any line was bad and --strict was given
   2    wrong usage, a file that cannot be read, or output that cannot be written
   129, 130, 143  after SIGHUP, Ctrl-C, SIGTERM; what was held has been written
 """
@@ -78,13 +80,10 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
-    same = "what makes events equal; a.b reaches into objects; may be repeated (default: all of it)"
-    add("--key", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help=same)
+    add_event_arguments(parser)
     add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
     add("--time", metavar="FIELD", help="replay by this field: ISO 8601, or epoch s, ms, us, ns")
     add("--lateness", type=duration, metavar="T", help="with --time: wait so long for late events; inf: to the end")
-    zone = "of times without an offset: Europe/Vienna, =-05:00 (default: UTC)"
-    add("--timezone", type=timezone, default=UTC, metavar="ZONE", help=zone)
     add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
     add("--count", type=int, metavar="N", help="close a window also at this many distinct keys")
     add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
@@ -143,21 +142,24 @@ class _Compaction:
         self._account = _Account()
         self._flushes: Subject[None] = Subject()
         self._error: Exception | None = None
+        self._reported: set[str] = set()  # fields that no event had
         self._ended = False
         self._on_ended = asyncio.Event()
         paths, replay = options.paths, dict[str, Any]()
-        if options.time is not None:
-            time_mapper = time_of(options.time, timezone=options.timezone)
+        key_mapper, time_mapper = mappers(options)
+        if time_mapper is not None:
             replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
             if not _is_live(paths):
                 # a clock that stands still: history has no idle time
                 replay["scheduler"] = VirtualTimeScheduler(time.time())
             if len(paths) > 1:
                 paths = _by_first_time(paths, time_mapper)
-        self._source = NdjsonSource(*paths)
-        self._compact = rxo.compact(
+        self._source = NdjsonSource(*paths, items=options.items)
+        self._dead_letters = Path(options.dead_letters).open("ab") if options.dead_letters else None
+        self._holders: list[Any] = []
+        compact = rxo.compact(
             options.timespan,
-            key_mapper=key_of(options.key),
+            key_mapper=key_mapper,
             count=options.count,
             keep=options.keep,
             chunked=True,
@@ -165,6 +167,7 @@ class _Compaction:
             dead_letters=self._dead_letter,
             **replay,
         )
+        self._compact = registering(compact, self._holders.append)
 
     def run(self) -> int:
         try:
@@ -174,8 +177,11 @@ class _Compaction:
                 self._flushes.on_next(None)
         except BrokenPipeError:
             return 0
+        if self._dead_letters is not None:
+            self._dead_letters.close()
         if isinstance(self._error, BrokenPipeError):
             return 0  # its reader is gone
+        self._report_unknown()
         self._account.report(final=True)
         if self._error is not None:
             if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
@@ -184,7 +190,9 @@ class _Compaction:
             return 2
         if number:
             return SIGNALLED + number
-        return int(self._account.is_useless or (self._options.strict and self._account.bad > 0))
+        return int(
+            self._account.is_useless or bool(self._unknown()) or (self._options.strict and self._account.bad > 0)
+        )
 
     async def _until_ended(self) -> int:
         """Compact until the input ends or a signal comes; return the signal's number, or 0."""
@@ -197,10 +205,18 @@ class _Compaction:
 
         for number in stop_signals():
             loop.add_signal_handler(number, stop, number)
-        windows = self._source.stream().pipe(ops.do_action(self._account.add), self._compact)
+        windows = self._source.stream().pipe(ops.map(events_of), ops.do_action(self._account.add), self._compact)
         windows.subscribe(self._on_window, self._fail, self._on_ended.set)
         await self._on_ended.wait()
         return received[0] if received else 0
+
+    def _unknown(self) -> tuple[str, ...]:
+        return tuple(name for holder in self._holders for name in holder.mapper.unknown)
+
+    def _report_unknown(self) -> None:
+        for name in set(self._unknown()) - self._reported:
+            self._reported.add(name)
+            self._account.print(f"rxcompact: none of the events has the field {name!r}, so far: is the name right?")
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
@@ -208,6 +224,7 @@ class _Compaction:
 
     def _on_window(self, window: Window) -> None:
         self._account.window(window)
+        self._report_unknown()
         if self._error is not None:
             return
         self._account.clear()
@@ -218,10 +235,14 @@ class _Compaction:
 
     def _dead_letter(self, letter: DeadLetter) -> None:
         first = self._account.reject(letter)
+        if not (self._options.verbose or first or self._dead_letters):
+            return
+        position = self._source.position
+        number = position.number(letter.event)
+        where = f"{position.path}:{number}" if number else position.path
+        if self._dead_letters is not None:
+            self._dead_letters.write(encoder.encode(replace(letter, origin=where).to_json()) + b"\n")
         if self._options.verbose or first:
-            position = self._source.position
-            number = position.number(letter.event)
-            where = f"{position.path}:{number}" if number else position.path
             more = "" if self._options.verbose else " (--verbose shows the others)"
             self._account.print(f"{where}: rejected: {letter.error}{more}")
 

@@ -13,7 +13,7 @@ from typing import Any
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands.broker import broker_source, partitions
-from rxcompact.commands.common import duration, fields, note, run, stop_signals
+from rxcompact.commands.common import add_event_arguments, duration, mappers, note, run, stop_signals
 from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
@@ -70,9 +70,8 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     brokers = "nats://HOST:PORT/STREAM (extra nats) or redis://HOST:PORT/DB/STREAM (extra redis), durable"
     source.add_argument("--source", metavar="URL", help=f"consume {brokers}")
     add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
-    key = "what makes events equal; may be repeated"
     add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
-    add("--key", required=True, type=fields, action="extend", metavar="FIELD[,FIELD...]", help=key)
+    add_event_arguments(parser)
     add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
     add("--max-age", required=True, type=duration, metavar="T", help="age at which an event expires")
     add("--time", metavar="FIELD", help="an event's age counts from this field (default: its arrival)")
@@ -91,7 +90,6 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
 def _add_listener(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add("--path", default="/", metavar="PATH", help="path of the posts (%(default)s)")
-    add("--items", metavar="FIELD", help="field of a posted object that holds the list of events, such as alerts")
     add("--token", help="bearer token that senders must send; ps shows it, see below")
     add("--token-file", metavar="FILE", help="file with that token")
     add("--strict", action="store_true", help="answer 400 to a body with any bad line, and take none of it")
@@ -206,17 +204,23 @@ def _enricher(options: argparse.Namespace) -> HttpEnricher:
 
 def _pipeline(options: argparse.Namespace, sink: Sink) -> Pipeline:
     source = broker_source(options.source, options.partitions, options.start) if options.source else _listener(options)
-    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=options.key, time_mapper=options.time or None)]
+    key_mapper, time_mapper = mappers(options)
+    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
     if options.enrich is not None:
         operators.append(rxo.enrich(_enricher(options), max_concurrent=options.max_concurrent))
     operators.append(rxo.publish(sink))
-    return Pipeline(source, *operators, max_age=options.max_age, max_in_flight=options.max_in_flight)
+    letters = NdjsonSink(options.dead_letters) if options.dead_letters else None
+    return Pipeline(
+        source, *operators, max_age=options.max_age, max_in_flight=options.max_in_flight, dead_letters=letters
+    )
 
 
 # ── the run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    if not (options.key or options.exclude):
+        parser.error("--key or --exclude is required: what makes events equal")
     try:
         sink = _sink(options)
         report = run(_serve(_pipeline(options, sink), sink, options))

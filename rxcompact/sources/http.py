@@ -18,6 +18,7 @@ from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import ItemsPath
+from rxcompact.reader.redelivery import events_of
 from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, read_parts
 from rxcompact.sources.connections import Server
 
@@ -246,7 +247,7 @@ class HttpSource:
                 await asyncio.sleep(0)
                 if self._observer is not observer:
                     return self._unavailable("stopping")
-            chunk = Chunk(part.events)
+            chunk = Chunk(events_of(part.events))
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
         return _answer(400 if counts.rejected and not counts.accepted else self._success_status, counts.body())
