@@ -82,7 +82,7 @@ class Reader:
         # what it begins in the middle of
         self._in_array = False
         self._in_value = False  # over several lines
-        self._alone = 0  # lines that begin before are read alone: a value that goes on from there is malformed
+        self._alone = 0  # lines that begin before this byte are read alone: no value goes on to the next one
         self._in_rejected_line = False
         # the input began with an array, and the line on which that ends is not over; so far as is known
         self._is_array = True
@@ -153,6 +153,7 @@ class Reader:
             if self._in_array == in_array:
                 break
         rest = buffer[at:]
+        self._alone = max(0, self._alone - at)
         if len(rest) > self._max_line:
             self._reject_rest(rest, f"longer than {self._max_line} bytes")
             rest = b""
@@ -180,13 +181,13 @@ class Reader:
                 return at
             stop = len(buffer)
         text = buffer[at:stop]
-        self._alone = max(0, self._alone - at)
+        self._alone -= at
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
         last = max(text.rfind(mark, max(0, len(text) - SLICE)) for mark in marks) + 1
         read = 0
         for end in (last, len(text)):
-            if self._alone or (cut and end == len(text)):
+            if self._alone > read or (cut and end == len(text)):
                 break  # the end of the line is still to come
             if part := text[read:end]:
                 if end == last and not cut and are_objects(lines := split_lines(part), part):
@@ -203,7 +204,7 @@ class Reader:
                 read = end
         if read < len(text):
             read = yield from self._read_values(text, read, cut=cut, final=final)
-        self._alone = max(0, self._alone - read)
+        self._alone += at
         return at + read
 
     def _begin(self, *, array: bool) -> None:

@@ -23,6 +23,7 @@ from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import EVENTS
 
 REJECTED = b"\0"
+ERRORS = (DecodeError, OSError, EOFError)  # an input that cannot be read on
 DEEP = 200  # neither way promises more
 OTHER_FORMATS = (
     *(b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5", b"PK", b"7z", b"\x04\x22", b"PAR1", b"Obj\x01"),
@@ -122,7 +123,7 @@ def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
         expected = None
     try:
         found = [REJECTED if isinstance(piece, Malformed) else piece for piece in read(body, sizes)]
-    except DecodeError:
+    except ERRORS:
         found = None
     if beyond(body):
         return
@@ -135,14 +136,16 @@ def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
 def check_items(body: bytes, path: str) -> None:
     """The events of a list inside an object are its elements; an object without one is rejected."""
     try:
-        wrappers = [] if beyond(body) else split_input(body)
         pieces = read(body, (), items=path)
-    except (RefusedError, DecodeError):
+        wrappers = [] if beyond(body) else split_input(body)
+    except (RefusedError, *ERRORS):
+        return
+    if beyond(body):
         return
     expected: list[Any] = []
     for wrapper in wrappers:
         found: Any = event(wrapper)
-        if found is None or beyond(body):
+        if found is None:
             return
         for name in path.split("."):
             found = found.get(name) if isinstance(found, dict) else None

@@ -89,6 +89,8 @@ inputs = st.one_of(
 @example(b'{"a":\nNaN}\r\n{}\n', [])
 @example(b'{"a":\n{"a":0,"b":{\n0},"a":0}\n{\n\n}', [1] * 99)
 @example(b"1\n[{[\n]]", [])
+@example(b"{}\n[\n{},\\\n{},\n{\n\n}\n]", [11])
+@example(b'[]{}{"":0}[', [])
 def test_however_an_input_is_cut_its_events_are_those_of_the_plain_way(body: bytes, sizes: list[int]) -> None:
     check_body(body, sizes)
 
