@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from rxcompact.errors import ArgumentError
+from rxcompact.fields import Field, Group
 from rxcompact.reader.position import Malformed
 from rxcompact.reader.scan import split_array
 
@@ -17,26 +18,23 @@ class ItemsPath:
     """The path to the lists of events in a wrapper object.
 
     Args:
-        path: A field, or a dotted path; ``[]`` behind a list on the way:
+        path: A name as `Field` takes it; ``[]`` behind a list on the way:
             ``"resourceLogs[].scopeLogs[].logRecords[]"``. At the end it may be left out.
 
     Raises:
-        ArgumentError: for a path that leads nowhere.
+        ArgumentError: for a name that cannot be one.
 
     >>> list(ItemsPath("data.list").lists(b'{"data": {"list": [1, 2]}}'))
     [b'[1, 2]']
     """
 
     def __init__(self, path: str) -> None:
-        self._steps: list[tuple[str, Callable[[bytes], bytes | None]]] = []
-        passed = ""
-        for part in path.strip().removesuffix("[]").split("[]"):
-            name = part.removeprefix(".") if passed else part
-            if not all(name.split(".")) or "[" in name or not name.isprintable() or set(name) & {'"', "\\"}:
-                raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
-            passed += part
-            self._steps.append((passed, _field(name)))
-            passed += "[]"
+        parts = path.strip().removesuffix("[]").split("[]")
+        groups = Field("[]".join(parts), "items").groups
+        if not all(groups) or any(not whole.isprintable() or set(whole) & {'"', "\\"} for (whole, _), *_ in groups):
+            raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
+        paths = ["[]".join(parts[: number + 1]) for number in range(len(parts))]
+        self._steps = list(zip(paths, map(_field, groups), strict=True))
 
     def lists(self, wrapper: bytes) -> Iterator[bytes]:
         """Yield the lists of events, as JSON; `Malformed` in place of one that is missing."""
@@ -61,14 +59,13 @@ class ItemsPath:
                     yield from self._walk(element, step + 1)
 
 
-def _field(name: str) -> Callable[[bytes], bytes | None]:
-    """Return what looks up a field: by the whole name, else at the first dot the rest in the field before it."""
-    head, dot, rest = name.partition(".")
-    names = {"whole": name, "head": head} if dot else {"whole": name}
-    # all other fields are skipped, not decoded
+def _field(group: Group) -> Callable[[bytes], bytes | None]:
+    """Return what looks up a field, and decodes no other."""
+    (whole, head), *rest = group
+    names = {"whole": whole, "head": head} if rest else {"whole": whole}
     struct = msgspec.defstruct("Wrapper", [(each, msgspec.Raw, UNSET) for each in names], rename=names, gc=False)
     decode: Callable[[bytes], Any] = msgspec.json.Decoder(struct).decode
-    inner = _field(rest) if dot else None
+    inner = _field(tuple(rest)) if rest else None
 
     def look_up(value: bytes) -> bytes | None:
         found: Any = decode(value)
