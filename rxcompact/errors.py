@@ -131,6 +131,12 @@ class PermanentError(RxCompactError):
     reason = "permanent"
 
 
+class AnswerError(RxCompactError, TypeError):
+    """What an enricher or a sink returned is no answer."""
+
+    reason = "answer"
+
+
 class ExpiredError(RxCompactError):
     """The event grew too old before the call succeeded; the last error is chained."""
 

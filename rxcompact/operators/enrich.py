@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Seque
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from operator import attrgetter
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, TypedDict, Unpack, overload
 
 import msgspec
@@ -17,12 +18,13 @@ from typing_extensions import TypeVar
 
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Enricher, KeyedEnricher
-from rxcompact.errors import AbandonedError, ArgumentError
+from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
+from rxcompact.format import short
 from rxcompact.operators.operator import DeadLetters
 from rxcompact.operators.pool import TICK, Call, Job
 from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient, without_our_frames
-from rxcompact.operators.stage import PooledOperator, PooledStage, answer
+from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -175,18 +177,24 @@ class Enrich(PooledOperator[Compacted]):
 
 
 def _single(mapper: Mapper) -> Call[Flight]:
+    function = awaitable(mapper)
+
     async def call(flights: Sequence[Flight]) -> Sequence[Any]:
-        result = mapper(flights[0].event)
-        return (await result if hasattr(result, "__await__") else result,)
+        result = await function(flights[0].event)
+        if isinstance(result, GeneratorType | AsyncGeneratorType):
+            raise AnswerError(f"the enricher yields: it must return the event, got {short(result)}")
+        return (result,)
 
     return call
 
 
 def _batched(mapper: Mapper) -> Call[Flight]:
+    function = awaitable(mapper)
+
     async def call(flights: Sequence[Flight]) -> Sequence[Any]:
-        results: Sequence[Any] = await answer(mapper, [flight.event for flight in flights])
-        if len(results) != len(flights):
-            raise ValueError(f"mapper returned {len(results)} results for {len(flights)} events")
+        results = await function([flight.event for flight in flights])
+        if not isinstance(results, Sequence) or isinstance(results, str | bytes) or len(results) != len(flights):
+            raise AnswerError(f"the enricher must return a list of {len(flights)} results, got {short(results)}")
         return results
 
     return call
@@ -202,18 +210,14 @@ class Entry(msgspec.Struct, order=True, gc=False):
     compacted: Compacted
 
 
-class Flight:
+class Flight(msgspec.Struct, eq=False):
     """Events that one call serves, a heap by deadline; the call is for the first."""
 
-    __slots__ = ("entries", "job")
-
-    def __init__(self, entry: Entry) -> None:
-        self.entries = [entry]
-        self.job: Job[Flight] | None = None
+    entries: list[Entry]
+    job: Job[Any] | None = None
 
     @property
     def event(self) -> Any:
-        """The event that the call is for."""
         return self.entries[0].compacted.event
 
 
@@ -281,7 +285,8 @@ class EnrichStage(PooledStage[Flight, Compacted]):
                 self._expire(compacted)
                 self._complete(entry)
                 continue
-            if (cached := self._cached(compacted.key)) is not UNKNOWN:
+            cached = UNKNOWN if self._cache is None else self._cached(self._cache, compacted.key)
+            if cached is not UNKNOWN:
                 self._succeed(entry, cached, 0)
             elif (flight := self._join(entry)) is not None:
                 flights.append(flight)
@@ -291,32 +296,32 @@ class EnrichStage(PooledStage[Flight, Compacted]):
             for flight in part:
                 flight.job = job
 
-    def _cached(self, key: Hashable) -> Any:
-        if self._cache is not None:
-            try:
-                return self._cache.get(key, UNKNOWN)
-            except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
-                logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
-        return UNKNOWN
+    @staticmethod
+    def _cached(cache: MutableMapping[Hashable, Any], key: Hashable) -> Any:
+        try:
+            return cache.get(key, UNKNOWN)
+        except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
+            logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
+            return UNKNOWN
 
-    def _store(self, key: Hashable, result: Any) -> None:
-        if self._cache is not None:
-            try:
-                self._cache[key] = result
-            except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
-                logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
+    @staticmethod
+    def _store(cache: MutableMapping[Hashable, Any], key: Hashable, result: Any) -> None:
+        try:
+            cache[key] = result
+        except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
+            logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
 
     def _join(self, entry: Entry) -> Flight | None:
         """Have an event served by a call that is under way; return a new flight where there is none."""
         key = entry.compacted.key
         flight = self._in_flight.get(key)
         if flight is None:
-            flight = self._in_flight[key] = Flight(entry)
+            flight = self._in_flight[key] = Flight([entry])
             return flight
         if self._merge is None and not _same(entry.compacted.event, flight.event):
-            return Flight(entry)
+            return Flight([entry])
         if entry < flight.entries[0]:  # it expires before the call is looked at again
-            self._loop.call_at(entry.deadline, self._expire_early, flight)
+            self._loop.call_at(entry.deadline, self._expire_due, flight, 1)
         heappush(flight.entries, entry)
         return None
 
@@ -324,7 +329,8 @@ class EnrichStage(PooledStage[Flight, Compacted]):
 
     def succeeded(self, job: Job[Flight], entries: Sequence[Flight], results: Sequence[Any]) -> None:
         for flight, result in zip(entries, results, strict=True):
-            self._store(flight.entries[0].compacted.key, result)
+            if self._cache is not None:
+                self._store(self._cache, flight.entries[0].compacted.key, result)
             for entry in self._landed(flight):
                 self._succeed(entry, result, job.count)
 
@@ -355,19 +361,18 @@ class EnrichStage(PooledStage[Flight, Compacted]):
         return entries if len(entries) == 1 else sorted(entries, key=attrgetter("number"))
 
     def expired(self, job: Job[Flight], entry: Flight) -> bool:
-        self._expire_due(entry, job, keep=0)
+        entry.job = job
+        self._expire_due(entry, 0)
         return bool(entry.entries)
 
-    def _expire_due(self, flight: Flight, job: Job[Flight], *, keep: int) -> None:
+    def _expire_due(self, flight: Flight, keep: int) -> None:
+        """Expire what is too old in a flight, but for ``keep`` events, which are the job's affair."""
         now = self._loop.time() + TICK
         while len(flight.entries) > keep and flight.entries[0].deadline <= now:
-            entry = heappop(flight.entries) if len(flight.entries) > 1 else self._landed(flight)[0]
-            self._expire(entry.compacted, job.count, job.error)
+            job, last = flight.job, len(flight.entries) == 1
+            entry = self._landed(flight)[0] if last else heappop(flight.entries)
+            self._expire(entry.compacted, job)
             self._complete(entry)
-
-    def _expire_early(self, flight: Flight) -> None:
-        if flight.job is not None:  # else it has landed
-            self._expire_due(flight, flight.job, keep=1)
 
     def failed(self, job: Job[Flight], entry: Flight, error: BaseException) -> None:
         for each in self._landed(entry):
@@ -376,7 +381,7 @@ class EnrichStage(PooledStage[Flight, Compacted]):
 
     def abandoned(self, job: Job[Flight], entry: Flight) -> None:
         for each in self._landed(entry):
-            self._abandon(each.compacted, job.count, job.error)
+            self._abandon(each.compacted, job)
             self._complete(each)
 
     def dispose(self) -> None:
@@ -386,7 +391,7 @@ class EnrichStage(PooledStage[Flight, Compacted]):
     def _give_up(self) -> None:
         order, self._order = self._order, None
         for compacted in order.results() if order is not None else ():
-            self._dead_letter("abandoned", compacted, AbandonedError("stopped before its turn"), 0)
+            self._abandon(compacted)
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -14,13 +14,28 @@ from reactivex.abc import ObserverBase, SchedulerBase
 from rxcompact.clock import Seconds, seconds
 from rxcompact.clock import count as whole
 from rxcompact.contracts import Sink, close
-from rxcompact.errors import AbandonedError, ArgumentError, PermanentError
+from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
+from rxcompact.format import short
 from rxcompact.operators.operator import DeadLetters
 from rxcompact.operators.pool import Call, Job
-from rxcompact.operators.retry import INFINITY, Callback, Predicate, RetryPolicy, Wait, full_jitter, transient
-from rxcompact.operators.stage import PooledOperator, PooledStage, answer
+from rxcompact.operators.retry import (
+    INFINITY,
+    Callback,
+    Predicate,
+    RetryPolicy,
+    Wait,
+    full_jitter,
+    is_about_events,
+    is_transient,
+    transient,
+    verdict,
+    without_frames,
+)
+from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
+PAUSE = 10.0
+"""Seconds."""
 _first_seen = attrgetter("first_seen")
 
 
@@ -113,7 +128,7 @@ class Publish(PooledOperator[Delivered]):
         return self.sink
 
     def _stage(self, observer: ObserverBase[Delivered], scheduler: SchedulerBase | None) -> PublishStage:
-        return PublishStage(_delivery(self.sink.publish), observer, self, scheduler)
+        return PublishStage(Delivery(self.sink.publish), observer, self, scheduler)
 
 
 def as_sink(sink: Any) -> Sink:
@@ -141,34 +156,103 @@ class FunctionSink:
 
     def __init__(self, function: Callable[[Batch], Any] | ObserverBase[Any]) -> None:
         self._function = function
+        self._call = awaitable(function)  # type: ignore[arg-type]
 
     async def publish(self, batch: Batch) -> Any:
         """Hand over a batch; raises what the function raises."""
-        if isinstance(self._function, ObserverBase):
-            for compacted in batch:
-                self._function.on_next(compacted)
-            return None
-        answer = self._function(batch)
-        return await answer if hasattr(answer, "__await__") else answer
+        if not isinstance(self._function, ObserverBase):
+            return await self._call(batch)
+        for compacted in batch:
+            self._function.on_next(compacted)
+        return None
 
     async def aclose(self) -> None:
         """Close what the function belongs to."""
         await close(self._function)
 
 
-def _delivery(sink: Callable[[Batch], Any]) -> Call[Compacted]:
-    async def deliver(events: Sequence[Compacted]) -> Sequence[Any]:
-        given = await answer(sink, Batch.of(events))
-        if not isinstance(given, Mapping) or not given:
-            return ()  # none failed
-        failed: Mapping[int, Any] = given
-        return [_error(failed.get(position)) for position in range(len(events))]
+class Delivery:
+    """Hands batches to a sink. One that fails as a whole is halved until the events that it fails for are alone.
 
-    return deliver
+    The others are delivered in the same attempt. It is not halved for what is no event's fault (see `is_about_events`).
+    For an error that may pass, or where the last batch had no good half, it gives up after 2 log2(n) failures in a row,
+    and in the first case tries no sooner than ten seconds later again.
+    """
+
+    def __init__(self, sink: Callable[[Batch], Any]) -> None:
+        self._sink = awaitable(sink)
+        self._fruitless = False
+        self._again = -INFINITY
+
+    async def __call__(self, events: Sequence[Compacted]) -> Sequence[Any]:
+        try:
+            return await self._deliver(Batch.of(events))
+        except Exception as error:
+            passing = is_transient(error)
+            if len(events) < 2 or not is_about_events(error):  # noqa: PLR2004
+                raise
+            if passing and asyncio.get_running_loop().time() < self._again:
+                raise
+            limit = 2 * len(events).bit_length() if passing or self._fruitless else len(events) * 2
+            return await self._halve(events, error, limit)
+
+    async def _deliver(self, batch: Batch) -> Sequence[Any]:
+        try:
+            results = _results(await self._sink(batch), len(batch))
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            raise without_frames(error)  # noqa: B904 - it is the same
+        self._fruitless, self._again = False, -INFINITY
+        return results
+
+    async def _halve(self, events: Sequence[Compacted], error: BaseException, limit: int) -> Sequence[Any]:
+        results: list[Any] = [error] * len(events)
+        self._fruitless, self._again = True, asyncio.get_running_loop().time() + PAUSE
+        failures = 0
+        parts = _halves(0, len(events))
+        while parts and failures < limit:
+            start, end = parts.pop()
+            try:
+                results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)
+                failures = 0
+            except (Exception, asyncio.CancelledError) as failed:  # noqa: BLE001 - of this part; others were taken
+                failures += 1
+                parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
+                over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"
+                for first, last in ((start, end), *(parts if over else ())):
+                    results[first:last] = [failed] * (last - first)
+                if over:
+                    break
+        return results
+
+
+def _halves(start: int, end: int) -> list[tuple[int, int]]:
+    """Return the second half and the first, which is on top."""
+    middle = (start + end) // 2
+    return [(middle, end), (start, middle)]
+
+
+def _results(answer: Any, size: int) -> Sequence[Any]:
+    """Return what became of each event by a sink's answer: an exception or None; nothing where none failed.
+
+    Raises:
+        AnswerError: for what is no answer.
+    """
+    if answer is None:
+        return ()
+    if isinstance(answer, Mapping):
+        if all(type(position) is int and 0 <= position < size for position in answer):
+            return [_error(answer.get(position)) for position in range(size)] if answer else ()
+    elif isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer) == size:
+        return [_error(each) if each is False or isinstance(each, BaseException) else None for each in answer]
+    raise AnswerError(
+        f"a sink must return None, {{position: exception}} or a list of {size} with exceptions, got {short(answer)}"
+    )
 
 
 def _error(given: Any) -> BaseException | None:
-    return given if given is None or isinstance(given, BaseException) else PermanentError(f"not taken: {given!r:.80}")
+    if isinstance(given, BaseException):
+        return without_frames(given)
+    return None if given is None else PermanentError(f"not taken: {short(given)}")
 
 
 class PublishStage(PooledStage[Compacted, Delivered]):
@@ -255,7 +339,7 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         self._cancel_timer()
         batch, self._open = self._open, []
         for compacted in batch:
-            self._dead_letter("abandoned", compacted, AbandonedError("stopped before delivery"), 0)
+            self._abandon(compacted)
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -264,11 +348,11 @@ class PublishStage(PooledStage[Compacted, Delivered]):
         self._emit(Delivered(Batch.of(entries), job.count, self._clock.wall()))
 
     def expired(self, job: Job[Compacted], entry: Compacted) -> bool:
-        self._expire(entry, job.count, job.error)
+        self._expire(entry, job)
         return False
 
     def failed(self, job: Job[Compacted], entry: Compacted, error: BaseException) -> None:
         self._dead_letter("failed", entry, error, job.count)
 
     def abandoned(self, job: Job[Compacted], entry: Compacted) -> None:
-        self._abandon(entry, job.count, job.error)
+        self._abandon(entry, job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
@@ -30,6 +31,7 @@ from tenacity import (
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import (
+    AnswerError,
     ArgumentError,
     ExpiredError,
     PermanentError,
@@ -74,6 +76,9 @@ PERMANENT = (
 )
 NO_URL = frozenset({"InvalidSchema", "InvalidURL", "MissingSchema", "NonHttpUrlClientError", "UnsupportedProtocol"})
 """Of aiohttp, httpx and requests."""
+NOT_ABOUT_EVENTS = frozenset({404, 405, 415})
+CONNECTION = re.compile("Connect|Timeout|Transport|Network|Payload|Unavailable|OperationalError|InterfaceError")
+"""Of aiohttp, httpx, database drivers."""
 SHORTEST = 0.001
 """Seconds: a shorter wait would be a busy loop."""
 LAST_PART = 0.1
@@ -115,6 +120,21 @@ def verdict(error: BaseException) -> Verdict:
 def is_transient(error: BaseException) -> bool:
     """Return whether a call that failed so may succeed later; see `verdict`."""
     return verdict(error) != "permanent"
+
+
+def is_about_events(error: BaseException) -> bool:
+    """Return whether an event of a batch may be why the whole batch failed.
+
+    Connections, time limits, rate limits, credentials and what the sink returned have nothing to do with it.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(is_about_events, error.exceptions))
+    status = http_status(error)
+    if status is not None:
+        return status == SERVER_ERROR or (http_verdict(status) == "permanent" and status not in NOT_ABOUT_EVENTS)
+    if isinstance(error, OSError | TransientError | AnswerError) or not isinstance(error, Exception):
+        return False
+    return not any(CONNECTION.search(base.__name__) for base in type(error).__mro__)
 
 
 def http_status(error: BaseException) -> int | None:
@@ -215,6 +235,24 @@ def without_our_frames(error: BaseException) -> BaseException:
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(PACKAGE):
         traceback = traceback.tb_next
     error.__traceback__ = traceback
+    return error
+
+
+def without_frames(error: BaseException) -> BaseException:
+    """Drop the traceback of an error and of those it came from: their frames hold a batch; a note names the last line.
+
+    The garbage collector does not look into a `Compacted` whose event may hold the error.
+    """
+    chain: list[BaseException | None] = [error]
+    for each in chain:
+        if each is None or (last := each.__traceback__) is None:
+            continue
+        while last.tb_next is not None:
+            last = last.tb_next
+        code = last.tb_frame.f_code
+        each.add_note(f"raised in {code.co_name}, {code.co_filename}:{last.tb_lineno}")
+        each.__traceback__ = None
+        chain += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
     return error
 
 

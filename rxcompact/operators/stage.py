@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from inspect import iscoroutinefunction
+from time import monotonic
 from typing import Any, Generic, Self, TypeVar
 
+from loguru import logger
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
@@ -20,10 +23,12 @@ from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.operator import Operator
 from rxcompact.operators.pool import Call, E, Job, OutcomeHandler, Pool
-from rxcompact.operators.retry import RetryPolicy, expired_error, reason
+from rxcompact.operators.retry import INFINITY, RetryPolicy, expired_error, reason
 from rxcompact.signals import RetryScheduled
 
 T = TypeVar("T")
+STALL = 1.0
+MINUTE = 60.0
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -75,10 +80,29 @@ class PooledOperator(Operator[Window | Compacted, T]):
     def _stage(self, observer: ObserverBase[T], scheduler: SchedulerBase | None) -> PooledStage[Any, T]: ...
 
 
-async def answer(function: Callable[[Any], Any], argument: Any) -> Any:
-    """Return what a function of the caller's gives; it may be a coroutine function, or give an Observable."""
-    result = function(argument)
-    return await result if hasattr(result, "__await__") else result
+def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Return a coroutine function as it is, and one for any other function."""
+    return function if iscoroutinefunction(function) else Function(function)
+
+
+class Function:
+    """Calls and awaits a function of the caller's. One that blocks for more than a second is logged, once a minute."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._logged = -INFINITY
+
+    async def __call__(self, argument: Any) -> Any:
+        began = monotonic()
+        result = self._function(argument)
+        if hasattr(result, "__await__"):
+            return await result
+        now = monotonic()
+        if now - began > STALL and now - self._logged > MINUTE:
+            self._logged = now
+            name = getattr(self._function, "__qualname__", type(self._function).__name__)
+            logger.warning("{} held up the event loop for {:.1f} s: call it by asyncio.to_thread", name, now - began)
+        return result
 
 
 class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
@@ -207,14 +231,16 @@ class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
         except BaseException as raised:  # noqa: BLE001 - as above
             self._report(raised)
 
-    def _expire(self, compacted: Compacted, attempts: int = 0, cause: BaseException | None = None) -> None:
-        error = expired_error(self._age(compacted), self._max_age, attempts, cause)
-        self._dead_letter("expired", compacted, error, attempts)
+    def _expire(self, compacted: Compacted, job: Job[E] | None = None) -> None:
+        count, cause = (0, None) if job is None else (job.count, job.error)
+        error = expired_error(self._age(compacted), self._max_age, count, cause)
+        self._dead_letter("expired", compacted, error, count)
 
-    def _abandon(self, compacted: Compacted, attempts: int = 0, cause: BaseException | None = None) -> None:
-        error = AbandonedError(f"stopped after {attempts} attempts")
-        error.__cause__ = cause
-        self._dead_letter("abandoned", compacted, error, attempts)
+    def _abandon(self, compacted: Compacted, job: Job[E] | None = None) -> None:
+        count = 0 if job is None else job.count
+        error = AbandonedError(f"stopped after {count} attempts")
+        error.__cause__ = None if job is None else job.error
+        self._dead_letter("abandoned", compacted, error, count)
 
 
 def _deadlines(from_birth: float, unknown: float, items: Sequence[Compacted]) -> Sequence[float]:

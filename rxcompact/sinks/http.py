@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -15,7 +15,6 @@ from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.sinks.encoding import encoded, encoder, json_object
 
-TOO_LARGE = 413
 CONTENT_TYPES = {"ndjson": "application/x-ndjson", "array": "application/json", "lines": "text/plain; charset=utf-8"}
 
 
@@ -59,9 +58,6 @@ class HttpSink:
         gzip: Compress the body.
         headers: Headers of the request, such as credentials; they replace those of the sink.
         idempotency_header: Name of the header with the key.
-        split_on: Statuses at which a batch is halved until the events that cause them are alone: too large (413), and
-            500 for a store that answers so to a row that it cannot parse. While a store answers so to everything, an
-            attempt takes twice as many posts as there are events.
         max_concurrent: Connections at once.
 
     Source:
@@ -77,7 +73,6 @@ class HttpSink:
         gzip: bool = False,
         headers: Mapping[str, str] | None = None,
         idempotency_header: str = "Idempotency-Key",
-        split_on: Collection[int] = (TOO_LARGE,),
         max_concurrent: int = 10,
     ) -> None:
         if format not in CONTENT_TYPES:
@@ -89,7 +84,6 @@ class HttpSink:
         self._to_json = to_json
         self._gzip = gzip
         self._idempotency_header = idempotency_header
-        self._split_on = frozenset(split_on)
         self._headers = CIMultiDict({"Content-Type": CONTENT_TYPES[format]})
         if gzip:
             self._headers["Content-Encoding"] = "gzip"
@@ -114,8 +108,6 @@ class HttpSink:
         status, answer_headers, answer = await self._client.request(
             "POST", self._url, data=body, headers=headers, max_answer=longest
         )
-        if status in self._split_on and len(batch) > 1:
-            return await self._halve(batch)
         error = failure(status, answer_headers, origin(self._url), answer)
         if error is not None:
             raise error
@@ -141,17 +133,6 @@ class HttpSink:
                 error = failure(result.status, {}, origin(self._url))
                 if error is not None:
                     yield position, error
-
-    async def _halve(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException]:
-        middle = len(batch) // 2
-        failed: dict[int, BaseException] = {}
-        for start, half in ((0, batch[:middle]), (middle, batch[middle:])):
-            try:
-                answer = await self.publish(half) or {}
-            except Exception as error:  # noqa: BLE001 - of this half; the other may have been stored
-                answer = dict[int, BaseException].fromkeys(range(len(half)), error)
-            failed |= {start + position: error for position, error in answer.items()}
-        return failed
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -424,13 +424,17 @@ def test_a_retry_has_the_same_idempotency_key_and_another_batch_another() -> Non
 
 
 def test_413_halves_a_batch_until_the_large_event_is_alone() -> None:
-    store = Store(lambda ids: 413 if len(ids) > 2 or 3 in ids else 200)
-    failed = published(store)
-    assert sorted(store.taken) == [0, 1, 2, 4]
-    assert list(failed) == [3]
-    assert isinstance(failed[3], PermanentError)
-    assert failed[3].reason == "HTTP 413"
-    assert len({headers["Idempotency-Key"] for headers in store.headers}) == len(store.headers)
+    async def main() -> None:
+        store = Store(lambda ids: 413 if len(ids) > 2 or 3 in ids else 200)
+        async with answering(store) as base:
+            _, letters, report = await ran(5, sink=HttpSink(base))
+        assert sorted(store.taken) == [0, 1, 2, 4]
+        assert [(letter.event.key, letter.outcome, letter.reason) for letter in letters] == [(3, "failed", "HTTP 413")]
+        assert isinstance(letters[0].error, PermanentError)
+        assert report.account.published == 4
+        assert len({headers["Idempotency-Key"] for headers in store.headers}) == len(store.headers)
+
+    asyncio.run(main())
 
 
 def test_413_for_everything_fails_each_event() -> None:
