@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from heapq import heapify
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
+from loguru import logger
 from reactivex.abc import DisposableBase, ScheduledAction, SchedulerBase
 from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.scheduler import (
@@ -34,6 +36,11 @@ from rxcompact.errors import ArgumentError
 T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
+STEP = 1.0
+"""Seconds by which the system's wall clock differs when it was set."""
+SLACK = 1e-3
+PAST = 64
+"""Steps of the wall clock that are remembered."""
 NO_TIMERS = (ImmediateScheduler, NewThreadScheduler, TimeoutScheduler, TrampolineScheduler)
 
 
@@ -71,13 +78,53 @@ def count(argument: str, value: int, *, minimum: int = 1) -> int:
     return number
 
 
-def monotonic_wall_clock(wall: Callable[[], float], monotonic: Callable[[], float]) -> Callable[[], float]:
-    """Return a wall clock that is read once and then runs by the monotonic one.
+class WallClock:
+    """A wall clock that runs by a monotonic one between two looks at the system's, so that it jumps only when followed.
 
-    When someone sets the system's clock, no event becomes older or younger by it.
+    Args:
+        system: The clock to follow, POSIX seconds.
+        monotonic: Seconds of no particular epoch.
     """
-    epoch = wall() - monotonic()
-    return lambda: epoch + monotonic()
+
+    def __init__(self, system: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self._system = system
+        self._monotonic = monotonic
+        self._since = monotonic()
+        self._offset = system() - self._since
+        self.past: deque[tuple[float, float, float]] = deque(maxlen=PAST)
+        """Offsets that it had before it was set: from when, until when, how much."""
+
+    def __call__(self) -> float:
+        return self._offset + self._monotonic()
+
+    def follow(self) -> float:
+        """Read the system's clock; return by how much this one was set, seconds: 0 where it is right within a second.
+
+        A step is logged.
+        """
+        now = self._monotonic()
+        offset = self._system() - now
+        step = offset - self._offset
+        if abs(step) < STEP:
+            return 0.0
+        self.past.append((self._since, now, self._offset))
+        self._since, self._offset = now, offset
+        logger.warning("the wall clock was set {} by {:.0f} s", "forward" if step > 0 else "back", abs(step))
+        return step
+
+    def instant(self, wall: float) -> float:
+        """Return the monotonic instant at which this clock showed a POSIX time, or would have; at most now.
+
+        What it showed before it was set is remembered: nothing grows older, or younger, by that. Where it showed a time
+        more than once this is the last.
+        """
+        now = self._monotonic()
+        instants = [wall - self._offset]
+        for began, ended, offset in self.past:
+            instant = wall - offset
+            if began - SLACK <= instant <= ended + SLACK:
+                instants.append(instant)
+        return min(now, max((instant for instant in instants if instant <= now + SLACK), default=now))
 
 
 class LoopScheduler(AsyncIOScheduler):
@@ -93,7 +140,7 @@ class LoopScheduler(AsyncIOScheduler):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
         self.loop = loop
-        self.wall = monotonic_wall_clock(getattr(loop, "wall", time.time), loop.time)
+        self.wall = WallClock(getattr(loop, "wall", time.time), loop.time)
 
     @property
     def now(self) -> datetime:
@@ -129,7 +176,7 @@ class Clock:
     """The two clocks of a scheduler.
 
     Attributes:
-        wall: POSIX seconds, for ages; it does not jump when the system's clock does.
+        wall: POSIX seconds, for ages.
         monotonic: Seconds of no particular epoch, for intervals; never goes back.
         call_soon: Calls a function in the next turn of the scheduler, from any thread; None where it has no turns.
     """
@@ -139,17 +186,16 @@ class Clock:
     def __init__(self, scheduler: SchedulerBase) -> None:
         self.call_soon: Callable[[Callable[[], None]], object] | None = None
         self.monotonic: Callable[[], float] = time.monotonic
+        system = time.time
         if isinstance(scheduler, AsyncIOScheduler):
             loop = scheduler._loop  # pyright: ignore[reportPrivateUsage]
             self.call_soon, self.monotonic = call_soon_threadsafe_or_now(loop), loop.time
         elif isinstance(scheduler, TimerThread):
             self.call_soon = lambda action: scheduler.schedule(lambda *_: action())
         elif type(scheduler).now is not Scheduler.now:  # virtual time: one clock is both
-            self.monotonic = lambda: scheduler.now.timestamp()  # noqa: PLW0108 - `now` is another each time
-            self.wall: Callable[[], float] = self.monotonic
-            return
-        own: Callable[[], float] | None = getattr(scheduler, "wall", None)
-        self.wall = own or monotonic_wall_clock(time.time, self.monotonic)
+            self.monotonic = system = lambda: scheduler.now.timestamp()  # noqa: PLW0108 - `now` is another each time
+        own: WallClock | None = getattr(scheduler, "wall", None)
+        self.wall = own or WallClock(system, self.monotonic)
 
 
 def is_running(loop: asyncio.AbstractEventLoop) -> bool:
@@ -190,13 +236,13 @@ class _Timer(ScheduledItem):
 class TimerThread(EventLoopScheduler):
     """One thread for the timers of all operators that run outside asyncio, and one in each forked child.
 
-    Its `now` does not follow jumps of the wall clock, an action that raises ends no other's timers, and a timer that is
-    disposed holds nothing.
+    Its timers do not depend on the system's wall clock, an action that raises ends no other's, and one that is disposed
+    holds nothing.
     """
 
     def __init__(self) -> None:
         super().__init__(lambda target: threading.Thread(target=target, name="rxcompact timers", daemon=True))
-        self.wall = monotonic_wall_clock(time.time, time.monotonic)
+        self.wall = WallClock(time.time, time.monotonic)
         self._disposed = 0  # timers, since the last look through the queue
         os.register_at_fork(after_in_child=self._restart)
 

@@ -22,7 +22,7 @@ from reactivex.scheduler import (
 )
 
 from rxcompact import operators as rxo
-from rxcompact.clock import Clock, LoopScheduler, TimerThread, default_scheduler
+from rxcompact.clock import Clock, LoopScheduler, TimerThread, WallClock, default_scheduler
 
 
 class Event:
@@ -128,3 +128,51 @@ def test_the_clocks_of_a_scheduler_without_a_loop() -> None:
     clock = Clock(EventLoopScheduler())
     assert clock.call_soon is None
     assert clock.wall() - clock.monotonic() == pytest.approx(clock.wall() - clock.monotonic(), abs=0.01)
+
+
+class Clocks:
+    """A system's wall clock and a monotonic one, by hand."""
+
+    def __init__(self) -> None:
+        self.now, self.ahead = 100.0, 5000.0
+        self.wall = WallClock(lambda: self.now + self.ahead, lambda: self.now)
+
+    def step(self, seconds: float, after: float) -> float:
+        self.now += after
+        self.ahead += seconds
+        return self.wall.follow()
+
+
+def test_a_wall_clock_follows_steps_and_not_what_is_less_than_a_second() -> None:
+    clocks = Clocks()
+    clocks.ahead += 3600
+    assert clocks.wall() == 5100.0  # not read again
+    assert clocks.wall.follow() == 3600.0
+    assert clocks.wall() == 8700.0
+    assert clocks.wall.follow() == 0.0
+    assert clocks.step(-0.9, after=10) == 0.0
+    assert clocks.wall() == 8710.0
+    assert clocks.step(-0.2, after=0) == pytest.approx(-1.1)  # by now
+    assert clocks.wall() == pytest.approx(8708.9)
+
+
+@pytest.mark.parametrize("step", [3600.0, -3600.0])
+def test_a_step_of_the_wall_clock_changes_no_age_of_what_was_received_before(step: float) -> None:
+    clocks = Clocks()
+    born = clocks.wall()
+    clocks.step(step, after=10)
+    assert clocks.wall.instant(born) == 100.0
+    later = clocks.wall()
+    clocks.step(step, after=10)
+    clocks.now += 10
+    assert clocks.wall.instant(born) == 100.0
+    assert clocks.wall.instant(later) == 110.0
+    assert clocks.wall.instant(clocks.wall() - 3.0) == 127.0
+    assert clocks.wall.instant(clocks.wall() + 50.0) == 130.0  # nothing is younger than now
+
+
+def test_a_time_before_the_start_is_by_the_clock_as_it_is_now() -> None:
+    clocks = Clocks()
+    assert clocks.wall.instant(5040.0) == 40.0
+    clocks.step(-3600.0, after=10)
+    assert clocks.wall.instant(1400.0) == 0.0

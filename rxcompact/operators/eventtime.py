@@ -128,6 +128,7 @@ class EventTimeWindows(Windows):
         return self._latest_arrived + self._end(index) + self._lateness - self._latest
 
     def _close_due(self) -> None:
+        self._follow_wall_clock()
         now = self.clock.monotonic() + TICK
         for index in sorted(self._buckets):
             if self._idle_end(index) > now:

@@ -299,9 +299,9 @@ class PublishStage(PooledStage[Compacted, Delivered]):
 
     def _linger_for(self, items: Sequence[Compacted]) -> None:
         """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
-        now = self._clock.wall()
-        born = min(filter(None, map(_first_seen, items)), default=now)
-        due = self._loop.time() + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
+        now, wall = self._loop.time(), self._clock.wall
+        born = wall.instant(min(filter(None, map(_first_seen, items)), default=wall()))
+        due = now + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
         if due < self._due:
             self._cancel_timer()
             self._due = due
@@ -345,7 +345,10 @@ class PublishStage(PooledStage[Compacted, Delivered]):
 
     def succeeded(self, job: Job[Compacted], entries: Sequence[Compacted], results: Sequence[Any]) -> None:
         del results
-        self._emit(Delivered(Batch.of(entries), job.count, self._clock.wall()))
+        at, born = self._clock.wall(), entries[0].first_seen
+        if self._clock.wall.past and born is not None:  # by the clock that showed the birth, so that ages are right
+            at = born + self._age(entries[0])
+        self._emit(Delivered(Batch.of(entries), job.count, at))
 
     def expired(self, job: Job[Compacted], entry: Compacted) -> bool:
         self._expire(entry, job)

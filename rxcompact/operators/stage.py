@@ -195,11 +195,12 @@ class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
 
     def _deadlines(self) -> Callable[[Sequence[Compacted]], Sequence[float]]:
         """Return what gives the deadlines of events; without a birth they begin to age now."""
-        now, wall = self._loop.time(), self._clock.wall()
-        return partial(_deadlines, now - wall + self._max_age, now + self._max_age)
+        now, wall = self._loop.time(), self._clock.wall
+        return partial(_deadlines, None if wall.past else wall() - now, wall.instant, self._max_age, now)
 
     def _age(self, compacted: Compacted) -> float:
-        return 0.0 if compacted.first_seen is None else self._clock.wall() - compacted.first_seen
+        born = compacted.first_seen
+        return 0.0 if born is None else self._loop.time() - self._clock.wall.instant(born)
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -243,5 +244,12 @@ class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
         self._dead_letter("abandoned", compacted, error, count)
 
 
-def _deadlines(from_birth: float, unknown: float, items: Sequence[Compacted]) -> Sequence[float]:
-    return [unknown if (born := item.first_seen) is None else born + from_birth for item in items]
+def _deadlines(
+    offset: float | None, instant: Callable[[float], float], max_age: float, now: float, items: Sequence[Compacted]
+) -> Sequence[float]:
+    births = [item.first_seen for item in items]
+    if offset is None:  # the wall clock was set: a birth is by what it showed then
+        return [max_age + (now if born is None else instant(born)) for born in births]
+    latest = now + max_age
+    ages = max_age - offset
+    return [latest if born is None or (deadline := born + ages) > latest else deadline for born in births]

@@ -89,6 +89,12 @@ class TumblingWindows(Windows):
         self._close(0, trigger)
 
     def _cut(self, trigger: Trigger) -> None:
-        bucket, opened = self._open, self._opened
-        self._open, self._opened = self._new_bucket(), self.clock.wall()
-        self._emit(bucket, Bounds(opened, self._opened, trigger))
+        bucket, bounds = self._open, Bounds(self._opened, self.clock.wall(), trigger)
+        self._open, self._opened = self._new_bucket(), bounds.closed
+        self._follow_wall_clock()
+        self._emit(bucket, bounds)
+
+    def _follow_wall_clock(self) -> float:
+        step = super()._follow_wall_clock()
+        self._opened += step
+        return step

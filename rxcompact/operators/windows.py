@@ -121,7 +121,7 @@ class Windows(ABC):
         """Return the age of the oldest event held, seconds."""
         bucket = self._oldest()
         born = None if bucket is None else bucket.oldest()
-        return None if born is None else self.clock.wall() - born
+        return None if born is None else self.clock.monotonic() - self.clock.wall.instant(born)
 
     @property
     def distinct(self) -> int:
@@ -175,11 +175,17 @@ class Windows(ABC):
 
     def _check_future(self, times: Sequence[float | None], errors: dict[int, RxCompactError]) -> None:
         """Add an error for each time that is too far in the future."""
+        self._follow_wall_clock()
         now = self.clock.wall()
-        self._future_limit = min(now + self._options.tolerance, FAR)
         for position, time in enumerate(times):
             if time is not None and time > self._future_limit:
                 errors.setdefault(position, FutureError(time, now, self._options.tolerance))
+
+    def _follow_wall_clock(self) -> float:
+        """Set the wall clock by the system's; return by how much."""
+        step = self.clock.wall.follow()
+        self._future_limit = min(self.clock.wall() + self._options.tolerance, FAR)
+        return step
 
     # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
 

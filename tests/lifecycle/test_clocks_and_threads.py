@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import reactivex as rx
 import tenacity
+from loguru import logger
 from orchestrators import ManualSource, events, orchestrated
 from reactivex import operators as ops
 
@@ -30,13 +31,13 @@ async def test_jumps_of_the_wall_clock_lose_nothing_and_close_no_window() -> Non
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator, out = orchestrated(subject, enricher=SimulatedApi(latency=3), batch_timespan=5)
     windows: list[Any] = []
-    orchestrator.windows.subscribe(windows.append)
+    orchestrator.windows.subscribe(lambda window: windows.append((loop.time(), window.closed - window.opened)))
     await orchestrator.start()
     for n in range(30):
         subject.on_next({"id": n})
         loop.jump((-1) ** n * 10_000 * n)
         await asyncio.sleep(1)
-    assert [window.closed - START for window in windows] == [10, 20, 30]
+    assert windows == [(at, pytest.approx(10)) for at in (10, 20, 30)]
     report = await orchestrator.stop()
     assert report.account.published == len(out) == 30
 
@@ -64,6 +65,48 @@ async def test_a_wall_clock_that_jumps_by_hours_makes_nothing_older(hours: int) 
     assert calls == [pytest.approx(at) for at in (10, 14, 18, 22)]
     assert [(key, pytest.approx(25, abs=0.01)) for key in "a"] == ages
     assert [(c.first_seen, c.last_seen) for c in out] == [(START, START)]
+    await orchestrator.stop()
+
+
+@pytest.mark.parametrize("lateness", [None, 0])
+@pytest.mark.parametrize("ahead", [3600, -3 * 86_400])
+async def test_a_wall_clock_that_is_put_right_is_followed(ahead: float, lateness: float | None) -> None:
+    loop: Any = asyncio.get_running_loop()
+    loop.jump(ahead)
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject, time_mapper="ts", lateness=lateness)
+    warnings: list[str] = []
+    handler = logger.add(lambda message: warnings.append(message.record["message"]), level="WARNING")
+    await orchestrator.start()
+    wrong = orchestrator.account
+    for second in range(60):
+        if second == 20:
+            wrong = orchestrator.account
+            loop.jump(-ahead)
+        subject.on_next({"id": second, "ts": START + second})
+        await asyncio.sleep(1)
+    report = await orchestrator.stop()
+    logger.remove(handler)
+    assert wrong.published == 0
+    assert wrong.expired + wrong.rejected > 0  # an hour old, or days in the future
+    assert {c.key for c in out} >= set(range(30, 60))
+    assert report.account.published == len(out)
+    step = f"the wall clock was set {'back' if ahead > 0 else 'forward'} by {abs(ahead)} s"
+    assert [text for text in warnings if "wall clock" in text] == [step]
+
+
+async def test_an_event_whose_time_is_ahead_expires_after_its_age_all_the_same() -> None:
+    def enrich(event: Any) -> Any:
+        raise TransientError
+
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, _ = orchestrated(subject, enricher=enrich, time_mapper="ts")
+    ended: list[tuple[float, str]] = []
+    orchestrator.outcomes.subscribe(lambda letter: ended.append((asyncio.get_running_loop().time(), letter.outcome)))
+    await orchestrator.start()
+    subject.on_next({"id": "a", "ts": START + 80_000})
+    await asyncio.sleep(1000)
+    assert ended == [(pytest.approx(10 + orchestrator.pipeline.max_age, abs=0.01), "expired")]
     await orchestrator.stop()
 
 
