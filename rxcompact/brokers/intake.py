@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from reactivex.abc import ObserverBase
@@ -30,17 +31,25 @@ class Intake:
         settled: Called with the identities of messages when all their events are settled.
         together: Messages that are pushed, and so settled, together at most: an acknowledgement for each costs several
             times as much as its message, and an event that waits for long keeps so many from being settled.
+        describe: Gives the origin of a rejected event, for its message's identity.
 
     Attributes:
         events_each: How many events a message has, on average of the latest.
     """
 
-    def __init__(self, settled: Callable[[Sequence[Any]], object], *, together: int = 1) -> None:
+    def __init__(
+        self,
+        settled: Callable[[Sequence[Any]], object],
+        *,
+        together: int = 1,
+        describe: Callable[[Any], str] = str,
+    ) -> None:
         if together < 1:
             raise ArgumentError("together", together, "at least 1")
         self.events_each = 1.0
         self._settled = settled
         self._together = together
+        self._describe = describe
         self._identities: deque[Any] = deque()  # of messages that are not parsed yet
         self._bodies: deque[bytes] = deque()
         self._parsed: deque[tuple[Any, list[Any]]] = deque()
@@ -78,8 +87,8 @@ class Intake:
             if not self._parsed and self._push_or_parse(observer, capacity):
                 continue
             if self._partial is None and (identities := self._fitting(capacity)):
-                events = [event for _ in identities for event in self._parsed.popleft()[1]]
-                observer.on_next(Chunk(events, Ack(partial(self._settled, identities))))
+                contents = [self._parsed.popleft()[1] for _ in identities]
+                observer.on_next(self._chunk(chain(*contents), identities, contents))
             elif not self._push_part(observer, capacity):
                 return
 
@@ -89,16 +98,27 @@ class Intake:
         identities = [self._identities.popleft() for _ in range(number)]
         bodies = [self._bodies.popleft() for _ in range(number)]
         block = b"\n".join(bodies)
-        one_each = block.count(b"\n") == number - 1 and are_objects(bodies, block)
+        one_each = all(bodies) and block.count(b"\n") == number - 1 and are_objects(bodies, block)
         if one_each and number <= capacity:
             self.events_each = 1 + (self.events_each - 1) * (1 - WEIGHT) ** number
-            observer.on_next(Chunk(bodies, Ack(partial(self._settled, identities))))
+            observer.on_next(self._chunk(bodies, identities, bodies))
             return True
         for identity, body in zip(identities, bodies, strict=True):
             events = [body] if one_each else _events(body)
             self.events_each += (len(events) - self.events_each) * WEIGHT
             self._parsed.append((identity, events))
         return False
+
+    def _chunk(self, events: Iterable[Any], identities: Sequence[Any], contents: Sequence[Any]) -> Chunk:
+        ack = Ack(partial(self._settled, identities))
+        return Chunk(events, ack, origin=partial(self._origin, identities, contents))
+
+    def _origin(self, identities: Sequence[Any], contents: Sequence[Any], event: Any) -> str | None:
+        """Return the origin of an event: it is the content of a message, or in the list of its events."""
+        for identity, content in zip(identities, contents, strict=True):
+            if content is event or (isinstance(content, list) and any(each is event for each in content)):
+                return self._describe(identity)
+        return None
 
     def _fitting(self, capacity: int) -> list[Any]:
         """Return the identities of the first messages, as many as there is capacity for."""
@@ -122,7 +142,7 @@ class Intake:
             ack = self._partial = Ack(partial(self._settled, [identity]))
             ack.retain()  # until the last part is pushed
         self._parsed[0] = (identity, events[capacity:])
-        observer.on_next(Chunk(events[:capacity], ack))
+        observer.on_next(Chunk(events[:capacity], ack, origin=self._describe(identity)))
         if capacity >= len(events):
             self._parsed.popleft()
             self._partial = None
@@ -141,6 +161,8 @@ class Intake:
 
 
 def _events(body: bytes) -> list[bytes]:
+    if isinstance(body, Malformed):  # by the source
+        return [body]
     reader = Reader(max_body=MAX_BODY)
     try:
         events = [event for chunk in (*reader.feed(body), *reader.end()) for event in chunk]

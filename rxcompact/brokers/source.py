@@ -56,7 +56,7 @@ class BrokerSource(ABC):
 
     def __init__(self, unacked: UnackedMessages, together: int) -> None:
         self._unacked = unacked
-        self._intake = Intake(unacked.settle, together=together)
+        self._intake = Intake(unacked.settle, together=together, describe=self._describe)
         self._fetching: asyncio.Future[None] | None = None
         self._replying: asyncio.Future[None] | None = None
         self._released = False
@@ -87,6 +87,10 @@ class BrokerSource(ABC):
             TransientError: when there is no connection; the replies are sent again.
             RefusedError: when the broker does not take them; they are sent again, and the stream fails.
         """
+
+    @abstractmethod
+    def _describe(self, identity: bytes) -> str:
+        """Return the origin of a message."""
 
     async def _stop_receiving(self) -> None:  # noqa: B027 - not every broker sends without being asked
         """Take what is on its way, when no more is fetched."""

@@ -64,6 +64,9 @@ class NatsRig(Rig):
         info = await self.info()
         return info.num_pending, info.num_ack_pending
 
+    def origin(self, sent: Any) -> str:
+        return f"stream IN, message {sent}"
+
     async def held_by(self, consumer: str) -> int:
         found: int = (await self.info(consumer)).num_ack_pending
         return found

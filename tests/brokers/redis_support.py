@@ -90,6 +90,9 @@ class RedisRig(Rig):
     async def pending(self) -> tuple[int, int]:
         return await self.waiting(), len(await self.delivered())
 
+    def origin(self, sent: Any) -> str:
+        return f"stream events, entry {sent.decode()}"
+
     async def held_by(self, consumer: str) -> int:
         found: int = (await self.client.xpending(STREAM, consumer))["pending"]
         return found

@@ -166,6 +166,10 @@ class Rig:
         """Return how many messages wait for delivery, and how many for an acknowledgement."""
         raise NotImplementedError
 
+    def origin(self, sent: Any) -> str:
+        """Return the origin of what `send` returned."""
+        raise NotImplementedError
+
     async def held_by(self, consumer: str) -> int:
         """Return how many messages a consumer or group has that it has not acknowledged."""
         raise NotImplementedError

@@ -49,8 +49,9 @@ async def test_an_entry_without_the_field_is_a_dead_letter_with_its_content(redi
     assert redis.ids() == [5]
     [letter] = redis.letters
     assert (letter.outcome, letter.reason) == ("rejected", "malformed")
-    text = f"no field 'data' in entry {bad.decode()}: "
-    assert letter.event == text.encode() + rb'{"other":"\n\\xff","more":"{}"}'
+    assert str(letter.error) == "no field 'data'"
+    assert letter.origin == f"stream events, entry {bad.decode()}"
+    assert json.loads(letter.event.content) == {"other": "\n\\xff", "more": "{}"}
     assert orchestrator.account.rejected == 1
 
 

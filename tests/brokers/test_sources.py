@@ -22,7 +22,7 @@ LONG = 10 * PATIENCE
 async def test_messages_are_acknowledged_when_all_their_events_are_published_or_rejected(broker: Rig) -> None:
     gate = Gate(broker.out)
     bodies: list[Any] = [{"id": 1}, [{"id": 1}, {"id": 2}], b'{"id": 2}\n{"id": 3}\n', b'{"id": 1}']
-    await broker.send(*bodies, b"[{oops", b"", b'{"id": [', b"[]", b'{"id": 4}{"id": 1}')
+    sent = await broker.send(*bodies, b"[{oops", b"", b'{"id": [', b"[]", b'{"id": 4}{"id": 1}')
     await broker.pipeline(sink=gate, source={"together": 1}).start()
     await asyncio.wait_for(gate.asked.wait(), PATIENCE)
     await broker.settles(unacknowledged=5)  # what was rejected, and what was empty, is acknowledged
@@ -34,6 +34,7 @@ async def test_messages_are_acknowledged_when_all_their_events_are_published_or_
         counts[compacted.key] += compacted.count
     assert counts == {1: 4, 2: 2, 3: 1, 4: 1}
     assert [(letter.outcome, letter.reason) for letter in broker.letters] == [("rejected", "malformed")] * 3
+    assert [letter.origin for letter in broker.letters] == [broker.origin(sent[number]) for number in (4, 5, 6)]
 
 
 async def test_what_expired_is_acknowledged_when_it_is_a_dead_letter(broker: Rig) -> None:

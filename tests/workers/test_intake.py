@@ -103,6 +103,20 @@ async def test_what_was_not_pushed_is_returned_at_once_and_what_was_in_part_when
     assert [it.key for it in out] == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize("together", [1, 4])
+async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> None:
+    bodies = [body("a"), b'{"no": ', b'[{"id": "b"}, 1, {"id": "c"}]', body("d"), b'{"id": "e"}\nx\n']
+    source = ListSource(bodies, together)
+    orchestrator, out = started(source)
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    await asyncio.sleep(30)
+    await orchestrator.stop()
+    assert [letter.origin for letter in letters] == ["1", "2", "4"]
+    assert sorted(it.key for it in out) == ["a", "b", "c", "d", "e"]
+
+
 def test_together_is_at_least_one() -> None:
     with pytest.raises(ArgumentError, match="together"):
         Intake(print, together=0)

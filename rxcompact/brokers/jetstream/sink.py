@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -55,8 +54,8 @@ class JetStreamSink:
         self._client: Client | None = None
         self._inbox = ""
         self._connecting = asyncio.Lock()
-        self._numbers = itertools.count()
-        self._deliveries: dict[int, _Delivery] = {}
+        self._next = 0  # number of an event
+        self._replies: dict[int, asyncio.Future[BaseException | None]] = {}
 
     def __repr__(self) -> str:
         return f"JetStreamSink({str(self._servers)!r}, subject={self._subject!r})"
@@ -68,18 +67,25 @@ class JetStreamSink:
             TransientError: when there is no connection.
         """
         client = await self._connected()
-        number, delivery = next(self._numbers), _Delivery(len(batch))
-        self._deliveries[number] = delivery
+        numbers = range(self._next, self._next + len(batch))
+        self._next = numbers.stop
+        loop = asyncio.get_running_loop()
+        replies: dict[int, asyncio.Future[BaseException | None]] = {number: loop.create_future() for number in numbers}
+        self._replies |= replies
         try:
-            for position, compacted in enumerate(batch):
+            for number, compacted in zip(numbers, batch, strict=True):
                 try:
-                    await self._send(client, compacted, f"{self._inbox}.{number}.{position}")
+                    await self._send(client, compacted, f"{self._inbox}.{number}")
                 except Exception as error:  # noqa: BLE001 - of one event; the others go on
-                    delivery.complete(position, _failure(error))
-            await asyncio.wait({delivery.done}, timeout=self._timeout)
+                    self._complete(number, _failure(error))
+            if replies:
+                await asyncio.wait(replies.values(), timeout=self._timeout)
         finally:
-            del self._deliveries[number]
-        return delivery.failed() or None
+            for number in numbers:
+                del self._replies[number]
+        late = TransientError("not acknowledged in time")
+        results = [reply.result() if reply.done() else late for reply in replies.values()]
+        return {position: error for position, error in enumerate(results) if error is not None} or None
 
     async def _send(self, client: Client, compacted: Compacted, reply: str) -> None:
         try:
@@ -92,9 +98,16 @@ class JetStreamSink:
 
     async def _on_reply(self, message: Msg) -> None:
         # nats-py's ``publish_async`` loses the replies that are errors
-        number, position = map(int, message.subject.rsplit(".", 2)[1:])
-        if (delivery := self._deliveries.get(number)) is not None:
-            delivery.complete(position, _refusal(message))
+        self._complete(int(message.subject.rpartition(".")[2]), _refusal(message))
+
+    def _complete(self, number: int, error: BaseException | None) -> None:
+        reply = self._replies.get(number)
+        if reply is not None and not reply.done():
+            reply.set_result(error)
+
+    def _fail(self, error: TransientError) -> None:
+        for number in self._replies:  # what was on its way will not be answered
+            self._complete(number, error)
 
     async def _connected(self) -> Client:
         async with self._connecting:
@@ -102,47 +115,15 @@ class JetStreamSink:
             if client is None or not client.is_connected:
                 client = await self._servers.connect(self._fail)
                 self._inbox = client.new_inbox()
-                await client.subscribe(f"{self._inbox}.*.*", cb=self._on_reply)
+                await client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
                 self._client = client
             return client
-
-    def _fail(self, error: TransientError) -> None:
-        for delivery in self._deliveries.values():  # what was on its way will not be answered
-            delivery.end(error)
 
     async def aclose(self) -> None:
         """Disconnect."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-
-class _Delivery:
-    """The events of a batch that the server has not replied to."""
-
-    def __init__(self, size: int) -> None:
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._left = set(range(size))
-        self._failed: dict[int, BaseException] = {}
-        self._error: BaseException = TransientError("not acknowledged in time")
-        self._check()
-
-    def complete(self, position: int, error: BaseException | None) -> None:
-        self._left.discard(position)
-        if error is not None:
-            self._failed[position] = error
-        self._check()
-
-    def end(self, error: BaseException) -> None:
-        self._error = error
-        self._check(end=True)
-
-    def _check(self, *, end: bool = False) -> None:
-        if (end or not self._left) and not self.done.done():
-            self.done.set_result(None)
-
-    def failed(self) -> Mapping[int, BaseException]:
-        return self._failed | dict.fromkeys(self._left, self._error)
 
 
 def _refusal(message: Msg) -> BaseException | None:

@@ -194,7 +194,10 @@ class JetStreamSource(BrokerSource):
         for sid, messages in Counter(sids).items():
             if sid in self._subscriptions:
                 self._subscriptions[sid][0].arrived(messages)
-        self._intake.push()
+        try:
+            self._intake.push()
+        except Exception as error:  # noqa: BLE001 - of whoever observes; nobody else would notice it
+            self._fail(error)
         if self._intake:
             self._wake()
 
@@ -219,6 +222,9 @@ class JetStreamSource(BrokerSource):
             with suppress(Error):
                 await self._client.flush()
         return not self._unacked.pending_replies
+
+    def _describe(self, identity: bytes) -> str:
+        return f"stream {self._stream}, message {identity.partition(b'.')[0].decode()}"
 
     # ── connection ────────────────────────────────────────────────────────────────────────────────────────────────
 

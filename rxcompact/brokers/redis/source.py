@@ -18,6 +18,7 @@ from rxcompact.brokers.unacked import ACK, IN_PROGRESS, UnackedMessages
 from rxcompact.clock import Seconds, seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.reader.position import Malformed
 
 SCAN = 1.0
 """Seconds between two searches for entries that others have left, at most."""
@@ -87,6 +88,7 @@ class RedisStreamSource(BrokerSource):
             if value < 1:
                 raise ArgumentError(argument, value, "at least 1")
         consumer = consumer or f"{socket.gethostname()}-{os.getpid()}"
+        self._stream = stream
         self._name = f"stream={stream!r}, group={group!r}, consumer={consumer!r}"
         self._field = None if field is None else field.encode()
         since = start_time(start)
@@ -146,14 +148,14 @@ class RedisStreamSource(BrokerSource):
             self._next_removal = float("inf")
 
     def _take(self, entries: list[Entry]) -> None:
-        bodies = {key: self._body(key, fields) for key, fields in entries if key is not None and fields is not None}
+        bodies = {key: self._body(fields) for key, fields in entries if key is not None and fields is not None}
         identities = list(bodies)
         self._intake.take(*self._unacked.take(identities, identities, list(bodies.values())))
         gone = [identity for identity, fields in entries if identity is not None and fields is None]
         if gone and (lost := self._unacked.drop(gone)):
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
-    def _body(self, identity: bytes, fields: list[bytes]) -> bytes:
+    def _body(self, fields: list[bytes]) -> bytes:
         names = fields[::2]
         if self._field in names:
             return fields[2 * names.index(self._field) + 1]
@@ -161,7 +163,7 @@ class RedisStreamSource(BrokerSource):
         event = msgspec.json.encode(dict(zip(texts[::2], texts[1::2], strict=True)))
         if self._field is None:
             return event
-        return f"no field {self._field.decode()!r} in entry {identity.decode()}: ".encode() + event
+        return Malformed(event, f"no field {self._field.decode()!r}")
 
     async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
         if kind == ACK:
@@ -170,6 +172,9 @@ class RedisStreamSource(BrokerSource):
             await self._group.keep(replies, self._min_idle_time / 4)
         else:
             await self._group.give_back(replies)
+
+    def _describe(self, identity: bytes) -> str:
+        return f"stream {self._stream}, entry {identity.decode()}"
 
     async def _disconnect(self) -> None:
         with suppress(TransientError):
