@@ -155,7 +155,7 @@ class _Compaction:
             if len(paths) > 1:
                 paths = _by_first_time(paths, time_mapper)
         self._source = NdjsonSource(*paths, items=options.items)
-        self._dead_letters = Path(options.dead_letters).open("ab") if options.dead_letters else None
+        self._dead_letters = Path(options.dead_letters).open("ab") if options.dead_letters else None  # noqa: SIM115
         self._holders: list[Any] = []
         compact = rxo.compact(
             options.timespan,
