@@ -79,8 +79,8 @@ class EventTimeWindows(Windows):
                 late_by = watermark + self._lateness - times[position]
                 self._reject(events[position], LateError(self._end(int(index)), watermark, late_by))
         for index in sorted(parts):
-            part = parts[index]
-            self._put(int(index), *(list(map(column.__getitem__, part)) for column in (keys, events, times)))
+            columns: list[list[Any]] = [list(map(column.__getitem__, parts[index])) for column in (keys, events, times)]
+            self._put(int(index), *columns)
 
     # ── buckets ───────────────────────────────────────────────────────────────────────────────────────────────────
 
