@@ -9,7 +9,7 @@ from importlib import import_module
 from io import TextIOWrapper
 
 from rxcompact import __version__
-from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment
+from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment, reserve_standard_descriptors
 
 COMMANDS = {
     "compact": "compact JSON events from files or standard input",
@@ -21,6 +21,7 @@ SIGINT, SIGPIPE = 2, 13
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit code."""
+    reserve_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # None when it is closed
             stream.reconfigure(errors="backslashreplace")  # where a terminal is not UTF-8

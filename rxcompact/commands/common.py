@@ -122,6 +122,15 @@ def note(text: str, end: str = "\n") -> None:
             print(text, end=end, file=sys.stderr, flush=True)
 
 
+def reserve_standard_descriptors() -> None:
+    """Open what the shell closed, so that no file or socket gets the number of a standard stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+
+
 def discard_stdout() -> None:
     """Send standard output nowhere from now on, so that the interpreter's last flush does not fail."""
     with suppress(OSError, AttributeError):

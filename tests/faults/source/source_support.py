@@ -124,7 +124,8 @@ async def serving(pipeline: dict[str, Any] | None = None, **options: Any) -> Asy
         assert service.faults == []
         account = service.orchestrator.account
         assert account.in_flight == 0
-        assert account.published == len(service.out)
+        if "sink" not in (pipeline or {}):
+            assert account.published == len(service.out)
         assert account.received == account.duplicates + account.distinct + account.rejected
 
 

@@ -15,9 +15,6 @@ import aiohttp
 import pytest
 from source_support import GZIP, HEAD, Service, ndjson, served, status_of
 
-from rxcompact import HttpSource
-from rxcompact.errors import ArgumentError
-
 
 def resident() -> int:
     """Bytes of memory that the process has."""
@@ -155,9 +152,3 @@ def test_s44_a_million_distinct_keys_hold_no_more_than_max_in_flight() -> None:
         assert service.orchestrator.account.dropped == 0
 
     served(test, {"max_in_flight": most})
-
-
-@pytest.mark.parametrize("argument", ["max_body"])
-def test_h6_arguments_out_of_range_raise(argument: str) -> None:
-    with pytest.raises(ArgumentError, match=argument):
-        HttpSource(**{argument: 0})
