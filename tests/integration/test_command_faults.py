@@ -46,7 +46,7 @@ def test_a_number_beyond_doubles_in_an_unread_field_is_passed_on(replay: list[st
 
 
 def test_each_bad_line_is_reported_with_its_number() -> None:
-    done = run("--timespan=60", "--verbose", given=b"{\n{\n}\n\n{\n{}\n")
+    done = run("--timespan=60", "--verbose", given=b'bad\nworse\n{"a":}\n\n1\n{}\n')
     assert [line.split(b": ")[0] for line in done.stderr.splitlines()[:-1]] == [b"-:1", b"-:2", b"-:3", b"-:5"]
 
 
