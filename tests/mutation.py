@@ -43,6 +43,8 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: True  →  False  |  self.table.update(zip(keys, events, strict=True))": LENGTH,
     "operators/bucket.py: True  →  False  |  for key, event in zip(keys, events, strict=True):": LENGTH,
     "operators/bucket.py: True  →  False  |  for (key, event), arrived in zip(self.table.items(), self._a": LENGTH,
+    "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time once more",
+    "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""
 SECONDS = 150.0

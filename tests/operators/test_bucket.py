@@ -78,6 +78,19 @@ def test_event_times_give_the_earliest_and_the_latest_in_any_order() -> None:
     assert bucket.oldest() == 4.0
 
 
+def test_the_last_event_received_is_kept_whatever_its_time() -> None:
+    bucket, _ = rows(keep="last")
+    bucket.add(["a", "a", "b"], ["a1", "a2", "b1"], [5.0, 3.0, 4.0])
+    assert [tuple(compacted) for compacted in bucket] == [("a", "a2", 2, 3.0, 5.0), ("b", "b1", 1, 4.0, 4.0)]
+
+
+def test_the_oldest_is_by_first_arrival_and_not_by_the_last() -> None:
+    bucket, _ = rows()
+    bucket.add(["a", "b"], ["a1", "b1"], 1.0)
+    bucket.add(["a"], ["a2"], 2.0)
+    assert bucket.oldest() == 1.0
+
+
 @pytest.mark.parametrize("fields", [FIELDS, ("first_seen",)])
 def test_times_and_counts_are_right_after_evictions(fields: Any) -> None:
     bucket = (RowBucket if "count" in fields else EventBucket)(Rejections(), "first", fields)
