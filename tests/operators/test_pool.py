@@ -1,0 +1,278 @@
+"""The pool alone: what waits, what expires where, what a stop and the end of the loop do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import tenacity
+
+from rxcompact.errors import PermanentError, TransientError
+from rxcompact.operators.pool import Pool
+from rxcompact.operators.retry import RetryPolicy
+from rxcompact.testing import run
+
+
+class Bench:
+    """A pool of calls for names; each name has a deadline. It notes what happens and when."""
+
+    def __init__(self, answer: Callable[[str, int], Any], deadlines: dict[str, float] | None = None, **options: Any):
+        self.loop: Any = asyncio.get_running_loop()
+        self.answer = answer
+        self.deadlines = deadlines or {}
+        self.calls: list[tuple[float, tuple[str, ...]]] = []
+        self.outcomes: list[tuple[float, str, str]] = []
+        self.retries: list[tuple[float, float]] = []
+        settings: dict[str, Any] = {
+            "max_age": 60.0, "max_concurrent": 1, "timeout": None, "policy": RetryPolicy(wait=tenacity.wait_fixed(5)),
+        }  # fmt: skip
+        self.pool: Pool[str] = Pool(self.call, self, loop=self.loop, **(settings | options))
+
+    def submit(self, *names: str) -> Any:
+        return self.pool.submit(names, lambda entries: [self.deadlines.get(name, 60.0) for name in entries])
+
+    async def call(self, entries: Sequence[str]) -> Sequence[Any]:
+        self.calls.append((self.loop.time(), tuple(entries)))
+        attempt = sum(names == tuple(entries) for _, names in self.calls)
+        results: list[Any] = []
+        for name in entries:
+            result = self.answer(name, attempt)
+            results.append(await result if asyncio.iscoroutine(result) else result)
+        return results
+
+    def note(self, outcome: str, *names: str) -> None:
+        self.outcomes += [(self.loop.time(), name, outcome) for name in names]
+
+    # the handler
+
+    def succeeded(self, job: Any, entries: Sequence[str], results: Sequence[Any]) -> None:
+        del job, results
+        self.note("succeeded", *entries)
+
+    def expired(self, job: Any, entry: str) -> bool:
+        del job
+        self.note("expired", entry)
+        return False
+
+    def retrying(self, job: Any, wait: float) -> None:
+        del job
+        self.retries.append((self.loop.time(), wait))
+
+    def failed(self, job: Any, entry: str, error: BaseException) -> None:
+        del job, error
+        self.note("failed", entry)
+
+    def abandoned(self, job: Any, entry: str) -> None:
+        del job
+        self.note("abandoned", entry)
+
+    def settled(self) -> None: ...
+
+
+def fails(times: int, then: Any = "fine") -> Callable[[str, int], Any]:
+    return lambda _, attempt: TransientError() if attempt <= times else then
+
+
+async def takes(seconds: float, result: Any = "fine") -> Any:
+    await asyncio.sleep(seconds)
+    return result
+
+
+async def test_a_job_waits_between_its_attempts_and_not_while_it_is_called_or_queued() -> None:
+    bench = Bench(lambda name, attempt: takes(3, TransientError() if (name, attempt) == ("a", 1) else "fine"))
+    job = bench.submit("a")
+    bench.submit("b")
+    seen = []
+    await asyncio.sleep(0.5)
+    for _ in range(14):
+        seen.append(bench.pool.waiting())
+        await asyncio.sleep(1)
+    # "a" is called at 0, waits from 3, is called again at 8; "b" is called at 3
+    assert [at for at, _ in bench.calls] == [0, 3, 8]
+    assert seen == [0] * 3 + [1] * 5 + [0] * 6
+    assert job.count == 2
+    assert bench.pool.idle()
+
+
+async def test_the_earliest_deadline_is_that_of_all_that_is_held() -> None:
+    bench = Bench(lambda *_: takes(3), {"a": 50.0, "b": 20.0, "c": 30.0})
+    assert bench.pool.earliest() is None
+    for name in "abc":
+        bench.submit(name)
+    assert bench.pool.earliest() == 20
+    assert sorted(bench.pool.entries()) == ["a", "b", "c"]
+    await asyncio.sleep(7)
+    assert bench.pool.earliest() == 30
+    await asyncio.sleep(3)
+    assert bench.pool.earliest() is None
+
+
+async def test_a_queued_job_expires_at_its_own_deadline() -> None:
+    bench = Bench(lambda *_: takes(50), {"first": 60.0, "queued": 10.0, "later": 30.0}, max_concurrent=1)
+    for name in ("first", "queued", "later"):
+        bench.submit(name)
+    await asyncio.sleep(100)
+    assert bench.outcomes == [(10, "queued", "expired"), (30, "later", "expired"), (50, "first", "succeeded")]
+    assert len(bench.calls) == 1
+
+
+async def test_a_job_queued_with_others_expires_at_its_own_deadline_too() -> None:
+    bench = Bench(lambda *_: takes(50), {"third": 20.0, "fourth": 10.0}, max_concurrent=2)
+    for name in ("first", "second", "third", "fourth"):
+        bench.submit(name)
+    await asyncio.sleep(100)
+    assert bench.outcomes[:2] == [(10, "fourth", "expired"), (20, "third", "expired")]
+    assert len(bench.calls) == 2
+
+
+async def test_of_a_queued_batch_the_old_expire_and_the_rest_is_called_once() -> None:
+    bench = Bench(
+        lambda name, attempt: takes(20) if name == "slow" else TransientError() if attempt == 1 else "fine",
+        {"old": 15.0},
+    )
+    bench.submit("old", "young")  # fails at 0, waits until 5, is queued behind the slow one then
+    await asyncio.sleep(1)
+    bench.submit("slow")
+    await asyncio.sleep(50)
+    assert bench.outcomes == [(15, "old", "expired"), (21, "slow", "succeeded"), (26, "young", "succeeded")]
+    assert [names for _, names in bench.calls] == [("old", "young"), ("slow",), ("young",), ("young",)]
+
+
+async def test_expedite_cuts_a_wait_short_and_makes_no_second_call_beside_one_under_way() -> None:
+    bench = Bench(lambda name, _: takes(2, TransientError() if name == "bad" else "fine"), max_concurrent=5)
+    bench.submit("bad")
+    await asyncio.sleep(3)  # it failed at 2 and waits until 7
+    bench.pool.expedite()
+    await asyncio.sleep(1)
+    bench.pool.expedite()
+    await asyncio.sleep(20)
+    assert [at for at, _ in bench.calls] == [0, 3]
+    assert bench.outcomes == [(5, "bad", "abandoned")]
+
+
+async def test_expedite_during_a_second_attempt_lets_it_be_the_last() -> None:
+    bench = Bench(lambda *_: takes(2, TransientError()), max_concurrent=5)
+    bench.submit("bad")
+    await asyncio.sleep(8)  # its second attempt began at 7
+    bench.pool.expedite()
+    await asyncio.sleep(20)
+    assert [at for at, _ in bench.calls] == [0, 7]
+    assert bench.outcomes == [(9, "bad", "abandoned")]
+
+
+async def test_each_entry_of_a_batch_has_one_outcome_by_its_own_result() -> None:
+    results: dict[str, Any] = {"a": "fine", "b": TransientError(), "c": PermanentError()}
+    bench = Bench(lambda name, _: results[name])
+    bench.submit("a", "b", "c")
+    await asyncio.sleep(1)
+    results["b"] = "fine"
+    await asyncio.sleep(20)
+    assert bench.outcomes == [(0, "a", "succeeded"), (0, "c", "failed"), (5, "b", "succeeded")]
+    assert [names for _, names in bench.calls] == [("a", "b", "c"), ("b",)]
+
+
+async def test_a_timeout_ends_an_attempt_and_is_retried() -> None:
+    bench = Bench(lambda _, attempt: takes(100 if attempt == 1 else 1), timeout=4.0)
+    bench.submit("a")
+    await asyncio.sleep(30)
+    assert [at for at, _ in bench.calls] == [0, 9]
+    assert bench.outcomes == [(10, "a", "succeeded")]
+    assert bench.retries == [(4, 5)]
+
+
+async def test_a_call_that_is_cancelled_by_others_is_retried_and_gives_its_place_back() -> None:
+    def answer(name: str, attempt: int) -> Any:
+        if (name, attempt) == ("a", 1):
+            raise asyncio.CancelledError
+        return "fine"
+
+    bench = Bench(answer)
+    bench.submit("a")
+    bench.submit("b")
+    await asyncio.sleep(30)
+    assert bench.outcomes == [(0, "b", "succeeded"), (5, "a", "succeeded")]
+
+
+async def test_a_call_under_way_is_cancelled_when_the_last_of_its_entries_is_too_old() -> None:
+    cancelled: list[float] = []
+
+    async def hangs() -> None:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            cancelled.append(bench.loop.time())
+            raise
+
+    bench = Bench(lambda *_: hangs(), {"a": 10.0, "b": 20.0})
+    bench.submit("a", "b")
+    bench.submit("c")
+    await asyncio.sleep(15)
+    assert cancelled == []
+    await asyncio.sleep(10)
+    assert cancelled == [20]
+    assert [(name, outcome) for _, name, outcome in bench.outcomes] == [("a", "expired"), ("b", "expired")]
+    assert bench.calls[-1] == (20, ("c",))
+    bench.pool.close()
+
+
+async def test_close_abandons_everything_once_and_later_submissions_at_once() -> None:
+    bench = Bench(lambda name, _: takes(100) if name == "called" else TransientError(), max_concurrent=2)
+    bench.submit("waits")
+    bench.submit("called")
+    await asyncio.sleep(1)
+    bench.submit("called")
+    bench.submit("queued")
+    await asyncio.sleep(1)
+    bench.pool.close()
+    bench.pool.close()
+    bench.submit("late")
+    await asyncio.sleep(200)
+    assert sorted(name for _, name, _ in bench.outcomes) == ["called", "called", "late", "queued", "waits"]
+    assert {(at, outcome) for at, _, outcome in bench.outcomes} == {(2, "abandoned")}
+    assert len(bench.calls) == 3
+    assert bench.pool.idle()
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+def test_the_end_of_the_loop_abandons_what_is_held() -> None:
+    benches: list[Bench] = []
+
+    async def main() -> None:
+        bench = Bench(lambda name, _: takes(100) if name == "called" else TransientError(), max_concurrent=2)
+        benches.append(bench)
+        bench.submit("waits")
+        bench.submit("called")
+        await asyncio.sleep(1)
+
+    run(main)
+    assert sorted((name, outcome) for _, name, outcome in benches[0].outcomes) == [
+        ("called", "abandoned"),
+        ("waits", "abandoned"),
+    ]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_an_error_that_ends_the_loop_abandons_what_is_held(error: type[BaseException]) -> None:
+    benches: list[Bench] = []
+
+    async def main() -> None:
+        def answer(name: str, _: int) -> Any:
+            if name == "ends":
+                raise error
+            return takes(100)
+
+        bench = Bench(answer, max_concurrent=2)
+        benches.append(bench)
+        bench.submit("called")
+        await asyncio.sleep(1)
+        bench.submit("ends")
+        await asyncio.sleep(1)
+
+    with pytest.raises(error):
+        run(main)
+    assert sorted((name, outcome) for _, name, outcome in benches[0].outcomes) == [
+        ("called", "abandoned"),
+        ("ends", "abandoned"),
+    ]
