@@ -12,7 +12,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from rxcompact.acks import Retained
-from rxcompact.keys import json_value
+from rxcompact.keys import json_value, stable
 
 K_co = TypeVar("K_co", covariant=True, default=Any)
 E_co = TypeVar("E_co", covariant=True, default=Any)
@@ -248,17 +248,8 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         digest = blake2b(digest_size=16)
         for compacted in self:
             content = (compacted.key, compacted.count, compacted.first_seen, compacted.last_seen)
-            digest.update(_stable(content).encode("utf-8", "backslashreplace"))
+            digest.update(stable(content).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
-
-
-def _stable(value: object) -> str:
-    """Return what is the same in every process for values that are the same; the order of a set is not."""
-    if isinstance(value, frozenset):
-        return "{" + ",".join(sorted(map(_stable, value))) + "}"
-    if isinstance(value, tuple):
-        return "(" + ",".join(map(_stable, value)) + ",)"
-    return repr(value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import msgspec
 from rxcompact.errors import DecodeError, KeyMapperError
 
 NONE = type(None)
+NUMBERS = {int, float, bool}
 LIMIT = 1 << 60
 """Of the integers that are keys as they are. Python hashes modulo 2**61 - 1: a sender could choose larger ones that all
 hash alike, and every look-up would cost as much as there are keys."""
@@ -80,7 +81,7 @@ def json_value(key: Any) -> Any:
     return [json_value(part) for part in key] if isinstance(key, tuple) else key
 
 
-def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of scalar
+def plain(value: Any) -> Any:
     """Return a scalar of numpy, pandas, Arrow or an enumeration as Python's own; None where it means missing.
 
     Anything else is returned as it is. None of these is imported: they are known by what they have.
@@ -93,18 +94,15 @@ def plain(value: Any) -> Any:  # noqa: PLR0911 - one for each kind of scalar
     if isinstance(value, str):
         return value if kind is str else str.__str__(value)
     if hasattr(kind, "dtype") and hasattr(kind, "tolist"):
-        return _numpy(value)
-    if isinstance(value, (int, float)):
-        return value if kind in (int, float, bool) else int(value) if isinstance(value, int) else float(value)
-    if hasattr(kind, "as_py"):
-        return value.as_py()
-    for method in ("to_pydatetime", "to_pytimedelta"):
-        if hasattr(kind, method):
-            return (
-                value
-                if getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
-                else getattr(value, method)()
-            )
+        value = _numpy(value)
+    elif isinstance(value, (int, float)) and kind not in NUMBERS:
+        value = int(value) if isinstance(value, int) else float(value)
+    elif hasattr(kind, "as_py"):
+        value = value.as_py()
+    elif hasattr(kind, "to_pydatetime"):
+        value = value if value.nanosecond else value.to_pydatetime()
+    elif hasattr(kind, "to_pytimedelta"):
+        value = value if value.nanoseconds else value.to_pytimedelta()
     return None if _is_nan(value) else value
 
 
@@ -158,15 +156,16 @@ def plain_key(key: Any) -> Hashable:
 
 def stable(value: object) -> str:
     """Return a text that is the same in every process for keys and times that are equal."""
-    if isinstance(value, frozenset):
-        return "{" + ",".join(sorted(map(stable, value))) + "}"
+    kind = type(value)
+    if kind is str or value is None:
+        return repr(value)
     if isinstance(value, tuple):
         return "(" + ",".join(map(stable, value)) + ",)"
-    value = plain(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, int):  # 1, 1.0 and True are one key
-        return hex(value)
+    if isinstance(value, frozenset):
+        return "{" + ",".join(sorted(map(stable, value))) + "}"
+    value = value if kind in (int, float) else plain(value)
+    if isinstance(value, (int, float)) and value % 1 == 0:  # 1, 1.0 and True are one key of a function
+        return hex(int(value))
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat()
     return repr(value)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from calendar import timegm
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from email.utils import format_datetime
 from fractions import Fraction
+from time import process_time
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rxcompact.errors import TimeMapperError
-from rxcompact.timestamps import posix
+from rxcompact.errors import ArgumentError, TimeMapperError
+from rxcompact.timestamps import parser, posix
 
 NOON = timegm((2018, 3, 24, 12, 0, 0))
 MICRO = 10**6
@@ -264,3 +267,136 @@ def test_a_fraction_of_an_hour_or_a_minute_is_one_or_is_refused(text: str, expec
 def test_a_second_fraction_is_refused() -> None:
     with pytest.raises(TimeMapperError):
         posix("2018-03-24T12:00:00.1.2Z")
+
+
+# ── the forms that people have ────────────────────────────────────────────────────────────────────────────────────────
+
+TEN = timegm((2026, 11, 28, 10, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-11-28 10:00:00.123 UTC", TEN + 0.123),  # PostgreSQL
+        ("2026-11-28 10:00:00 UTC", TEN),
+        ("2026-11-28 10:00:00.123+00", TEN + 0.123),
+        ("2026-11-28 10:00:00.123 +00", TEN + 0.123),
+        ("2026-11-28 10:00:00.123 GMT", TEN + 0.123),
+        ("2026-11-28 05:00:00 EST", TEN),
+        ("2026-11-28 10:00:00.123456789 +0000 UTC", TEN + 0.123456),  # Go
+        ("28/Nov/2026:10:00:00 +0000", TEN),  # nginx, Apache
+        ("28/Nov/2026:10:00:00 +0100", TEN - 3600),
+        ("28/Nov/2026:10:00:00.250 -0500", TEN + 5 * 3600 + 0.25),
+        ("Sat, 28 Nov 2026 10:00:00 +0000", TEN),  # RFC 5322
+        ("Sat, 28 Nov 2026 10:00:00 GMT", TEN),  # RFC 9110
+        ("28 Nov 2026 10:00 -0800", TEN + 8 * 3600),
+        ("Saturday, 28-Nov-26 10:00:00 GMT", TEN),  # RFC 850
+        ("Sun, 06-Nov-94 08:49:37 GMT", timegm((1994, 11, 6, 8, 49, 37))),
+        ("28-Nov-2026 10:00:00", TEN),
+        ("1 Jan 2026 00:00:00 +0000", timegm((2026, 1, 1, 0, 0, 0))),
+        ("2026/11/28 10:00:00", TEN),  # nginx's errors, Go's log
+        ("2026/11/28 10:00:00.5", TEN + 0.5),
+        ("Sat Nov 28 10:00:00 2026", TEN),  # asctime
+        ("Tue Nov  3 10:00:00 2026", timegm((2026, 11, 3, 10, 0, 0))),
+        ("Sat Nov 28 10:00:00 UTC 2026", TEN),  # date
+        ("Sat Nov 28 10:00:00 +0000 2026", TEN),
+        ("2026-11-28 10:00:00,123", TEN + 0.123),  # Python's logging, log4j
+        ("20261128T100000Z", TEN),
+        ("20261128", TEN - 36_000),
+        ("20261128100000", TEN),
+        ("19700101", 0.0),
+        ("29991231", timegm((2999, 12, 31, 0, 0, 0))),
+        ("19691231", 19_691_231.0),  # no day since 1970: an epoch
+        ("20261328", 20_261_328.0),  # no day
+        ("30000101", 30_000_101.0),
+        ("2026112", 2_026_112.0),
+        ("+20261128", 20_261_128.0),
+        (20_261_128, 20_261_128.0),  # a number is a number
+        (datetime(2026, 11, 28, 10, tzinfo=UTC), TEN),
+        (datetime(2026, 11, 28, 10), TEN),
+        (datetime(2026, 11, 28, 11, tzinfo=timezone(timedelta(hours=1))), TEN),
+        (datetime(2026, 11, 28).date(), TEN - 36_000),
+    ],
+)
+def test_i11_the_forms_that_people_have(text: object, expected: float) -> None:
+    assert posix(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["28/Nov/2026", "28/Foo/2026:10:00:00 +0000", "31/Nov/2026:10:00:00 +0000", "Nov 28 10:00:00",
+     "11/28/2026 10:00:00", "2026-11/28 10:00:00 X Y", "Sat Nov 28 10:00:00", "28 Nov 2026 25:00:00 GMT",
+     "2026/13/28 10:00:00"],
+)  # fmt: skip
+def test_i11_what_means_no_instant_is_an_error(text: str) -> None:
+    with pytest.raises(TimeMapperError):
+        posix(text)
+
+
+def test_i11_a_zone_whose_name_is_not_known_is_named() -> None:
+    with pytest.raises(TimeMapperError, match="no zone CET is known"):
+        posix("2026-11-28 10:00:00.123 CET")
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(2068, 12, 31)), st.integers(-23 * 60, 23 * 60))
+def test_i11_what_the_standard_library_writes(moment: datetime, minutes: int) -> None:
+    """strftime and email.utils, in the C locale."""
+    moment = moment.replace(microsecond=0)
+    zoned = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    expected = float(timegm(moment.timetuple()))
+    for form in ("%Y/%m/%d %H:%M:%S", "%a %b %d %H:%M:%S %Y", "%A, %d-%b-%y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S +0000"):
+        assert posix(moment.strftime(form)) == expected, form
+    assert posix(format_datetime(zoned)) == posix(zoned.strftime("%d/%b/%Y:%H:%M:%S %z")) == expected - minutes * 60
+
+
+def test_i11_a_format_for_the_rest() -> None:
+    parse = parser(timezone(timedelta(hours=1)), "%d.%m.%Y %H:%M:%S")
+    assert parse("28.11.2026 11:00:00") == parse(" 28.11.2026 11:00:00\n") == TEN
+    assert parse(TEN) == parse(datetime(2026, 11, 28, 10, tzinfo=UTC)) == TEN
+    assert parser(format="%d/%m/%y %I:%M %p %z")("28/11/26 10:00 AM +0000") == TEN
+    for wrong in ("2026-11-28T10:00:00Z", "", "28.11.2026 25:00:00", "2" * 65, None, [], True):
+        with pytest.raises(TimeMapperError):
+            parse(wrong)
+
+
+@pytest.mark.parametrize("wrong", ["", "%H:%M", "%b %d %H:%M:%S", "%Y %", "%Y %Q", "%%Y", 5])
+def test_i11_a_format_that_gives_no_instant_is_refused_at_once(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match="^format must be "):
+        parser(format=wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["000000." + "0" * 40_000 + ".", "2026-11-28T10:00:00." + "0" * 40_000 + "Z", "2026-11-28T10:00:00" + " " * 40_000,
+     *(part * 10_000 for part in ("0000", "    ", "....", "T24:", "Sat, ", "1/2/", "+00:00", "[[[["))],
+    ids=lambda text: text[:8],
+)  # fmt: skip
+def test_h2_a_time_has_at_most_64_characters(text: str) -> None:
+    start = process_time()
+    for parse in (posix, parser(format="%d.%m.%Y %H:%M:%S")):
+        with pytest.raises(TimeMapperError) as caught:
+            for _ in range(100):
+                try:
+                    parse(text)
+                except TimeMapperError as error:
+                    last = error
+            raise last
+        assert len(str(caught.value)) < 120
+    assert process_time() - start < 0.5  # 34 s it was, once
+
+
+def test_h2_texts_of_64_characters_are_read_and_of_65_are_not() -> None:
+    long = "2026-11-28T10:00:00." + "0" * 43
+    assert posix(long + "Z") == TEN
+    with pytest.raises(TimeMapperError):
+        posix(long + "0Z")
+    with pytest.raises(TimeMapperError):
+        posix(" " * 45 + "2026-11-28T10:00:00Z")
+
+
+@given(st.text("0123456789.:-+/ ,TZNovSat", min_size=50, max_size=64))
+def test_h2_no_text_takes_long(text: str) -> None:
+    start = process_time()
+    with suppress(TimeMapperError):
+        posix(text)
+    assert process_time() - start < 0.05

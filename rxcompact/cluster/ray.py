@@ -21,6 +21,7 @@ from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import Demand, Source
 from rxcompact.deadline import Deadline
 from rxcompact.errors import AbandonedError, ArgumentError
+from rxcompact.keys import stable
 from rxcompact.observers import Hub
 from rxcompact.operators.compact import Compact
 from rxcompact.orchestrator import DEADLINE, ENDED, Orchestrator
@@ -130,7 +131,7 @@ class RayRunner:
         self._batch = batch
         self._max = max_unacknowledged
         self._key_of = reducer.key_mapper
-        self._shard_of: Callable[[Hashable], int] = lru_cache(1 << 16)(lambda key: crc32(repr(key).encode()) % shards)
+        self._shard_of: Callable[[Hashable], int] = lru_cache(1 << 16)(lambda key: crc32(stable(key).encode()) % shards)
         self._open: list[list[Any]] = [[] for _ in range(shards)]
         self._actors: list[Any] = []
         self._room = [asyncio.Semaphore(max_unacknowledged) for _ in range(shards)]
