@@ -119,6 +119,8 @@ class Batch:
                 yield from self.flush()
 
     def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:
+        if not events:
+            return
         longest = self._max_event
         if len(text) > longest:
             events = [event if len(event) <= longest else too_long(event, longest) for event in events]
