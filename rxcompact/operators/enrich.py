@@ -31,7 +31,6 @@ E = TypeVar("E", default=Any)
 R = TypeVar("R", default=Any)
 Mapper = Callable[[Any], Any]
 UNKNOWN = object()
-"""No answer: None may be one."""
 
 
 class Options(TypedDict, total=False):
@@ -90,23 +89,23 @@ def enrich(
     is taken to depend on the key alone: then one call serves every event with that key, each with its own content.
 
     Args:
-        enricher: Gives the enriched event: an `Enricher`, a coroutine function, a function, or one that returns an
-            Observable, whose last item it is. Raising means failure; `PermanentError` one that retrying cannot mend,
-            `RateLimitedError` that the service asked to wait.
+        enricher: Returns the enriched event: an `Enricher`, a coroutine function, a function, or one that returns an
+            Observable, whose last item it is. One that blocks holds up all: `asyncio.to_thread` calls it elsewhere.
+            Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError` a wait.
         max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's.
             No attempt starts after it; one under way is cancelled.
         max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
         timeout: Seconds a call may take; None for as long as the event may live.
-        batch: Call the mapper with a list of up to this many events that wait; it returns as many, in their order. One
-            that failed may be an exception in its place; raising fails all.
+        batch: Call it with a list of up to this many events; it returns as many results, in their order, and for one
+            that failed an exception. Raising fails all.
         merge: Makes the enriched event of an event and the mapper's answer; without it the answer is the event.
-        ordered: Keep the order of the source. An event then waits for all before it, in memory, and one that fails
-            holds back the rest until its end.
+        ordered: Keep the order of the source. An event then waits, in memory, until all before it are settled.
         cache: Spares calls for keys it holds, of whatever content without ``merge``; any mutable mapping, such as one
             of cachetools, which then also decides when an answer is forgotten.
-        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
-        retry: tenacity's condition; by default `is_transient`.
-        before_sleep: tenacity's callback, called before each wait.
+        wait: Seconds, tenacity's, or a function of its retry state; by default exponential with full jitter. An event
+            that would expire in a wait has one last attempt, in the last tenth of its age.
+        retry: Exceptions, tenacity's condition, or a function of its retry state; by default `is_transient`.
+        before_sleep: tenacity's callback, called before each wait. All three may be coroutine functions.
         flushes: On its first item waits are cut short: one last attempt for each event, then it is abandoned.
         dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
         scheduler: A scheduler on asyncio's loop; by default the running loop's.
@@ -116,7 +115,7 @@ def enrich(
         event that is not settled.
 
     Cost:
-        A worker's turn per call; what retrying needs is made after a first failure.
+        A task per call, some 12 µs; what retrying needs is made after a first failure.
 
     Errors:
         None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". The

@@ -65,28 +65,29 @@ def publish(
     A batch that fails is tried again, less the events that expired meanwhile. While it waits, the next ones go on.
 
     Args:
-        sink: Takes a `Batch`: a `Sink`, a coroutine function or a function; or an Observer of its events. Raising means
-            that nothing was taken. It may return ``{position: exception}`` for those that were not: only these are
-            tried again, or have failed.
+        sink: Takes a `Batch`: a `Sink`, a coroutine function or a function; or an Observer of its events. One that
+            blocks holds up all: `asyncio.to_thread` calls it elsewhere. It returns None, or an exception for each event
+            that was not taken, as ``{position: exception}`` or in a list: only these are tried again, or have failed.
+            Raising means that nothing was taken: the batch is halved, until the events that it fails for are alone,
+            but not for connections, time limits and rate limits.
         max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's. A
             delivery under way goes on while any event of the batch is young enough.
         count: Deliver when so many events wait.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
         max_concurrent: Deliveries at once; with 1, batches that do not fail arrive in order.
         timeout: Seconds a delivery may take.
-        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
-        retry: tenacity's condition; by default `is_transient`.
-        before_sleep: tenacity's callback, called before each wait.
+        wait, retry, before_sleep: As in `enrich`.
         flushes: On its first item the open batch is delivered and waits are cut short: one last attempt for each.
         dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
         scheduler: A scheduler on asyncio's loop; by default the running loop's.
 
     Shape:
-        `Observable[Window]` or `Observable[Compacted]` to `Observable[Delivered]`. Holds every event that has not met
-        its end.
+        `Observable[Window]` or `Observable[Compacted]` to `Observable[Delivered]`. Holds every event that is not
+        settled.
 
     Cost:
-        A call per batch. An idempotency key is computed only for a sink that asks for it.
+        A call per batch; where one of n events fails for itself, 2 log2(n) more. An idempotency key is computed only
+        for a sink that asks for it.
 
     Errors:
         None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". At least
