@@ -22,6 +22,7 @@ FOLDERS = {
     "brokers": "broker",
     "chaos": "slow",
     "cluster": "cluster",
+    "frames": "notebook",
     "fuzz": "slow",
     "notebooks": "notebook",
     "senders": "debian",
@@ -46,9 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not config.option.markexpr:
         named = {folder_tier(Path(argument.partition("::")[0]).resolve()) for argument in config.args}
         config.option.markexpr = " and ".join(f"not {tier}" for tier in TIERS if tier not in named)
+    # a shell in the background and nohup have these ignored, and so would every process that a test starts
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # so a shell starts background jobs, and so would every process that a test starts
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
