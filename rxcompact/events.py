@@ -247,8 +247,8 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         """
         digest = blake2b(digest_size=16)
         for compacted in self:
-            content = (compacted.key, compacted.count, compacted.first_seen, compacted.last_seen)
-            digest.update(stable(content).encode("utf-8", "backslashreplace"))
+            times = (None if at is None else float(at) for at in (compacted.first_seen, compacted.last_seen))
+            digest.update(stable((compacted.key, compacted.count, *times)).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
 

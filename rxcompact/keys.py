@@ -155,7 +155,7 @@ def plain_key(key: Any) -> Hashable:
 
 
 def stable(value: object) -> str:
-    """Return a text that is the same in every process for keys and times that are equal."""
+    """Return a text that is the same in every process for keys that are equal; those of 1, 1.0 and True differ."""
     kind = type(value)
     if kind is str or value is None:
         return repr(value)
@@ -163,9 +163,9 @@ def stable(value: object) -> str:
         return "(" + ",".join(map(stable, value)) + ",)"
     if isinstance(value, frozenset):
         return "{" + ",".join(sorted(map(stable, value))) + "}"
-    value = value if kind in (int, float) else plain(value)
-    if isinstance(value, (int, float)) and value % 1 == 0:  # 1, 1.0 and True are one key of a function
-        return hex(int(value))
+    value = value if kind in NUMBERS else plain(value)
+    if type(value) is int:
+        return hex(value)  # repr raises for many digits
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat()
     return repr(value)

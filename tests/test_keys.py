@@ -96,7 +96,8 @@ def test_d3_equal_events_have_one_id_whether_numpys_or_pythons() -> None:
         assert len({each.first_seen for each in compacted}) == 1
         assert len(set(map(event_id, compacted))) == 1
         assert len({Batch([each]).idempotency_key for each in compacted}) == 1
-    made_by_hand = [Compacted(key, None, 1, at, at) for key in (5, np.int64(5), 5.0) for at in (3, 3.0, np.float64(3))]
+    times = 3, 3.0, np.float64(3), np.int64(3)
+    made_by_hand = [Compacted(key, None, 1, at, at) for key in (5, np.int64(5), np.uint8(5)) for at in times]
     assert len(set(map(event_id, made_by_hand))) == 1
     assert len({Batch([each]).idempotency_key for each in made_by_hand}) == 1
 
@@ -104,7 +105,8 @@ def test_d3_equal_events_have_one_id_whether_numpys_or_pythons() -> None:
 @pytest.mark.parametrize(
     ("one", "other"),
     [
-        (1, "1"), (1, 1.5), (True, "true"), ("a", b"a"), (("a",), ("a", None)), ((1, 2), (2, 1)), (None, "None"),
+        (1, "1"), (1, 1.0), (1, True), (1, 1.5), (True, "true"), ("a", b"a"), (("a",), ("a", None)), ((1, 2), (2, 1)),
+        (None, "None"),
         (Json("1.0"), "1.0"), (2**70, 2**70 + 1), (10**5000, 10**5000 + 1), (("a", "b"), ("a,b",)),
         (NOON, NOON + timedelta(microseconds=1)), (float("inf"), -float("inf")),
     ],
@@ -117,8 +119,8 @@ def test_the_texts_of_different_keys_differ(one: Any, other: Any) -> None:
 def test_the_texts_of_equal_keys_are_equal() -> None:
     vienna = timezone(timedelta(hours=1))
     for one, other in (
-        (1, 1.0), (1, True), (0, -0.0), (NOON, NOON.astimezone(vienna)), (frozenset("ab"), frozenset("ba")),
-        ((1, ("a", None)), (1.0, ("a", None))),
+        (5, 5), (1.5, 1.5), (NOON, NOON.astimezone(vienna)), (frozenset("ab"), frozenset("ba")),
+        ((1, ("a", None)), (1, ("a", None))),
     ):  # fmt: skip
         assert one == other
         assert stable(one) == stable(other)

@@ -38,7 +38,7 @@ class Feed:
         if bad == "no key":
             del event["id"]
         elif bad == "unhashable":
-            event["id"] = [key]
+            event["id"] = {object()}
         elif bad == "no time":
             event["ts"] = float("nan")
         return event

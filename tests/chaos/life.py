@@ -11,7 +11,7 @@ from feeds import Feed, Hot, Pulled, Streamed
 from pipelines import held, simple_pipeline
 from witness import Witness
 
-from rxcompact import Orchestrator
+from rxcompact import Orchestrator, key_of
 from rxcompact.testing import START, virtual_loop
 
 SMALL = 1e-3
@@ -40,8 +40,8 @@ class Life:
         self.orchestrator = Orchestrator(
             simple_pipeline(
                 source=getattr(self.source, "source", self.source), enricher=self.api if dice.random() < 0.8 else None,
-                sink=self.store, key_mapper="id", timespan=self.timespan, max_age=self.max_age, lateness=lateness,
-                time_mapper="ts" if self.timed else None,
+                sink=self.store, key_mapper=key_of("id", missing="reject"), timespan=self.timespan,
+                max_age=self.max_age, lateness=lateness, time_mapper="ts" if self.timed else None,
                 count=dice.choice([None, None, 5]), keep=self.merge if self.merges else dice.choice(["first", "last"]),
                 max_concurrent=self.max_concurrent, timeout=dice.choice([None, 3.0]), ordered=dice.random() < 0.3,
                 cache=Cache(dice) if dice.random() < 0.3 else None, batch_count=dice.choice([1, 3, 100]),
