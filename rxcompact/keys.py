@@ -95,14 +95,14 @@ def plain(value: Any) -> Any:
         return value if kind is str else str.__str__(value)
     if hasattr(kind, "dtype") and hasattr(kind, "tolist"):
         value = _numpy(value)
-    elif isinstance(value, (int, float)) and kind not in NUMBERS:
-        value = int(value) if isinstance(value, int) else float(value)
     elif hasattr(kind, "as_py"):
         value = value.as_py()
     elif hasattr(kind, "to_pydatetime"):
         value = value if value.nanosecond else value.to_pydatetime()
     elif hasattr(kind, "to_pytimedelta"):
         value = value if value.nanoseconds else value.to_pytimedelta()
+    elif isinstance(value, (int, float)) and kind not in NUMBERS:
+        value = int(value) if isinstance(value, int) else float(value)
     return None if _is_nan(value) else value
 
 

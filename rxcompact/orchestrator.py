@@ -28,8 +28,7 @@ from rxcompact.run import Run
 from rxcompact.signals import Account, StageNow, State
 from rxcompact.supervisor import Supervisor
 
-DEADLINE = 10.0
-"""Seconds that a drain may take by default."""
+DEADLINE = 10.0  # seconds that a drain may take by default
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 """Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
@@ -62,8 +61,8 @@ class Orchestrator(Observables):
     been healthy for a while. What the stages hold stays where it is meanwhile.
 
     ``stop`` ends in steps: 1. the source takes no more; 2. the open windows close; 3. every wait is cut short, for one
-    last attempt; 4. what was enriched is published; 5. at nine tenths of the
-    deadline what is not settled is abandoned; 6. dead letters that wait are delivered.
+    last attempt; 4. what was enriched is published; 5. at nine tenths of the deadline what is not settled is abandoned;
+    6. dead letters that wait are delivered.
 
     Args:
         pipeline: What to run.

@@ -101,7 +101,7 @@ def from_environment(
     for action in parser._actions:
         name = next((name for name in action.option_strings if name.startswith("--")), "")
         value = environment.get(PREFIX + name[2:].replace("-", "_").upper()) if name else None
-        if value is None or name in given | excluded or isinstance(action, argparse._HelpAction):
+        if value is None or name in given | excluded or action.dest == "help":
             continue
         if action.nargs != 0:
             found.append(f"{name}={value}")

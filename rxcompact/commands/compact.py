@@ -145,10 +145,11 @@ class _Compaction:
         self._reported: set[str] = set()  # fields that no event had
         self._ended = False
         self._on_ended = asyncio.Event()
-        paths, replay = options.paths, dict[str, Any]()
+        paths = options.paths
+        replay: dict[str, Any] = {}
         key_mapper, time_mapper = mappers(options)
         if time_mapper is not None:
-            replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
+            replay |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
             if not _is_live(paths):
                 # a clock that stands still: history has no idle time
                 replay["scheduler"] = VirtualTimeScheduler(time.time())

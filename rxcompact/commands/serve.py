@@ -87,7 +87,7 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _add_listener(group: argparse._ArgumentGroup) -> None:
+def _add_listener(group: Any) -> None:
     add = group.add_argument
     add("--path", default="/", metavar="PATH", help="path of the posts (%(default)s)")
     add("--token", help="bearer token that senders must send; ps shows it, see below")
@@ -108,14 +108,14 @@ def _add_listener(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_enricher(group: argparse._ArgumentGroup) -> None:
+def _add_enricher(group: Any) -> None:
     add = group.add_argument
     add("--enrich", metavar="URL", help="request this for each event; {field} is replaced by the field's value")
     add("--enrich-header", type=_header, action="append", metavar="NAME:VALUE", help="of the request; may be repeated")
     add("--max-concurrent", type=int, default=100, metavar="N", help="requests at once (%(default)s)")
 
 
-def _add_sink(group: argparse._ArgumentGroup) -> None:
+def _add_sink(group: Any) -> None:
     add = group.add_argument
     add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
     add("--header", type=_header, action="append", metavar="NAME:VALUE", help="of the posts; may be repeated")

@@ -72,11 +72,7 @@ async def _pull_live(
                 break
             start = 0
             while start < len(chunk):
-                try:
-                    observer.on_next(chunk[start : start + capacity] if start or capacity < len(chunk) else chunk)
-                except Exception as error:  # noqa: BLE001 - an observer that raises must not leave the stream without an end
-                    observer.on_error(error)
-                    return
+                observer.on_next(chunk[start : start + capacity] if start or capacity < len(chunk) else chunk)
                 start += capacity
                 capacity = await demand.wait()
     observer.on_completed()

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import Any
 
-import ray._private.node as node
+from ray._private import node
 from ray._private.parameter import RayParams
 
 os.environ |= {

@@ -74,13 +74,13 @@ def test_replay_by_a_field() -> None:
         '{"ts":"2018-03-24T17:15:20.865716Z"}', '{"ts":"2018-03-24 17:15:29"}', '{"ts":1521911721}',
         '{"ts":1521911722000}', '{"ts":"2018-03-24T18:15:31.5+01:00"}', '{"ts":"2018-03-24T17:15:19Z"}',
     ]  # fmt: skip
-    rows, account = compact("--key=x", "--timespan=10", "--time=ts", stdin="\n".join(lines))
+    rows, account = compact("--key=x", "--timespan=10", "--time=ts", stdin="\n".join(lines), code=1)
     assert [(row["opened"], row["closed"], row["count"]) for row in rows] == [
         (1521911720, 1521911730, 4), (1521911730, 1521911740, 1),
     ]  # fmt: skip
     assert rows[0]["first_seen"] == 1521911720.865716
     assert "late 1 (by up to 12.5 s; --lateness 12.5 keeps them)," in account
-    rows, account = compact("--key=x", "--timespan=10", "--time=ts", "--lateness=12.5s", stdin="\n".join(lines))
+    rows, account = compact("--key=x", "--timespan=10", "--time=ts", "--lateness=12.5s", stdin="\n".join(lines), code=1)
     assert [row["count"] for row in rows] == [1, 4, 1]
     assert "late 0," in account
 
@@ -88,7 +88,7 @@ def test_replay_by_a_field() -> None:
 @pytest.mark.parametrize(("zone", "epoch"), [("Europe/Vienna", 1521911720 - 3600), ("+05:30", 1521911720 - 19800)])
 def test_a_time_without_an_offset_is_in_the_time_zone(zone: str, epoch: int) -> None:
     line = '{"ts":"2018-03-24T17:15:20"}'
-    rows, _ = compact("--key=x", "--timespan=10", "--time=ts", "--timezone", zone, stdin=line)
+    rows, _ = compact("--key=x", "--timespan=10", "--time=ts", "--timezone", zone, stdin=line, code=1)
     assert rows[0]["opened"] == epoch
 
 
@@ -96,10 +96,11 @@ BAD = ['{"ts":1}', "bad", "[1]", "", '{"ts":"x"}', '{"ts":1,"n":1e999}', '{"ts":
 
 
 def test_a_bad_line_is_rejected_with_its_number_and_reason() -> None:
-    rows, account = compact("--key=n", "--timespan=10", "--time=ts", "--verbose", stdin="\n".join(BAD))
+    rows, account = compact("--key=n", "--timespan=10", "--time=ts", "--verbose", stdin="\n".join(BAD), code=1)
     assert [row["count"] for row in rows] == [4]
     *why, total = account.splitlines()
-    assert [line.split(": ")[0] for line in why] == ["-:2", "-:3", "-:5", "-:6"]
+    assert [line.split(": ")[0] for line in why] == ["-:2", "-:3", "-:5", "-:6", "rxcompact"]
+    assert "has the field 'n'" in why[4]
     assert "not a timestamp: 'x'" in why[2]
     assert total == ("received 8, duplicates 3, distinct 1, late 0, rejected 4 (malformed 3, time 1), ratio 0.3750")
     compact("--key=n", "--timespan=10", "--time=ts", "--strict", stdin="\n".join(BAD), code=1)

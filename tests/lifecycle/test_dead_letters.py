@@ -15,7 +15,9 @@ from rxcompact import operators as rxo
 from rxcompact.errors import PermanentError, TransientError
 
 
-def routed(source: Any, letters: Any, *, enrich: Any = dict, max_age: float = 60.0, sink: Any = len) -> Orchestrator:
+def routed(
+    source: Any, letters: Any, *, enrich: Any = dict, max_age: float = 60.0, sink: Any = lambda _: None
+) -> Orchestrator:
     operators = rxo.compact(1, key_mapper=lambda event: event["id"]), rxo.enrich(enrich), rxo.publish(sink, timespan=0)
     return Orchestrator(Pipeline(source, *operators, max_age=max_age, dead_letters=letters))
 
@@ -71,7 +73,7 @@ async def test_dead_letters_that_wait_take_capacity() -> None:
         await asyncio.sleep(1e6)
 
     source = ManualSource()
-    operators = rxo.compact(1, key_mapper=key_of("id", missing="reject")), rxo.publish(len)
+    operators = rxo.compact(1, key_mapper=key_of("id", missing="reject")), rxo.publish(lambda _: None)
     orchestrator = Orchestrator(Pipeline(source, *operators, max_age=60, max_in_flight=3, dead_letters=never))
     await orchestrator.start()
     demand = source.demand

@@ -16,6 +16,10 @@ from rxcompact.errors import ArgumentError, InUseError, LoopError, TransientErro
 from rxcompact.signals import SourceFailed
 
 
+def ignore(_: Any) -> None:
+    pass
+
+
 def described(source: Any, sink: Any, *, timespan: float = 1.0, max_age: float = 60.0, **options: Any) -> Pipeline:
     compact = rxo.compact(timespan, key_mapper="id")
     return Pipeline(source, compact, rxo.publish(sink, timespan=0), max_age=max_age, **options)
@@ -68,13 +72,13 @@ async def test_failures_are_forgotten_once_the_source_was_healthy() -> None:
         if calls < 6:
             raise OSError
 
-    orchestrator = Orchestrator(described(flaky, len), wait=lambda _: 1.0, max_failures=2, healthy_after=60)
+    orchestrator = Orchestrator(described(flaky, ignore), wait=lambda _: 1.0, max_failures=2, healthy_after=60)
     await orchestrator.start()
     assert (await orchestrator.wait()).account.received == 6
 
 
 async def test_a_function_that_gives_no_iterable_fails_with_its_type() -> None:
-    orchestrator = Orchestrator(described(lambda: 5, len), max_failures=1)
+    orchestrator = Orchestrator(described(lambda: 5, ignore), max_failures=1)
     await orchestrator.start()
     with pytest.raises(TypeError, match="gave int, not an iterable"):
         await orchestrator.wait()
@@ -92,7 +96,7 @@ async def test_a_function_that_gives_no_iterable_fails_with_its_type() -> None:
 )
 def test_l23_what_is_no_source_is_refused_with_the_way_out(source: Any, words: str) -> None:
     with pytest.raises(ArgumentError, match=words):
-        described(source, len)
+        described(source, ignore)
 
 
 def test_l23_an_orchestrator_of_something_else_is_refused() -> None:
@@ -101,7 +105,7 @@ def test_l23_an_orchestrator_of_something_else_is_refused() -> None:
 
 
 async def test_l10_a_second_orchestrator_on_a_source_that_runs_is_refused() -> None:
-    pipeline = described(rx.Subject(), len)
+    pipeline = described(rx.Subject(), ignore)
     first, second = Orchestrator(pipeline), Orchestrator(pipeline)
     async with first:
         with pytest.raises(InUseError, match="another orchestrator runs its source"):
@@ -113,7 +117,7 @@ async def test_l10_a_second_orchestrator_on_a_source_that_runs_is_refused() -> N
 @pytest.mark.parametrize("value", [1e3, float("nan"), True, "3", 0, None])
 def test_l11_a_count_that_is_none_is_refused_at_construction(value: Any) -> None:
     with pytest.raises(ArgumentError, match="max_in_flight must be a whole number, at least 1"):
-        described([], len, max_in_flight=value)
+        described([], ignore, max_in_flight=value)
     with pytest.raises(ArgumentError, match="max_concurrent"):
         rxo.enrich(dict, max_concurrent=value)
 
@@ -126,11 +130,11 @@ def test_l11_a_duration_that_is_none_is_refused_at_construction(value: Any) -> N
 
 def test_l21_windows_longer_than_events_may_live_are_refused() -> None:
     with pytest.raises(ArgumentError, match=r"max_age must be above the timespan of compact, 2 s, got 1\.0"):
-        described([], len, timespan=2, max_age=1)
+        described([], ignore, timespan=2, max_age=1)
 
 
 def test_operators_that_make_no_pipeline_are_refused() -> None:
-    compact, publish = rxo.compact(1, key_mapper="id"), rxo.publish(len)
+    compact, publish = rxo.compact(1, key_mapper="id"), rxo.publish(ignore)
     for operators, words in (
         ((), "compact first"),
         ((publish,), "compact first"),
@@ -141,7 +145,7 @@ def test_operators_that_make_no_pipeline_are_refused() -> None:
         with pytest.raises(ArgumentError, match=words):
             Pipeline([], *operators, max_age=60)
     with pytest.raises(ArgumentError, match="dead_letters of publish must be absent"):
-        Pipeline([], compact, rxo.publish(len, dead_letters=print), max_age=60)
+        Pipeline([], compact, rxo.publish(ignore, dead_letters=print), max_age=60)
 
 
 async def test_several_enrichers_in_a_row_have_names_and_accounts_of_their_own() -> None:
@@ -150,7 +154,12 @@ async def test_several_enrichers_in_a_row_have_names_and_accounts_of_their_own()
 
     letters: list[DeadLetter] = []
     pipeline = Pipeline(
-        [{"id": 1}], rxo.compact(1, key_mapper="id"), rxo.enrich(dict), rxo.enrich(second), rxo.publish(len), max_age=60
+        [{"id": 1}],
+        rxo.compact(1, key_mapper="id"),
+        rxo.enrich(dict),
+        rxo.enrich(second),
+        rxo.publish(ignore),
+        max_age=60,
     )
     async with Orchestrator(pipeline) as orchestrator:
         orchestrator.dead_letters.subscribe(letters.append)
@@ -177,7 +186,7 @@ async def test_l24_a_push_source_answers_whether_events_were_taken() -> None:
 def test_l24_a_push_from_another_thread_is_an_error() -> None:
     async def main() -> None:
         source = PushSource()
-        async with Orchestrator(described(source, len)):
+        async with Orchestrator(described(source, ignore)):
             with pytest.raises(LoopError, match="call_soon_threadsafe"):
                 await asyncio.to_thread(source.push, [{"id": 1}])
 
@@ -209,7 +218,7 @@ def test_l20_the_handlers_that_were_there_are_put_back() -> None:
     try:
 
         async def main() -> None:
-            orchestrator = Orchestrator(described(rx.Subject(), len))
+            orchestrator = Orchestrator(described(rx.Subject(), ignore))
             orchestrator.stop_on(signal.SIGUSR1)
             await orchestrator.start()
             signal.raise_signal(signal.SIGUSR1)
@@ -243,7 +252,7 @@ async def test_dead_letters_are_data_with_their_chain_of_errors() -> None:
 
     letters: list[DeadLetter] = []
     pipeline = Pipeline(
-        [{"id": "a"}, {"id": "a"}], rxo.compact(1, key_mapper="id"), rxo.enrich(enrich), rxo.publish(len), max_age=5
+        [{"id": "a"}, {"id": "a"}], rxo.compact(1, key_mapper="id"), rxo.enrich(enrich), rxo.publish(ignore), max_age=5
     )
     async with Orchestrator(pipeline) as orchestrator:
         orchestrator.dead_letters.subscribe(letters.append)

@@ -151,7 +151,7 @@ async def test_sums_of_every_exporter_equal_the_account() -> None:
             key_mapper=KEY,
             timespan=5,
             enricher=lookup,
-            sink=len,
+            sink=lambda _: None,
             max_age=15,
             batch_timespan=1,
         )
@@ -218,7 +218,7 @@ def test_a_scrape_may_come_from_another_thread() -> None:
 
     async def main() -> None:  # virtual time knows one thread
         events: rx.Subject[Any] = rx.Subject()
-        pipeline = simple_pipeline(source=events, key_mapper="id", timespan=1, sink=len, max_age=60)
+        pipeline = simple_pipeline(source=events, key_mapper="id", timespan=1, sink=lambda _: None, max_age=60)
         async with Orchestrator(pipeline) as orchestrator:
             orchestrator.attach(observer)
             scraping = asyncio.create_task(asyncio.to_thread(scrapes))
