@@ -199,7 +199,7 @@ class Pool(Generic[E]):
     def _wake(self, job: Job[E]) -> None:
         now = self._loop.time() + TICK
         if job.calling and job.latest <= now:
-            job.error = TimeoutError("the call took longer than the event may live")
+            job.error = job.error or TimeoutError("the call took longer than the event may live")
         if job.calling and job.due <= now < job.latest and job.task is not None:
             job.timed_out = True
             job.due = INFINITY
