@@ -28,5 +28,11 @@ def events_of(lines: list[bytes]) -> list[bytes]:
             letter = _decode(line) if line.startswith(PREFIX) else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             letter = None
-        events += [line] if letter is None else [bytes(letter.event)] * min(letter.count or 1, MANY)
+        events += [line] if letter is None else [_inner(letter.event)] * min(letter.count or 1, MANY)
     return events
+
+
+def _inner(event: msgspec.Raw) -> bytes:
+    """Return the event inside a dead letter; a line that was never decoded is kept there as text."""
+    raw = bytes(event)
+    return msgspec.json.decode(raw, type=str).encode() if raw.startswith(b'"') else raw
