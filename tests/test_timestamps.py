@@ -365,6 +365,7 @@ def test_i11_a_format_that_gives_no_instant_is_refused_at_once(wrong: Any) -> No
         parser(format=wrong)
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize(
     "text",
     ["000000." + "0" * 40_000 + ".", "2026-11-28T10:00:00." + "0" * 40_000 + "Z", "2026-11-28T10:00:00" + " " * 40_000,
@@ -394,6 +395,7 @@ def test_h2_texts_of_64_characters_are_read_and_of_65_are_not() -> None:
         posix(" " * 45 + "2026-11-28T10:00:00Z")
 
 
+@pytest.mark.bench
 @given(st.text("0123456789.:-+/ ,TZNovSat", min_size=50, max_size=64))
 def test_h2_no_text_takes_long(text: str) -> None:
     start = process_time()

@@ -114,6 +114,7 @@ def test_what_is_evicted_is_not_received() -> None:
     assert bucket.close(BOUNDS).received == 1
 
 
+@pytest.mark.bench
 def test_evicting_the_oldest_is_linear_in_keys() -> None:
     def cost(keys: int) -> float:
         bucket, _ = rows()

@@ -255,6 +255,7 @@ def test_a_full_house_may_be_an_error_that_loses_nothing_held() -> None:
     assert isinstance(bench.ended[0], NoRoomError)
 
 
+@pytest.mark.bench
 def test_dropping_the_oldest_is_linear() -> None:
     def cost(keys: int) -> float:
         bench = Bench(10, max_keys=keys // 2, overflow="drop_oldest", chunked=True, dead_letters=lambda _: None)
@@ -473,6 +474,7 @@ def test_memory_is_of_the_keys_and_not_of_the_events(options: dict[str, Any]) ->
     assert peak(100_000) < 1.2 * peak(5_000)
 
 
+@pytest.mark.bench
 def test_cost_is_linear_in_events_and_keys() -> None:
     def cost(events: int, keys: int) -> float:
         bench = Bench(10)

@@ -460,6 +460,7 @@ def _no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
+@pytest.mark.bench
 @pytest.mark.usefixtures("_no_garbage_collection")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_h03_no_step_takes_long_and_each_is_small(name: str) -> None:
