@@ -15,7 +15,7 @@ import reactivex as rx
 from pipelines import simple_pipeline
 from soak import soak
 
-from rxcompact import Orchestrator
+from rxcompact import Orchestrator, key_of
 from rxcompact.acks import Ack, Chunk
 from rxcompact.sources.iterable import IterableSource
 
@@ -93,7 +93,7 @@ async def test_a_call_that_cancels_its_own_task_delays_no_other(last: bool) -> N
 
     orchestrator = orchestrated(source=[{"id": n} for n in range(3)], enricher=mapper, max_concurrent=1)
     async with orchestrator:
-        report = await asyncio.wait_for(orchestrator.wait(), 20)
+        report = await asyncio.wait_for(orchestrator.wait(), 65)  # it is called again until it is too old
     assert report.account.in_flight == 0
     assert report.account.published >= 2
 
@@ -118,7 +118,7 @@ async def test_a_message_of_only_bad_events_is_settled() -> None:
         def stream(self, _: Any) -> Any:
             return rx.of(Chunk([{}, {}], Ack(lambda: settled.append("bad")))).pipe(rx.operators.concat(rx.never()))
 
-    async with orchestrated(source=Source()) as orchestrator:
+    async with orchestrated(source=Source(), key_mapper=key_of("id", missing="reject")) as orchestrator:
         await asyncio.sleep(5)
         assert orchestrator.account.rejected == 2
         assert settled == ["bad"]

@@ -15,7 +15,7 @@ from rxcompact.signals import Account
 if TYPE_CHECKING:
     from .conftest import Bench, Store
 
-ONE_WINDOW = "--timespan=60"  # longer than a test: it closes when it is drained, and counts are exact
+ONE_WINDOW = "--timespan=25"  # longer than a test: it closes when it is drained, and counts are exact
 MESSAGES = ["disk full", 'a "quoted" word', "disk full", "C:\\temp", "disk full", "Zürich ✓"]
 FULL = [("DiskFull", "db1"), ("DiskFull", "db2")]
 DOWN = [("NodeDown", "db1"), ("NodeDown", "db2")]
