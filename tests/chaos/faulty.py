@@ -128,8 +128,11 @@ class Store:
                 failed = {len(batch) + 3: TransientError("beyond"), -1: TransientError("before")}
             case "cancels":
                 raise asyncio.CancelledError
+            case "answers nonsense":
+                self.denied.update(idents)
+                return self.dice.choice([[], "ok", True, False])
         self.took.update(each for position, each in enumerate(idents) if position not in failed)
-        return failed or self.dice.choice([None, {}, [], "ok", True])
+        return failed or self.dice.choice([None, {}, [None] * len(batch)])
 
 
 class Cache(dict[Any, Any]):
@@ -163,7 +166,7 @@ MOODS = {
     ],
     "sink": [
         "down", "down", "slow", "hangs", "limits", "took and raises", "took and hangs", "half", "picky", "all",
-        "beyond", "cancels",
+        "beyond", "cancels", "answers nonsense",
     ],
     "cache": ["unreadable", "unwritable"],
     "observer": ["raises", "cancels", "stops", "restarts", "pushes"],

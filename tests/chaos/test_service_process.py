@@ -33,7 +33,7 @@ class Posters:
             size = self.dice.choice([1, 3, 30])
             numbers = range(self.number, self.number + size)
             self.number += size
-            body = b"\n".join(b'{"id":%d}' % n for n in [*numbers, *numbers])
+            body = b"".join(b'{"id":%d}\n' % n for n in [*numbers, *numbers])
             try:
                 async with session.post(self.url, data=body) as response:
                     answer = await response.json()
