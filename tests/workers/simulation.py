@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
-from rxcompact.clock import LoopScheduler
+from rxcompact.clock import LoopScheduler, WallClock
 from rxcompact.events import Window
 from rxcompact.testing import START, run, virtual_loop
 
@@ -74,7 +74,7 @@ class Skewed(LoopScheduler):
     def __init__(self, offset: float) -> None:
         super().__init__(asyncio.get_running_loop())
         right = self.wall
-        self.wall = lambda: right() + offset
+        self.wall = WallClock(lambda: right() + offset, self.loop.time)
 
 
 async def windows(

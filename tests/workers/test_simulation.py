@@ -15,8 +15,6 @@ from rxcompact.testing import START
 from . import simulation as sim
 from .outage import Outage, outage
 
-pytestmark = pytest.mark.broker  # two of these hang since the last merges (issue 14): shown by the gate, not required
-
 # 32-bit FNV-1a, from the test vectors of Noll's reference code and of draft-eastlake-fnv
 VECTORS = {
     "": 0x811C9DC5,
