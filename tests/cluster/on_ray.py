@@ -13,7 +13,7 @@ import patience  # noqa: F401 - before Ray starts anything
 import ray
 from ray.cluster_utils import Cluster
 
-from rxcompact import Pipeline
+from rxcompact import Pipeline, key_of
 from rxcompact import operators as rxo
 from rxcompact.cluster.ray import RayRunner
 
@@ -32,7 +32,8 @@ def definition(path: str, hangs: bool = False) -> Any:
             with Path(path).open("a") as store:
                 store.write("".join(json.dumps([c.key, c.count, os.getpid()]) + "\n" for c in batch))
 
-        return Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink, timespan=0.1), max_age=60)
+        compact = rxo.compact(1, key_mapper=key_of("id", missing="reject"))
+        return Pipeline(source, compact, rxo.publish(sink, timespan=0.1), max_age=60)
 
     return pipeline
 
@@ -64,7 +65,10 @@ async def stuck(path: str) -> dict[str, Any]:
     runner = RayRunner(definition(path, hangs=True), shards=1, batch=10, max_unacknowledged=5)
     await runner.start()
     pushing = asyncio.create_task(runner.push(events(1000)))
-    await asyncio.sleep(3)
+    async with asyncio.timeout(60):  # Ray may start slowly
+        while (await runner.account()).received < 5 * 10:
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(1)
     waits, account = not pushing.done(), await runner.account()
     pushing.cancel()
     began = time.monotonic()
