@@ -80,7 +80,7 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
         return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window)
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import compacted_html  # noqa: PLC0415 - only who looks at it needs pictures
+        from rxcompact.render.tables import compacted_html  # noqa: PLC0415 - only who looks at it needs pictures
 
         return compacted_html(self)
 
@@ -163,7 +163,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         )
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import window_html  # noqa: PLC0415 - as above
+        from rxcompact.render.tables import window_html  # noqa: PLC0415 - as above
 
         return window_html(self)
 
@@ -216,7 +216,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
         }
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import dead_letter_html  # noqa: PLC0415 - as above
+        from rxcompact.render.tables import dead_letter_html  # noqa: PLC0415 - as above
 
         return dead_letter_html(self)
 

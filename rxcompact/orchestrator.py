@@ -18,8 +18,8 @@ from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import DurableSource, close
 from rxcompact.deadline import Deadline
 from rxcompact.errors import ArgumentError, InUseError, LoopError
+from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
-from rxcompact.observers.prometheus import exposition
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Statistics
 from rxcompact.operators.retry import Wait, full_jitter
@@ -139,7 +139,7 @@ class Orchestrator(Observables):
         return (self._ended_at if self._state in ENDED else self._time()) - self._started_at
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import orchestrator_html  # noqa: PLC0415 - pictures are for those who look
+        from rxcompact.render.tables import orchestrator_html  # noqa: PLC0415 - pictures are for those who look
 
         return orchestrator_html(self.pipeline, self)
 

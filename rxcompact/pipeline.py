@@ -147,12 +147,12 @@ class Pipeline:
         super().__setattr__(name, value)
 
     def __repr__(self) -> str:
-        from rxcompact.render import pipeline_text  # noqa: PLC0415 - pictures are for those who look
+        from rxcompact.render.tables import pipeline_text  # noqa: PLC0415 - pictures are for those who look
 
         return pipeline_text(self)
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import pipeline_html  # noqa: PLC0415 - as above
+        from rxcompact.render.tables import pipeline_html  # noqa: PLC0415 - as above
 
         return pipeline_html(self)
 

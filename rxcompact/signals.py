@@ -40,7 +40,7 @@ class Account(NamedTuple):
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
 
     def _repr_html_(self) -> str:
-        from rxcompact.render import account_html  # noqa: PLC0415 - pictures are for those who look
+        from rxcompact.render.tables import account_html  # noqa: PLC0415 - pictures are for those who look
 
         return account_html(self)
 

@@ -11,7 +11,7 @@ from typing import get_args
 import pytest
 
 import rxcompact
-from rxcompact.observers.metrics import HISTOGRAMS, METRICS
+from rxcompact.observers.metrics import METRICS
 from rxcompact.signals import Signal
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,6 @@ def test_the_table_of_signals_is_complete() -> None:
 
 def test_the_table_of_metrics_is_complete() -> None:
     expected = [[code([metric.name]), metric.kind, code(metric.labels), metric.help] for metric in METRICS]
-    expected += [[code([metric.name]), "histogram", code(metric.labels), metric.help] for metric in HISTOGRAMS]
     assert rows("telemetry.md", "Metrics") == expected
 
 

@@ -15,7 +15,7 @@ from rxcompact.format import short
 from rxcompact.notebook.watch import EFFORT, PERIOD
 from rxcompact.observers.statistics import Snapshot
 from rxcompact.orchestrator import ENDED, Orchestrator
-from rxcompact.render.snapshot import letters_html, snapshot_image, snapshot_title
+from rxcompact.render.snapshot import letters_html, snapshot_svg, snapshot_title
 
 HERE = Path(__file__).parent
 
@@ -84,7 +84,7 @@ class Dashboard(anywidget.AnyWidget):
         now = self.snapshot()
         return {
             "title": snapshot_title(now),
-            "picture": snapshot_image(now),
+            "picture": snapshot_svg(now),
             "letters": letters_html(now),
             "actions": self._actions(),
             "notice": self._notice,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, groupby
 from math import nan
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from reactivex.scheduler import VirtualTimeScheduler
@@ -20,8 +22,6 @@ from rxcompact.operators.bucket import Field
 from rxcompact.operators.operator import registering
 from rxcompact.testing import DAY, YEAR_ONE
 
-Span = tuple[float, float]
-"""From and to, POSIX seconds."""
 BIRTHS: tuple[Field, ...] = ("first_seen",)
 
 
@@ -39,7 +39,6 @@ class Compaction(NamedTuple):
     """What one key and timespan make of history."""
 
     windows: Sequence[Closed]
-    received: int
     rejected: int
     """Events without a key or a time, or that were too late."""
 
@@ -71,15 +70,11 @@ class History:
         # an event without a time arrives with the one before it: no number is less than nan, or more
         self.arrivals = list(accumulate(times, max, initial=first))[1:]
 
-    def busiest(self, length: float) -> Span:
-        """Return the span of this length in which most events arrived."""
-        arrivals, end, most, start = self.arrivals, 0, 0, 0
-        for first, at in enumerate(arrivals):
-            while end < len(arrivals) and arrivals[end] < at + length:
-                end += 1
-            if end - first > most:
-                most, start = end - first, first
-        return arrivals[start], arrivals[start] + length
+    def busiest(self, length: float) -> tuple[float, float]:
+        """Return the span of this length in which most events arrived, POSIX seconds."""
+        arrived = [bisect_left(self.arrivals, at + length) - first for first, at in enumerate(self.arrivals)]
+        start = self.arrivals[arrived.index(max(arrived))]
+        return start, start + length
 
     def compacted(self, key_mapper: Mapper, timespan: float, lateness: float | None) -> Compaction:
         """Return what `compact` makes of it, in virtual time.
@@ -87,20 +82,20 @@ class History:
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
         times, so the windows are the same.
         """
-        offset = 0.0 if lateness is None else lateness % timespan
-        last = _edge(self.arrivals[0], timespan, offset)
-        clock = VirtualTimeScheduler(last)
+        offset, held = 0.0 if lateness is None else lateness % timespan, 0
+        windows, letters, holders = list[Closed](), list[DeadLetter](), list[Holder]()
         source: Subject[Sequence[Any]] = Subject()
-        windows: list[Closed] = []
-        letters: list[DeadLetter] = []
-        holders: list[Holder] = []
-        peak = 0
+
+        def edge_of(arrived: tuple[float, Any]) -> float:
+            return (arrived[0] - offset) // timespan * timespan + offset
 
         def close(window: Window) -> None:
-            nonlocal peak
-            windows.append(Closed(clock.now.timestamp(), window, max(peak, len(window))))
-            peak = 0
+            nonlocal held
+            windows.append(Closed(clock.now.timestamp(), window, max(held, len(window))))
+            held = 0
 
+        last = edge_of((self.arrivals[0], None))
+        clock = VirtualTimeScheduler(last)
         operator = compact(
             timespan,
             key_mapper=key_mapper,
@@ -114,27 +109,16 @@ class History:
         source.pipe(registering(operator, holders.append)).subscribe(close)
         # after so long every window has closed, with a timespan to spare
         settled = (lateness or 0.0) + 2 * timespan
-        for edge, chunk, arrived in self._chunks(timespan, offset):
+        for edge, group in groupby(zip(self.arrivals, self.events, strict=True), edge_of):
+            arrived = list(group)
             if edge > last + settled:  # nothing is held: the ticks in a gap need not be simulated
                 clock.advance_to(last + settled)
                 clock.sleep(edge - last - settled)
             # windows of event time need the latest arrival, windows of the clock only an instant off the edges
-            last = edge + timespan / 2 if lateness is None else arrived
+            last = edge + timespan / 2 if lateness is None else arrived[-1][0]
             clock.advance_to(last)
-            source.on_next(chunk)
-            peak = max(peak, *(holder.held() for holder in holders))
+            source.on_next(list(map(itemgetter(1), arrived)))
+            held = max(held, *(holder.held() for holder in holders))
         clock.advance_to(last + settled)
         source.on_completed()
-        return Compaction(windows, len(self.events), len(letters))
-
-    def _chunks(self, timespan: float, offset: float) -> Iterator[tuple[float, Sequence[Any], float]]:
-        """Yield the start of each interval of the grid that has events, the events, and the arrival of the last."""
-        start = 0
-        for edge, group in groupby(self.arrivals, lambda at: _edge(at, timespan, offset)):
-            end = start + sum(1 for _ in group)
-            yield edge, self.events[start:end], self.arrivals[end - 1]
-            start = end
-
-
-def _edge(at: float, timespan: float, offset: float) -> float:
-    return (at - offset) // timespan * timespan + offset
+        return Compaction(windows, len(letters))

@@ -12,12 +12,10 @@ from reactivex.subject import Subject
 from rxcompact.contracts import Holder
 from rxcompact.events import DeadLetter, Delivered
 from rxcompact.fields import decode
-from rxcompact.notebook.history import Closed, Span
+from rxcompact.notebook.history import Closed
 from rxcompact.operators import enrich, publish
 from rxcompact.operators.operator import registering
 from rxcompact.testing import run, virtual_loop
-
-Api = Callable[..., Callable[[Any], Any]]
 
 
 @dataclass(slots=True)
@@ -31,92 +29,44 @@ class Result:
     expired: int = 0
     held: int = 0
     """The most distinct events held at once, open windows included."""
-    idle: dict[int, int] = field(default_factory=dict[int, int])
-    """Windows before which nothing was held, and how many events had expired by then."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation:
-    """The stages behind compaction, with their options."""
+def simulate(
+    windows: Sequence[Closed], api: Callable[[Any], Any], *, max_age: float, max_concurrent: int, linger: float
+) -> Result:
+    """Push windows through the stages behind compaction in virtual time."""
+    result = Result()
 
-    api: Api
-    max_age: float
-    max_concurrent: int
-    batch_timespan: float
+    def call(event: Any) -> Any:
+        result.calls.append(virtual_loop().wall())
+        return api(decode(event) if isinstance(event, bytes) else event)
 
-    def run(
-        self,
-        windows: Sequence[Closed],
-        outages: Sequence[Span] = (),
-        *,
-        start: int = 0,
-        may_end: Callable[[int, float], bool] = lambda _index, _at: False,
-    ) -> Result:
-        """Push windows through the stages in virtual time.
+    def on_dead_letter(letter: DeadLetter) -> None:
+        result.expired += letter.outcome == "expired"
 
-        Args:
-            windows: In order.
-            outages: When the API is down.
-            start: The window to begin with.
-            may_end: Called with the number and the instant of each window before which nothing is held; the simulation
-                ends there when it returns true.
-        """
-        result = Result()
-        service = self.api(outages=outages)
+    def on_batch(delivered: Delivered) -> None:
+        result.latencies.extend(delivered.at - (each.first_seen or 0.0) for each in delivered.batch)
 
-        def call(event: Any) -> Any:
-            result.calls.append(virtual_loop().wall())
-            return service(decode(event) if isinstance(event, bytes) else event)
+    async def main() -> None:
+        loop = virtual_loop()
+        source: Subject[Any] = Subject()
+        stages: list[Holder] = []
+        common: dict[str, Any] = {"max_age": max_age, "dead_letters": on_dead_letter}
+        source.pipe(
+            registering(enrich(call, max_concurrent=max_concurrent, **common), stages.append),
+            registering(publish(lambda _: None, timespan=linger, **common), stages.append),
+        ).subscribe(on_batch)
+        for at, window, open_keys in windows:
+            await asyncio.sleep(at - loop.wall())
+            result.held = max(result.held, open_keys + sum(stage.held() for stage in stages))
+            source.on_next(window)
+        # the end of the stream would publish the last batch early; by then each event is settled
+        await asyncio.sleep(max_age + linger)
+        source.on_completed()
 
-        def on_dead_letter(letter: DeadLetter) -> None:
-            result.expired += letter.outcome == "expired"
-
-        def on_batch(delivered: Delivered) -> None:
-            result.latencies.extend(delivered.at - (each.first_seen or 0.0) for each in delivered.batch)
-
-        async def main() -> None:
-            loop = virtual_loop()
-            source: Subject[Any] = Subject()
-            stages: list[Holder] = []
-            common: dict[str, Any] = {"max_age": self.max_age, "dead_letters": on_dead_letter}
-            source.pipe(
-                registering(enrich(call, max_concurrent=self.max_concurrent, **common), stages.append),
-                registering(publish(lambda _: None, timespan=self.batch_timespan, **common), stages.append),
-            ).subscribe(on_batch)
-            for index in range(start, len(windows)):
-                at, window, open_keys = windows[index]
-                await asyncio.sleep(at - loop.wall())
-                held = sum(stage.held() for stage in stages)
-                if not held:
-                    result.idle[index] = result.expired
-                    if may_end(index, at):
-                        break
-                result.held = max(result.held, held + open_keys)
-                source.on_next(window)
-            # the end of the stream would publish the last batch early; by then each event is settled
-            await asyncio.sleep(self.max_age + self.batch_timespan)
-            source.on_completed()
-
-        run(main, start=windows[start].at)
-        return result
-
-    def run_outage(self, windows: Sequence[Closed], usual: Result, outage: Span) -> tuple[int, int]:
-        """Return how many events expire in all of history with an outage, and how many are held at most.
-
-        Only that part is simulated in which the outage can make a difference.
-        """
-        begin, end = outage
-        start = max((index for index in usual.idle if windows[index].at <= begin), default=0)
-        ended: list[int] = []
-
-        def may_end(index: int, at: float) -> bool:
-            if index > start and at >= end and index in usual.idle:
-                ended.append(index)
-            return bool(ended)
-
-        result = self.run(windows, [outage], start=start, may_end=may_end)
-        after = usual.expired - usual.idle[ended[0]] if ended else 0
-        return usual.idle[start] + result.expired + after, max(usual.held, result.held)
+    if windows:
+        run(main, start=windows[0].at)
+    return result
 
 
 def peak(calls: Sequence[float]) -> int:

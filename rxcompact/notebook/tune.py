@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
 from math import inf, isfinite
 from typing import Any, TypeAlias
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.mappers import TimeSpec, key_of, time_of
-from rxcompact.notebook.history import Compaction, History, Span
-from rxcompact.notebook.simulation import Result, Simulation, peak
+from rxcompact.notebook.history import History
+from rxcompact.notebook.simulation import Result, peak, simulate
 from rxcompact.notebook.tuning import Row, Tuning
 from rxcompact.testing import SimulatedApi
 
@@ -60,15 +61,13 @@ def tune(
 
     Exact:
         The operators are the real ones, with these differences. The sink takes a batch at once. No event is dropped for
-        want of capacity: ``held`` is the capacity that is needed, read as windows close. An outage is replayed from the
-        last instant before it at which nothing was held to the next one after it; outside, history is as without it.
-        Chance (of latencies, errors and waits, by one seed) and a rate limit begin anew there, so an event more or less
-        may expire. Windows of processing time are aligned to the epoch; those of a running pipeline begin when it does.
+        want of capacity: ``held`` is the capacity that is needed, read as windows close. Chance (of latencies, errors
+        and waits) is that of one seed. Windows of processing time are aligned to the epoch; those of a running pipeline
+        begin when it does.
 
     Cost:
-        About 30 µs for each call that is replayed, 70 µs for one that fails: an outage has many of them. Some 5 µs for
-        each line, key and timespan. The 53,615 lines of twenty busy minutes take a second for each row, and several for
-        an outage of twenty minutes.
+        About 30 µs for each call that is replayed, 70 µs for one that fails; all of history is replayed for each row,
+        and again for each outage. Some 5 µs for each line, key and timespan.
 
     Raises:
         ArgumentError: for an empty list of choices or one out of range, and where no event has a time.
@@ -82,54 +81,47 @@ def tune(
     lengths = _durations("outages", outages) if outages else []
     linger = seconds("batch_timespan", batch_timespan, zero=True)
     late = None if lateness is None else seconds("lateness", lateness, zero=True)
-    if not max_concurrents or min(max_concurrents) < 1:
-        raise ArgumentError("max_concurrents", max_concurrents, "one or more, each at least 1")
+    pools = sorted({count("max_concurrents", each) for each in max_concurrents})
+    if not pools:
+        raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
     history = History(events, time_of(time_mapper))
     keys = {label: key_of(mapper, argument="key_mappers") for label, mapper in _labelled(key_mappers).items()}
     places = {length: history.busiest(length) for length in lengths}
-    choices = list(product(ages, sorted(set(max_concurrents))))
+    replays = [(), *([place] for place in places.values())]
+    choices = list(product(ages, pools))
     rows: list[Row] = []
-    with _bar(len(keys) * len(spans) * (1 + len(choices) * (1 + len(places))), shown=progress) as step:
+    with _bar(len(keys) * len(spans) * (1 + len(choices) * len(replays)), shown=progress) as step:
         for (label, key_mapper), timespan in product(keys.items(), spans):
             compaction = history.compacted(key_mapper, timespan, late)
             step()
-            for max_age, max_concurrent in choices:
-                simulation = Simulation(api=api, max_age=max_age, max_concurrent=max_concurrent, batch_timespan=linger)
-                rows.append(_row((label, timespan, max_age, max_concurrent), compaction, simulation, places, step))
+            for max_age, pool in choices:
+                replay = partial(simulate, compaction.windows, max_age=max_age, max_concurrent=pool, linger=linger)
+                results: list[Result] = []
+                for outage in replays:
+                    results.append(replay(api(outages=outage)))
+                    step()
+                usual, *down = results
+                # an event that expired was never published: no latency is long enough
+                latencies = sorted(usual.latencies) + [inf] * usual.expired
+                row = Row(
+                    label,
+                    timespan,
+                    max_age,
+                    pool,
+                    received=len(history.events),
+                    rejected=compaction.rejected,
+                    distinct=compaction.distinct,
+                    p50=percentile(latencies, 50),
+                    p95=percentile(latencies, 95),
+                    p99=percentile(latencies, 99),
+                    calls=len(usual.calls),
+                    peak=peak(usual.calls),
+                    expired=usual.expired,
+                    in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
+                    held=max(each.held for each in results),
+                )
+                rows.append(row)
     return Tuning(rows, places)
-
-
-def _row(
-    choice: tuple[str, float, float, int],
-    compaction: Compaction,
-    simulation: Simulation,
-    places: Mapping[float, Span],
-    step: Callable[[], object],
-) -> Row:
-    windows = compaction.windows
-    usual = simulation.run(windows) if windows else Result()
-    step()
-    in_outage, held = dict[float, int](), usual.held
-    for length, place in places.items():
-        in_outage[length], most = simulation.run_outage(windows, usual, place) if windows else (0, 0)
-        held = max(held, most)
-        step()
-    # an event that expired was never published: no latency is long enough
-    latencies = sorted(usual.latencies) + [inf] * usual.expired
-    return Row(
-        *choice,
-        received=compaction.received,
-        rejected=compaction.rejected,
-        distinct=compaction.distinct,
-        p50=percentile(latencies, 50),
-        p95=percentile(latencies, 95),
-        p99=percentile(latencies, 99),
-        calls=len(usual.calls),
-        peak=peak(usual.calls),
-        expired=usual.expired,
-        in_outage=in_outage,
-        held=held,
-    )
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:
@@ -146,13 +138,12 @@ def _durations(argument: str, values: Sequence[Seconds]) -> list[float]:
 
 def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
     if isinstance(mappers, Mapping):
-        labelled, size = dict(mappers), len(mappers)
+        pairs = list(mappers.items())
     else:
-        each = mappers if isinstance(mappers, list) else [mappers]
-        labelled, size = {_label(mapper): mapper for mapper in each}, len(each)
-    if not labelled or len(labelled) < size:
+        pairs = [(_label(mapper), mapper) for mapper in (mappers if isinstance(mappers, list) else [mappers])]
+    if not pairs or len(dict(pairs)) < len(pairs):
         raise ArgumentError("key_mappers", mappers, "one or more, each with a name of its own")
-    return labelled
+    return dict(pairs)
 
 
 def _label(mapper: KeyMapper) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Self
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.format import duration, instant
@@ -56,7 +56,7 @@ class Row:
         return self.received - self.calls
 
 
-class Tuning(Sequence[Row]):
+class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
     """A row for each combination that was tried.
 
     Args:
@@ -64,22 +64,12 @@ class Tuning(Sequence[Row]):
         outages: Where in history an outage of so many seconds was: from and to, POSIX seconds.
     """
 
-    def __init__(self, rows: Sequence[Row], outages: Mapping[float, tuple[float, float]]) -> None:
-        self._rows = tuple(rows)
-        self.outages = outages
+    outages: Mapping[float, tuple[float, float]]
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[Row, ...]: ...
-    def __getitem__(self, index: int | slice) -> Row | tuple[Row, ...]:
-        return self._rows[index]
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self._rows)
+    def __new__(cls, rows: Iterable[Row], outages: Mapping[float, tuple[float, float]]) -> Self:
+        tuning = super().__new__(cls, rows)
+        tuning.outages = outages
+        return tuning
 
     def recommend(
         self,
@@ -107,17 +97,16 @@ class Tuning(Sequence[Row]):
         length = None if outage is None else seconds("outage", outage)
         if length is not None and length not in self.outages:
             raise KeyError(f"no outage of {duration(length)} was tried")
-        fitting = [
-            row
-            for row in self._rows
-            if row.p99 is not None
-            and row.p99 <= limit
-            and row.expired <= max_expired
-            and (length is None or row.in_outage[length] <= row.expired)
-            and (max_peak is None or row.peak <= max_peak)
-        ]
-        order = lambda row: (row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent)  # noqa: E731
-        return min(fitting, key=order, default=None)
+
+        def fits(row: Row) -> bool:
+            in_time = row.p99 is not None and row.p99 <= limit
+            kept = row.expired <= max_expired and (length is None or row.in_outage[length] <= row.expired)
+            return in_time and kept and (max_peak is None or row.peak <= max_peak)
+
+        def cost(row: Row) -> tuple[float, ...]:
+            return row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent
+
+        return min(filter(fits, self), key=cost, default=None)
 
     def records(self) -> list[dict[str, Any]]:
         """Return the rows as dicts of plain values, times in seconds."""
@@ -125,7 +114,7 @@ class Tuning(Sequence[Row]):
         return [
             {name: getattr(row, name) for name in (*names, "ratio", "saved")}
             | {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
-            for row in self._rows
+            for row in self
         ]
 
     def to_pandas(self) -> pd.DataFrame:
@@ -148,7 +137,7 @@ class Tuning(Sequence[Row]):
         """
         from rxcompact.notebook.picture import picture  # noqa: PLC0415 - an extra
 
-        return picture(self._rows, self.outages)
+        return picture(self, self.outages)
 
     def _cells(self, row: Row) -> dict[str, Cell]:
         return {
@@ -170,13 +159,13 @@ class Tuning(Sequence[Row]):
         }
 
     def __repr__(self) -> str:
-        rows = [{name: _text(cell) for name, cell in self._cells(row).items()} for row in self._rows]
-        if not rows:
+        if not self:
             return "<Tuning of nothing>"
-        widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+        rows = [list(self._cells(self[0])), *(list(map(_text, self._cells(row).values())) for row in self)]
+        key, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
         return "\n".join(
-            "  ".join(f"{text:{'<' if name == 'key' else '>'}{widths[name]}}" for name, text in row.items()).rstrip()
-            for row in ({name: name for name in widths}, *rows)
+            "  ".join([f"{name:{key}}", *(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))])
+            for name, *texts in rows
         )
 
     def _repr_html_(self) -> str:
@@ -184,10 +173,10 @@ class Tuning(Sequence[Row]):
         more += "distinct events at once, outages included."
         for length, (begin, _) in self.outages.items():
             more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
-        cells = [self._cells(row) for row in self._rows]
-        head, rows = list(cells[0]) if cells else [], [list(row.values()) for row in cells]
-        note = f"{self._rows[0].received if self._rows else 0:,} events replayed {len(self)} ways"
-        return table(head, rows, title="Tuning", note=note, more=more)
+        rows = [self._cells(row) for row in self]
+        note = f"{self[0].received if self else 0:,} events replayed {len(self)} ways"
+        head = list(rows[0]) if rows else []
+        return table(head, [list(row.values()) for row in rows], title="Tuning", note=note, more=more)
 
 
 def _rounded(value: float | None) -> float | None:
@@ -195,4 +184,6 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _text(value: Cell) -> str:
-    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else f"{value:,}"

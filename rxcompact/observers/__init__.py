@@ -17,12 +17,10 @@ An observer is a function of a signal, an RxPY Observer of signals, or an object
 
 from rxcompact.observers.histogram import Histogram
 from rxcompact.observers.log import LogObserver
+from rxcompact.observers.metrics import OpenTelemetryObserver, PrometheusObserver
 from rxcompact.observers.observables import Hub, Observables
-from rxcompact.observers.opentelemetry import OpenTelemetryObserver
 from rxcompact.observers.progress import ProgressObserver
-from rxcompact.observers.prometheus import PrometheusObserver
-from rxcompact.observers.recorder import Recorder
-from rxcompact.observers.recording import Recording
+from rxcompact.observers.recorder import Recorder, Recording
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
 

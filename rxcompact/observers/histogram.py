@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, floor, inf, isfinite, log2
+from math import ceil, floor, isfinite, log2
 
 from rxcompact.errors import ArgumentError
 
@@ -27,39 +27,28 @@ class Histogram:
 
     Args:
         bounds: In ascending order; each is the largest value of its count.
-    """
 
-    __slots__ = ("bounds", "counts", "most", "total")
+    Attributes:
+        total: Sum of the values.
+        most: The largest value.
+    """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-        """Sum of the values."""
-        self.most = 0.0
-        """The largest value."""
+        self.total = self.most = 0.0
 
     def add(self, values: Iterable[float]) -> None:
         """Count values."""
-        ordered = sorted(values)
-        if not ordered:
-            return
-        bounds, counts = self.bounds, self.counts
+        ordered, done = sorted(values), 0
         self.total += sum(ordered)
-        self.most = max(self.most, ordered[-1])
+        self.most = max(self.most, *ordered[-1:])
         # a look-up for each bound that lies among the values: of a batch there are fewer than values
-        index, done, last = bisect_left(bounds, ordered[0]), 0, bisect_left(bounds, ordered[-1])
-        while index < last:
-            below = bisect_right(ordered, bounds[index], done)
-            counts[index] += below - done
-            index, done = index + 1, below
-        counts[last] += len(ordered) - done
-
-    def copy(self) -> Histogram:
-        """Return one that does not change with this one."""
-        other = Histogram(self.bounds)
-        other.counts, other.total, other.most = self.counts.copy(), self.total, self.most
-        return other
+        while done < len(ordered):
+            index = bisect_left(self.bounds, ordered[done])
+            end = bisect_right(ordered, self.bounds[index], done) if index < len(self.bounds) else len(ordered)
+            self.counts[index] += end - done
+            done = end
 
     @property
     def count(self) -> int:
@@ -75,19 +64,17 @@ class Histogram:
         if not 0 <= percent <= 100:  # noqa: PLR2004
             raise ArgumentError("percent", percent, "0 to 100")
         totals = list(accumulate(self.counts))
-        if not totals[-1]:
-            return None
         index = bisect_left(totals, max(1, ceil(totals[-1] * percent / 100)))
-        return min(self.most, self.bounds[index]) if index < len(self.bounds) else self.most
+        return min([self.most, *self.bounds[index : index + 1]]) if totals[-1] else None
 
-    def cumulative(self, bounds: Sequence[float]) -> list[tuple[float, int]]:
-        """Return how many values do not exceed each of these bounds, and infinity; exact for bounds of its own."""
+    def cumulative(self, bounds: Iterable[float]) -> list[tuple[float, int]]:
+        """Return how many values do not exceed each of these bounds; exact for bounds of its own."""
         totals = list(accumulate(self.counts))
-        return [(bound, totals[bisect_left(self.bounds, bound)]) for bound in bounds] + [(inf, totals[-1])]
+        return [(bound, totals[bisect_left(self.bounds, bound)]) for bound in bounds]
 
 
 def age_bounds(max_age: float) -> Sequence[float]:
     """Return bounds from a millisecond to a week, 16 for each doubling, `AGES` and ``max_age`` among them."""
     limit = max_age if isfinite(max_age) else AGES[-1]
     first, last = floor(STEPS * log2(1e-3 / limit)), ceil(STEPS * log2(max(6e5, 2 * limit) / limit))
-    return sorted({*AGES, *(limit * 2 ** (step / STEPS) for step in range(first, last + 1))})
+    return tuple(sorted({*AGES, *(limit * 2 ** (step / STEPS) for step in range(first, last + 1))}))

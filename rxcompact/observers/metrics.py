@@ -1,123 +1,210 @@
-"""The names, units and meanings of all metrics, in one table for every exporter."""
+"""The metrics of a run: names, units and meanings in one table, for Prometheus and OpenTelemetry (their extras)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
-from rxcompact.observers.histogram import AGES, SIZES, Histogram
-from rxcompact.observers.statistics import Snapshot
+from rxcompact.events import DeadLetter, Delivered
+from rxcompact.observers.histogram import AGES, SIZES
+from rxcompact.observers.statistics import Snapshot, Statistics
 from rxcompact.signals import State
+
+if TYPE_CHECKING:
+    import prometheus_client as prometheus
+    from opentelemetry import metrics as opentelemetry
 
 PREFIX = "rxcompact_"
 Labels: TypeAlias = tuple[str, ...]
-Numbers: TypeAlias = Iterable[tuple[Labels, float]]
 
 
 class Metric(NamedTuple):
-    """A counter or a gauge, and where its numbers are in a snapshot."""
+    """A metric, and where its numbers are in a snapshot, by the values of its labels."""
 
     name: str
-    kind: Literal["counter", "gauge"]
+    kind: Literal["counter", "gauge", "histogram"]
     unit: str
     """Of UCUM."""
     labels: Labels
     help: str
-    read: Callable[[Snapshot], Numbers]
+    read: Callable[[Snapshot], Mapping[Any, Any]]
+    """Of a histogram: the `Histogram` and the bounds to export."""
 
 
-class HistogramMetric(NamedTuple):
-    """A histogram, and where its counts are in a snapshot."""
-
-    name: str
-    unit: str
-    labels: Labels
-    help: str
-    bounds: Callable[[Snapshot], Sequence[float]]
-    read: Callable[[Snapshot], Iterable[tuple[Labels, Histogram]]]
-
-
-def _rejected(now: Snapshot) -> Numbers:
+def _rejected(now: Snapshot) -> Mapping[Labels, int]:
     found: Counter[Labels] = Counter()
     for (outcome, _, reason), count in now.dead_letters.items():
         if outcome == "rejected":
             found[reason,] += count
-    return found.items()
+    return found
 
 
-def _outcomes(now: Snapshot) -> Numbers:
-    yield ("published", "publish", ""), now.account.published
-    yield from ((cause, count) for cause, count in now.dead_letters.items() if cause[0] != "rejected")
+def _outcomes(now: Snapshot) -> Mapping[Labels, int]:
+    lost: dict[Labels, int] = {cause: count for cause, count in now.dead_letters.items() if cause[0] != "rejected"}
+    return {("published", "publish", ""): now.account.published} | lost
 
 
-def _each(numbers: Mapping[str, float]) -> Numbers:
-    return (((label,), number) for label, number in numbers.items())
+def _ages(now: Snapshot) -> Mapping[Labels, Any]:
+    bounds = sorted({*AGES, min(now.max_age, AGES[-1])})
+    return {(outcome,): (ages, bounds) for outcome, ages in now.ages.items()}
+
+
+def _each(numbers: Mapping[str, float | None]) -> Mapping[Labels, float]:
+    return {(label,): number for label, number in numbers.items() if number is not None}
 
 
 METRICS: Sequence[Metric] = (
-    Metric(
-        "received_events", "counter", "{event}", (), "Events that the source emitted.",
-        lambda now: [((), now.account.received)],
-    ),
-    Metric(
-        "rejected_events", "counter", "{event}", ("reason",),
-        "Events that were rejected at intake: malformed, without a key or a time, late, in the future or too large.",
-        _rejected,
-    ),
-    Metric(
-        "duplicate_events", "counter", "{event}", (), "Events whose key was in an open window already.",
-        lambda now: [((), now.account.duplicates)],
-    ),
-    Metric(
-        "windows", "counter", "{window}", ("trigger",), "Windows that closed, by what closed them.",
-        lambda now: _each(now.windows),
-    ),
-    Metric(
-        "events", "counter", "{event}", ("outcome", "stage", "reason"),
-        "Distinct events by their outcome, the stage that settled them, and the reason.", _outcomes,
-    ),
-    Metric(
-        "oldest_event_age", "gauge", "s", ("stage",), "Age of the oldest event that a stage holds.",
-        lambda now: _each({name: each.oldest for name, each in now.stages.items() if each.oldest is not None}),
-    ),
-    Metric(
-        "max_age", "gauge", "s", (), "Age at which an event expires.", lambda now: [((), now.max_age)],
-    ),
-    Metric(
-        "held_events", "gauge", "{event}", ("stage",), "Distinct events that a stage holds.",
-        lambda now: _each({name: each.held for name, each in now.stages.items() if name != "source"}),
-    ),
-    Metric(
-        "in_flight_ratio", "gauge", "1", ("unit",), "Distinct events in flight, of those that can be held.",
-        lambda now: _each({"events": now.account.in_flight / now.max_in_flight} if now.max_in_flight else {}),
-    ),
-    Metric(
-        "retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
-        lambda now: now.retries.items(),
-    ),
-    Metric(
-        "failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",
-        lambda now: _each({part: now.failures.get(part, 0) for part in ("source", "observer")}),
-    ),
-    Metric(
-        "state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
-        lambda now: _each({state: state == now.state for state in get_args(State)}),
-    ),
-    Metric(
-        "last_published_timestamp", "gauge", "s", (), "POSIX time at which the sink took the last batch.",
-        lambda now: [] if now.published_at is None else [((), now.published_at)],
-    ),
+    Metric("received_events", "counter", "{event}", (), "Events that the source emitted.",
+           lambda now: {(): now.account.received}),
+    Metric("rejected_events", "counter", "{event}", ("reason",),
+           "Events that were rejected at intake: malformed, without a key or a time, late, in the future or too large.",
+           _rejected),
+    Metric("duplicate_events", "counter", "{event}", (), "Events whose key was in an open window already.",
+           lambda now: {(): now.account.duplicates}),
+    Metric("windows", "counter", "{window}", ("trigger",), "Windows that closed, by what closed them.",
+           lambda now: _each(now.windows)),
+    Metric("events", "counter", "{event}", ("outcome", "stage", "reason"),
+           "Distinct events by their outcome, the stage that settled them, and the reason.", _outcomes),
+    Metric("oldest_event_age", "gauge", "s", ("stage",), "Age of the oldest event that a stage holds.",
+           lambda now: _each({name: each.oldest for name, each in now.stages.items()})),
+    Metric("max_age", "gauge", "s", (), "Age at which an event expires.", lambda now: {(): now.max_age}),
+    Metric("held_events", "gauge", "{event}", ("stage",), "Distinct events that a stage holds.",
+           lambda now: _each({name: each.held for name, each in now.stages.items() if name != "source"})),
+    Metric("in_flight_ratio", "gauge", "1", ("unit",), "Distinct events in flight, of those that can be held.",
+           lambda now: _each({"events": now.account.in_flight / now.max_in_flight} if now.max_in_flight else {})),
+    Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
+           lambda now: now.retries),
+    Metric("failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",
+           lambda now: _each({part: now.failures[part] for part in ("source", "observer")})),
+    Metric("state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
+           lambda now: _each({state: state == now.state for state in get_args(State)})),
+    Metric("last_published_timestamp", "gauge", "s", (), "POSIX time at which the sink took the last batch.",
+           lambda now: {} if now.published_at is None else {(): now.published_at}),
+    Metric("event_age", "histogram", "s", ("outcome",), "Age of distinct events when they were settled.", _ages),
+    Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
+           lambda now: {("publish",): (now.batches, SIZES)}),
 )  # fmt: skip
 
-HISTOGRAMS: Sequence[HistogramMetric] = (
-    HistogramMetric(
-        "event_age", "s", ("outcome",), "Age of distinct events when they were settled.",
-        lambda now: sorted({*AGES, min(now.max_age, AGES[-1])}),
-        lambda now: [((name,), ages) for name, ages in now.ages.items()],
-    ),
-    HistogramMetric(
-        "batch_events", "{event}", ("stage",), "Events in the batches that were published.",
-        lambda _: SIZES, lambda now: [(("publish",), now.batches)],
-    ),
-)  # fmt: skip
+
+def families(now: Snapshot) -> Iterator[prometheus.Metric]:
+    """Yield the metrics of a snapshot as the objects of Prometheus' client library."""
+    from prometheus_client import core  # noqa: PLC0415 - an extra
+
+    for metric in METRICS:
+        name = f"{PREFIX}{metric.name}{'_seconds' if metric.unit == 's' else ''}"
+        family: Any = getattr(core, f"{metric.kind.capitalize()}MetricFamily")(name, metric.help, labels=metric.labels)
+        for labels, value in metric.read(now).items():
+            if metric.kind == "histogram":
+                histogram, bounds = value
+                buckets = [(str(bound), count) for bound, count in histogram.cumulative(bounds)]
+                family.add_metric(labels, [*buckets, ("+Inf", histogram.count)], histogram.total)
+            else:
+                family.add_metric(labels, value)
+        yield family
+
+
+def exposition(now: Snapshot) -> tuple[bytes, str]:
+    """Return the metrics of a snapshot in Prometheus' text format, and its content type.
+
+    Raises:
+        ImportError: without the extra.
+    """
+    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - an extra
+
+    registry: Any = SimpleNamespace(collect=lambda: families(now))
+    return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+class PrometheusObserver:
+    """An observer that exports the statistics of a run, as ``/metrics`` of `HttpSource` does (extra ``metrics``).
+
+    ::
+
+        orchestrator.attach(PrometheusObserver(prometheus_client.REGISTRY))
+        prometheus_client.start_http_server(9100)
+
+    Args:
+        registry: Where the metrics are registered; by default a new one, the attribute of that name. Give
+            `prometheus_client.REGISTRY` to have them beside those of the process, once.
+
+    Raises:
+        ImportError: without the extra.
+        ValueError: when the registry has these metrics already.
+    """
+
+    def __init__(self, registry: prometheus.CollectorRegistry | None = None) -> None:
+        from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
+
+        self._statistics: Statistics | None = None
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.registry.register(self)
+
+    def on_attach(self, run: Any) -> None:
+        """Export what this run does from now on."""
+        self._statistics = run.statistics
+
+    def describe(self) -> Iterator[prometheus.Metric]:
+        """Yield what `collect` yields, without values; the registry refuses names that it has already."""
+        return families(Snapshot())
+
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """Yield the metrics; the registry calls this, from any thread."""
+        if self._statistics is not None:
+            yield from families(self._statistics.snapshot())
+
+
+class OpenTelemetryObserver:
+    """An observer that exports the statistics of a run: Prometheus' names with dots, without its suffixes.
+
+    Cost:
+        Some microseconds for each distinct event, for the histogram of ages; nothing else between two exports.
+
+    Args:
+        meter: Of OpenTelemetry's API (extra ``opentelemetry``); by default that of the global provider.
+
+    Raises:
+        ImportError: without the extra.
+    """
+
+    def __init__(self, meter: opentelemetry.Meter | None = None) -> None:
+        from opentelemetry.metrics import get_meter  # noqa: PLC0415 - an extra
+
+        meter = meter or get_meter("rxcompact")
+        self._statistics: Statistics | None = None
+        self._now = Snapshot()
+        self._seen = {metric.name for metric in METRICS}  # in the present export
+        self._histograms: dict[str, opentelemetry.Histogram] = {}
+        for metric in METRICS:
+            name = (PREFIX + metric.name).replace("_", ".")
+            if metric.kind == "histogram":
+                self._histograms[metric.name] = meter.create_histogram(name, metric.unit, metric.help)
+            else:
+                create: Any = getattr(meter, f"create_observable_{metric.kind}")
+                create(name, [partial(self._observe, metric)], metric.unit, metric.help)
+
+    def on_attach(self, run: Any) -> None:
+        """Export what this run does from now on."""
+        self._statistics = run.statistics
+
+    def on_batch(self, delivered: Delivered) -> None:
+        self._histograms["batch_events"].record(len(delivered.batch), {"stage": "publish"})
+        record, published = self._histograms["event_age"].record, {"outcome": "published"}
+        for compacted in delivered.batch:
+            if compacted.first_seen is not None:
+                record(delivered.at - compacted.first_seen, published)
+
+    def on_dead_letter(self, letter: DeadLetter) -> None:
+        if letter.age is not None:
+            self._histograms["event_age"].record(letter.age, {"outcome": letter.outcome})
+
+    def _observe(self, metric: Metric, _: opentelemetry.CallbackOptions) -> Iterator[opentelemetry.Observation]:
+        from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
+
+        if metric.name in self._seen and self._statistics is not None:  # the next export has begun
+            self._now, self._seen = self._statistics.snapshot(), set()
+        self._seen.add(metric.name)
+        for labels, value in metric.read(self._now).items():
+            yield Observation(value, dict(zip(metric.labels, labels, strict=True)))

@@ -120,47 +120,23 @@ class Observables:
 
     Attributes:
         statistics: Counts what happens; ``statistics.snapshot()`` gives the numbers, and shows itself.
+        windows: Windows as they close, before they are enriched.
+        batches: Batches as they are published.
+        outcomes: The outcome of each distinct event, and what was rejected at intake.
+        dead_letters: The outcomes other than published, and what was rejected at intake.
+        signals: Records of what happened.
+        states: The state, the present one first.
     """
 
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self._attached: list[tuple[object, DisposableBase]] = []
-        self._signals: Hub[Signal] = Hub(self._on_signal)
-        self._windows: Hub[Window] = Hub(self._on_signal)
-        self._batches: Hub[Delivered] = Hub(self._on_signal)
-        self._outcomes: Hub[Outcome] = Hub(self._on_signal)
-        self._dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
-        self._states: Hub[State] = Hub(self._on_signal, latest="idle")
-
-    @property
-    def windows(self) -> Observable[Window]:
-        """Windows as they close, before they are enriched."""
-        return self._windows
-
-    @property
-    def batches(self) -> Observable[Delivered]:
-        """Batches as they are published."""
-        return self._batches
-
-    @property
-    def outcomes(self) -> Observable[Outcome]:
-        """The outcome of each distinct event, and what was rejected at intake."""
-        return self._outcomes
-
-    @property
-    def dead_letters(self) -> Observable[DeadLetter]:
-        """The outcomes other than published, and what was rejected at intake."""
-        return self._dead_letters
-
-    @property
-    def signals(self) -> Observable[Signal]:
-        """Records of what happened."""
-        return self._signals
-
-    @property
-    def states(self) -> Observable[State]:
-        """The state, the present one first."""
-        return self._states
+        self.signals: Hub[Signal] = Hub(self._on_signal)
+        self.windows: Hub[Window] = Hub(self._on_signal)
+        self.batches: Hub[Delivered] = Hub(self._on_signal)
+        self.outcomes: Hub[Outcome] = Hub(self._on_signal)
+        self.dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
+        self.states: Hub[State] = Hub(self._on_signal, latest="idle")
 
     def attach(self, observer: Any) -> DisposableBase:
         """Attach an observer; dispose of what is returned to detach it.
@@ -178,11 +154,11 @@ class Observables:
         """
         methods = {name: method for name in METHODS if callable(method := getattr(observer, name, None))}
         on_attach = getattr(observer, "on_attach", None)
-        if isinstance(observer, ObserverBase) or not (methods or on_attach):
-            if not (isinstance(observer, ObserverBase) or callable(observer)):
-                names = ", ".join(METHODS)
-                raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
+        if isinstance(observer, ObserverBase) or (callable(observer) and not (methods or on_attach)):
             methods, on_attach = {"on_signal": observer}, None
+        elif not (methods or on_attach):
+            names = ", ".join(METHODS)
+            raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
         for attached, subscription in self._attached:
             if attached is observer or (isinstance(observer, MethodType) and attached == observer):
                 subscription.dispose()
@@ -197,31 +173,30 @@ class Observables:
 
     def _on_signal(self, signal: Signal) -> None:
         self.statistics.on_signal(signal)
-        self._signals.notify(signal)
+        self.signals.notify(signal)
 
     def _on_state(self, old: State, new: State) -> None:
-        self.statistics.on_state(new)
-        self._states.notify(new)
-        self._signals.notify(StateChanged(old, new))
+        self.statistics.on_state(old, new)
+        self.states.notify(new)
+        self.signals.notify(StateChanged(old, new))
 
     def _on_window(self, window: Window) -> None:
         self.statistics.on_window(window)
-        self._windows.notify(window)
-        if self._signals.observed:
-            self._signals.notify(
-                WindowClosed(window.opened, window.closed, window.trigger, window.received, len(window))
-            )
+        self.windows.notify(window)
+        if self.signals.observed:
+            bounds = window.opened, window.closed, window.trigger
+            self.signals.notify(WindowClosed(*bounds, window.received, len(window)))
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)
-        self._batches.notify(delivered)
-        if self._outcomes.observed:
+        self.batches.notify(delivered)
+        if self.outcomes.observed:
             for outcome in delivered.outcomes():
-                self._outcomes.notify(outcome)
-        self._signals.notify(BatchPublished(len(delivered.batch), delivered.attempts))
+                self.outcomes.notify(outcome)
+        self.signals.notify(BatchPublished(len(delivered.batch), delivered.attempts))
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         self.statistics.on_dead_letter(letter)
-        self._dead_letters.notify(letter)
-        self._outcomes.notify(letter)
-        self._signals.notify(DeadLettered(letter))
+        self.dead_letters.notify(letter)
+        self.outcomes.notify(letter)
+        self.signals.notify(DeadLettered(letter))

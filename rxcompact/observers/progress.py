@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rxcompact.signals import State
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 
 class ProgressObserver:
@@ -25,7 +22,7 @@ class ProgressObserver:
         from tqdm.auto import tqdm  # noqa: PLC0415 - an extra
 
         settings: dict[str, Any] = {"total": total, "unit": " events", "unit_scale": True} | options
-        self.bar: tqdm[Any] = tqdm(**settings)
+        self.bar: Any = tqdm(**settings)
         self._run: Any = None
 
     def on_attach(self, run: Any) -> None:
@@ -33,17 +30,6 @@ class ProgressObserver:
         self._run = run
 
     def on_window(self, _: object) -> None:
-        self._update()
-
-    def on_state(self, state: State) -> None:
-        if state in ("stopped", "failed"):
-            self._update()
-            self.bar.refresh()
-            self.bar.close()
-
-    def _update(self) -> None:
-        if self._run is None:
-            return
         account = self._run.account
         numbers = {
             "distinct": account.distinct,
@@ -54,3 +40,9 @@ class ProgressObserver:
         # drawn when the bar is: tqdm limits how often
         self.bar.set_postfix({name: number for name, number in numbers.items() if number}, refresh=False)
         self.bar.update(account.received - self.bar.n)
+
+    def on_state(self, state: State) -> None:
+        if state in ("stopped", "failed"):
+            self.on_window(None)
+            self.bar.refresh()
+            self.bar.close()

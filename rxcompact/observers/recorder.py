@@ -1,34 +1,169 @@
-"""Records what happened, in bounded memory."""
+"""Records what happened, in bounded memory: marks, each with its instant."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from rxcompact.clock import LoopScheduler
+from rxcompact.clock import LoopScheduler, count
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, Outcome, Published, Window
 from rxcompact.format import error_name
-from rxcompact.observers.recording import (
-    Amount,
-    EventMark,
-    OutcomeMark,
-    Recording,
-    RetryMark,
-    Span,
-    StateMark,
-    WindowMark,
-)
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+Span: TypeAlias = tuple[float, float]
+"""From when, until when."""
 FINEST = 0.01
 """Seconds of a timeline's bin at first."""
 STEPS = 8
-"""Instants at which the duplicates of a key are counted."""
+"""Instants at which an amount that was spread over time is counted."""
+
+
+class WindowMark(NamedTuple):
+    """A window closed."""
+
+    at: float
+    """When it was recorded, POSIX seconds; this may be long after ``closed``, which may be event time."""
+    opened: float
+    closed: float
+    trigger: str
+    received: int
+    distinct: int
+
+
+class EventMark(NamedTuple):
+    """A distinct event of a window, and how often it was received."""
+
+    window: WindowMark
+    key: Hashable
+    # the field's word, though tuples have a method of that name
+    count: int | None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
+    first_seen: float | None
+    last_seen: float | None
+
+
+class RetryMark(NamedTuple):
+    """A call failed and will be made again."""
+
+    at: float
+    stage: str
+    attempt: int
+    wait: float
+    error: str
+
+
+class OutcomeMark(NamedTuple):
+    """A distinct event was settled, or an event was rejected at intake; its key is None where it never had one."""
+
+    at: float
+    outcome: str
+    key: Hashable
+    stage: str
+    reason: str
+    attempts: int
+    age: float | None
+
+
+class StateMark(NamedTuple):
+    """The orchestrator changed its state, or a source or an observer failed."""
+
+    at: float
+    state: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Recording:
+    """What a `Recorder` has recorded so far: a marble diagram, as a picture where there can be one, else as text.
+
+    It holds keys, but no events, and types of errors, but not their messages. Marks are in the order in which they were
+    made; not all are kept, but ``totals`` and ``rates`` count them all.
+    """
+
+    clock: Span = (0.0, 0.0)
+    """When the first and the last of all marks were made, POSIX seconds."""
+    opened: Span = (0.0, 0.0)
+    """When the first window opened, and the last one closed."""
+    windows: Sequence[WindowMark] = ()
+    events: Sequence[EventMark] = ()
+    retries: Sequence[RetryMark] = ()
+    outcomes: Sequence[OutcomeMark] = ()
+    states: Sequence[StateMark] = ()
+    totals: Mapping[str, int] = field(default_factory=dict[str, int])
+    """How many were "windows", "received", "distinct", "retries", and of each outcome."""
+    rates: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict[str, Any])
+    """When they were, by the same names: from when, until when, how many."""
+
+    @property
+    def summary(self) -> str:
+        """What there was, in numbers."""
+        return ", ".join(f"{name} {number:,}" for name, number in self.totals.items() if number) or "nothing yet"
+
+    def are_all(self, name: str, kept: Sequence[object]) -> bool:
+        """Return whether as many were kept as there were."""
+        return self.totals.get(name, 0) <= len(kept)
+
+    def __repr__(self) -> str:
+        from rxcompact.render.marble import marble  # noqa: PLC0415 - pictures are for those who look
+
+        return marble(self)
+
+    def svg(self) -> str:
+        """Return it as a picture."""
+        from rxcompact.render.marble_svg import marble_svg  # noqa: PLC0415 - as above
+
+        return marble_svg(self)
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from rxcompact.render.svg import image  # noqa: PLC0415 - as above
+
+        return {"text/plain": repr(self), "text/html": image(self.svg(), f"marble diagram: {self.summary}")}
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file, as a picture or as text, by the name's ending: .svg or .txt.
+
+        Raises:
+            ArgumentError: for another ending.
+            OSError: when it cannot be written.
+        """
+        path = Path(path)
+        forms: dict[str, Callable[[], str]] = {".svg": self.svg, ".txt": lambda: f"{self!r}\n"}
+        if path.suffix not in forms:
+            raise ArgumentError("path", str(path), f"a name that ends in {' or '.join(forms)}")
+        path.write_text(forms[path.suffix](), encoding="utf-8")
+        return path
+
+    def to_pandas(self) -> DataFrame:
+        """Return a table of its marks in their order: "kind", "at", and each kind's own columns.
+
+        Instants are of pandas' UTC datetimes; keys are as they were.
+
+        Raises:
+            ImportError: without pandas.
+        """
+        import pandas as pd  # noqa: PLC0415 - an extra
+
+        rows: list[dict[str, Any]] = []
+        for kind in ("event", "window", "retry", "outcome", "state"):
+            for mark in getattr(self, "retries" if kind == "retry" else f"{kind}s"):
+                row = mark._asdict()
+                window = row.pop("window", mark)
+                rows.append({"kind": kind, "at": window.at} | row)
+        columns = dict.fromkeys(["kind", "at", *(column for row in rows for column in row)])
+        table = pd.DataFrame(rows, columns=list(columns)).sort_values("at", kind="stable", ignore_index=True)
+        for column in {"at", "first_seen", "last_seen", "opened", "closed"} & set(columns):
+            table[column] = pd.to_datetime(table[column].astype(float), unit="s", utc=True)
+        return table
 
 
 class Timeline:
@@ -50,26 +185,18 @@ class Timeline:
         self._bins: defaultdict[int, float] = defaultdict(float)
 
     def add(self, start: float, end: float, amount: float = 1) -> None:
-        """Count an amount, spread evenly from one instant to another."""
-        while (end - start) / self._length > self._max_bins:
-            self._double()
-        first, last = floor(start / self._length), floor(end / self._length)
-        if last - first <= 1:
-            self._bins[first] += amount
-        else:
-            for index in range(first, last):
-                self._bins[index] += amount / (last - first)
+        """Count an amount, spread evenly from one instant, exclusive, to another."""
+        steps = min(amount, STEPS) if end > start else 1
+        for step in range(1, int(steps) + 1):
+            self._bins[floor((start + (end - start) * step / steps) / self._length)] += amount / steps
         while len(self._bins) > self._max_bins:
-            self._double()
+            self._length *= 2
+            bins, self._bins = self._bins, defaultdict(float)
+            for index, counted in bins.items():
+                self._bins[index // 2] += counted
 
-    def _double(self) -> None:
-        self._length *= 2
-        bins, self._bins = self._bins, defaultdict(float)
-        for index, amount in bins.items():
-            self._bins[index // 2] += amount
-
-    def amounts(self) -> tuple[Amount, ...]:
-        """Return what was counted, in the order of time."""
+    def amounts(self) -> tuple[tuple[float, float, float], ...]:
+        """Return what was counted, in the order of time: from when, until when, how much."""
         length = self._length
         return tuple((index * length, (index + 1) * length, amount) for index, amount in sorted(self._bins.items()))
 
@@ -88,14 +215,8 @@ class Recorder:
     """
 
     def __init__(self, *, limit: int = 10_000) -> None:
-        if limit < 1:
-            raise ArgumentError("limit", limit, "at least 1")
-        self._limit = limit
-        self._windows: deque[WindowMark] = deque(maxlen=limit)
-        self._events: deque[EventMark] = deque(maxlen=limit)
-        self._retries: deque[RetryMark] = deque(maxlen=limit)
-        self._outcomes: deque[OutcomeMark] = deque(maxlen=limit)
-        self._states: deque[StateMark] = deque(maxlen=limit)
+        self._limit = count("limit", limit)
+        self._marks: defaultdict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=limit))
         self._totals: Counter[str] = Counter()
         self._rates: defaultdict[str, Timeline] = defaultdict(Timeline)
         self._clock: Span | None = None
@@ -109,13 +230,9 @@ class Recorder:
         return Recording(
             clock=self._clock or (0.0, 0.0),
             opened=self._opened or (0.0, 0.0),
-            windows=tuple(self._windows),
-            events=tuple(self._events),
-            retries=tuple(self._retries),
-            outcomes=tuple(self._outcomes),
-            states=tuple(self._states),
             totals=dict(self._totals),
             rates={name: timeline.amounts() for name, timeline in self._rates.items()},
+            **{name: tuple(marks) for name, marks in self._marks.items()},
         )
 
     def __repr__(self) -> str:
@@ -143,26 +260,21 @@ class Recorder:
         opened, closed, distinct = window.opened, window.closed, len(window)
         mark = WindowMark(self._now(), opened, closed, window.trigger, window.received, distinct)
         self._opened = _union(self._opened, opened, closed)
-        self._windows.append(mark)
+        self._marks["windows"].append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)
-        self._count_arrivals(window)
-        for event in islice(window, max(0, distinct - self._limit), None):
-            self._events.append(EventMark(mark, event.key, event.count, event.first_seen, event.last_seen))
-
-    def _count_arrivals(self, window: Window) -> None:
-        """Count events at the time of their key's first event, and duplicates evenly from there to its last."""
-        received, distinct = self._rates["received"], self._rates["distinct"]
+        arrivals, firsts = self._rates["received"], self._rates["distinct"]
         if window[0].first_seen is None or window[0].count is None:  # not kept: at any time in the window
-            received.add(window.opened, window.closed, window.received)
-            distinct.add(window.opened, window.closed, len(window))
-            return
-        for _, _, count, first, last in window:
-            distinct.add(first, first)
-            received.add(first, first)
-            steps = min(count - 1, STEPS)
-            for step in range(1, steps + 1):
-                at = first + ((last or first) - first) * step / steps
-                received.add(at, at, (count - 1) / steps)
+            arrivals.add(opened, closed, window.received)
+            firsts.add(opened, closed, distinct)
+        else:
+            # events at the time of their key's first event, and duplicates evenly from there to its last
+            for _, _, number, first, last in window:
+                firsts.add(first, first)
+                arrivals.add(first, first)
+                if number > 1:
+                    arrivals.add(first, last or first, number - 1)
+        for key, _, number, first, last in islice(window, max(0, distinct - self._limit), None):
+            self._marks["events"].append(EventMark(mark, key, number, first, last))
 
     def on_outcome(self, outcome: Outcome) -> None:
         now, event = self._now(), outcome.event
@@ -170,24 +282,26 @@ class Recorder:
         # an event that was rejected at intake has no key
         key = event.key if isinstance(event, Compacted) else None
         stage, reason = ("publish", "") if isinstance(outcome, Published) else (outcome.stage, outcome.reason)
-        self._outcomes.append(OutcomeMark(now, outcome.outcome, key, stage, reason, outcome.attempts, outcome.age))
+        mark = OutcomeMark(now, outcome.outcome, key, stage, reason, outcome.attempts, outcome.age)
+        self._marks["outcomes"].append(mark)
 
     def on_signal(self, signal: Signal) -> None:
         match signal:
             case RetryScheduled(stage, attempt, wait, error):
                 now = self._now()
                 self._count("retries", now)
-                self._retries.append(RetryMark(now, stage, attempt, wait, error_name(error)))
+                self._marks["retries"].append(RetryMark(now, stage, attempt, wait, error_name(error)))
             case SourceFailed(error):
-                self._states.append(StateMark(self._now(), "source failed", error_name(error)))
+                self._marks["states"].append(StateMark(self._now(), "source failed", error_name(error)))
             case ObserverFailed(observer, error):
-                self._states.append(StateMark(self._now(), "observer failed", f"{observer}: {error_name(error)}"))
+                detail = f"{observer}: {error_name(error)}"
+                self._marks["states"].append(StateMark(self._now(), "observer failed", detail))
             case _:
                 pass
 
     def on_state(self, state: State) -> None:
         if state != "idle":  # the first one comes at once: time may not have begun yet
-            self._states.append(StateMark(self._now(), state))
+            self._marks["states"].append(StateMark(self._now(), state))
 
 
 def _union(span: Span | None, start: float, end: float) -> Span:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from math import inf
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from loguru import logger
 
 from rxcompact.events import DeadLetter
 from rxcompact.format import duration, error_name, error_text
-from rxcompact.observers.statistics import ENDED, Snapshot
+from rxcompact.observers.statistics import ENDED, Cause, Snapshot
 from rxcompact.operators.retry import reason
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
@@ -22,18 +23,6 @@ SPORADIC = 10
 """A stage fails when it lets through fewer than so many events for each failed call."""
 STEADY = 10.0
 """Seconds without failure after which a source works again, though it has emitted nothing yet."""
-
-Cause: TypeAlias = tuple[str, str, str]
-"""An outcome or "failing", stage and reason."""
-SOURCE: Cause = ("failing", "source", "")
-
-
-class _Failing(NamedTuple):
-    """A stage, or the source, that fails."""
-
-    since: float
-    lost: int
-    """Events that had been lost by then."""
 
 
 class ReportObserver:
@@ -47,7 +36,7 @@ class ReportObserver:
     An orchestrator has one from the start.
 
     Cost:
-        Microseconds for each failed call and dead letter; once a second, while there are any, a snapshot.
+        Microseconds for each failed call and dead letter; once a second, while something fails, a snapshot.
     """
 
     def __init__(self) -> None:
@@ -57,15 +46,13 @@ class ReportObserver:
         self._reset()
 
     def _reset(self) -> None:
-        self._last = Snapshot()  # as of the last look: failures since then are new
-        self._base = Snapshot()  # as of the first failure since then: what has passed a stage since then is new
+        self._base = Snapshot()  # as of the last look, or the first failure since
+        self._failed: Counter[str] = Counter()  # failures since the last look, by stage
         self._errors: dict[Cause, BaseException] = {}  # since the last look
         self._texts: dict[Cause, tuple[str, str]] = {}  # of the last errors: the type, and the text
         self._reported: dict[Cause, tuple[float, int]] = {}  # when, and how many there were
-        self._failing: dict[str, _Failing] = {}
+        self._failing: dict[str, tuple[float, int]] = {}  # since when, and how many events were lost by then
         self._resubscribed = 0.0  # when the source was, or will be; infinity when it was given up
-
-    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_attach(self, run: Any) -> None:
         """Report on this run."""
@@ -75,14 +62,8 @@ class ReportObserver:
         before, self._state = self._state, state
         if state == "running" and before in ENDED:
             self._reset()
-        elif state in ENDED and state != "idle":
+        elif state in ("stopped", "failed"):
             self._end(state)
-
-    def on_batch(self, _: object) -> None:
-        if self._failing and self._timer is None:
-            self._look_in(TICK)
-
-    on_window = on_batch
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         cause = letter.error.__cause__ if letter.outcome == "expired" and letter.error is not None else None
@@ -91,10 +72,12 @@ class ReportObserver:
     def on_signal(self, signal: Signal) -> None:
         match signal:
             case RetryScheduled(stage, _, _, error):
+                self._failed[stage] += 1
                 self._note(("failing", stage, reason(error)), error)
             case SourceFailed(error, _, wait):
+                self._failed["source"] += 1
                 self._resubscribed = asyncio.get_running_loop().time() + (inf if wait is None else wait)
-                self._note(SOURCE, error)
+                self._note(("failing", "source", ""), error)
             case ObserverFailed(observer, error, failures, detached) if failures == 1 or detached:
                 end = f"{failures} times in a row and is detached" if detached else "an error"
                 text = f"observer {observer} raised {end}: {error_text(error)}"
@@ -107,69 +90,52 @@ class ReportObserver:
             self._errors[cause] = error
         if self._timer is None:
             self._base = self._run.statistics.snapshot()
-        if self._timer is None or self._timer.when() > asyncio.get_running_loop().time() + TICK:
-            self._look_in(TICK)
-
-    def _look_in(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._look)
-
-    # ── what is reported ──────────────────────────────────────────────────────────────────────────────────────────
+            self._timer = asyncio.get_running_loop().call_later(TICK, self._look)
 
     def _look(self) -> None:
-        """Report what is new; look again while something fails, and when what the period holds back is due."""
-        self._timer = None
-        due = self._report()
-        if self._failing and self._last.account.in_flight:
-            self._look_in(TICK)
-        elif "source" in self._failing:
-            self._look_in(STEADY)
-        elif due is not None:
-            self._look_in(due)
+        """Report what is new; look again while something fails, or the period holds something back."""
+        again = self._report() or self._failing
+        self._timer = asyncio.get_running_loop().call_later(TICK, self._look) if again else None
 
-    def _report(self) -> float | None:
-        """Report what is new; return in how many seconds the next report is due that the period holds back."""
-        at, now, last = asyncio.get_running_loop().time(), self._run.statistics.snapshot(), self._last
+    def _report(self) -> bool:
+        """Report what is new; return whether the period holds something back."""
+        at, now, base = asyncio.get_running_loop().time(), self._run.statistics.snapshot(), self._base
         self._texts |= {cause: (error_name(error), error_text(error)) for cause, error in self._errors.items()}
+        for stage in {*self._failed, *self._failing}:
+            if stage == "source":
+                passed = int(at >= self._resubscribed + STEADY) or now.account.received - base.account.received
+            else:
+                passed = _passed(now, stage) - _passed(base, stage)
+            self._judge(stage, passed, at, _lost(now))
+        self._base = now
         self._errors.clear()
-        for stage in {stage for stage, _ in now.retries}:
-            failed = sum(
-                count - last.retries.get(cause, 0) for cause, count in now.retries.items() if cause[0] == stage
-            )
-            self._judge(now, at, stage, failed, _passed(now, stage) - _passed(self._base, stage))
-        failed = now.failures.get("source", 0) - last.failures.get("source", 0)
-        steady = at >= self._resubscribed + STEADY
-        self._judge(now, at, "source", failed, steady or now.account.received - self._base.account.received)
-        self._last = self._base = now
+        self._failed.clear()
         totals: dict[Cause, int] = {("failing", stage, why): count for (stage, why), count in now.retries.items()}
-        totals |= {SOURCE: now.failures.get("source", 0)} | dict(now.dead_letters)
-        due: list[float] = []
+        totals |= {("failing", "source", ""): now.failures["source"]} | now.dead_letters
+        held_back = False
         for cause, total in totals.items():
             then, before = self._reported.get(cause, (-PERIOD, 0))
             if total == before or (cause[0] == "failing" and cause[1] not in self._failing):
                 continue
             if at - then < PERIOD:
-                due.append(max(TICK, then + PERIOD - at))  # a rest of rounding would be a busy loop
-                continue
-            self._reported[cause] = at, total
-            self._log(now, cause, total - before)
-        return min(due, default=None)
+                held_back = True
+            else:
+                self._reported[cause] = at, total
+                self._log(now, cause, total - before)
+        return held_back
 
-    def _judge(self, now: Snapshot, at: float, stage: str, failed: int, passed: int) -> None:
-        """Decide whether a stage fails, by what it did since the last look."""
-        failing = self._failing.get(stage)
+    def _judge(self, stage: str, passed: int, at: float, lost: int) -> None:
+        """Decide whether a stage fails, by how many events it let through since the last look."""
+        failed = self._failed[stage]
         if failed and passed < SPORADIC * failed:
-            if failing is None:
-                self._failing[stage] = _Failing(at - TICK, _lost(now))
-        elif failing is not None and passed and not failed:
-            del self._failing[stage]
+            self._failing.setdefault(stage, (at - TICK, lost))
+        elif stage in self._failing and passed and not failed:
+            since, before = self._failing.pop(stage)
             # where the period held back the warning, this is held back too
-            if any(then >= failing.since for (_, name, _), (then, _) in self._reported.items() if name == stage):
-                lost = _lost(now) - failing.lost
-                meanwhile = f"; {_count(lost, 'event')} lost meanwhile" if lost else ""
-                text = f"{stage} works again after {duration(at - failing.since)}{meanwhile}"
-                logger.bind(event="recovered", stage=stage, count=lost).info("{}", text)
+            if any(then >= since for (_, name, _), (then, _) in self._reported.items() if name == stage):
+                meanwhile = f"; {_count(lost - before, 'event')} lost meanwhile" if lost > before else ""
+                text = f"{stage} works again after {duration(at - since)}{meanwhile}"
+                logger.bind(event="recovered", stage=stage, count=lost - before).info("{}", text)
 
     def _log(self, now: Snapshot, cause: Cause, count: int) -> None:
         kind, stage, why = cause
@@ -180,7 +146,7 @@ class ReportObserver:
             where = "at intake" if kind == "rejected" else f"at {stage}"
             extra |= {"event": "lost", "outcome": kind, "reason": why}
             _warn(f"{_count(count, 'event')} {kind} {where} ({why}){last}", **extra)
-        elif cause == SOURCE:
+        elif stage == "source":
             end = ", given up" if self._resubscribed == inf else ""
             _warn(f"source failed {_count(count, 'time')}{end}{last}", event="failing", **extra)
         else:
@@ -194,9 +160,9 @@ class ReportObserver:
             self._timer.cancel()
             self._timer = None
         self._report()
-        now = self._last
+        now = self._base
         if state == "failed" and self._resubscribed != inf:
-            error = next((each.error for each in self._run.stages.values() if each.error is not None), None)
+            error = next((each.error for each in now.stages.values() if each.error is not None), None)
             _warn(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
         if lost := _lost(now) + now.account.rejected:
             logger.bind(event="ended", count=lost).info("{} after {}: {}", state, duration(now.uptime), now.account)

@@ -2,23 +2,3 @@
 
 They know what they show by its attributes alone: nothing here imports from the floors above.
 """
-
-from rxcompact.render.tables import (
-    account_html,
-    compacted_html,
-    dead_letter_html,
-    orchestrator_html,
-    pipeline_html,
-    pipeline_text,
-    window_html,
-)
-
-__all__ = [
-    "account_html",
-    "compacted_html",
-    "dead_letter_html",
-    "orchestrator_html",
-    "pipeline_html",
-    "pipeline_text",
-    "window_html",
-]

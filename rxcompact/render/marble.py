@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -10,7 +10,7 @@ from rxcompact.format import OUTCOMES, duration, instant, short
 from rxcompact.render.axis import Axis, axes, symbols, within
 
 if TYPE_CHECKING:
-    from rxcompact.observers.recording import Recording, WindowMark
+    from rxcompact.observers.recorder import Recording, WindowMark
 
 COLUMNS = 88
 GROUP = 4
@@ -53,71 +53,68 @@ def marble(recording: Recording) -> str:
         lanes.append(("retries", lower, _all(recording, "retries", recording.retries, retries)))
     for outcome in (*OUTCOMES, "rejected"):
         if outcome == "published" or recording.totals.get(outcome):
-            ends = recording.of_outcome(outcome)
+            ends = [mark for mark in recording.outcomes if mark.outcome == outcome]
             elements = (Element(mark.at, letters.get(mark.key, "?")) for mark in ends)
             lanes.append((outcome, lower, _all(recording, outcome, ends, elements)))
     end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
-    lines = [f"{name:<10} {line(axis, elements, end)}" for name, axis, elements in lanes]
-    scales = {"time": upper} if upper == lower else {"event time": upper, "clock": lower}
-    lines += [f"{name:<10} {_scale(axis)}" for name, axis in scales.items()]
-    numbers = ", ".join(f"{name} {number:,}" for name, number in recording.totals.items() if number)
-    return "\n".join([*lines, *_legend(recording, letters), f"{'in all':<10} {numbers or 'nothing yet'}"])
+    lines = [(name, line(axis, elements, end)) for name, axis, elements in lanes]
+    for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
+        scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
+        lines.append((name, scale))
+    if letters and recording.are_all("distinct", recording.events):
+        keys = ", ".join(f"{letter} = {short(key, 30)}" for key, letter in islice(letters.items(), LEGEND))
+        lines.append(("keys", f"{keys}, …" if len(letters) > LEGEND else keys))
+    lines.append(("in all", recording.summary))
+    return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
 def line(axis: Axis, elements: Iterable[Element], end: str = "") -> str:
     """Return one stream as a marble diagram of `COLUMNS` columns of equal length."""
-    text, start, group = "", 0, list[Element]()
+    groups: list[tuple[int, list[Element]]] = []
     for element in sorted(elements):
         column = int(axis.share(element.at) * COLUMNS + 1e-6)
         # without a hyphen between them two elements would be read as one
-        if group and column <= start + len(_token(group)):
-            group.append(element)
-            continue
-        text += _token(group)
-        text += "-" * (column - len(text))
-        start, group = column, [element]
-    text += _token(group)
-    return text + "-" * (COLUMNS - len(text)) + end
+        if groups and column <= groups[-1][0] + len(_token(groups[-1][1])):
+            groups[-1][1].append(element)
+        else:
+            groups.append((column, [element]))
+    text = ""
+    for column, group in groups:
+        text = text.ljust(column, "-") + _token(group)
+    return text.ljust(COLUMNS, "-") + end
 
 
 def _token(group: Sequence[Element]) -> str:
-    if len(group) > GROUP or not all(element.text for element in group):
+    texts = [element.text for element in group]
+    if len(group) > GROUP or not all(texts):
         return f"{sum(element.many for element in group)}x"
-    return (
-        f"({','.join(element.text for element in group)})" if len(group) > 1 else "".join(each.text for each in group)
-    )
+    return f"({','.join(texts)})" if len(group) > 1 else texts[0]
 
 
-def _all(recording: Recording, name: str, kept: Sequence[object], elements: Iterable[Element]) -> Iterable[Element]:
-    """Return the elements if all were kept, else numbers."""
+def _all(recording: Recording, name: str, kept: Sequence[object], elements: Iterable[Element]) -> Iterator[Element]:
+    """Yield the elements if all were kept, else the counts over time as whole numbers of the same sum."""
     if recording.are_all(name, kept):
-        return elements
-    return _numbers(recording, name)
-
-
-def _numbers(recording: Recording, name: str) -> Iterable[Element]:
-    """Return the counts over time as whole numbers of the same sum."""
+        yield from elements
+        return
     total = counted = 0.0
-    for start, _, amount in recording.rates[name]:
+    for start, _, amount in recording.rates["received" if name == "distinct" else name]:
         total += amount
         if round(total - counted):
             yield Element(start, "", round(total - counted))
             counted += round(total - counted)
 
 
-def _events(recording: Recording, letters: Mapping[Hashable, str]) -> Iterable[Element]:
-    if not recording.are_all("distinct", recording.events):
-        return _numbers(recording, "received")
+def _events(recording: Recording, letters: Mapping[Hashable, str]) -> Iterator[Element]:
     elements: list[Element] = []
     for event in recording.events:
         letter, more = letters.get(event.key, "?"), (event.count or 1) - 1
         elements.append(Element(within(event.window, event.first_seen), letter))
         if more:
             elements.append(Element(within(event.window, event.last_seen), f"{more if more > 1 else ''}{letter}", more))
-    return elements
+    return _all(recording, "distinct", recording.events, elements)
 
 
-def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bool) -> Iterable[Element]:
+def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bool) -> Iterator[Element]:
     names: dict[WindowMark, str] = {}
     for event in recording.events:
         names[event.window] = names.get(event.window, "") + letters.get(event.key, "?")
@@ -125,14 +122,3 @@ def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bo
         name = names.get(window, "")
         text = name if window.distinct == len(name) <= NAME else f"{window.distinct}"
         yield Element(window.at if by_clock else window.closed, f"[{text}]")
-
-
-def _scale(axis: Axis) -> str:
-    return f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
-
-
-def _legend(recording: Recording, letters: Mapping[Hashable, str]) -> list[str]:
-    if not letters or not recording.are_all("distinct", recording.events):
-        return []
-    keys = ", ".join(f"{letter} = {short(key, 30)}" for key, letter in islice(letters.items(), LEGEND))
-    return [f"{'keys':<10} {keys}{', …' if len(letters) > LEGEND else ''}"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rxcompact.format import OUTCOMES, duration, escape
-from rxcompact.render.svg_elements import WIDTH, document, element
+from rxcompact.format import OUTCOMES, duration, error_name
+from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
 UNKNOWN = "\N{EN DASH}"
@@ -27,7 +26,6 @@ BAR = 72.0
 LOW = 28.0
 """Heights of bars."""
 MINUTE = 60.0
-BIG = "font-size:21px;font-weight:600"
 
 
 # ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -92,7 +90,8 @@ def _ages(now: Any) -> str:
 
 
 def _errors(now: Any) -> list[str]:
-    errors = [f"{name}: {stage.error}" for name, stage in now.stages.items() if stage.error and name != "source"]
+    last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
+    errors = [f"{name}: {error}" for name, error in last.items() if error]
     failures = now.failures.get("source", 0)
     return errors + ([f"source failed {failures:,} times: {now.failure}"] if failures else [])
 
@@ -100,9 +99,9 @@ def _errors(now: Any) -> list[str]:
 def _age_bins(now: Any) -> list[tuple[float, int]]:
     """Return how many events were published up to each age that none before has; the last is beyond ``max_age``."""
     limit = now.max_age if isfinite(now.max_age) else LONGEST
-    bounds = [limit * 2 ** ((index - BINS + 1) / 2) for index in range(BINS)]
+    bounds = [*(limit * 2 ** ((index - BINS + 1) / 2) for index in range(BINS)), inf]
     ages = now.ages.get("published")
-    totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in (*bounds, inf)])]
+    totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in bounds])]
     return [(bound, total - before) for (_, before), (bound, total) in pairwise(totals)]
 
 
@@ -119,12 +118,7 @@ def _blocks(bins: list[tuple[float, int]]) -> str:
 def snapshot_html(now: Any) -> str:
     """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
     alternative = "; ".join([snapshot_title(now), *(f"{name} {text}" for name, text in snapshot_lines(now)[:6])])
-    return f'<img src="{snapshot_image(now)}" alt="{escape(alternative)}" style="max-width:100%">{letters_html(now)}'
-
-
-def snapshot_image(now: Any) -> str:
-    """Return the picture of a snapshot as a data URI."""
-    return f"data:image/svg+xml;base64,{b64encode(snapshot_svg(now).encode()).decode()}"
+    return f"{image(snapshot_svg(now), alternative)}{letters_html(now)}"
 
 
 def letters_html(now: Any) -> str:
@@ -141,8 +135,9 @@ def snapshot_svg(now: Any) -> str:
     parts = [
         element("text", title, x=MARGIN, y=27, kind="title"),
         element("text", held, x=WIDTH - MARGIN, y=27, kind="quiet end"),
-        *_tiles(_headlines(now), 44),
-        *_rate_bars(now, MARGIN, 128),
+        *_headlines(now, 44),
+        *_rate_bars(now, "received", "bar", 128),
+        *_rate_bars(now, "published", "published", 180),
         *_age_bars(now, WIDTH - MARGIN - HALF, 128),
         *_outcome_bar(now, 258),
     ]
@@ -151,10 +146,10 @@ def snapshot_svg(now: Any) -> str:
     return document(parts, 334 if errors else 312, title)
 
 
-def _headlines(now: Any) -> list[tuple[str, str, str]]:
+def _headlines(now: Any, y: float) -> Iterator[str]:
     account, ratio = now.account, now.dedup_ratio
     over = ", on average" if now.state in ("stopped", "failed") else ""
-    return [
+    tiles = [
         (_rate(now, "received"), f"in{over}", f"{account.received:,} received"),
         (_rate(now, "published"), f"out{over}", f"{account.published:,} published"),
         (UNKNOWN if ratio is None else f"{ratio:,.1f} : 1", "dedup", f"{account.distinct:,} distinct"),
@@ -162,65 +157,52 @@ def _headlines(now: Any) -> list[tuple[str, str, str]]:
         (f"{now.waiting:,}", "retries waiting", f"{now.retried:,} in all"),
         (UNKNOWN if now.oldest is None else duration(now.oldest), "oldest", f"max_age {duration(now.max_age)}"),
     ]
-
-
-def _tiles(tiles: Sequence[tuple[str, str, str]], y: float) -> Iterable[str]:
-    width = (WIDTH - 2 * MARGIN) / len(tiles)
     for index, (number, name, note) in enumerate(tiles):
-        x = MARGIN + index * width
+        x = MARGIN + index * (WIDTH - 2 * MARGIN) / len(tiles)
         yield element("text", name, x=x, y=y + 12, kind="quiet")
-        yield element("text", number, x=x, y=y + 36, style=BIG)
+        yield element("text", number, x=x, y=y + 36, kind="number")
         yield element("text", note, x=x, y=y + 53, kind="quiet")
 
 
-def _rate_bars(now: Any, x: float, y: float) -> Iterable[str]:
-    """Draw what came in and what went out, each by its own scale: they differ on purpose."""
-    end = now.rates[-1].end if now.rates else now.uptime
-    for top, name, kind in ((y, "received", "bar"), (y + 52, "published", "published")):
-        base = top + 12 + LOW
-        rates = [(rate.start, rate.end, getattr(rate, name)) for rate in now.rates if rate.end > end - MINUTE]
-        most = max((amount for *_, amount in rates), default=0.0)
-        yield element("text", f"{name}, at most {most:,.0f}/s in the last minute", x=x, y=top + 5, kind="quiet")
-        yield element("line", x1=x, x2=x + HALF, y1=base, y2=base, kind="lane")
-        for start, stop, amount in rates:
-            left = HALF * max(0.0, 1 - (end - start) / MINUTE)
-            right = HALF * (1 - (end - stop) / MINUTE)
-            if amount > 0:
-                tall = max(1.0, LOW * amount / most)
-                width = max(0.8, right - left - 0.8)
-                yield element("rect", x=x + left, y=base - tall, width=width, height=tall, kind=kind)
+def _rate_bars(now: Any, name: str, kind: str, y: float) -> Iterator[str]:
+    """Draw what came in, or what went out, each by its own scale: they differ on purpose."""
+    end, base = now.rates[-1].end if now.rates else now.uptime, y + 12 + LOW
+    rates = [(rate.start, rate.end, getattr(rate, name)) for rate in now.rates if rate.end > end - MINUTE]
+    most = max((amount for *_, amount in rates), default=0.0)
+    yield element("text", f"{name}, at most {most:,.0f}/s in the last minute", x=MARGIN, y=y + 5, kind="quiet")
+    yield element("line", x1=MARGIN, x2=MARGIN + HALF, y1=base, y2=base, kind="lane")
+    for start, stop, amount in rates:
+        if amount > 0:
+            left, right = (HALF * max(0.0, 1 - (end - at) / MINUTE) for at in (start, stop))
+            tall, width = max(1.0, LOW * amount / most), max(0.8, right - left - 0.8)
+            yield element("rect", x=MARGIN + left, y=base - tall, width=width, height=tall, kind=kind)
 
 
-def _age_bars(now: Any, x: float, y: float) -> Iterable[str]:
+def _age_bars(now: Any, x: float, y: float) -> Iterator[str]:
     """Draw how old events were when published; beyond the limit, what expired."""
     bounds, counts = zip(*_age_bins(now), strict=True)
-    late = counts[-1] + now.account.expired
-    base, most = y + 14 + BAR, max(*counts[:-1], late) or 1
-    width = HALF / (len(counts) + 1)
-    limit = x + width * (len(counts) - 1) + width / 2
+    counts = (*counts[:-1], counts[-1] + now.account.expired)
+    base, most, width = y + 14 + BAR, max(counts) or 1, HALF / (len(counts) + 1)
+    limit = x + width * (len(counts) - 0.5)
     yield element("text", f"age when published: {_ages(now)}", x=x, y=y + 5, kind="quiet")
     yield element("line", x1=x, x2=x + HALF, y1=base, y2=base, kind="lane")
     yield element("line", x1=limit, x2=limit, y1=y + 14, y2=base, kind="state")
-    for index, amount in enumerate([*counts[:-1], late]):
-        beyond = index == len(counts) - 1
+    for index, amount in enumerate(counts):
         if amount:
-            tall = max(1.5, (BAR - 4) * amount / most)
-            left = x + index * width + (width if beyond else 0)
-            kind = "expired" if beyond else "bar"
+            tall, beyond = max(1.5, (BAR - 4) * amount / most), index == len(counts) - 1
+            left, kind = x + (index + beyond) * width, "expired" if beyond else "bar"
             yield element("rect", x=left, y=base - tall, width=width - 1.5, height=tall, kind=kind)
     for index in range(1, len(bounds) - 1, 6):
-        middle = x + (index + 1) * width
-        yield element("text", duration(bounds[index]), x=middle, y=base + 13, kind="small middle")
+        yield element("text", duration(bounds[index]), x=x + (index + 1) * width, y=base + 13, kind="small middle")
     yield element("text", f"max_age {duration(now.max_age)}", x=x + HALF, y=base + 13, kind="small end")
 
 
-def _outcome_bar(now: Any, y: float) -> Iterable[str]:
-    account = now.account
-    whole, x = account.distinct or 1, MARGIN
+def _outcome_bar(now: Any, y: float) -> Iterator[str]:
+    x = MARGIN
     for index, name in enumerate((*OUTCOMES, "in_flight")):
-        kind, count = "faded" if name == "in_flight" else name, getattr(account, name)
+        kind, count = "faded" if name == "in_flight" else name, getattr(now.account, name)
         if count:
-            width = (WIDTH - 2 * MARGIN) * count / whole
+            width = (WIDTH - 2 * MARGIN) * count / now.account.distinct
             yield element("rect", x=x, y=y, width=width, height=12, kind=kind)
             x += width
         left = MARGIN + index * 152

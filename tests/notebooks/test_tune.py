@@ -20,7 +20,7 @@ from rxcompact.testing import SimulatedApi
 try:
     from rxcompact.notebook import Tuning, tune
     from rxcompact.notebook.history import History
-    from rxcompact.notebook.simulation import Simulation, peak
+    from rxcompact.notebook.simulation import peak
 except ImportError:
     if "CI" in os.environ:
         raise
@@ -97,8 +97,8 @@ def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_rejected(la
 @pytest.mark.parametrize("lateness", [None, 0.0, 12.5])
 def test_windows_close_at_the_end_of_their_bucket_and_the_lateness(lateness: float | None) -> None:
     times = [T0 + 3, T0 + 4, T0 + 10, T0 + 29.9, T0 + 5000, T0 + 5001]
-    history = History([{"ts": at} for at in times], lambda event: event["ts"])
-    closed = history.compacted(str, 10.0, lateness).windows
+    history = History([{"ts": at} for at in times], time_of("ts"))
+    closed = history.compacted(key_of(str), 10.0, lateness).windows
     assert [each.at - T0 for each in closed] == pytest.approx([each + (lateness or 0.0) for each in (10, 20, 30, 5010)])
     assert [sorted(item.first_seen or 0 for item in each.window) for each in closed] == [
         times[:2], times[2:3], times[3:4], times[4:]
@@ -114,7 +114,8 @@ def test_events_without_a_key_or_time_are_rejected_and_harm_no_other() -> None:
         {"ts": 9e11, "id": 3},
         {"ts": T0 + 2, "id": 1},
     ]
-    (row,) = quiet(events, time_mapper=lambda event: event["ts"], key_mappers="id", timespans=[10], outages=[])
+    key = key_of("id", missing="reject")
+    (row,) = quiet(events, time_mapper=lambda event: event["ts"], key_mappers=key, timespans=[10], outages=[])
     # of the two without a believable time one has none at all, the other is of a window of its own time's
     assert (row.received, row.rejected, row.distinct) == (6, 3, 2)
 
@@ -232,31 +233,12 @@ def test_in_an_outage_those_expire_that_are_due_in_it_and_too_old_at_its_end(max
     assert row.expired == len(too_old)
     for length in lengths:
         start = busiest(events, length)
-        # a wait takes at most half of the age that remains, so who is young enough is tried after the end
-        expected = too_old | {
-            event["id"] for event in events if close(event, 10) >= start and event["ts"] + max_age <= start + length
-        }
-        assert row.in_outage[length] == len(expected), length
+        due = {event["id"]: event["ts"] + max_age for event in events if close(event, 10) >= start}
+        expected = too_old | {key for key, at in due.items() if at <= start + length}
+        # the last attempt is at a random instant of the last tenth of an event's age: it may be before the end, or after
+        chance = {key for key, at in due.items() if start + length < at <= start + length + max_age / 10} - expected
+        assert len(expected) <= row.in_outage[length] <= len(expected | chance), length
     assert list(row.in_outage) == lengths
-
-
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("rate", [None, 2.0])
-def test_replaying_an_outage_alone_gives_what_all_of_history_gives(seed: int, rate: float | None) -> None:
-    events = stream(500, seed)
-    history = History(events, lambda event: event["ts"])
-    windows = history.compacted(lambda event: (event["host"], event["alert"]), 10.0, None).windows
-    api = partial(SimulatedApi, latency=0.1, rate=rate)
-    simulation = Simulation(api=api, max_age=25.0, max_concurrent=5, batch_timespan=1.0)
-    usual = simulation.run(windows)
-    middle = windows[len(windows) // 2].at
-    for outage in ((middle - 1, middle + 40), (T0 - 5, T0 + 60), (history.arrivals[-1] - 1, history.arrivals[-1] + 99)):
-        in_full = simulation.run(windows, [outage])
-        expired, held = simulation.run_outage(windows, usual, outage)
-        # what a limited service makes some wait for is chance's; how many are lost hardly
-        assert expired == pytest.approx(in_full.expired, abs=0 if rate is None else 3)
-        assert rate is not None or held == max(usual.held, in_full.held)
-        assert in_full.expired > usual.expired
 
 
 def test_outages_are_put_where_most_events_came() -> None:

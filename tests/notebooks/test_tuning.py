@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rxcompact import key_of
 from rxcompact.errors import ArgumentError
 from rxcompact.testing import SimulatedApi
 
@@ -201,7 +202,8 @@ def test_choices_out_of_range_are_refused(name: str, value: Any) -> None:
 
 
 def test_without_windows_there_is_nothing_to_simulate() -> None:
-    (row,) = quiet(apart(3), time_mapper="ts", key_mappers="absent", timespans=[10], outages=[60])
+    key = key_of("absent", missing="reject")
+    (row,) = quiet(apart(3), time_mapper="ts", key_mappers=key, timespans=[10], outages=[60])
     assert (row.rejected, row.distinct, row.p50, row.calls, row.in_outage) == (3, 0, None, 0, {60.0: 0})
 
 

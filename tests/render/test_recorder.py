@@ -126,7 +126,7 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
     )
     recorder = Recorder()
     orchestrator.attach(recorder)
-    hubs = [orchestrator._signals, orchestrator._windows, orchestrator._outcomes, orchestrator._states]
+    hubs = [orchestrator.signals, orchestrator.windows, orchestrator.outcomes, orchestrator.states]
     observers = [hub._observers for hub in hubs]
 
     def look() -> None:

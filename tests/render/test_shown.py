@@ -29,7 +29,7 @@ def pipeline(source: Any, **options: Any) -> Pipeline:
 
 def look(orchestrator: Orchestrator) -> dict[str, list[str]]:
     """Show it and its pipeline twice; nothing may change by it."""
-    hubs = ("_signals", "_windows", "_outcomes", "_dead_letters", "_states")
+    hubs = ("signals", "windows", "outcomes", "dead_letters", "states")
 
     def state() -> tuple[Any, ...]:
         observers = tuple(getattr(orchestrator, hub)._observers for hub in hubs)

@@ -11,8 +11,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from rxcompact.observers import Recorder, Recording
-from rxcompact.render.marble_svg import marble_svg
-from rxcompact.render.svg_elements import LEFT, RIGHT, WIDTH
+from rxcompact.render.marble_svg import LEFT, RIGHT, marble_svg
+from rxcompact.render.svg import WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,7 +11,7 @@ from pipelines import simple_pipeline
 
 from rxcompact import Account, Bounds, Compacted, DeadLetter, Pipeline, Window
 from rxcompact.errors import ExpiredError, TransientError
-from rxcompact.render import (
+from rxcompact.render.tables import (
     account_html,
     compacted_html,
     dead_letter_html,
