@@ -235,7 +235,7 @@ def test_in_an_outage_those_expire_that_are_due_in_it_and_too_old_at_its_end(max
         start = busiest(events, length)
         due = {event["id"]: event["ts"] + max_age for event in events if close(event, 10) >= start}
         expected = too_old | {key for key, at in due.items() if at <= start + length}
-        # the last attempt is at a random instant of the last tenth of an event's age: it may be before the end, or after
+        # the last attempt is at a random instant of the last tenth of an event's age: before the end, or after
         chance = {key for key, at in due.items() if start + length < at <= start + length + max_age / 10} - expected
         assert len(expected) <= row.in_outage[length] <= len(expected | chance), length
     assert list(row.in_outage) == lengths
