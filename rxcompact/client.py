@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from gzip import BadGzipFile
 from typing import Any
@@ -15,14 +14,8 @@ import aiohttp
 from loguru import logger
 from yarl import URL
 
-from rxcompact.errors import (
-    ArgumentError,
-    PermanentError,
-    RateLimitedError,
-    RxCompactError,
-    TooLargeError,
-    TransientError,
-)
+from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TooLargeError, TransientError
+from rxcompact.format import redacted
 from rxcompact.operators.retry import http_verdict, parse_retry_after
 from rxcompact.reader.decompress import is_gzip, read_body
 
@@ -32,8 +25,6 @@ EXCERPT = 200
 """Characters of a failure's body that its error shows."""
 EXCERPT_TIMEOUT = 1.0
 """Seconds for which they are waited for."""
-_control = re.compile(r"[\s\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]+")
-_credentials = re.compile(r"(?<=//)[^/?#]*@|[?#].*")
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -66,14 +57,17 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
-        self, method: str, url: URL, *, max_answer: int = 0, **options: Any
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        """Return an answer's status, headers and body; of a failure the beginning of it. The caller limits the time.
+        self, method: str, url: URL, *, max_answer: int = 0, allowed: Collection[int] = (), **options: Any
+    ) -> tuple[int, str, bytes]:
+        """Return an answer's status, content type and body. The caller limits the time.
+
+        Args:
+            allowed: Statuses that are no failure; their bodies are not read.
 
         Raises:
             aiohttp.ClientError: when there is no answer.
-            TransientError: when it is damaged, or not HTTP.
-            PermanentError: when it is too long, or the URL is not valid.
+            TransientError: when it is damaged, or not HTTP, or has a status that a retry may mend.
+            PermanentError: when it is too long, the URL is not valid, or the status is any other.
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -85,9 +79,13 @@ class Client:
             )
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as response:
+                if response.status in allowed:
+                    return response.status, "", b""
                 if response.status not in SUCCESS:
-                    return response.status, response.headers, await _excerpt(response)
-                return response.status, response.headers, await _body(response, max(self._max_answer, max_answer))
+                    raise failure(response.status, origin(url), await _excerpt(response), response.headers)
+                body = await _body(response, max(self._max_answer, max_answer))
+                kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+                return response.status, kind, body
         except aiohttp.ClientConnectorCertificateError as error:
             logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)
             raise
@@ -115,7 +113,6 @@ async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
 
 
 async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
-    """Return the body of a success, unpacked."""
     try:
         compressed = is_gzip(response.headers.get("Content-Encoding"))
         return await read_body(response.content, longest, compressed=compressed)
@@ -125,23 +122,19 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
         raise TransientError(f"answer cannot be unpacked: {error}") from None
 
 
-def failure(status: int, headers: Mapping[str, str], where: str, body: bytes = b"") -> Exception | None:
-    """Return the error of a status, with the beginning of the body, or None for success.
+def failure(
+    status: int, where: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> TransientError | PermanentError:
+    """Return the error of a status that is no success, with the beginning of the body.
 
     401, 403 and 410 are logged as errors and retried, for someone may correct the credentials or the URL.
     """
-    if status in SUCCESS:
-        return None
-    excerpt = _clean(body.decode("utf-8", "replace"))
-    text = f"HTTP {status}: {excerpt}" if excerpt else f"HTTP {status}"
-    error: RxCompactError
+    text = f"HTTP {status}: {_clean(body.decode('utf-8', 'replace'))}".removesuffix(": ")
     meaning = http_verdict(status)
-    if meaning == "rate limited":
-        error = RateLimitedError(text)
-    else:
-        error = PermanentError(text) if meaning == "permanent" else TransientError(text)
+    kinds = {"rate limited": RateLimitedError, "permanent": PermanentError}
+    error: TransientError | PermanentError = kinds.get(meaning, TransientError)(text)
     if isinstance(error, TransientError):
-        error.retry_after = parse_retry_after(headers.get("Retry-After"), time.time())
+        error.retry_after = parse_retry_after((headers or {}).get("Retry-After"), time.time())
     error.status = status
     error.reason = f"HTTP {status}"
     if meaning == "denied":
@@ -156,7 +149,8 @@ def is_html(body: bytes) -> bool:
 
 def _clean(text: str) -> str:
     """Return the beginning of a text without control characters."""
-    return _control.sub(" ", text).strip()[:EXCERPT]
+    printable = "".join(each if each.isprintable() else " " for each in text)
+    return " ".join(printable.split())[:EXCERPT]
 
 
 def absolute_url(argument: str, url: str, shown: str = "") -> URL:
@@ -174,11 +168,6 @@ def absolute_url(argument: str, url: str, shown: str = "") -> URL:
     return found
 
 
-def redacted(url: str) -> str:
-    """Return a URL without user, password and query."""
-    return _credentials.sub("", url)
-
-
-def origin(url: str | URL) -> str:
+def origin(url: URL) -> str:
     """Return a URL's scheme, host and port: the part that may be logged."""
-    return str(URL(url).origin())
+    return str(url.origin())

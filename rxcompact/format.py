@@ -11,8 +11,7 @@ from typing import Any
 
 # what XML 1.0 does not allow, not even escaped
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-_CREDENTIALS = re.compile(r"//[^\s/@]{1,200}@")
-_QUERY = re.compile(r"(://[^\s?'\"]{1,500})\?[^\s'\"]+")
+_URL = re.compile(r"\w+://[^\s'\"]+")
 _SHORT = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _LONG = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
 _reprs = Repr()
@@ -73,6 +72,24 @@ def instant(seconds: float | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S") + (f".{moment.microsecond // 1000:03}" if moment.microsecond else "")
 
 
+def redacted(url: str, query: str = "") -> str:
+    """Return a URL without user, password and query, even where a password has ``/``, ``?``, ``#`` or ``@`` in it.
+
+    Args:
+        query: What stands for the query.
+
+    >>> redacted("http://user:pass/word@host:80/path?token=x"), redacted("user:p?w@host")
+    ('http://host:80/path', '***')
+    """
+    scheme, slashes, rest = url.partition("://")
+    if not slashes:
+        scheme, rest = "", url
+    place, *after = re.split("[?#]", rest, maxsplit=1)
+    if "@" in "".join(after):  # of a password, or of a query
+        return f"{scheme}{slashes}***"
+    return scheme + slashes + place.rpartition("@")[2] + (query if after else "")
+
+
 def error_name(error: BaseException | None) -> str:
     """Return the type of an error, without its message, which may be secret."""
     return "" if error is None else type(error).__name__
@@ -90,5 +107,5 @@ def error_text(error: BaseException | None, length: int = 200) -> str:
         message = str(error)
     except Exception:  # noqa: BLE001 - a report must not fail for the error that it is about
         message = ""
-    message = _QUERY.sub(r"\1?…", _CREDENTIALS.sub("//", message[: 10 * length]))
+    message = _URL.sub(lambda found: redacted(found[0], "?…"), message[: 10 * length])
     return f"{error_name(error)}: {short(message, length)}" if message else error_name(error)

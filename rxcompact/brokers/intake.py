@@ -11,8 +11,9 @@ from typing import Any
 from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack, Chunk
+from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.errors import ArgumentError, DecodeError
+from rxcompact.errors import DecodeError
 from rxcompact.reader.decompress import MIB
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
@@ -44,11 +45,9 @@ class Intake:
         together: int = 1,
         describe: Callable[[Any], str] = str,
     ) -> None:
-        if together < 1:
-            raise ArgumentError("together", together, "at least 1")
         self.events_each = 1.0
         self._settled = settled
-        self._together = together
+        self._together = count("together", together)
         self._describe = describe
         self._identities: deque[Any] = deque()  # of messages that are not parsed yet
         self._bodies: deque[bytes] = deque()
@@ -66,17 +65,10 @@ class Intake:
         self._observer = None
 
     def __len__(self) -> int:
-        """Return how many messages wait."""
         return len(self._parsed) + len(self._bodies)
 
     def take(self, identities: Iterable[Any], bodies: Iterable[bytes]) -> None:
-        """Have messages wait for `push`.
-
-        Args:
-            identities: What ``settled`` and `leave` call them.
-            bodies: Each has events as JSON: an object, an array or lines. One that is malformed is passed on as a line,
-                to be rejected with a reason where keys are read.
-        """
+        """Have messages wait for `push`; one that is malformed is passed on, to be rejected where keys are read."""
         self._identities.extend(identities)
         self._bodies.extend(bodies)
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import BooleanDisposable, Disposable
+from reactivex.disposable import Disposable
 
 from rxcompact.brokers.intake import Intake
 from rxcompact.brokers.unacked import UnackedMessages
@@ -20,7 +20,6 @@ from rxcompact.timestamps import posix
 
 PAUSE = 0.25
 """Seconds until replies that could not be sent are sent again."""
-
 
 Start: TypeAlias = str | float | datetime
 """Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
@@ -59,10 +58,7 @@ class BrokerSource(ABC):
         self._intake = Intake(unacked.settle, together=together, describe=self._describe)
         self._fetching: asyncio.Future[None] | None = None
         self._replying: asyncio.Future[None] | None = None
-        self._released = False
-        self._waiting: asyncio.Future[Any] | None = None  # what `_fetch` waits for
-        self._failure: Exception | None = None
-        self._subscribed = BooleanDisposable()
+        self._ended: asyncio.Future[None] | None = None  # of the subscription, with what it failed with
         self._bound = asyncio.Event()
 
     async def bound(self) -> None:
@@ -76,8 +72,8 @@ class BrokerSource(ABC):
         """Connect, and create what is missing; what it raises is the stream's error."""
 
     @abstractmethod
-    async def _fetch(self, demand: Demand) -> None:
-        """Fetch messages that there is capacity for."""
+    async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
+        """Fetch messages that there is capacity for; return what to wait for before the next call."""
 
     @abstractmethod
     async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
@@ -114,72 +110,61 @@ class BrokerSource(ABC):
         """
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
-            subscribed = self._subscribed = BooleanDisposable()
-            self._fetching = asyncio.ensure_future(self._run(observer, demand, subscribed, self._fetching))
-
-            def dispose() -> None:
-                subscribed.dispose()
-                if self._subscribed is subscribed:  # another may have subscribed already
-                    self._interrupt()
-
-            return Disposable(dispose)
+            ended = self._ended = asyncio.get_running_loop().create_future()
+            self._fetching = asyncio.ensure_future(self._run(observer, demand, ended, self._fetching))
+            return Disposable(lambda: self._end(ended))
 
         return Observable(subscribe)
+
+    def _end(self, ended: asyncio.Future[None] | None, error: Exception | None = None) -> None:
+        """End a subscription. Its task is not cancelled: messages may be on their way, and have to be given back."""
+        if ended is self._ended:  # another may have begun already
+            self._intake.detach()
+        if ended is not None and not ended.done():
+            if error is None:
+                ended.set_result(None)
+            else:
+                ended.set_exception(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Have the stream fail."""
+        self._end(self._ended, error)
 
     async def _run(
         self,
         observer: ObserverBase[list[Any]],
         demand: Demand,
-        subscribed: BooleanDisposable,
+        ended: asyncio.Future[None],
         before: asyncio.Future[None] | None,
     ) -> None:
         if before is not None:
             await asyncio.wait({before})
-        self._failure = None
         try:
             await self._bind()
             self._bound.set()
             if self._replying is None:
-                self._released = False
                 self._replying = asyncio.ensure_future(self._reply())
-            if not subscribed.is_disposed:
+            if not ended.done():
                 self._intake.attach(observer, demand)
-            while not subscribed.is_disposed:
-                if self._failure is not None:
-                    raise self._failure  # noqa: TRY301 - of another task
-                await self._fetch(demand)
+            while not ended.done():
+                if (condition := await self._fetch(demand)) is not None:
+                    waiting: asyncio.Future[Any] = asyncio.ensure_future(condition)
+                    await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    waiting.cancel()
+            ended.result()
         except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
-            if not subscribed.is_disposed:
+            if not ended.done() or ended.exception() is not None:
                 self._intake.detach()
                 observer.on_error(error)
 
-    def _fail(self, error: Exception) -> None:
-        """Have the stream fail."""
-        self._failure = error
-        self._interrupt()
-
-    async def _wait_for(self, condition: Coroutine[Any, Any, object]) -> None:
-        """Wait, unless the stream ends meanwhile."""
-        self._waiting = asyncio.ensure_future(condition)
-        if self._failure is not None or self._subscribed.is_disposed:
-            self._waiting.cancel()
-        await asyncio.wait({self._waiting})
-
-    def _interrupt(self) -> None:
-        """Have `_run` end. It is not cancelled: messages may be on their way, and have to be given back."""
-        self._intake.detach()
-        if self._waiting is not None:
-            self._waiting.cancel()
-
     async def _stop_fetching(self) -> None:
-        self._subscribed.dispose()
-        self._interrupt()
+        self._end(self._ended)
         if self._fetching is not None:
             await asyncio.wait({self._fetching})
 
     async def _reply(self) -> None:
         """Send replies until `release`. A failure is tried again; all but the network's are errors of the stream."""
-        while not self._released:
+        while self._replying is asyncio.current_task():  # clients swallow cancellations
             await self._unacked.wait()
             try:
                 await self._unacked.flush(self._send)
@@ -188,13 +173,6 @@ class BrokerSource(ABC):
                     self._fail(error)
                 await asyncio.sleep(PAUSE)
                 self._unacked.wake()
-
-    async def _stop_replying(self) -> None:
-        self._released = True  # clients swallow cancellations
-        replying, self._replying = self._replying, None
-        if replying is not None:
-            replying.cancel()
-            await asyncio.wait({replying})
 
     async def aclose(self) -> None:
         """Fetch no more; what was not pushed is given back."""
@@ -210,10 +188,13 @@ class BrokerSource(ABC):
         Raises:
             RefusedError: when the broker does not take a reply.
         """
+        replying, self._replying = self._replying, None
         try:
             await self._stop_fetching()
             self._unacked.give_back()
-            await self._stop_replying()
+            if replying is not None:
+                replying.cancel()
+                await asyncio.wait({replying})
             while self._unacked.pending_replies or not await self._confirmed():
                 try:
                     await self._unacked.flush(self._send)
@@ -222,5 +203,4 @@ class BrokerSource(ABC):
                 except TransientError:
                     await asyncio.sleep(PAUSE)
         finally:
-            await self._stop_replying()
             await self._disconnect()

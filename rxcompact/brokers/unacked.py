@@ -42,7 +42,6 @@ class UnackedMessages:
         self._fewer = asyncio.Event()
 
     def __len__(self) -> int:
-        """Return how many messages are not settled."""
         return len(self._replies)
 
     @property

@@ -10,9 +10,10 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from rxcompact.client import KIB, Client, absolute_url, failure, is_html, origin, redacted
+from rxcompact.client import KIB, Client, absolute_url, is_html, origin
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.fields import Field
+from rxcompact.format import redacted
 from rxcompact.keys import plain
 
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
@@ -66,16 +67,12 @@ class HttpEnricher:
             aiohttp.ClientError: when there was no answer.
         """
         url = self._url(event)
-        status, headers, body = await self._client.request(self._method, url)
+        status, kind, body = await self._client.request(self._method, url, allowed=NO_ENRICHMENT)
         if status in NO_ENRICHMENT:
             return None
-        error = failure(status, headers, origin(url), body)
-        if error is not None:
-            raise error
         try:
             return msgspec.json.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-            kind = headers.get("Content-Type", "").partition(";")[0].strip().lower()
             if is_html(body) or not (kind in UNTYPED or kind.endswith("json")):
                 raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
             raise TransientError(f"answer is no JSON: {cause}") from None

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 from multidict import CIMultiDict
 
-from rxcompact.client import KIB, Client, absolute_url, failure, is_html, origin
+from rxcompact.client import KIB, SUCCESS, Client, absolute_url, failure, is_html, origin
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.sinks.encoding import encoded, encoder, json_object
@@ -105,12 +105,7 @@ class HttpSink:
         if self._gzip:
             body = zlib.compress(body, wbits=31)
         headers = {**self._headers, self._idempotency_header: Batch.of(batch).idempotency_key}
-        status, answer_headers, answer = await self._client.request(
-            "POST", self._url, data=body, headers=headers, max_answer=longest
-        )
-        error = failure(status, answer_headers, origin(self._url), answer)
-        if error is not None:
-            raise error
+        _, _, answer = await self._client.request("POST", self._url, data=body, headers=headers, max_answer=longest)
         if is_html(answer):
             raise TransientError(f"answer is an HTML page, not that of a store: {origin(self._url)}")
         sent = [position for position in range(len(batch)) if position not in failed]
@@ -130,9 +125,8 @@ class HttpSink:
             raise TransientError(f"answer has results for {len(bulk.items)} events, not {len(sent)}")
         for position, item in zip(sent, bulk.items, strict=True):
             for result in item.values():
-                error = failure(result.status, {}, origin(self._url))
-                if error is not None:
-                    yield position, error
+                if result.status not in SUCCESS:
+                    yield position, failure(result.status, origin(self._url))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -24,16 +24,15 @@ def _is_worth_logging(record: logging.LogRecord) -> bool:
 
 
 server_log = logging.getLogger("rxcompact.server")
-"""The log of an aiohttp server, for its ``logger``."""
 server_log.addFilter(_is_worth_logging)
 
 
 class Server:
-    """Serves an application until it is closed.
+    """Serves an application on a limited number of connections; the next one gets 503 and is closed.
 
     Args:
         app: The application.
-        max_connections: How many at once; the next one gets 503.
+        max_connections: How many at once.
         header_timeout: Seconds until the head of a request is complete, counted from the answer before it.
         retry_after: Seconds after which a rejected client may retry.
     """
@@ -47,7 +46,14 @@ class Server:
             shutdown_timeout=GRACE,
             logger=server_log,
         )
-        self._limiter = ConnectionLimiter(self._runner, max_connections=max_connections, retry_after=retry_after)
+        self._max = max_connections
+        body = json.dumps({"status": 503, "error": f"more than {max_connections} connections (max_connections)"})
+        self._rejection = (
+            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {retry_after}\r\nConnection: close\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+        self._listener: asyncio.Server | None = None
+        self._rejected: dict[asyncio.Transport, asyncio.TimerHandle] = {}
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -59,11 +65,38 @@ class Server:
             OSError: when the address cannot be listened on.
         """
         await self._runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            return await self._limiter.listen(host, port)
+            self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
         except OSError:
             await self._runner.cleanup()
             raise
+        return int(self._listener.sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> int:
+        """How many were accepted and are open."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
+    def accept(self, transport: asyncio.Transport) -> None:
+        """Pass a new connection to the application, or reject it."""
+        if self._listener is None or self._runner.server is None:  # accepted while it was closed
+            transport.abort()
+        elif self.connections < self._max:
+            handler = self._runner.server()
+            transport.set_protocol(handler)
+            handler.connection_made(transport)
+        elif len(self._rejected) < self._max:
+            self._rejected[transport] = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+            transport.write(self._rejection)
+            transport.write_eof()
+        else:
+            transport.abort()
+
+    def forget(self, transport: asyncio.Transport) -> None:
+        """Forget a rejected connection that is closed."""
+        if timer := self._rejected.pop(transport, None):
+            timer.cancel()
 
     @contextmanager
     def busy(self) -> Generator[None]:
@@ -82,9 +115,17 @@ class Server:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), GRACE)
 
+    def stop_listening(self) -> None:
+        """Accept nothing more; what was rejected is closed at once."""
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.close()
+        for transport in list(self._rejected):
+            transport.abort()
+
     async def close(self) -> None:
         """Stop listening, wait for the requests under way, and close the connections."""
-        self._limiter.close()
+        self.stop_listening()
         try:
             await self.wait_idle()  # aiohttp reads no more of a body once it closes
             await self._runner.cleanup()
@@ -93,76 +134,16 @@ class Server:
                 handler.force_close()
 
 
-class ConnectionLimiter:
-    """Listens for a server and passes it a limited number of connections; the next one gets 503 and is closed.
-
-    Args:
-        runner: Serves accepted connections; set up already.
-        max_connections: How many at once.
-        retry_after: Seconds after which a rejected client may retry.
-    """
-
-    def __init__(self, runner: web.BaseRunner, *, max_connections: int, retry_after: int) -> None:
-        self._runner = runner
-        self._max = max_connections
-        body = json.dumps({"status": 503, "error": f"more than {max_connections} connections (max_connections)"})
-        self._answer = (
-            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {retry_after}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
-        self._listener: asyncio.Server | None = None
-        self._rejected: dict[asyncio.Transport, asyncio.TimerHandle] = {}
-
-    async def listen(self, host: str, port: int) -> int:
-        """Listen; return the port.
-
-        Raises:
-            OSError: when the address cannot be listened on.
-        """
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
-        return int(self._listener.sockets[0].getsockname()[1])
-
-    def close(self) -> None:
-        """Stop listening; accepted connections belong to the server."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            listener.close()
-        for transport in list(self._rejected):
-            transport.abort()
-
-    def accept(self, transport: asyncio.Transport) -> None:
-        """Pass a connection to the server, or reject it."""
-        server = self._runner.server
-        if self._listener is None or server is None:  # accepted while it was closed
-            transport.abort()
-        elif len(server.connections) < self._max:
-            handler = server()
-            transport.set_protocol(handler)
-            handler.connection_made(transport)
-        elif len(self._rejected) < self._max:
-            self._rejected[transport] = asyncio.get_running_loop().call_later(LINGER, transport.abort)
-            transport.write(self._answer)
-            transport.write_eof()
-        else:
-            transport.abort()
-
-    def forget(self, transport: asyncio.Transport) -> None:
-        """Forget a rejected connection that is closed."""
-        if timer := self._rejected.pop(transport, None):
-            timer.cancel()
-
-
 class _Pending(asyncio.Protocol):
     """A connection that is not accepted yet; what it sends is ignored."""
 
-    def __init__(self, limiter: ConnectionLimiter) -> None:
-        self._limiter = limiter
+    def __init__(self, server: Server) -> None:
+        self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._limiter.accept(self._transport)
+        self._server.accept(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._limiter.forget(self._transport)
+        self._server.forget(self._transport)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -97,17 +98,21 @@ class HttpSource:
         self._host = host
         self._port = port
         self._path = path
-        self._items = None if items is None else ItemsPath(items)
         self._credentials = [f"Bearer {token}".encode()] if token is not None else []
         if basic is not None:
             self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
-        self._max_body = max_body
-        self._max_events = max_events
+        self._read_parts = partial(
+            read_parts, items=None if items is None else ItemsPath(items), max_body=max_body, max_events=max_events
+        )
         self._body_timeout = seconds("body_timeout", body_timeout)
-        self._header_timeout = seconds("header_timeout", header_timeout)
-        self._max_connections = max_connections
-        self._strict = strict
         self._retry_after = retry_after
+        self._new_server = partial(
+            Server,
+            max_connections=max_connections,
+            header_timeout=seconds("header_timeout", header_timeout),
+            retry_after=retry_after,
+        )
+        self._strict = strict
         self._success_status = success_status
         self._linger = seconds("linger", linger, zero=True)
         self._draining = False
@@ -156,26 +161,19 @@ class HttpSource:
     async def _start(self, observer: ObserverBase[list[Any]], after: asyncio.Future[None] | None) -> None:
         if after is not None:
             await after
-        if self._server is not None:
-            self._listening.set()
-            return
-        app = web.Application(client_max_size=self._max_body)
-        for method in ("POST", "PUT"):
-            app.router.add_route(method, self._path, self._post)
-        for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
-            app.router.add_get(path, handler)
-        server = Server(
-            app,
-            max_connections=self._max_connections,
-            header_timeout=self._header_timeout,
-            retry_after=self._retry_after,
-        )
-        try:
-            self._port = await server.open(self._host, self._port)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
-            observer.on_error(error)
-            return
-        self._server = server
+        if self._server is None:
+            app = web.Application()
+            app.router.add_post(self._path, self._post)
+            app.router.add_put(self._path, self._post)
+            for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
+                app.router.add_get(path, handler)
+            server = self._new_server(app)
+            try:
+                self._port = await server.open(self._host, self._port)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
+                observer.on_error(error)
+                return
+            self._server = server
         self._listening.set()
 
     async def aclose(self) -> None:
@@ -202,25 +200,20 @@ class HttpSource:
     # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _post(self, request: web.Request) -> web.Response:
-        server = self._server
-        if server is None or self._draining:
-            return self._unavailable("stopping")
-        with server.busy():
-            try:
+        try:
+            if self._server is None or self._draining:
+                raise self._unavailable("stopping")
+            with self._server.busy():
                 return await self._handle_post(request)
-            except RequestError as error:
-                return _answer(error.status, {"error": str(error)}, error.headers)
+        except RequestError as error:
+            return _answer(error.status, {"error": str(error)}, error.headers)
 
     async def _handle_post(self, request: web.Request) -> web.Response:
         if self._credentials and not self._authorized(request):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
-        reading = read_parts(request, items=self._items, max_body=self._max_body, max_events=self._max_events)
         try:
-            if request.content.is_eof():  # it came with the head
-                parts = await reading
-            else:
-                async with asyncio.timeout(self._body_timeout):
-                    parts = await reading
+            async with asyncio.timeout(self._body_timeout):
+                parts = await self._read_parts(request)
         except TimeoutError:
             why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
@@ -235,25 +228,24 @@ class HttpSource:
         """Push all of a body, or nothing. The loop has its turn between the parts."""
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
-            return self._unavailable("stopping")
+            raise self._unavailable("stopping")
         if not demand.accepts([event for part in parts for event in part.events]):
             if demand.capacity() == demand.limit:
-                return _answer(413, {"error": f"more distinct events than can be held at all: {demand.limit}"})
+                raise RequestError(413, f"more distinct events than can be held at all: {demand.limit}")
             self._full = True
-            return self._unavailable("no capacity")
+            raise self._unavailable("no capacity")
         counts = Counts()
-        for number, part in enumerate(parts):
-            if number:
-                await asyncio.sleep(0)
-                if self._observer is not observer:
-                    return self._unavailable("stopping")
+        for part in parts:
+            if self._observer is not observer:
+                raise self._unavailable("stopping")
             chunk = Chunk(events_of(part.events))
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
+            await asyncio.sleep(0)
         return _answer(400 if counts.rejected and not counts.accepted else self._success_status, counts.body())
 
-    def _unavailable(self, why: str) -> web.Response:
-        return _answer(503, {"error": why}, {"Retry-After": str(self._retry_after)})
+    def _unavailable(self, why: str) -> RequestError:
+        return RequestError(503, why, {"Retry-After": str(self._retry_after)})
 
     def _authorized(self, request: web.Request) -> bool:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")

@@ -47,7 +47,7 @@ class Connection(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
 
     async def publish_many(self, subjects: Sequence[bytes], body: bytes) -> None:
-        """Publish the same to each of many subjects that are valid.
+        """Publish the same to each of many subjects that are valid; what `publish` does in three coroutines a message.
 
         Raises:
             ConnectionClosedError: when it is not connected; then nothing was sent.
@@ -55,7 +55,6 @@ class Connection(Client):
         if not self.is_connected:
             raise ConnectionClosedError
         rest = b" %d\r\n%b\r\n" % (len(body), body)
-        # what `publish` does in three coroutines a message
         await self._send_command(b"PUB " + (rest + b"PUB ").join(subjects) + rest)
         await self._flush_pending()
 
@@ -108,9 +107,6 @@ class Servers:
     Args:
         urls: One or several; they may hold credentials, which are shown nowhere.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
-
-    Raises:
-        ArgumentError: without any URL.
     """
 
     def __init__(self, urls: str | Sequence[str], options: Mapping[str, Any] | None) -> None:
@@ -139,9 +135,8 @@ class Servers:
             if client.is_connected:
                 fail(error)
 
-        options: dict[str, Any] = {**self._options, "error_cb": on_error}
         try:
-            await client.connect(self._urls, **options)
+            await client.connect(self._urls, **self._options | {"error_cb": on_error})
         except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
             await client.close()
             cause = errors[0] if errors else error
@@ -150,9 +145,5 @@ class Servers:
         return client
 
     def __str__(self) -> str:
-        return ",".join(_shown(url) for url in self._urls)
-
-
-def _shown(url: str) -> str:
-    """Return the host and port of a URL."""
-    return url.rpartition("@")[2].rpartition("//")[2].partition("/")[0].partition("?")[0]
+        hosts = (url.rpartition("@")[2].rpartition("//")[2] for url in self._urls)
+        return ",".join(host.partition("/")[0].partition("?")[0] for host in hosts)

@@ -30,16 +30,7 @@ PASSING = {"Message Size Exceeds MaxBytes", "Batch Completed", "Leadership Chang
 
 
 class PullConsumer:
-    """A consumer, made where it is missing.
-
-    Args:
-        stream: The stream.
-        config: For a consumer that is made.
-        prefetch: Messages requested at once.
-        max_bytes: Bytes requested at once.
-        wake: Called when it may be time for another request.
-        fail: Called when the server ends a request with an error.
-    """
+    """A consumer, made where it is missing; ``wake`` is called when it may be time for another request."""
 
     def __init__(
         self,
@@ -137,10 +128,7 @@ class PullConsumer:
             self._wake()
 
     async def _on_status(self, message: Msg) -> None:
-        """Handle what the server answers to a request beside messages.
-
-        Source: https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
-        """
+        # https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
         headers: dict[str, Any] = message.headers or {}
         status, description = headers.get("Status"), headers.get("Description", "")
         if status == HEARTBEAT:

@@ -6,20 +6,17 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import msgspec
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.errors import BadSubjectError, Error, MaxPayloadError
+from nats.js import JetStreamContext
 from nats.js.api import Header
+from nats.js.errors import BadRequestError, NoStreamResponseError
 
 from rxcompact.brokers.identity import event_id
-from rxcompact.brokers.jetstream.connection import Servers
+from rxcompact.brokers.jetstream.connection import Connection, Servers
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
 from rxcompact.sinks.encoding import encoder, json_object
-
-NO_RESPONDERS, BAD_REQUEST = "503", 400
 
 
 class JetStreamSink:
@@ -51,11 +48,10 @@ class JetStreamSink:
         self._to_json = to_json
         self._identity = identity
         self._timeout = seconds("timeout", timeout)
-        self._client: Client | None = None
-        self._inbox = ""
+        self._client: Connection | None = None
         self._connecting = asyncio.Lock()
-        self._next = 0  # number of an event
-        self._replies: dict[int, asyncio.Future[BaseException | None]] = {}
+        self._calls: set[asyncio.Future[Exception | None]] = set()
+        self._lost = TransientError("not sent")  # why calls were cancelled
 
     def __repr__(self) -> str:
         return f"JetStreamSink({str(self._servers)!r}, subject={self._subject!r})"
@@ -66,77 +62,46 @@ class JetStreamSink:
         Raises:
             TransientError: when there is no connection.
         """
-        client = await self._connected()
-        numbers = range(self._next, self._next + len(batch))
-        self._next = numbers.stop
-        loop = asyncio.get_running_loop()
-        replies: dict[int, asyncio.Future[BaseException | None]] = {number: loop.create_future() for number in numbers}
-        self._replies |= replies
+        stream = await self._connected()
+        calls = [asyncio.ensure_future(self._publish(stream, compacted)) for compacted in batch]
+        self._calls.update(calls)
         try:
-            for number, compacted in zip(numbers, batch, strict=True):
-                try:
-                    await self._send(client, compacted, f"{self._inbox}.{number}")
-                except Exception as error:  # noqa: BLE001 - of one event; the others go on
-                    self._complete(number, _failure(error))
-            if replies:
-                await asyncio.wait(replies.values(), timeout=self._timeout)
+            await asyncio.gather(*calls, return_exceptions=True)
         finally:
-            for number in numbers:
-                del self._replies[number]
-        late = TransientError("not acknowledged in time")
-        results = [reply.result() if reply.done() else late for reply in replies.values()]
-        return {position: error for position, error in enumerate(results) if error is not None} or None
+            self._calls.difference_update(calls)
+        errors = [self._lost if call.cancelled() else call.result() for call in calls]
+        return {position: error for position, error in enumerate(errors) if error is not None} or None
 
-    async def _send(self, client: Client, compacted: Compacted, reply: str) -> None:
+    async def _publish(self, stream: JetStreamContext, compacted: Compacted) -> Exception | None:
         try:
             subject = self._subject if isinstance(self._subject, str) else self._subject(compacted)
             headers = {Header.MSG_ID.value: self._identity(compacted)}
             body = encoder.encode(self._to_json(compacted))
-        except Exception as error:
-            raise PermanentError(f"cannot be made a message: {type(error).__name__}") from error
-        await client.publish(subject, body, reply=reply, headers=headers)
-
-    async def _on_reply(self, message: Msg) -> None:
-        # nats-py's ``publish_async`` loses the replies that are errors
-        self._complete(int(message.subject.rpartition(".")[2]), _refusal(message))
-
-    def _complete(self, number: int, error: BaseException | None) -> None:
-        reply = self._replies.get(number)
-        if reply is not None and not reply.done():
-            reply.set_result(error)
+        except Exception as error:  # noqa: BLE001 - of one event; the others go on
+            return PermanentError(f"cannot be made a message: {type(error).__name__}")
+        try:
+            await stream.publish(subject, body, headers=headers)
+        except (MaxPayloadError, BadSubjectError, BadRequestError) as error:
+            return PermanentError(str(error))
+        except NoStreamResponseError:
+            return TransientError("no stream stores this subject")
+        except Error as error:
+            return TransientError(str(getattr(error, "description", None) or error))
+        return None
 
     def _fail(self, error: TransientError) -> None:
-        for number in self._replies:  # what was on its way will not be answered
-            self._complete(number, error)
+        self._lost = error
+        for call in self._calls:  # what was on its way will not be answered
+            call.cancel()
 
-    async def _connected(self) -> Client:
+    async def _connected(self) -> JetStreamContext:
         async with self._connecting:
-            client = self._client
-            if client is None or not client.is_connected:
-                client = await self._servers.connect(self._fail)
-                self._inbox = client.new_inbox()
-                await client.subscribe(f"{self._inbox}.*", cb=self._on_reply)
-                self._client = client
-            return client
+            if self._client is None or not self._client.is_connected:
+                self._client = await self._servers.connect(self._fail)
+            return self._client.jetstream(timeout=self._timeout)
 
     async def aclose(self) -> None:
         """Disconnect."""
         client, self._client = self._client, None
         if client is not None:
             await client.close()
-
-
-def _refusal(message: Msg) -> BaseException | None:
-    if (message.headers or {}).get(Header.STATUS.value) == NO_RESPONDERS:
-        return TransientError("no stream stores this subject")
-    error: dict[str, Any] | None = msgspec.json.decode(message.data).get("error")
-    if error is None:
-        return None
-    kind = PermanentError if error.get("code") == BAD_REQUEST else TransientError
-    return kind(str(error.get("description")))
-
-
-def _failure(error: BaseException) -> BaseException:
-    if isinstance(error, MaxPayloadError | BadSubjectError):
-        return PermanentError(str(error))
-    return TransientError(str(error)) if isinstance(error, Error) else error

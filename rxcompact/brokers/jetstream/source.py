@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
@@ -20,11 +21,12 @@ from rxcompact.brokers.jetstream.connection import Connection, Servers
 from rxcompact.brokers.jetstream.consumer import EXPIRES, GRACE, PullConsumer
 from rxcompact.brokers.source import BrokerSource, Start, start_time
 from rxcompact.brokers.unacked import Identity, UnackedMessages
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, TransientError
 
 MIB = 1 << 20
+POLICIES = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
 V1 = 9
 """Parts of a reply subject without a domain."""
 
@@ -77,9 +79,6 @@ class JetStreamSource(BrokerSource):
         together: int = 32,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        for argument, value in (("max_ack_pending", max_ack_pending), ("prefetch", prefetch), ("max_bytes", max_bytes)):
-            if value < 1:
-                raise ArgumentError(argument, value, "at least 1")
         if partitions is not None and (subjects or not partitions or min(partitions) < 0):
             raise ArgumentError("partitions", partitions, "numbers of partitions, without subjects")
         self._servers = Servers(servers, options)
@@ -90,28 +89,25 @@ class JetStreamSource(BrokerSource):
         if partitions is not None:
             filters = {f"{consumer}-{number}": [f"*.{number}.>"] for number in partitions}
         since = start_time(start)
-        moment = None if since is None else datetime.fromtimestamp(since, UTC)
-        policies = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
+        config = ConsumerConfig(
+            deliver_policy=POLICIES.get(str(start), DeliverPolicy.BY_START_TIME),
+            opt_start_time=None if since is None else datetime.fromtimestamp(since, UTC),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=seconds("ack_wait", ack_wait),
+            max_ack_pending=count("max_ack_pending", max_ack_pending),
+        )
+        self._woken = asyncio.Event()
         self._consumers = [
             PullConsumer(
                 stream,
-                ConsumerConfig(
-                    durable_name=name,
-                    deliver_policy=policies.get(str(start), DeliverPolicy.BY_START_TIME),
-                    opt_start_time=moment,
-                    ack_policy=AckPolicy.EXPLICIT,
-                    ack_wait=seconds("ack_wait", ack_wait),
-                    max_ack_pending=max_ack_pending,
-                    filter_subjects=some or None,
-                ),
-                prefetch=max(1, prefetch // len(filters)),
-                max_bytes=max_bytes // len(filters),
-                wake=self._wake,
+                replace(config, durable_name=name, filter_subjects=some or None),
+                prefetch=max(1, count("prefetch", prefetch) // len(filters)),
+                max_bytes=count("max_bytes", max_bytes) // len(filters),
+                wake=self._woken.set,
                 fail=self._fail,
             )
             for name, some in filters.items()
         ]
-        self._woken = asyncio.Event()
         self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
         self._bodies: list[bytes] = []
         self._sids: list[int] = []
@@ -159,26 +155,24 @@ class JetStreamSource(BrokerSource):
                 ", ".join(stored),
             )
 
-    async def _fetch(self, demand: Demand) -> None:
+    async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
         self._intake.push()
         capacity = demand.capacity()
         if not capacity:
-            await self._wait_for(demand.wait())
-        elif not self._intake:
-            each = int(capacity / self._intake.events_each / len(self._consumers))
-            with self._errors():
-                for consumer in self._consumers:
-                    await consumer.request(each)
-            await self._wait_for(self._arrival())
+            return demand.wait()
+        if self._intake:
+            return None
+        each = int(capacity / self._intake.events_each / len(self._consumers))
+        with self._errors():
+            for consumer in self._consumers:
+                await consumer.request(each)
+        return self._arrival()
 
     async def _arrival(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(EXPIRES + GRACE):
                 await self._woken.wait()
         self._woken.clear()
-
-    def _wake(self) -> None:
-        self._woken.set()
 
     def _receive(self, sid: int, reply: bytes, body: bytes) -> None:
         self._sids.append(sid)
@@ -199,7 +193,7 @@ class JetStreamSource(BrokerSource):
         except Exception as error:  # noqa: BLE001 - of whoever observes; nobody else would notice it
             self._fail(error)
         if self._intake:
-            self._wake()
+            self._woken.set()
 
     async def _stop_receiving(self) -> None:
         try:

@@ -1,4 +1,4 @@
-"""Row S30 of the fault table: slow heads and too many connections, at the limiter and at the source."""
+"""Row S30 of the fault table: slow heads and too many connections, at the server and at the source."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from aiohttp import web
 from source_support import HEAD, Service, closed, served, status_of, until
 
 from rxcompact.sources import connections
-from rxcompact.sources.connections import ConnectionLimiter
+from rxcompact.sources.connections import Server
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 LOOPS = pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 
 
 class Listener:
-    """A limiter with an aiohttp server behind it."""
+    """A server, and clients of it."""
 
-    def __init__(self, runner: web.AppRunner, limiter: ConnectionLimiter, port: int) -> None:
-        self.runner = runner
-        self.limiter = limiter
+    def __init__(self, server: Server, port: int) -> None:
+        self.server = server
         self.port = port
 
     @property
     def accepted(self) -> int:
-        return len(self.runner.server.connections)
+        return self.server.connections
 
     async def connect(self, request: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -46,14 +45,11 @@ async def listener(max_connections: int, *, header_timeout: float = 60.0) -> Asy
 
     app = web.Application()
     app.router.add_get("/", hello)
-    runner = web.AppRunner(app, keepalive_timeout=header_timeout, access_log=None, logger=connections.server_log)
-    await runner.setup()
-    limiter = ConnectionLimiter(runner, max_connections=max_connections, retry_after=7)
+    server = Server(app, max_connections=max_connections, header_timeout=header_timeout, retry_after=7)
     try:
-        yield Listener(runner, limiter, await limiter.listen("127.0.0.1", 0))
+        yield Listener(server, await server.open("127.0.0.1", 0))
     finally:
-        limiter.close()
-        await runner.cleanup()
+        await server.close()
 
 
 def run(main: object, loop: object) -> None:
@@ -132,14 +128,14 @@ def test_s30_a_rejected_connection_that_keeps_sending_is_aborted(loop: object, m
 
 
 @LOOPS
-def test_s30_a_closed_limiter_leaves_no_connection(loop: object) -> None:
+def test_s30_a_server_that_stops_listening_leaves_no_connection(loop: object) -> None:
     async def main() -> None:
         async with listener(1) as it:
             accepted, first = await it.connect(REQUEST)
             await until(lambda: it.accepted == 1)
             rejected, second = await it.connect(REQUEST)
             assert await status_of(rejected) == 503
-            it.limiter.close()
+            it.server.stop_listening()
             await closed(rejected)  # long before it would be aborted
             assert await status_of(accepted) == 200  # that one is the server's
             with pytest.raises(ConnectionRefusedError):
