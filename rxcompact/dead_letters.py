@@ -32,6 +32,7 @@ class DeadLetterRoute:
         scheduler: Of the loop.
 
     Attributes:
+        lost: How many dead letters could not be delivered.
         ended: Done when `complete` was called and every dead letter was delivered or given up.
     """
 
@@ -45,6 +46,7 @@ class DeadLetterRoute:
     ) -> None:
         self._letters: Subject[Compacted] = Subject()
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
+        self.lost = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publish = Publish(
             stage=STAGE,
@@ -90,6 +92,7 @@ class DeadLetterRoute:
     def _on_lost(self, letter: DeadLetter) -> None:
         lost: DeadLetter = letter.event.event
         self._callbacks.pop(id(lost), None)
+        self.lost += 1
         logger.error(
             "a dead letter ({} at {}, {}) could not be delivered: {}: {}",
             lost.outcome,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from datetime import UTC, tzinfo
 from itertools import chain
 from math import isfinite
@@ -351,6 +351,7 @@ class ChunkMapper:
 
     def __init__(self, key_mapper: Mapper, time_mapper: Mapper | None) -> None:
         self.read = 0
+        self._reported: set[str] = set()
         self.missing: dict[str, int] = {}
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._keys, self._times = key_mapper, time_mapper
@@ -362,6 +363,13 @@ class ChunkMapper:
     def unknown(self) -> tuple[str, ...]:
         """The fields that no event had, so far."""
         return tuple(name for name in self.names if self.missing.get(name) == self.read) if self.read else ()
+
+    def new_unknown(self) -> Iterator[str]:
+        """Yield a line for each field that no event had, so far; once."""
+        for name in self.unknown:
+            if name not in self._reported:
+                self._reported.add(name)
+                yield f"none of {self.read} events has the field {name!r}, so far: is the name right?"
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""

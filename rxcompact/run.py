@@ -74,7 +74,6 @@ class Run:
         self._holders: dict[str, Holder] = {}  # by stage
         self._dead_letters: Counter[str] = Counter()  # by stage
         self._errors: dict[str, BaseException] = {}  # the last of each stage
-        self._reported_fields: set[str] = set()  # that no event had
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._waiters: list[asyncio.Future[None]] = []
@@ -174,11 +173,9 @@ class Run:
         return tuple(name for windows in self._windows for name in windows.mapper.unknown)
 
     def _report_unknown_fields(self) -> None:
-        for name in self.unknown_fields:
-            if name not in self._reported_fields:
-                self._reported_fields.add(name)
-                received = self._counts["received"]
-                logger.warning("none of {} events has the field {!r}, so far: is the name right?", received, name)
+        for windows in self._windows:
+            for text in windows.mapper.new_unknown():
+                logger.warning("{}", text)
 
     def _on_window(self, window: Window) -> None:
         self._report_unknown_fields()

@@ -11,18 +11,12 @@ from urllib.parse import parse_qsl, unquote
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands.common import duration
 from rxcompact.errors import ArgumentError
+from rxcompact.format import redacted
 
 EXPECTED = "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM"
-NATS: Mapping[str, Any] = {"consumer": str, "start": str, "ack_wait": duration, "max_ack_pending": int, "prefetch": int}
-REDIS: Mapping[str, Any] = {
-    "group": str,
-    "consumer": str,
-    "field": str,
-    "start": str,
-    "min_idle_time": duration,
-    "max_pending": int,
-    "prefetch": int,
-}
+NATS: dict[str, Any] = {"consumer": str, "start": str, "ack_wait": duration, "max_ack_pending": int, "prefetch": int}
+REDIS: dict[str, Any] = dict.fromkeys(("group", "consumer", "field", "start"), str)
+REDIS |= {"min_idle_time": duration, "max_pending": int, "prefetch": int}
 NAME = "rxcompact"
 """Of the consumer or group, where the URL has none."""
 
@@ -51,7 +45,7 @@ def broker_source(url: str, partitions: Sequence[int] | None, start: str | None)
     server, _, stream = address.rpartition("/")
     on_redis = re.fullmatch(r"rediss?://[^/]+/\d+", server) is not None
     if not stream or not (on_redis or re.fullmatch(r"(nats|tls)://[^/]+", server)):
-        raise ArgumentError("--source", _shown(url), EXPECTED)
+        raise ArgumentError("--source", redacted(url), EXPECTED)
     if on_redis and partitions is not None:
         raise ArgumentError("--partitions", partitions, "absent: a stream of Redis has none")
     named: dict[str, Any] = {"group": NAME} if on_redis else {"consumer": NAME, "partitions": partitions}
@@ -70,19 +64,14 @@ def broker_source(url: str, partitions: Sequence[int] | None, start: str | None)
         return JetStreamSource(servers, **options)
     except ImportError:
         extra = "redis" if on_redis else "nats"
-        raise ArgumentError("--source", _shown(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
-
-
-def _shown(url: str) -> str:
-    """Return a URL without credentials, whatever it is."""
-    return re.sub(r"(?<=//).*@|\?.*", "", url)
+        raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
 
 
 def _options(url: str, query: str, types: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(parse_qsl(query, keep_blank_values=True))
     if unknown := found.keys() - types.keys():
         expected = f"without {', '.join(sorted(unknown))}; its options are {', '.join(types)}"
-        raise ArgumentError("--source", _shown(url), expected)
+        raise ArgumentError("--source", redacted(url), expected)
     options: dict[str, Any] = {}
     for name, text in found.items():
         try:

@@ -1,4 +1,4 @@
-"""What the commands share: argument types, options from the environment, standard streams, the event loop."""
+"""What the commands share: options, the environment, standard streams, the log, the event loop."""
 
 from __future__ import annotations
 
@@ -8,27 +8,35 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
+from inspect import signature
+from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
+from loguru import logger
+
+from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
 from rxcompact.mappers import Mapper, key_of, time_of
+from rxcompact.sinks.encoding import encoder
+from rxcompact.sinks.ndjson import NdjsonSink
 
 T = TypeVar("T")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SIGNALLED = 128
 """Added to a signal's number it is the exit code of a command that a signal ended."""
 _duration = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[smhd]))+")
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
-# ── argument types ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def duration(text: str) -> float:
@@ -49,8 +57,31 @@ def fields(text: str) -> list[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def add_event_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that a command reads events by: their key, their time, where they are."""
+def timezone(name: str) -> tzinfo:
+    """Return a time zone by its name or offset."""
+    try:
+        if name.startswith(("+", "-")):
+            return datetime.fromisoformat(f"1970-01-01T00:00:00{name}").tzinfo or UTC
+        return ZoneInfo(name)
+    except (ValueError, OSError, KeyError):
+        raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
+
+
+def add_parser(commands: Any, name: str, description: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
+    """Add a command to the command line."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description,
+        description=text,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
+
+
+def add_event_arguments(parser: argparse.ArgumentParser, time: str) -> None:
+    """Add the options of all commands that compact events."""
     add = parser.add_argument
     key = "what makes events equal; a.b reaches into objects; may be repeated (default: all of the event)"
     add("--key", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help=key)
@@ -58,10 +89,32 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
     null = "key of an event without a field: null, or reject the event (%(default)s)"
     add("--missing", choices=["null", "reject"], default="null", help=null)
     add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
+    add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
+    add("--time", metavar="FIELD", help=time)
     add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
     add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
-    letters = "append what was rejected, expired or failed as JSON lines; such a file is read as input again"
-    add("--dead-letters", metavar="FILE", help=letters)
+    letters = "write what was rejected, expired or failed there as JSON lines, which are read as input again"
+    add("--dead-letters", metavar="FILE|URL", help=letters)
+    add("--log-level", choices=LEVELS, default="INFO", help="of what is logged to standard error (%(default)s)")
+    add("--log-format", choices=["text", "json"], default="text", help="of standard error (%(default)s)")
+
+
+def add_parameters(parser: Any, call: Callable[..., Any], texts: Mapping[str, str]) -> None:
+    """Add an option for each of these parameters of a call: of the type of its default, which the help shows."""
+    for name, text in texts.items():
+        default = signature(call).parameters[name].default
+        flag = f"--{name.replace('_', '-')}"
+        if default is False:
+            parser.add_argument(flag, action="store_true", help=text)
+        else:
+            kind, metavar = {int: (int, "N"), float: (duration, "T")}.get(type(default), (str, name.upper()))
+            help_text = f"{text} (%(default)s)"
+            parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_text)
+
+
+def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
+    """Return the values of some options by their names."""
+    return {name: getattr(options, name) for name in names}
 
 
 def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
@@ -72,14 +125,20 @@ def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
     return key_of(options.key, exclude=options.exclude, missing=options.missing), times
 
 
-def timezone(name: str) -> tzinfo:
-    """Return a time zone by its name or offset."""
-    try:
-        if name.startswith(("+", "-")):
-            return datetime.fromisoformat(f"1970-01-01T00:00:00{name}").tzinfo or UTC
-        return ZoneInfo(name)
-    except (ValueError, OSError, KeyError):
-        raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
+def dead_letter_sink(place: str | None) -> Sink | None:
+    """Return the sink of a URL, or of a file, which is created.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
+    if place is None:
+        return None
+    if "://" in place:
+        from rxcompact.sinks.http import HttpSink  # noqa: PLC0415 - aiohttp takes long to import
+
+        return HttpSink(place)
+    with Path(place).open("ab"):
+        return NdjsonSink(place)
 
 
 # ── options from the environment ──────────────────────────────────────────────────────────────────────────────────────
@@ -115,11 +174,37 @@ def from_environment(
 # ── standard streams ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def note(text: str, end: str = "\n") -> None:
+def write_error(text: str) -> None:
     """Write to standard error, unless it is closed."""
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
         with suppress(OSError):
-            print(text, end=end, file=sys.stderr, flush=True)
+            sys.stderr.write(text)
+            sys.stderr.flush()
+
+
+def configure_log(options: argparse.Namespace) -> None:
+    """Have the log from a level on, and all that the command notes, go to standard error, as text or JSON lines."""
+    least = logger.level("DEBUG" if options.verbose else options.log_level).no
+
+    def write(message: Any) -> None:
+        record, text = message.record, message.rstrip("\n")
+        extra = {name: value for name, value in record["extra"].items() if name != "note"}
+        if options.log_format == "json":
+            line = {"time": record["time"], "level": record["level"].name, "message": text, **extra}
+            text = encoder.encode(line).decode()
+        elif "note" not in record["extra"]:
+            text = f"{record['time']:YYYY-MM-DD HH:mm:ss} {record['level'].name}: {text}"
+        write_error(f"{text}\n")
+
+    logger.remove()
+    logger.add(
+        write, format="{message}", filter=lambda record: "note" in record["extra"] or record["level"].no >= least
+    )
+
+
+def note(text: str, level: str = "INFO", **extra: Any) -> None:
+    """Report something of the command itself, whatever the level of the log."""
+    logger.bind(note=True, **extra).log(level, "{}", text)
 
 
 def reserve_standard_descriptors() -> None:

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import errno
 import os
 import stat
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from math import ceil, isfinite
 from pathlib import Path
 from typing import Any
 
+import reactivex as rx
 from msgspec.structs import replace
 from reactivex import operators as ops
 from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
-from rxcompact.commands.common import SIGNALLED, add_event_arguments, duration, mappers, note, stop_signals
+from rxcompact.clock import LoopScheduler
+from rxcompact.commands import common
+from rxcompact.commands.common import SIGNALLED, configure_log, duration, note, stop_signals, write_error
+from rxcompact.contracts import UNBOUNDED, Sink, Unbounded, close
+from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import ArgumentError, LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.mappers import Mapper
+from rxcompact.mappers import ChunkMapper, Mapper
 from rxcompact.operators.operator import registering
 from rxcompact.reader.redelivery import events_of
-from rxcompact.sinks.encoding import encoder, window_lines
+from rxcompact.sinks.encoding import window_lines
 from rxcompact.sinks.ndjson import stdout_writer
 from rxcompact.sources.ndjson import NdjsonSource
 
@@ -57,7 +62,8 @@ examples:
 
 exit code:
   0    success
-  1    every event was rejected, or none has a field that was named, or any line was bad and --strict was given
+  1    every event was rejected, or none has a field that was named, or any line was bad and --strict was given, or
+       dead letters could not be delivered
   2    wrong usage, a file that cannot be read, or output that cannot be written
   129, 130, 143  after SIGHUP, Ctrl-C, SIGTERM; what was held has been written
 """
@@ -65,24 +71,19 @@ PROGRESS = 0.5
 """Seconds between two progress lines."""
 MANY_LATE = 0.01
 """Share of late events above which a warning is printed."""
+IDLE = 2.0
+"""Seconds of silence after which a pipe is idle: a shorter pause of what writes to it makes no event late."""
+DRAIN = 10.0
+"""Seconds for which dead letters are delivered after the end of the input."""
 CLEAR = "\r\x1b[K"
 
 
 def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "compact",
-        help=description,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = common.add_parser(commands, "compact", description, DESCRIPTION, EPILOG)
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
-    add_event_arguments(parser)
-    add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
-    add("--time", metavar="FIELD", help="replay by this field: ISO 8601, or epoch s, ms, us, ns")
+    common.add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns")
     add("--lateness", type=duration, metavar="T", help="with --time: wait so long for late events; inf: to the end")
     add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
     add("--count", type=int, metavar="N", help="close a window also at this many distinct keys")
@@ -95,21 +96,13 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if options.lateness is not None and options.time is None:
         parser.error("--lateness needs --time")
+    configure_log(options)
     try:
-        _check_readable(options.paths)
-        return _Compaction(options).run()
+        return asyncio.run(_Compaction(options).run())
+    except BrokenPipeError:
+        return 0  # its reader is gone
     except (ArgumentError, OSError) as error:
         parser.error(str(error))
-
-
-def _check_readable(paths: list[str]) -> None:
-    for path in paths:
-        if path != "-":
-            if Path(path).is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-            if not os.access(path, os.R_OK):
-                number = errno.EACCES if Path(path).exists() else errno.ENOENT
-                raise OSError(number, os.strerror(number), path)
 
 
 def _is_live(paths: list[str]) -> bool:
@@ -140,88 +133,79 @@ class _Compaction:
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
         self._account = _Account()
-        self._flushes: Subject[None] = Subject()
         self._error: Exception | None = None
-        self._reported: set[str] = set()  # fields that no event had
-        self._ended = False
-        self._on_ended = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._stopped: Subject[None] = Subject()
+        self._holders: list[Any] = []
         paths = options.paths
         replay: dict[str, Any] = {}
-        key_mapper, time_mapper = mappers(options)
+        key_mapper, time_mapper = common.mappers(options)
         if time_mapper is not None:
-            replay |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
-            if not _is_live(paths):
-                # a clock that stands still: history has no idle time
-                replay["scheduler"] = VirtualTimeScheduler(time.time())
+            replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
+            # of files the clock stands still: history has no idle time
+            replay |= {"idle": IDLE} if _is_live(paths) else {"scheduler": VirtualTimeScheduler(time.time())}
             if len(paths) > 1:
                 paths = _by_first_time(paths, time_mapper)
         self._source = NdjsonSource(*paths, items=options.items)
-        self._dead_letters = Path(options.dead_letters).open("ab") if options.dead_letters else None  # noqa: SIM115
-        self._holders: list[Any] = []
+        self._letters: _DeadLetters | None = None
         compact = rxo.compact(
             options.timespan,
             key_mapper=key_mapper,
             count=options.count,
             keep=options.keep,
             chunked=True,
-            flushes=self._flushes,
             dead_letters=self._dead_letter,
             **replay,
         )
         self._compact = registering(compact, self._holders.append)
+        self._write = stdout_writer()
 
-    def run(self) -> int:
-        try:
-            self._write = stdout_writer()
-            number = asyncio.run(self._until_ended())
-            if number:
-                self._flushes.on_next(None)
-        except BrokenPipeError:
-            return 0
-        if self._dead_letters is not None:
-            self._dead_letters.close()
-        if isinstance(self._error, BrokenPipeError):
-            return 0  # its reader is gone
-        self._report_unknown()
-        self._account.report(final=True)
-        if self._error is not None:
-            if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
-                raise self._error
-            note(f"rxcompact: {self._error}")
-            return 2
-        if number:
-            return SIGNALLED + number
-        return int(
-            self._account.is_useless or bool(self._unknown()) or (self._options.strict and self._account.bad > 0)
-        )
-
-    async def _until_ended(self) -> int:
-        """Compact until the input ends or a signal comes; return the signal's number, or 0."""
+    async def run(self) -> int:
+        """Compact until the input ends or a signal comes; return the exit code."""
         loop = asyncio.get_running_loop()
         received: list[int] = []
 
         def stop(number: int) -> None:
             received.append(number)
-            self._on_ended.set()
+            for each in numbers:
+                loop.remove_signal_handler(each)  # a second one ends it at once
+            self._stopped.on_next(None)
 
-        for number in stop_signals():
+        numbers = stop_signals()
+        for number in numbers:
             loop.add_signal_handler(number, stop, number)
-        windows = self._source.stream().pipe(ops.map(events_of), ops.do_action(self._account.add), self._compact)
-        windows.subscribe(self._on_window, self._fail, self._on_ended.set)
-        await self._on_ended.wait()
-        return received[0] if received else 0
-
-    def _unknown(self) -> tuple[str, ...]:
-        return tuple(name for holder in self._holders for name in holder.mapper.unknown)
+        sink = common.dead_letter_sink(self._options.dead_letters)
+        letters = self._letters = None if sink is None else _DeadLetters(sink)
+        chunks = self._source.stream(letters or UNBOUNDED).pipe(ops.take_until(self._stopped), ops.map(events_of))
+        windows = chunks.pipe(ops.do_action(self._account.add), self._compact)
+        windows.subscribe(self._on_window, self._fail, self._ended.set)
+        await self._ended.wait()
+        undelivered = 0 if letters is None else await letters.close()
+        if isinstance(self._error, BrokenPipeError):
+            raise self._error
+        self._report_unknown()
+        if undelivered:
+            self._account.note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
+        mapper: ChunkMapper = self._holders[0].mapper
+        self._account.report({name: number for name, number in mapper.missing.items() if name not in mapper.unknown})
+        if self._error is not None:
+            if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
+                raise self._error
+            note(f"rxcompact: {self._error}", "ERROR")
+            return 2
+        if received:
+            return SIGNALLED + received[0]
+        is_bad = self._account.is_useless or (self._options.strict and self._account.bad > 0)
+        return int(is_bad or bool(mapper.unknown) or undelivered > 0)
 
     def _report_unknown(self) -> None:
-        for name in set(self._unknown()) - self._reported:
-            self._reported.add(name)
-            self._account.print(f"rxcompact: none of the events has the field {name!r}, so far: is the name right?")
+        for holder in self._holders:
+            for text in holder.mapper.new_unknown():
+                self._account.note(f"rxcompact: {text}", "WARNING")
 
     def _fail(self, error: Exception) -> None:
         self._error = self._error or error
-        self._on_ended.set()
+        self._ended.set()
 
     def _on_window(self, window: Window) -> None:
         self._account.window(window)
@@ -235,26 +219,53 @@ class _Compaction:
             self._fail(error)
 
     def _dead_letter(self, letter: DeadLetter) -> None:
-        first = self._account.reject(letter)
-        if not (self._options.verbose or first or self._dead_letters):
+        shown = self._account.reject(letter) or self._options.verbose
+        if not shown and self._letters is None:
             return
         position = self._source.position
         number = position.number(letter.event)
         where = f"{position.path}:{number}" if number else position.path
-        if self._dead_letters is not None:
-            self._dead_letters.write(encoder.encode(replace(letter, origin=where).to_json()) + b"\n")
-        if self._options.verbose or first:
+        if self._letters is not None:
+            self._letters.push(replace(letter, origin=where))
+        if shown:
             more = "" if self._options.verbose else " (--verbose shows the others)"
-            self._account.print(f"{where}: rejected: {letter.error}{more}")
+            self._account.note(f"{where}: rejected: {letter.error}{more}", "WARNING")
+
+
+class _DeadLetters(Unbounded):
+    """Delivers dead letters to a sink; the input waits while many of them wait."""
+
+    limit = 10_000
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        scheduler = LoopScheduler(asyncio.get_running_loop())
+        self._route = DeadLetterRoute(sink, flushes=rx.never(), register=lambda _: None, scheduler=scheduler)
+
+    def push(self, letter: DeadLetter) -> None:
+        self._route.push(letter, lambda: None)
+
+    def capacity(self) -> int:
+        return max(0, self.limit - len(self._route))
+
+    async def wait(self) -> int:
+        while not self.capacity():
+            await asyncio.wait({self._route.ended}, timeout=0.05)
+        return self.capacity()
+
+    async def close(self) -> int:
+        """Deliver those that wait; return how many could not be."""
+        self._route.complete()
+        await asyncio.wait({self._route.ended}, timeout=DRAIN)
+        await close(self._sink)
+        return self._route.lost + len(self._route)
 
 
 class _Account:
     """What came in, and what became of it."""
 
     def __init__(self) -> None:
-        self.received = 0
-        self.duplicates = 0
-        self.distinct = 0
+        self.received = self.duplicates = self.distinct = 0
         self.rejected: Counter[str] = Counter()
         self._lateness = 0.0
         self._next = time.monotonic() + PROGRESS
@@ -275,7 +286,8 @@ class _Account:
         self.received += len(chunk)
         if self._is_terminal and time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS
-            self.report(final=False)
+            write_error(CLEAR + self._text({}))
+            self._progress = True
 
     def window(self, window: Window) -> None:
         self.distinct += len(window)
@@ -289,37 +301,38 @@ class _Account:
             return False
         return self.bad == 1
 
-    def report(self, *, final: bool) -> None:
+    def report(self, missing: Mapping[str, int]) -> None:
+        """Report all of it, at the end."""
         late = self.rejected["late"]
-        reasons = {reason: count for reason, count in sorted(self.rejected.items()) if reason != "late"}
-        why = f" ({', '.join(f'{reason} {count}' for reason, count in reasons.items())})" if reasons else ""
-        ratio = self.duplicates / self.received if self.received else 0.0
-        by = _seconds(self._lateness)
-        if final and late > MANY_LATE * self.received:
-            self.print(
+        if late > MANY_LATE * self.received:
+            self.note(
                 f"rxcompact: warning: {late / self.received:.0%} of the events came after their window had closed; "
-                f"--lateness {by} keeps them"
+                f"--lateness {_seconds(self._lateness)} keeps them",
+                "WARNING",
             )
-        text = (
+        self.note(self._text(missing))
+
+    def _text(self, missing: Mapping[str, int]) -> str:
+        late, by = self.rejected["late"], _seconds(self._lateness)
+        reasons = [f"{reason} {count}" for reason, count in sorted(self.rejected.items()) if reason != "late"]
+        return (
             f"received {self.received}, duplicates {self.duplicates}, distinct {self.distinct}, late {late}"
             + (f" (by up to {by} s; --lateness {by} keeps them)" if late else "")
-            + f", rejected {self.bad}{why}, ratio {ratio:.4f}"
+            + f", rejected {self.bad}"
+            + (f" ({', '.join(reasons)})" if reasons else "")
+            + "".join(f", without {name} {count}" for name, count in missing.items())
+            + f", ratio {self.duplicates / self.received if self.received else 0.0:.4f}"
         )
-        if final:
-            self.print(text)
-        else:
-            note(CLEAR + text, end="")
-            self._progress = True
 
     def clear(self) -> None:
         """Remove the progress line, so that a row does not follow it on the same line of a terminal."""
         if self._progress:
-            note(CLEAR, end="")
+            write_error(CLEAR)
             self._progress = False
 
-    def print(self, text: str) -> None:
+    def note(self, text: str, level: str = "INFO") -> None:
         self.clear()
-        note(text)
+        note(text, level)
 
 
 def _seconds(value: float) -> str:

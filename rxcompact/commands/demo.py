@@ -43,34 +43,25 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     return parser
 
 
-class Services:
-    """An API to request and a store to publish to, on loopback."""
+class World:
+    """An API to request, a store to publish to, and a storm of alerts that are posted again where they are rejected."""
 
     def __init__(self) -> None:
-        self.began = time.monotonic()
-        self.asked = 0
-        self.failed = 0
-        self.stored: list[dict[str, Any]] = []
+        self._began = time.monotonic()
+        self._random = random.Random(7)  # noqa: S311
         self._batches: set[str] = set()
-        app = web.Application(client_max_size=1 << 26)
-        app.router.add_get("/hosts/{host}", self._host)
-        app.router.add_post("/store", self._store)
-        self._runner = web.AppRunner(app, access_log=None)
-        self.url = ""
+        self.accepted = self.retried = self.asked = self.failed = 0
+        self.stored: list[dict[str, Any]] = []
 
-    async def start(self) -> None:
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
-
-    async def stop(self) -> None:
-        await self._runner.cleanup()
+    @property
+    def elapsed(self) -> float:
+        return time.monotonic() - self._began
 
     @property
     def down(self) -> bool:
-        return OUTAGE[0] <= time.monotonic() - self.began < OUTAGE[1]
+        return OUTAGE[0] <= self.elapsed < OUTAGE[1]
 
-    async def _host(self, request: web.Request) -> web.Response:
+    async def host(self, request: web.Request) -> web.Response:
         self.asked += 1
         await asyncio.sleep(0.005)
         if self.down:
@@ -79,44 +70,28 @@ class Services:
         host = request.match_info["host"]
         return web.json_response({"owner": f"team-{sum(map(ord, host)) % 7}", "site": host[-1]})
 
-    async def _store(self, request: web.Request) -> web.Response:
+    async def store(self, request: web.Request) -> web.Response:
         lines = (await request.read()).splitlines()
         if request.headers["Idempotency-Key"] not in self._batches:
             self._batches.add(request.headers["Idempotency-Key"])
             self.stored += map(json.loads, lines)
         return web.Response(status=204)
 
-
-class Storm:
-    """Posts alerts, most of them again and again, and retries what is rejected."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._random = random.Random(7)  # noqa: S311
-        self.accepted = 0
-        self.retried = 0
-
-    async def run(self) -> None:
-        end = time.monotonic() + STORM
+    async def storm(self, url: str) -> None:
         async with aiohttp.ClientSession() as session:
-            while time.monotonic() < end:
-                await self._post(session, self._body())
+            while self.elapsed < STORM:
+                await self._post(session, url, b"\n".join(json.dumps(self._alert(n)).encode() for n in range(POST)))
                 await asyncio.sleep(PAUSE)
 
-    def _body(self) -> bytes:
-        now = time.time()
-        pick = self._random
-        events = (
-            {"host": f"host-{int(pick.paretovariate(0.8)) % HOSTS:02}", "alert": pick.choice(ALERTS), "ts": now, "n": n}
-            for n in range(POST)
-        )
-        return b"\n".join(json.dumps(event).encode() for event in events)
+    def _alert(self, number: int) -> dict[str, Any]:
+        host = int(self._random.paretovariate(0.8)) % HOSTS
+        return {"host": f"host-{host:02}", "alert": self._random.choice(ALERTS), "ts": time.time(), "n": number}
 
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> None:
+    async def _post(self, session: aiohttp.ClientSession, url: str, body: bytes) -> None:
         while True:
             try:
-                async with session.post(self._url, data=body) as response:
-                    if response.status == 202:  # noqa: PLR2004
+                async with session.post(url, data=body) as response:
+                    if response.ok:
                         self.accepted += (await response.json())["accepted"]
                         return
             except aiohttp.ClientError:  # it is being restarted
@@ -126,59 +101,62 @@ class Storm:
 
 
 async def _demo() -> int:
-    services = Services()
-    await services.start()
+    world = World()
+    app = web.Application(client_max_size=1 << 26)
+    app.router.add_get("/hosts/{host}", world.host)
+    app.router.add_post("/store", world.store)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    base = f"http://127.0.0.1:{runner.addresses[0][1]}"
     source = HttpSource(port=0)
     pipeline = Pipeline(
         source,
         rxo.compact(1.0, key_mapper=("host", "alert")),
-        rxo.enrich(HttpEnricher(services.url + "/hosts/{host}")),
-        rxo.publish(HttpSink(services.url + "/store", gzip=True), timespan=0.5),
+        rxo.enrich(HttpEnricher(base + "/hosts/{host}")),
+        rxo.publish(HttpSink(base + "/store", gzip=True), timespan=0.5),
         max_age=15.0,
     )
-    orchestrator = Orchestrator(pipeline)
     try:
-        async with orchestrator:
+        async with Orchestrator(pipeline) as orchestrator:
             await source.listening()
-            storm = Storm(source.url)
-            storming = asyncio.create_task(storm.run())
+            storming = asyncio.create_task(world.storm(source.url))
             try:
-                await _watch(orchestrator, services, storming)
+                await _watch(orchestrator, world, storming)
             finally:
                 storming.cancel()
             report = await orchestrator.stop()
     finally:
-        await services.stop()
-    return _verdict(report, storm, services, orchestrator.statistics.retries)
+        await runner.cleanup()
+    return _verdict(report, world, orchestrator.statistics.retries)
 
 
-async def _watch(orchestrator: Orchestrator, services: Services, storming: asyncio.Task[None]) -> None:
+async def _watch(orchestrator: Orchestrator, world: World, storming: asyncio.Task[None]) -> None:
     restarted = False
     with view(orchestrator) as show:
         while not storming.done() or orchestrator.account.in_flight:
-            elapsed = time.monotonic() - services.began
-            if elapsed >= RESTART and not restarted:
+            if world.elapsed >= RESTART and not restarted:
                 restarted = True
                 await orchestrator.restart()
-            show(f"{elapsed:4.1f} s  {'API down' if services.down else 'API up  '}")
+            show(f"{world.elapsed:4.1f} s  {'API down' if world.down else 'API up  '}")
             await asyncio.sleep(0.25)
     await storming
 
 
-def _verdict(report: Report, storm: Storm, services: Services, retries: int) -> int:
+def _verdict(report: Report, world: World, retries: int) -> int:
     account = report.account
-    print(f"\nposted     {storm.accepted} events in {STORM:.0f} s; {storm.retried} posts were retried")
-    print(f"requested  {services.asked} times; {services.failed} failed, {retries} retried")
-    print(f"stored     {len(services.stored)} distinct alerts, each with its owner")
+    print(f"\nposted     {world.accepted} events in {STORM:.0f} s; {world.retried} posts were retried")
+    print(f"requested  {world.asked} times; {world.failed} failed, {retries} retried")
+    print(f"stored     {len(world.stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
     ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
-        "what was accepted was received": account.received == storm.accepted,
+        "what was accepted was received": account.received == world.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
         "distinct = published + dead letters": account.distinct == ended,
-        "what was published was stored": account.published == len(services.stored),
+        "what was published was stored": account.published == len(world.stored),
         "nothing was lost": account.published == account.distinct,
-        "each was enriched": all("owner" in row["event"]["enrichment"] for row in services.stored),
+        "each was enriched": all("owner" in row["event"]["enrichment"] for row in world.stored),
     }
     for check, holds in checks.items():
         print(f"{'✓' if holds else '✗'} {check}")

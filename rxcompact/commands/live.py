@@ -27,9 +27,7 @@ LINE = 1.0
 def view(orchestrator: Orchestrator, file: TextIO | None = None) -> Generator[Callable[[str], None]]:
     """Yield a function that shows the present state under a title: a live table on a terminal, else a line a second.
 
-    Args:
-        orchestrator: What to show.
-        file: Where; by default standard output. Without rich there are lines on a terminal too.
+    Without rich there are lines on a terminal too.
     """
     out = file or sys.stdout
     if not out.isatty() or find_spec("rich") is None:

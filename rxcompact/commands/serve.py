@@ -6,27 +6,29 @@ import argparse
 import asyncio
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
+from rxcompact.commands import common
 from rxcompact.commands.broker import broker_source, partitions
-from rxcompact.commands.common import add_event_arguments, duration, mappers, note, run, stop_signals
+from rxcompact.commands.common import duration, given, note, run, stop_signals
 from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import Compacted
+from rxcompact.format import error_text
 from rxcompact.observers import LogObserver
-from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline, Step
 from rxcompact.signals import Signal, SourceFailed
 from rxcompact.sinks.encoding import flat_object, json_object
 from rxcompact.sinks.http import HttpSink
 from rxcompact.sinks.ndjson import NdjsonSink
-from rxcompact.sources.http import MIB, HttpSource
+from rxcompact.sources.http import HttpSource
 
 DESCRIPTION = """\
 Take JSON events by POST, and publish each distinct one once per window of time, enriched from an API.
@@ -48,22 +50,33 @@ example:
 
 exit code:
   0    drained: after a signal, or because the source ended
-  1    events were abandoned at the deadline, none of those received was published, standard output was closed by its
-       reader, or the stream failed
+  1    events were abandoned at the deadline, none of those received was published, none had a field that was named,
+       standard output was closed by its reader, or the run failed
   2    wrong usage, or an address that cannot be listened on
 """
 
 
+LISTENER = {
+    "path": "path of the posts",
+    "strict": "answer 400 to a body with any bad line, and take none of it",
+    "success_status": "status of a body that was taken",
+    "max_body": "bytes of a body at most",
+    "max_events": "events of a body at most",
+    "body_timeout": "duration of a body at most",
+    "header_timeout": "of the head of a request",
+    "max_connections": "connections at once",
+    "retry_after": "Retry-After of a 503, seconds",
+    "linger": "answer /metrics so long after a drain",
+}
+PIPELINE = {"max_in_flight": "distinct events held at most"}
+ORCHESTRATOR = {"deadline": "duration of a drain at most"}
+ENRICHER = {"max_concurrent": "requests at once"}
+SINK = {"gzip": "compress the posts"}
+
+
 def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "serve",
-        help=description,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = common.add_parser(commands, "serve", description, DESCRIPTION, EPILOG)
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--listen", metavar="HOST:PORT", help="listen there; without a host on all addresses")
@@ -71,57 +84,34 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     source.add_argument("--source", metavar="URL", help=f"consume {brokers}")
     add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
     add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
-    add_event_arguments(parser)
-    add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
+    common.add_event_arguments(parser, "an event's age counts from this field (default: its arrival)")
     add("--max-age", required=True, type=duration, metavar="T", help="age at which an event expires")
-    add("--time", metavar="FIELD", help="an event's age counts from this field (default: its arrival)")
-    add("--max-in-flight", type=int, default=100_000, metavar="N", help="distinct events held at most (%(default)s)")
-    add("--deadline", type=duration, default=10.0, metavar="T", help="duration of a drain at most (%(default)s)")
+    common.add_parameters(parser, Pipeline, PIPELINE)
+    common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
-    output.add_argument("--verbose", action="store_true", help="log what happens to standard error")
-    _add_listener(parser.add_argument_group("listener"))
-    _add_enricher(parser.add_argument_group("enrichment"))
-    _add_sink(parser.add_argument_group("publishing"))
-    parser.set_defaults(run=lambda options: _run(parser, options))
-    return parser
+    output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")
 
+    group = parser.add_argument_group("listener")
+    group.add_argument("--token", help="bearer token that senders must send; ps shows it, see below")
+    group.add_argument("--token-file", metavar="FILE", help="file with that token")
+    common.add_parameters(group, HttpSource, LISTENER)
 
-def _add_listener(group: Any) -> None:
-    add = group.add_argument
-    add("--path", default="/", metavar="PATH", help="path of the posts (%(default)s)")
-    add("--token", help="bearer token that senders must send; ps shows it, see below")
-    add("--token-file", metavar="FILE", help="file with that token")
-    add("--strict", action="store_true", help="answer 400 to a body with any bad line, and take none of it")
-    add("--success-status", type=int, default=202, metavar="N", help="status of a body that was taken (%(default)s)")
-    add("--max-body", type=int, default=16 * MIB, metavar="N", help="bytes of a body at most (%(default)s)")
-    add("--body-timeout", type=duration, default=30.0, metavar="T", help="duration of a body at most (%(default)s)")
-    add("--header-timeout", type=duration, default=75.0, metavar="T", help="of the head of a request (%(default)s)")
-    add("--max-connections", type=int, default=1000, metavar="N", help="connections at once (%(default)s)")
-    add("--retry-after", type=int, default=1, metavar="N", help="Retry-After of a 503, seconds (%(default)s)")
-    add(
-        "--linger",
-        type=duration,
-        default=0.0,
-        metavar="T",
-        help="answer /metrics so long after a drain (%(default)s)",
-    )
-
-
-def _add_enricher(group: Any) -> None:
-    add = group.add_argument
+    group = parser.add_argument_group("enrichment")
+    add, header = group.add_argument, "NAME:VALUE"
     add("--enrich", metavar="URL", help="request this for each event; {field} is replaced by the field's value")
-    add("--enrich-header", type=_header, action="append", metavar="NAME:VALUE", help="of the request; may be repeated")
-    add("--max-concurrent", type=int, default=100, metavar="N", help="requests at once (%(default)s)")
+    add("--enrich-header", type=_header, action="append", metavar=header, help="of the request; may be repeated")
+    common.add_parameters(group, HttpEnricher, ENRICHER)
 
-
-def _add_sink(group: Any) -> None:
+    group = parser.add_argument_group("publishing")
     add = group.add_argument
     add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
-    add("--header", type=_header, action="append", metavar="NAME:VALUE", help="of the posts; may be repeated")
+    add("--header", type=_header, action="append", metavar=header, help="of the posts; may be repeated")
     add("--format", choices=["ndjson", "array"], default="ndjson", help="of a post (%(default)s)")
     add("--flat", action="store_true", help="the event's own fields with count and times beside them, as for a table")
-    add("--gzip", action="store_true", help="compress the posts")
+    common.add_parameters(group, HttpSink, SINK)
+    parser.set_defaults(run=lambda options: _run(parser, options))
+    return parser
 
 
 # ── argument types ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -154,64 +144,46 @@ def _token(options: argparse.Namespace) -> str | None:
 # ── the pipeline ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _listener(options: argparse.Namespace) -> Source:
-    host, port = _address(options.listen)
-    return HttpSource(
-        host=host,
-        port=port,
-        path=options.path,
-        items=options.items,
-        token=_token(options),
-        max_body=options.max_body,
-        body_timeout=options.body_timeout,
-        header_timeout=options.header_timeout,
-        max_connections=options.max_connections,
-        strict=options.strict,
-        retry_after=options.retry_after,
-        success_status=options.success_status,
-        linger=options.linger,
-    )
-
-
 class _Stdout(NdjsonSink):
-    """Standard output; `gone` is set when nobody reads it any more."""
+    """Standard output; ``gone`` is set when nobody reads it any more."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__("-", **options)
-        self.gone = asyncio.Event()
+    def __init__(self, gone: asyncio.Event, to_json: Callable[[Compacted], Any]) -> None:
+        super().__init__("-", to_json=to_json)
+        self._gone = gone
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
         try:
             return await super().publish(batch)
         except BrokenPipeError:
-            self.gone.set()
+            self._gone.set()
             raise PermanentError("standard output is closed") from None
 
 
-def _sink(options: argparse.Namespace) -> Sink:
+def _source(options: argparse.Namespace) -> Source:
+    if options.source:
+        return broker_source(options.source, options.partitions, options.start)
+    host, port = _address(options.listen)
+    return HttpSource(host=host, port=port, items=options.items, token=_token(options), **given(options, LISTENER))
+
+
+def _sink(options: argparse.Namespace, gone: asyncio.Event) -> Sink:
     to_json = flat_object if options.flat else json_object
     if options.publish == "-":
-        return _Stdout(to_json=to_json)
-    return HttpSink(
-        options.publish, format=options.format, to_json=to_json, gzip=options.gzip, headers=dict(options.header or ())
-    )
+        return _Stdout(gone, to_json)
+    headers = dict(options.header or ())
+    return HttpSink(options.publish, format=options.format, to_json=to_json, headers=headers, **given(options, SINK))
 
 
-def _enricher(options: argparse.Namespace) -> HttpEnricher:
-    headers = dict(options.enrich_header or ())
-    return HttpEnricher(options.enrich, headers=headers, max_concurrent=options.max_concurrent)
-
-
-def _pipeline(options: argparse.Namespace, sink: Sink) -> Pipeline:
-    source = broker_source(options.source, options.partitions, options.start) if options.source else _listener(options)
-    key_mapper, time_mapper = mappers(options)
+def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
+    key_mapper, time_mapper = common.mappers(options)
     operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
     if options.enrich is not None:
-        operators.append(rxo.enrich(_enricher(options), max_concurrent=options.max_concurrent))
-    operators.append(rxo.publish(sink))
-    letters = NdjsonSink(options.dead_letters) if options.dead_letters else None
+        enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header or ()), **given(options, ENRICHER))
+        operators.append(rxo.enrich(enricher, **given(options, ENRICHER)))
+    operators.append(rxo.publish(_sink(options, gone)))
+    letters = common.dead_letter_sink(options.dead_letters)
     return Pipeline(
-        source, *operators, max_age=options.max_age, max_in_flight=options.max_in_flight, dead_letters=letters
+        _source(options), *operators, max_age=options.max_age, dead_letters=letters, **given(options, PIPELINE)
     )
 
 
@@ -221,24 +193,21 @@ def _pipeline(options: argparse.Namespace, sink: Sink) -> Pipeline:
 def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     if not (options.key or options.exclude):
         parser.error("--key or --exclude is required: what makes events equal")
+    common.configure_log(options)
     try:
-        sink = _sink(options)
-        report = run(_serve(_pipeline(options, sink), sink, options))
+        gone = asyncio.Event()
+        return run(_serve(_pipeline(options, gone), gone, options))
     except (ArgumentError, OSError) as error:
         parser.error(str(error))
-    note(str(report.account))
-    account = report.account
-    useless = account.received > 0 and not account.published
-    gone = isinstance(sink, _Stdout) and sink.gone.is_set()
-    return int(useless or gone or not report.in_time or account.abandoned > 0)
 
 
-async def _serve(pipeline: Pipeline, sink: Sink, options: argparse.Namespace) -> Report:
-    orchestrator = Orchestrator(pipeline, report=not options.verbose)
+async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Namespace) -> int:
+    """Run the pipeline until it ends; return the exit code."""
+    orchestrator = Orchestrator(pipeline, report=not options.verbose, **given(options, ORCHESTRATOR))
     if options.verbose:
         orchestrator.attach(LogObserver())
     if numbers := stop_signals():
-        orchestrator.stop_on(*numbers, deadline=options.deadline)
+        orchestrator.stop_on(*numbers)
     failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
     def on_signal(signal: Signal) -> None:
@@ -258,17 +227,24 @@ async def _serve(pipeline: Pipeline, sink: Sink, options: argparse.Namespace) ->
         raise failed.result()
     if ready.done():
         note(ready.result())
-    if isinstance(sink, _Stdout):
-        watching = asyncio.ensure_future(_stop_without_reader(sink, orchestrator, options.deadline))
-        ended.add_done_callback(lambda _: watching.cancel())
+    stopping = asyncio.ensure_future(_stop_without_reader(orchestrator, gone))
     if options.live:
         await live(orchestrator, sys.stderr)
-    return await ended
+    in_time = False
+    try:
+        in_time = (await ended).in_time
+    except Exception as error:  # noqa: BLE001 - whatever the source or the stream failed with
+        note(f"rxcompact: {error_text(error)}", "ERROR")
+    account = orchestrator.account
+    note(str(account), **account._asdict())
+    stopping.cancel()
+    useless = account.received > 0 and not account.published
+    return int(useless or gone.is_set() or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))
 
 
-async def _stop_without_reader(sink: _Stdout, orchestrator: Orchestrator, deadline: float) -> None:
-    await sink.gone.wait()
-    await orchestrator.stop(deadline)
+async def _stop_without_reader(orchestrator: Orchestrator, gone: asyncio.Event) -> None:
+    await gone.wait()
+    await orchestrator.stop()
 
 
 async def _ready(source: Source) -> str:

@@ -38,6 +38,7 @@ def compact(
     time_mapper: TimeSpec | None = None,
     lateness: Seconds | None = None,
     tolerance: Seconds = DAY,
+    idle: Seconds = 0,
     chunked: bool = False,
     max_keys: int | Callable[[], int] | None = None,
     overflow: Overflow = "error",
@@ -72,6 +73,8 @@ def compact(
             ``last_seen`` are then the earliest and latest event time, else arrivals.
         lateness: Use event time, and wait this long for stragglers, seconds, 0 or more; infinite for a finite source.
         tolerance: Reject an event whose time is further ahead of the wall clock than this, seconds; with ``lateness``.
+        idle: The clock closes a window when the source was silent for this long, seconds; with ``lateness``. A shorter
+            pause makes no event late.
         chunked: Items of the source are lists of events.
         max_keys: Hold at most this many keys; asked for each time where it is a function.
         overflow: What a new key meets when ``max_keys`` are held: ``"drop_oldest"``, ``"drop_newest"``, or ``"error"``.
@@ -113,6 +116,7 @@ def compact(
         time_mapper=None if time_mapper is None else time_of(time_mapper),
         lateness=None if lateness is None else seconds("lateness", lateness, zero=True, infinite=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
+        idle=seconds("idle", idle, zero=True),
         chunked=chunked,
         max_keys=max_keys,
         overflow=overflow,
@@ -135,6 +139,7 @@ class Compact(Operator[Any, Window]):
     time_mapper: Mapper | None
     lateness: float | None
     tolerance: float
+    idle: float
     chunked: bool
     max_keys: Callable[[], int] | None
     overflow: Overflow

@@ -39,6 +39,7 @@ class EventTimeWindows(Windows):
         self._first = INFINITY  # no bucket before is open
         self._latest = -FAR  # event time
         self._latest_arrived = 0.0  # the monotonic instant
+        self._last_arrived = -INFINITY  # the monotonic instant of the last event, for its source's pauses
         self._idle_watermark = -FAR  # end of the last bucket that the clock closed
         # whole seconds divide floats exactly; fractions of one would not, hence microseconds
         whole = options.timespan.is_integer()
@@ -57,6 +58,8 @@ class EventTimeWindows(Windows):
             self._put(first, keys, events, times)
         else:
             self._put_by_window(keys, events, times, some_late=first < first_open)
+        if self._options.idle:
+            self._last_arrived = self.clock.monotonic()
         if latest > self._latest:
             self._latest, self._latest_arrived = latest, self.clock.monotonic()
             self._close_before(first_open, "time")
@@ -125,7 +128,8 @@ class EventTimeWindows(Windows):
 
     def _idle_end(self, index: int) -> float:
         """Return the monotonic instant at which the clock closes a bucket, unless events do before."""
-        return self._latest_arrived + self._end(index) + self._lateness - self._latest
+        due = self._latest_arrived + self._end(index) + self._lateness - self._latest
+        return max(due, self._last_arrived + self._options.idle)
 
     def _close_due(self) -> None:
         self._follow_wall_clock()
@@ -137,6 +141,8 @@ class EventTimeWindows(Windows):
             self._close(index, "time")
 
     def due(self) -> float:
+        if self._lateness == INFINITY:
+            return INFINITY
         # where nothing is open yet: when the bucket of an event of now would close
         span, now = self._options.timespan, self.clock.wall()
         wait = span - (now - self._lateness) % span
