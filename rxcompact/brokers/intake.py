@@ -19,10 +19,8 @@ from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects
 
-MAX_BODY = 16 * MIB
-"""Bytes of the largest message, decompressed."""
-WEIGHT = 1 / 64
-"""Of the latest message in `Intake.events_each`."""
+MAX_BODY = 16 * MIB  # of the largest message, decompressed
+WEIGHT = 1 / 64  # of the latest message in `Intake.events_each`
 
 
 class Intake:

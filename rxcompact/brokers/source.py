@@ -26,11 +26,7 @@ Start: TypeAlias = str | float | datetime
 
 
 def start_time(start: Start) -> float | None:
-    """Return the POSIX seconds of an instant; None for "all" and "new".
-
-    Raises:
-        ArgumentError: when it is none of these.
-    """
+    """Return the POSIX seconds of an instant; None for "all" and "new"."""
     if start in ("all", "new"):
         return None
     try:
@@ -44,12 +40,7 @@ class RefusedError(TransientError):
 
 
 class BrokerSource(ABC):
-    """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed.
-
-    Args:
-        unacked: The messages whose events are not settled.
-        together: Messages that are acknowledged together at most.
-    """
+    """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed."""
 
     raw = True
 
@@ -79,14 +70,11 @@ class BrokerSource(ABC):
     async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
         """Send one of ``ACK``, ``NAK`` and ``IN_PROGRESS`` for each of some messages.
 
-        Raises:
-            TransientError: when there is no connection; the replies are sent again.
-            RefusedError: when the broker does not take them; they are sent again, and the stream fails.
+        What it could not send is sent again; all errors but TransientError fail the stream, and so does RefusedError.
         """
 
     @abstractmethod
-    def _describe(self, identity: bytes) -> str:
-        """Return the origin of a message."""
+    def _describe(self, identity: bytes) -> str: ...
 
     async def _stop_receiving(self) -> None:  # noqa: B027 - not every broker sends without being asked
         """Take what is on its way, when no more is fetched."""
@@ -96,8 +84,7 @@ class BrokerSource(ABC):
         return True
 
     @abstractmethod
-    async def _disconnect(self) -> None:
-        """Close the connection."""
+    async def _disconnect(self) -> None: ...
 
     # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -127,7 +114,6 @@ class BrokerSource(ABC):
                 ended.set_exception(error)
 
     def _fail(self, error: Exception) -> None:
-        """Have the stream fail."""
         self._end(self._ended, error)
 
     async def _run(

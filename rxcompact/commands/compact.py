@@ -9,16 +9,15 @@ import stat
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
-from math import ceil, isfinite
+from functools import partial
+from math import ceil, inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import reactivex as rx
 from msgspec.structs import replace
 from reactivex import operators as ops
-from reactivex.scheduler import VirtualTimeScheduler
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
@@ -105,59 +104,56 @@ def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
         parser.error(str(error))
 
 
-def _is_live(paths: list[str]) -> bool:
-    """Return whether any input is no file: a pipe, a socket, a terminal."""
-    for path in paths:
-        with suppress(OSError, AttributeError):
-            status = os.fstat(sys.stdin.fileno()) if path == "-" else Path(path).stat()
-            if not stat.S_ISREG(status.st_mode):
-                return True
-    return False
+def _is_file(path: str) -> bool:
+    """Return False for a pipe, a socket, a terminal. What does not exist is reported when it is read."""
+    with suppress(OSError, AttributeError):
+        return stat.S_ISREG((os.fstat(sys.stdin.fileno()) if path == "-" else Path(path).stat()).st_mode)
+    return True
 
 
-def _by_first_time(paths: list[str], time_mapper: Mapper) -> list[str]:
-    """Return files in the order of the times that they begin with; what is no file, or has no time, comes last."""
-
-    def first_time(path: str) -> float:
-        if path != "-" and Path(path).is_file():
-            with suppress(Exception):  # what is wrong with it is reported when it is read
-                for line in NdjsonSource(path).stream().pipe(ops.take(1)).run():
-                    with suppress(RxCompactError):
-                        return time_mapper(line)  # type: ignore[no-any-return]
-        return float("inf")
-
-    return sorted(paths, key=first_time)
+def _first_time(time_mapper: Mapper, path: str) -> float:
+    """Return the time that a file begins with; infinity for what is no file or has no time."""
+    if path != "-" and _is_file(path):
+        with suppress(Exception):  # what is wrong with it is reported when it is read
+            for line in NdjsonSource(path).stream().pipe(ops.take(1)).run():
+                with suppress(RxCompactError):
+                    return time_mapper(line)  # type: ignore[no-any-return]
+    return inf
 
 
 class _Compaction:
+    """One run of the command, and the account of it."""
+
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._account = _Account()
         self._error: Exception | None = None
         self._ended = asyncio.Event()
         self._stopped: Subject[None] = Subject()
-        self._holders: list[Any] = []
-        paths = options.paths
-        replay: dict[str, Any] = {}
-        key_mapper, time_mapper = common.mappers(options)
-        if time_mapper is not None:
-            replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0}
-            # of files the clock stands still: history has no idle time
-            replay |= {"idle": IDLE} if _is_live(paths) else {"scheduler": VirtualTimeScheduler(time.time())}
-            if len(paths) > 1:
-                paths = _by_first_time(paths, time_mapper)
-        self._source = NdjsonSource(*paths, items=options.items)
         self._letters: _DeadLetters | None = None
+        self._received = self._duplicates = self._distinct = 0
+        self._rejected: Counter[str] = Counter()
+        self._lateness = 0.0  # of the latest event
+        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+        self._next_progress = time.monotonic() + PROGRESS if self._is_terminal else inf
+        self._progress = False  # whether it is shown
+        paths = options.paths
+        key_mapper, time_mapper = common.mappers(options)
+        replay: dict[str, Any] = {}
+        if time_mapper is not None:
+            idle = inf if all(map(_is_file, paths)) else IDLE  # history has no idle time
+            replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}
+            paths = sorted(paths, key=partial(_first_time, time_mapper)) if len(paths) > 1 else paths
+        self._source = NdjsonSource(*paths, items=options.items)
         compact = rxo.compact(
             options.timespan,
             key_mapper=key_mapper,
             count=options.count,
             keep=options.keep,
             chunked=True,
-            dead_letters=self._dead_letter,
+            dead_letters=self._on_dead_letter,
             **replay,
         )
-        self._compact = registering(compact, self._holders.append)
+        self._compact = registering(compact, self._on_stage)
         self._write = stdout_writer()
 
     async def run(self) -> int:
@@ -177,17 +173,15 @@ class _Compaction:
         sink = common.dead_letter_sink(self._options.dead_letters)
         letters = self._letters = None if sink is None else _DeadLetters(sink)
         chunks = self._source.stream(letters or UNBOUNDED).pipe(ops.take_until(self._stopped), ops.map(events_of))
-        windows = chunks.pipe(ops.do_action(self._account.add), self._compact)
+        windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
         windows.subscribe(self._on_window, self._fail, self._ended.set)
         await self._ended.wait()
         undelivered = 0 if letters is None else await letters.close()
         if isinstance(self._error, BrokenPipeError):
             raise self._error
-        self._report_unknown()
         if undelivered:
-            self._account.note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
-        mapper: ChunkMapper = self._holders[0].mapper
-        self._account.report({name: number for name, number in mapper.missing.items() if name not in mapper.unknown})
+            self._note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
+        self._report()
         if self._error is not None:
             if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
                 raise self._error
@@ -195,31 +189,40 @@ class _Compaction:
             return 2
         if received:
             return SIGNALLED + received[0]
-        is_bad = self._account.is_useless or (self._options.strict and self._account.bad > 0)
-        return int(is_bad or bool(mapper.unknown) or undelivered > 0)
+        useless = self._received > 0 and not self._distinct
+        bad = self._options.strict and self._rejected.total() > self._rejected["late"]
+        return int(useless or bad or undelivered > 0 or bool(self._mapper.unknown))
 
-    def _report_unknown(self) -> None:
-        for holder in self._holders:
-            for text in holder.mapper.new_unknown():
-                self._account.note(f"rxcompact: {text}", "WARNING")
+    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _fail(self, error: Exception) -> None:
-        self._error = self._error or error
-        self._ended.set()
+    def _on_stage(self, stage: Any) -> None:
+        self._mapper: ChunkMapper = stage.mapper
+
+    def _on_chunk(self, chunk: list[bytes]) -> None:
+        self._received += len(chunk)
+        if time.monotonic() >= self._next_progress:
+            self._next_progress = time.monotonic() + PROGRESS
+            write_error(CLEAR + self._account())
+            self._progress = True
 
     def _on_window(self, window: Window) -> None:
-        self._account.window(window)
-        self._report_unknown()
+        self._distinct += len(window)
+        self._duplicates += window.received - len(window)
+        self._note_unknown()
         if self._error is not None:
             return
-        self._account.clear()
+        self._clear()
         try:
             self._write(window_lines(window))
         except Exception as error:  # noqa: BLE001 - raised in the end, where it stops the command
             self._fail(error)
 
-    def _dead_letter(self, letter: DeadLetter) -> None:
-        shown = self._account.reject(letter) or self._options.verbose
+    def _on_dead_letter(self, letter: DeadLetter) -> None:
+        first = letter.reason != "late" and self._rejected.total() == self._rejected["late"]
+        self._rejected[letter.reason] += 1
+        if isinstance(letter.error, LateError):
+            self._lateness = max(self._lateness, letter.error.late_by)
+        shown = first or self._options.verbose
         if not shown and self._letters is None:
             return
         position = self._source.position
@@ -229,7 +232,52 @@ class _Compaction:
             self._letters.push(replace(letter, origin=where))
         if shown:
             more = "" if self._options.verbose else " (--verbose shows the others)"
-            self._account.note(f"{where}: rejected: {letter.error}{more}", "WARNING")
+            self._note(f"{where}: rejected: {letter.error}{more}", "WARNING")
+
+    def _fail(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._ended.set()
+
+    # ── what is reported ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _report(self) -> None:
+        self._note_unknown()
+        late = self._rejected["late"]
+        if late > MANY_LATE * self._received:
+            why = f"{late / self._received:.0%} of the events came after their window had closed"
+            self._note(f"rxcompact: warning: {why}; --lateness {self._by()} keeps them", "WARNING")
+        unknown, missing = self._mapper.unknown, self._mapper.missing.items()
+        self._note(self._account("".join(f", without {name} {n}" for name, n in missing if name not in unknown)))
+
+    def _account(self, missing: str = "") -> str:
+        late = self._rejected["late"]
+        by = f" (by up to {self._by()} s; --lateness {self._by()} keeps them)" if late else ""
+        reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._rejected.items()) if reason != "late")
+        rejected = f"{self._rejected.total() - late} ({reasons})" if reasons else "0"
+        ratio = self._duplicates / self._received if self._received else 0.0
+        return (
+            f"received {self._received}, duplicates {self._duplicates}, distinct {self._distinct}, late {late}{by}, "
+            f"rejected {rejected}{missing}, ratio {ratio:.4f}"
+        )
+
+    def _by(self) -> str:
+        """Return by how many seconds events were late, rounded up."""
+        late = self._lateness
+        return f"{ceil(late * 1000) / 1000:.3f}".rstrip("0").rstrip(".") if isfinite(late) else str(late)
+
+    def _note_unknown(self) -> None:
+        for text in self._mapper.new_unknown():
+            self._note(f"rxcompact: {text}", "WARNING")
+
+    def _note(self, text: str, level: str = "INFO") -> None:
+        self._clear()
+        note(text, level)
+
+    def _clear(self) -> None:
+        """Remove the progress line, so that a row does not follow it on the same line of a terminal."""
+        if self._progress:
+            write_error(CLEAR)
+            self._progress = False
 
 
 class _DeadLetters(Unbounded):
@@ -259,81 +307,3 @@ class _DeadLetters(Unbounded):
         await asyncio.wait({self._route.ended}, timeout=DRAIN)
         await close(self._sink)
         return self._route.lost + len(self._route)
-
-
-class _Account:
-    """What came in, and what became of it."""
-
-    def __init__(self) -> None:
-        self.received = self.duplicates = self.distinct = 0
-        self.rejected: Counter[str] = Counter()
-        self._lateness = 0.0
-        self._next = time.monotonic() + PROGRESS
-        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-        self._progress = False
-
-    @property
-    def bad(self) -> int:
-        """Lines that were rejected, but for the late ones."""
-        return self.rejected.total() - self.rejected["late"]
-
-    @property
-    def is_useless(self) -> bool:
-        """Whether there was input, and all of it was rejected."""
-        return self.received > 0 and not self.distinct
-
-    def add(self, chunk: list[bytes]) -> None:
-        self.received += len(chunk)
-        if self._is_terminal and time.monotonic() >= self._next:
-            self._next = time.monotonic() + PROGRESS
-            write_error(CLEAR + self._text({}))
-            self._progress = True
-
-    def window(self, window: Window) -> None:
-        self.distinct += len(window)
-        self.duplicates += window.received - len(window)
-
-    def reject(self, letter: DeadLetter) -> bool:
-        """Count a letter; return whether it is the first that is not late."""
-        self.rejected[letter.reason] += 1
-        if isinstance(letter.error, LateError):
-            self._lateness = max(self._lateness, letter.error.late_by)
-            return False
-        return self.bad == 1
-
-    def report(self, missing: Mapping[str, int]) -> None:
-        """Report all of it, at the end."""
-        late = self.rejected["late"]
-        if late > MANY_LATE * self.received:
-            self.note(
-                f"rxcompact: warning: {late / self.received:.0%} of the events came after their window had closed; "
-                f"--lateness {_seconds(self._lateness)} keeps them",
-                "WARNING",
-            )
-        self.note(self._text(missing))
-
-    def _text(self, missing: Mapping[str, int]) -> str:
-        late, by = self.rejected["late"], _seconds(self._lateness)
-        reasons = [f"{reason} {count}" for reason, count in sorted(self.rejected.items()) if reason != "late"]
-        return (
-            f"received {self.received}, duplicates {self.duplicates}, distinct {self.distinct}, late {late}"
-            + (f" (by up to {by} s; --lateness {by} keeps them)" if late else "")
-            + f", rejected {self.bad}"
-            + (f" ({', '.join(reasons)})" if reasons else "")
-            + "".join(f", without {name} {count}" for name, count in missing.items())
-            + f", ratio {self.duplicates / self.received if self.received else 0.0:.4f}"
-        )
-
-    def clear(self) -> None:
-        """Remove the progress line, so that a row does not follow it on the same line of a terminal."""
-        if self._progress:
-            write_error(CLEAR)
-            self._progress = False
-
-    def note(self, text: str, level: str = "INFO") -> None:
-        self.clear()
-        note(text, level)
-
-
-def _seconds(value: float) -> str:
-    return f"{ceil(value * 1000) / 1000:.3f}".rstrip("0").rstrip(".") if isfinite(value) else str(value)

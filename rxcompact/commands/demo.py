@@ -14,7 +14,7 @@ from aiohttp import web
 
 from rxcompact import operators as rxo
 from rxcompact.commands.common import run
-from rxcompact.commands.live import view
+from rxcompact.commands.live import live
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.orchestrator import Orchestrator, Report
 from rxcompact.pipeline import Pipeline
@@ -118,29 +118,19 @@ async def _demo() -> int:
         max_age=15.0,
     )
     try:
-        async with Orchestrator(pipeline) as orchestrator:
+        async with Orchestrator(pipeline) as orchestrator, asyncio.TaskGroup() as tasks:
             await source.listening()
-            storming = asyncio.create_task(world.storm(source.url))
-            try:
-                await _watch(orchestrator, world, storming)
-            finally:
-                storming.cancel()
+            tasks.create_task(live(orchestrator))
+            storming = tasks.create_task(world.storm(source.url))
+            await asyncio.sleep(RESTART)
+            await orchestrator.restart()
+            await storming
             report = await orchestrator.stop()
+    except* BrokenPipeError:
+        raise BrokenPipeError from None
     finally:
         await runner.cleanup()
     return _verdict(report, world, orchestrator.statistics.retries)
-
-
-async def _watch(orchestrator: Orchestrator, world: World, storming: asyncio.Task[None]) -> None:
-    restarted = False
-    with view(orchestrator) as show:
-        while not storming.done() or orchestrator.account.in_flight:
-            if world.elapsed >= RESTART and not restarted:
-                restarted = True
-                await orchestrator.restart()
-            show(f"{world.elapsed:4.1f} s  {'API down' if world.down else 'API up  '}")
-            await asyncio.sleep(0.25)
-    await storming
 
 
 def _verdict(report: Report, world: World, retries: int) -> int:

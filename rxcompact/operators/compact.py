@@ -116,7 +116,7 @@ def compact(
         time_mapper=None if time_mapper is None else time_of(time_mapper),
         lateness=None if lateness is None else seconds("lateness", lateness, zero=True, infinite=True),
         tolerance=seconds("tolerance", tolerance, zero=True),
-        idle=seconds("idle", idle, zero=True),
+        idle=seconds("idle", idle, zero=True, infinite=True),
         chunked=chunked,
         max_keys=max_keys,
         overflow=overflow,

@@ -39,7 +39,7 @@ class EventTimeWindows(Windows):
         self._first = INFINITY  # no bucket before is open
         self._latest = -FAR  # event time
         self._latest_arrived = 0.0  # the monotonic instant
-        self._last_arrived = -INFINITY  # the monotonic instant of the last event, for its source's pauses
+        self._last_arrived = 0.0  # the monotonic instant of the last event, for its source's pauses
         self._idle_watermark = -FAR  # end of the last bucket that the clock closed
         # whole seconds divide floats exactly; fractions of one would not, hence microseconds
         whole = options.timespan.is_integer()

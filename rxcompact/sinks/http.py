@@ -22,9 +22,7 @@ class _Item(msgspec.Struct):
     status: int
 
 
-class _Bulk(msgspec.Struct):
-    """The answer of Elasticsearch and compatible stores to a batch."""
-
+class _Bulk(msgspec.Struct):  # what Elasticsearch and compatible stores answer
     items: list[dict[str, _Item]]
     errors: bool
 

@@ -18,7 +18,7 @@ from nats.js.errors import NotFoundError
 
 from rxcompact.brokers.jetstream import JetStreamSource, consumer
 from rxcompact.brokers.jetstream.connection import Servers
-from rxcompact.brokers.jetstream.source import identity_of, overlap
+from rxcompact.brokers.jetstream.source import identity_of
 from rxcompact.errors import ArgumentError, TransientError
 
 from .nats_support import CONSUMER, STREAM, NatsRig, NatsServer
@@ -195,25 +195,6 @@ def test_partitions_are_numbers(partitions: Any) -> None:
         JetStreamSource("nats://nowhere", stream=STREAM, consumer=CONSUMER, partitions=partitions)
     with pytest.raises(ArgumentError, match="partitions"):
         JetStreamSource("nats://nowhere", stream=STREAM, consumer=CONSUMER, partitions=range(2), subjects="a")
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "expected"),
-    [
-        ("*.0.>", "in.>", True),
-        ("*.0.>", "in.*", False),
-        ("*.0.>", "events.{{partition(4,1)}}.{{wildcard(1)}}", True),
-        ("*.0.>", "in.1.a", False),
-        ("*.0.>", "in.0.a", True),
-        ("*.0.>", "in.0", False),
-        ("in.b", "in.>", True),
-        ("in.b", "in.b", True),
-        ("in.b", "in.c", False),
-        (">", "in", True),
-    ],
-)
-def test_patterns_of_subjects_overlap(one: str, other: str, expected: bool) -> None:
-    assert overlap(one, other) is expected
 
 
 # ── identities ────────────────────────────────────────────────────────────────────────────────────────────────────────

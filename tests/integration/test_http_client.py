@@ -21,6 +21,7 @@ from pipelines import simple_pipeline
 from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted, DeadLetter
+from rxcompact.format import error_text, redacted
 from rxcompact.orchestrator import Report
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -173,6 +174,35 @@ def test_h8_an_error_about_a_url_does_not_show_its_credentials() -> None:
             make("ftp://user:PASSWORD@host/{id}?key=SECRET")
         assert "ftp://host/" in str(caught.value)
         assert not {"PASSWORD", "SECRET"} & set(re.findall("[A-Z]+", str(caught.value)))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("http://u:pw@host/x", "http://host/x"),
+        ("http://u:p/w@host:80/x", "http://host:80/x"),
+        ("http://u:p@w@host/x", "http://host/x"),
+        ("http://u:p?w@host/x", "http://***"),
+        ("http://u:p#w@host/x?key=pw", "http://***"),
+        ("http://u:p//w@host", "http://host"),
+        ("http://u:p://w@host", "http://host"),
+        ("http://p/w@host/x", "http://host/x"),
+        ("u:p/w@host:80/x", "host:80/x"),
+        ("u:p?w@host", "***"),
+        ("http://host/x?key=pw#pw", "http://host/x"),
+        ("http://host/x?mail=a@b&key=pw", "http://***"),
+        ("redis://:p/w@[::1]:6379/0/stream", "redis://[::1]:6379/0/stream"),
+        ("http://host/{id}?key=pw", "http://host/{id}"),
+        ("/hosts/{host}", "/hosts/{host}"),
+        ("", ""),
+    ],
+)
+def test_h7_h8_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert redacted(url) == shown
+    text = error_text(OSError(f"cannot reach {url} now"))
+    if "://" in url:
+        assert not re.search(r"p[/?#@:]*w", text), text
+        assert text.endswith(" now")
 
 
 def test_a_template_is_percent_encoded() -> None:

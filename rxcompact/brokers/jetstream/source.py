@@ -8,7 +8,6 @@ from collections.abc import Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import zip_longest
 from typing import Any
 
 from loguru import logger
@@ -127,7 +126,8 @@ class JetStreamSource(BrokerSource):
             found = [await consumer.bind(client) for consumer in self._consumers]
             if any(made for _, made in found):  # whoever made one anew wants all of it anew
                 self._unacked.forget()
-                await self._warn(client, [info for info, _ in found])
+                if self._partitioned:
+                    await self._warn(client, [info for info, _ in found])
             self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info, _ in found)
             self._unacked.wake()  # it may be less than before
             if not self._subscriptions:
@@ -138,22 +138,17 @@ class JetStreamSource(BrokerSource):
                     self._subscriptions[number] = consumer, subscription
 
     async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
-        """Warn when no message of the stream is in any of the partitions."""
-        if not self._partitioned:
-            return
+        """Warn when the messages of the stream are in none of the partitions."""
         info = await client.jsm().stream_info(self._stream)
+        if not info.state.messages or any(it.num_pending or (it.delivered and it.delivered.stream_seq) for it in found):
+            return
         transform = info.config.subject_transform
-        stored = [transform.dest] if transform else info.config.subjects or [">"]
-        filters = [subject for consumer in self._consumers for subject in consumer.subjects]
-        possible = any(overlap(subject, other) for subject in filters for other in stored)
-        received = any(it.num_pending or (it.delivered and it.delivered.stream_seq) for it in found)
-        if not possible or (info.state.messages and not received):
-            logger.warning(
-                "stream {} has no messages of the partitions {}: the subjects that it stores are {}",
-                self._stream,
-                ", ".join(filters),
-                ", ".join(stored),
-            )
+        logger.warning(
+            "stream {} has no messages of the partitions {}: the subjects that it stores are {}",
+            self._stream,
+            ", ".join(subject for consumer in self._consumers for subject in consumer.subjects),
+            transform.dest if transform else ", ".join(info.config.subjects or [">"]),
+        )
 
     async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
         self._intake.push()
@@ -250,15 +245,3 @@ def identity_of(reply: bytes) -> Identity:
     """Return a message's sequence in its stream, and when it was stored: a stream made anew counts anew."""
     tokens = reply.split(b".")
     return b".".join(tokens[5:8:2] if len(tokens) == V1 else tokens[7:10:2])
-
-
-def overlap(one: str, other: str) -> bool:
-    """Return whether a subject may match both patterns; ``{{…}}`` stands for a token."""
-    for ours, theirs in zip_longest(one.split("."), other.split(".")):
-        if not ours or not theirs:
-            return False
-        if ">" in (ours, theirs):
-            return True
-        if ours != theirs and "*" not in (ours, theirs) and "{{" not in theirs:
-            return False
-    return True
