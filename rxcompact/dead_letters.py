@@ -15,7 +15,6 @@ from reactivex.subject import Subject
 from rxcompact.contracts import Holder, Sink
 from rxcompact.events import Compacted, DeadLetter, Delivered
 from rxcompact.operators.publish import Publish
-from rxcompact.operators.retry import RetryPolicy
 
 STAGE = "dead_letters"
 
@@ -48,21 +47,9 @@ class DeadLetterRoute:
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
         self.lost = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        publish = Publish(
-            stage=STAGE,
-            sink=sink,
-            count=500,
-            timespan=1.0,
-            max_age=inf,
-            max_concurrent=1,
-            timeout=30.0,
-            policy=RetryPolicy(),
-            flushes=flushes,
-            dead_letters=self._on_lost,
-            scheduler=scheduler,
-            register=register,
-        )
-        self._subscription = publish(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
+        publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
+        for_ever = publish.having(stage=STAGE, max_age=inf, register=register)
+        self._subscription = for_ever(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
 
     def __len__(self) -> int:
         """Return how many dead letters wait to be delivered."""

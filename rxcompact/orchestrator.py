@@ -298,7 +298,8 @@ class Orchestrator(Observables):
 
     async def _finish(self, run: Run, deadline: Deadline, began: float, *, in_time: bool) -> Report:
         await deadline.limit(run.deliver_dead_letters())
-        parts = [*(operator.part for operator in self.pipeline.calls), self.pipeline.dead_letters]
+        pipeline = self.pipeline
+        parts = [*(each.enricher for each in pipeline.enrichments), pipeline.publication.sink, pipeline.dead_letters]
         await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
         took = asyncio.get_running_loop().time() - began
         failed = run.ended.exception() is not None or self._source_error is not None

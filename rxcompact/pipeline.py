@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, TypeAlias, get_args
 
 from loguru import logger
@@ -88,7 +87,7 @@ class Pipeline:
         if not isinstance(publication, Publish):
             raise ArgumentError("operators", operators, "publish last")
         self.enrichments: tuple[Enrich, ...] = tuple(
-            replace(each, stage=f"enrich-{number}" if number > 1 else "enrich")
+            each.having(stage=f"enrich-{number}" if number > 1 else "enrich")
             for number, each in enumerate(enrichments, 1)
             if isinstance(each, Enrich)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from reactivex import Observable
@@ -126,11 +126,11 @@ def compact(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Compact(Operator[Any, Window]):
+@dataclass(kw_only=True, eq=False)
+class Compact(Operator):
     """The operator that `compact` returns; in a pipeline it is the `Reducer`."""
 
-    stage: str = "compact"
+    stage: str = field(init=False, default="compact")
     timespan: float
     key_mapper: Mapper
     count: int | None
@@ -160,7 +160,7 @@ class Compact(Operator[Any, Window]):
         super().check("max_keys", *own)
 
     def bind(self, context: StageContext) -> Compact:
-        return replace(super().bind(context), chunked=True, max_keys=context.max_keys, overflow=context.overflow)
+        return super().bind(context).having(chunked=True, max_keys=context.max_keys, overflow=context.overflow)
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         """Return the windows of a pipeline's chunks."""
@@ -171,7 +171,7 @@ class Compact(Operator[Any, Window]):
     ) -> DisposableBase:
         timers = default_scheduler(scheduler)
         kind = TumblingWindows if self.lateness is None else EventTimeWindows
-        windows = kind(self, Clock(timers), observer, self.reject)
+        windows = kind(self, Clock(timers), observer, self.reject())
         if self.register is not None:
             self.register(windows)
         subscription = CompositeDisposable(_timer(windows, timers))

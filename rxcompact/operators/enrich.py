@@ -2,80 +2,36 @@
 
 from __future__ import annotations
 
-import itertools
+from bisect import insort
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from copy import copy
+from dataclasses import dataclass, field
 from operator import attrgetter
 from types import AsyncGeneratorType, GeneratorType
-from typing import Any, TypedDict, Unpack, overload
+from typing import Any, Concatenate, ParamSpec, Protocol, overload
 
-import msgspec
-from loguru import logger
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
-from rxcompact.clock import Seconds, count, seconds
+from rxcompact.clock import Seconds, count
 from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.operator import DeadLetters
-from rxcompact.operators.pool import TICK, Call, Job
-from rxcompact.operators.retry import Callback, Predicate, RetryPolicy, Wait, full_jitter, transient, without_our_frames
+from rxcompact.operators.pool import TICK, Entry, Job, Loss
+from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
 R = TypeVar("R", default=Any)
-Mapper = Callable[[Any], Any]
+P = ParamSpec("P")
 UNKNOWN = object()
 
 
-class Options(TypedDict, total=False):
-    """The options of `enrich`, for the type checker."""
-
-    max_age: Seconds | None
-    max_concurrent: int
-    timeout: Seconds | None
-    batch: int | None
-    merge: Callable[[Any, Any], Any] | None
-    ordered: bool
-    cache: MutableMapping[Hashable, Any] | None
-    wait: Wait
-    retry: Predicate
-    before_sleep: Callback | None
-    flushes: Observable[Any] | None
-    dead_letters: DeadLetters | None
-    scheduler: SchedulerBase | None
-
-
-@overload
-def enrich(
-    enricher: Enricher[R] | Callable[[Any], Awaitable[R]], **options: Unpack[Options]
-) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
-@overload
-def enrich(
-    enricher: Callable[[Any], R], **options: Unpack[Options]
-) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
-def enrich(
-    enricher: Any,
-    *,
-    max_age: Seconds | None = None,
-    max_concurrent: int = 100,
-    timeout: Seconds | None = 10.0,
-    batch: int | None = None,
-    merge: Callable[[Any, Any], Any] | None = None,
-    ordered: bool = False,
-    cache: MutableMapping[Hashable, Any] | None = None,
-    wait: Wait = full_jitter,
-    retry: Predicate = transient,
-    before_sleep: Callback | None = None,
-    flushes: Observable[Any] | None = None,
-    dead_letters: DeadLetters | None = None,
-    scheduler: SchedulerBase | None = None,
-) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Compacted]]:
+@dataclass(kw_only=True, eq=False)
+class Enrich(PooledOperator):
     """Replace the event of each `Compacted` by what ``enricher`` makes of it.
 
     ::
@@ -128,269 +84,189 @@ def enrich(
     Source:
         https://reactivex.io/documentation/operators/flatmap.html; https://tenacity.readthedocs.io
     """
-    return Enrich(
-        enricher=enricher,
-        batch=None if batch is None else count("batch", batch),
-        merge=merge,
-        ordered=ordered,
-        cache=cache,
-        max_age=None if max_age is None else seconds("max_age", max_age),
-        max_concurrent=count("max_concurrent", max_concurrent),
-        timeout=None if timeout is None else seconds("timeout", timeout),
-        policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        flushes=flushes,
-        dead_letters=dead_letters,
-        scheduler=scheduler,
-    )
 
-
-@dataclass(frozen=True, kw_only=True)
-class Enrich(PooledOperator[Compacted]):
-    """The operator that `enrich` returns."""
-
-    stage: str = "enrich"
-    enricher: Any
-    batch: int | None
-    merge: Callable[[Any, Any], Any] | None
-    ordered: bool
-    cache: MutableMapping[Hashable, Any] | None
+    enricher: Any = field(kw_only=False)
+    max_concurrent: int = 100
+    timeout: Seconds | None = 10.0
+    batch: int | None = None
+    merge: Callable[[Any, Any], Any] | None = None
+    ordered: bool = False
+    cache: MutableMapping[Hashable, Any] | None = None
+    stage: str = field(init=False, default="enrich")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (callable(self.enricher) or isinstance(self.enricher, Enricher | KeyedEnricher)):
             raise ArgumentError("enricher", self.enricher, "an Enricher, a function or a coroutine function")
+        self.batch = None if self.batch is None else count("batch", self.batch)
 
-    @property
-    def part(self) -> Any:
-        return self.enricher
-
-    def _stage(self, observer: ObserverBase[Compacted], scheduler: SchedulerBase | None) -> EnrichStage:
-        enricher: Any = self.enricher
-        mapper: Any = enricher
-        merge = self.merge
-        if isinstance(enricher, KeyedEnricher) and merge is None:
-            mapper, merge = enricher.lookup, enricher.merge
-        elif isinstance(enricher, Enricher):
-            mapper = enricher.enrich
-        call = _batched(mapper) if self.batch else _single(mapper)
-        return EnrichStage(call, observer, self, scheduler, merge=merge)
+    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> EnrichStage:
+        return EnrichStage(self, observer, scheduler)
 
 
-def _single(mapper: Mapper) -> Call[Flight]:
-    function = awaitable(mapper)
+class _Enrich(Protocol[P]):
+    """The type of `enrich`: what it gives is of the enricher's type."""
 
-    async def call(flights: Sequence[Flight]) -> Sequence[Any]:
-        result = await function(flights[0].event)
-        if isinstance(result, GeneratorType | AsyncGeneratorType):
-            raise AnswerError(f"the enricher yields: it must return the event, got {short(result)}")
-        return (result,)
-
-    return call
-
-
-def _batched(mapper: Mapper) -> Call[Flight]:
-    function = awaitable(mapper)
-
-    async def call(flights: Sequence[Flight]) -> Sequence[Any]:
-        results = await function([flight.event for flight in flights])
-        if not isinstance(results, Sequence) or isinstance(results, str | bytes) or len(results) != len(flights):
-            raise AnswerError(f"the enricher must return a list of {len(flights)} results, got {short(results)}")
-        return results
-
-    return call
+    @overload
+    def __call__(
+        self, enricher: Enricher[R] | Callable[[Any], Awaitable[R]], /, *args: P.args, **options: P.kwargs
+    ) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
+    @overload
+    def __call__(
+        self, enricher: Callable[[Any], R], /, *args: P.args, **options: P.kwargs
+    ) -> Callable[[Observable[Window[K, E]] | Observable[Compacted[K, E]]], Observable[Compacted[K, R]]]: ...
 
 
-class Entry(msgspec.Struct, order=True, gc=False):
-    """A distinct event on its way through."""
-
-    deadline: float
-    """The instant at which it is too old, in the loop's seconds."""
-    number: int
-    """Its place in the order of the source; no two have the same."""
-    compacted: Compacted
+def _typed(operator: Callable[Concatenate[Any, P], Any]) -> _Enrich[P]:
+    return operator
 
 
-class Flight(msgspec.Struct, eq=False):
-    """Events that one call serves, a heap by deadline; the call is for the first."""
-
-    entries: list[Entry]
-    job: Job[Any] | None = None
-
-    @property
-    def event(self) -> Any:
-        return self.entries[0].compacted.event
+enrich = _typed(Enrich)
 
 
-def _deadlines(flights: Sequence[Flight]) -> Sequence[float]:
-    return [flight.entries[0].deadline for flight in flights]
-
-
-class ReorderBuffer:
-    """Emits results in the order of their places; each waits for all before it to be completed, with a result or none.
-
-    Every place, from 0, is to be completed once.
-    """
-
-    def __init__(self, emit: Callable[[Compacted], object]) -> None:
-        self._emit = emit
-        self._next = 0
-        self._completed: dict[int, Compacted | None] = {}
-
-    def results(self) -> list[Compacted]:
-        """Return the results that wait for one before them."""
-        return [result for result in self._completed.values() if result is not None]
-
-    def complete(self, place: int, result: Compacted | None = None) -> None:
-        """Complete a place."""
-        self._completed[place] = result
-        while self._next in self._completed:
-            result = self._completed.pop(self._next)
-            self._next += 1
-            if result is not None:
-                self._emit(result)
-
-
-class EnrichStage(PooledStage[Flight, Compacted]):
+class EnrichStage(PooledStage):
     """Makes one call for equal events in flight (single flight)."""
 
-    def __init__(
-        self,
-        call: Call[Flight],
-        observer: ObserverBase[Compacted],
-        options: Enrich,
-        scheduler: SchedulerBase | None,
-        *,
-        merge: Callable[[Any, Any], Any] | None,
-    ) -> None:
-        super().__init__(call, observer, options, scheduler)
-        self._size = options.batch or 1
-        self._merge = merge
+    def __init__(self, options: Enrich, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
+        super().__init__(options, observer, scheduler)
+        function: Any = options.enricher
+        self._merge = options.merge
+        if isinstance(function, KeyedEnricher) and options.merge is None:
+            self._merge, function = function.merge, function.lookup
+        elif isinstance(function, Enricher):
+            function = function.enrich
+        self._enricher = awaitable(function)
+        self._batch = options.batch
         self._cache = options.cache
-        self._numbers = itertools.count()
-        self._order = ReorderBuffer(self._emit) if options.ordered else None
-        self._in_flight: dict[Hashable, Flight] = {}
-
-    def held(self) -> int:
-        buffered = 0 if self._order is None else len(self._order.results())
-        return sum(len(flight.entries) for flight in self._pool.entries()) + buffered
+        self._log = OncePerMinute("WARNING", "the cache of enrich could not be {}: {text}")
+        self._in_flight: dict[Hashable, Entry] = {}
+        self._ordered = options.ordered
+        self._next = 0  # place, of those that complete in order
+        self._completed: dict[int, Compacted | None] = {}  # that wait for one before them
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _handle(self, items: Sequence[Compacted]) -> None:
-        flights: list[Flight] = []
+    def _handle(self, entries: list[Entry]) -> None:
+        leaders: list[Entry] = []
         now = self._loop.time()
-        for compacted, deadline in zip(items, self._deadlines()(items), strict=True):
-            entry = Entry(deadline, next(self._numbers), compacted)
-            if deadline <= now:
-                self._expire(compacted)
-                self._complete(entry)
-                continue
-            cached = UNKNOWN if self._cache is None else self._cached(self._cache, compacted.key)
-            if cached is not UNKNOWN:
-                self._succeed(entry, cached, 0)
-            elif (flight := self._join(entry)) is not None:
-                flights.append(flight)
-        for start in range(0, len(flights), self._size):
-            part = flights[start : start + self._size]
-            job = self._pool.submit(part, _deadlines)
-            for flight in part:
-                flight.job = job
+        for entry in entries:
+            if entry.deadline <= now:
+                self._lost("expired", entry)
+            elif (cached := self._cached(entry.compacted.key)) is not UNKNOWN:
+                self._succeed(entry, cached, None)
+            elif not self._join(entry):
+                leaders.append(entry)
+        size = self._batch or 1
+        for start in range(0, len(leaders), size):
+            self._submit(leaders[start : start + size])
 
-    @staticmethod
-    def _cached(cache: MutableMapping[Hashable, Any], key: Hashable) -> Any:
+    def _join(self, entry: Entry) -> bool:
+        """Have an event served by a call that is under way; return False where there is none."""
+        leader = self._in_flight.setdefault(entry.compacted.key, entry)
+        if leader is entry or (self._merge is None and not _same(entry.compacted.event, leader.compacted.event)):
+            return False
+        leader.others = leader.others or []
+        insort(leader.others, entry, key=attrgetter("deadline"))
+        if entry.deadline < leader.deadline:  # it expires before the call is looked at again
+            self._loop.call_at(entry.deadline, self._expire_others, leader)
+        return True
+
+    async def _call(self, entries: list[Entry]) -> Sequence[Any]:
+        if self._batch is None:
+            result = await self._enricher(entries[0].compacted.event)
+            if isinstance(result, GeneratorType | AsyncGeneratorType):
+                raise AnswerError(f"the enricher yields: it must return the event, got {short(result)}")
+            return (result,)
+        results = await self._enricher([entry.compacted.event for entry in entries])
+        if not isinstance(results, Sequence) or isinstance(results, str | bytes) or len(results) != len(entries):
+            raise AnswerError(f"the enricher must return a list of {len(entries)} results, got {short(results)}")
+        return results
+
+    def _cached(self, key: Hashable) -> Any:
         try:
-            return cache.get(key, UNKNOWN)
+            return UNKNOWN if self._cache is None else self._cache.get(key, UNKNOWN)
         except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
-            logger.warning("the cache of enrich could not be read: {}", type(error).__name__)
+            self._log("read", text=type(error).__name__)
             return UNKNOWN
 
-    @staticmethod
-    def _store(cache: MutableMapping[Hashable, Any], key: Hashable, result: Any) -> None:
+    def _store(self, key: Hashable, result: Any) -> None:
         try:
-            cache[key] = result
+            if self._cache is not None:
+                self._cache[key] = result
         except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
-            logger.warning("the cache of enrich could not be written: {}", type(error).__name__)
-
-    def _join(self, entry: Entry) -> Flight | None:
-        """Have an event served by a call that is under way; return a new flight where there is none."""
-        key = entry.compacted.key
-        flight = self._in_flight.get(key)
-        if flight is None:
-            flight = self._in_flight[key] = Flight([entry])
-            return flight
-        if self._merge is None and not _same(entry.compacted.event, flight.event):
-            return Flight([entry])
-        if entry < flight.entries[0]:  # it expires before the call is looked at again
-            self._loop.call_at(entry.deadline, self._expire_due, flight, 1)
-        heappush(flight.entries, entry)
-        return None
+            self._log("written", text=type(error).__name__)
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def succeeded(self, job: Job[Flight], entries: Sequence[Flight], results: Sequence[Any]) -> None:
-        for flight, result in zip(entries, results, strict=True):
-            if self._cache is not None:
-                self._store(self._cache, flight.entries[0].compacted.key, result)
-            for entry in self._landed(flight):
-                self._succeed(entry, result, job.count)
+    def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        for entry, result in zip(entries, results, strict=True):
+            self._store(entry.compacted.key, result)
+            for each in self._landed(entry):
+                self._succeed(each, result, job)
 
-    def _succeed(self, entry: Entry, result: Any, attempts: int) -> None:
+    def _succeed(self, entry: Entry, result: Any, job: Job | None) -> None:
         compacted = entry.compacted
         try:
             enriched = compacted.having(result if self._merge is None else self._merge(compacted.event, result))
         except BaseException as error:
-            self._dead_letter("failed", compacted, without_our_frames(error), attempts)
-            self._complete(entry)
+            self._lost("failed", entry, job, without_our_frames(error))
             if isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
         else:
             self._complete(entry, enriched)
 
     def _complete(self, entry: Entry, enriched: Compacted | None = None) -> None:
-        if self._order is not None:
-            self._order.complete(entry.number, enriched)
-        elif enriched is not None:
-            self._emit(enriched)
+        """Emit what became of an event, if anything; in order after all before it are completed."""
+        if not self._ordered:
+            if enriched is not None:
+                self._emit(enriched)
+            return
+        self._completed[entry.number] = enriched
+        while self._next in self._completed:
+            completed = self._completed.pop(self._next)
+            self._next += 1
+            if completed is not None:
+                self._emit(completed)
 
-    def _landed(self, flight: Flight) -> list[Entry]:
-        """Return the events of a flight, which is over, in the order of the source."""
-        entries, flight.entries, flight.job = flight.entries, [], None
-        key = entries[0].compacted.key
-        if self._in_flight.get(key) is flight:
-            del self._in_flight[key]
-        return entries if len(entries) == 1 else sorted(entries, key=attrgetter("number"))
+    def _landed(self, leader: Entry) -> list[Entry]:
+        """Return the events of a call that is over, in the order of the source."""
+        if self._in_flight.get(leader.compacted.key) is leader:
+            del self._in_flight[leader.compacted.key]
+        others, leader.others = leader.others, None
+        return sorted((leader, *others), key=attrgetter("number")) if others else [leader]
 
-    def expired(self, job: Job[Flight], entry: Flight) -> bool:
-        entry.job = job
-        self._expire_due(entry, 0)
-        return bool(entry.entries)
+    def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
+        for each in self._expired(entry) if outcome == "expired" else self._landed(entry):
+            super()._lost(outcome, each, job, error)
+            self._complete(each)
 
-    def _expire_due(self, flight: Flight, keep: int) -> None:
-        """Expire what is too old in a flight, but for ``keep`` events, which are the job's affair."""
+    def _expired(self, leader: Entry) -> list[Entry]:
+        """Return the events of a call that are too old; the call goes on for the others."""
         now = self._loop.time() + TICK
-        while len(flight.entries) > keep and flight.entries[0].deadline <= now:
-            job, last = flight.job, len(flight.entries) == 1
-            entry = self._landed(flight)[0] if last else heappop(flight.entries)
-            self._expire(entry.compacted, job)
-            self._complete(entry)
+        others = leader.others or []
+        expired = [entry for entry in others if entry.deadline <= now]
+        rest = others[len(expired) :]
+        if leader.deadline <= now:
+            if not rest:
+                return self._landed(leader)
+            first = rest.pop(0)
+            expired.append(copy(leader))
+            leader.deadline, leader.number, leader.compacted = first.deadline, first.number, first.compacted
+        leader.others = rest
+        return expired
 
-    def failed(self, job: Job[Flight], entry: Flight, error: BaseException) -> None:
-        for each in self._landed(entry):
-            self._dead_letter("failed", each.compacted, error, job.count)
-            self._complete(each)
+    def _expire_others(self, leader: Entry) -> None:
+        job = next((job for job in self._jobs if leader in job.entries), None)
+        self._lost("expired", leader, job)
+        self._settled()
 
-    def abandoned(self, job: Job[Flight], entry: Flight) -> None:
-        for each in self._landed(entry):
-            self._abandon(each.compacted, job)
-            self._complete(each)
-
-    def dispose(self) -> None:
-        self._run(self._give_up)
-        super().dispose()
-
-    def _give_up(self) -> None:
-        order, self._order = self._order, None
-        for compacted in order.results() if order is not None else ():
-            self._abandon(compacted)
+    def _close(self) -> None:
+        self._ordered = False
+        completed, self._completed = self._completed, {}
+        for place, enriched in completed.items():
+            if enriched is not None:
+                super()._lost("abandoned", Entry(0.0, place, enriched))
+        super()._close()
 
 
 def _same(one: Any, other: Any) -> bool:

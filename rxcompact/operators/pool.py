@@ -3,91 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextvars import copy_context
 from heapq import heappop, heappush
-from itertools import chain, count
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import count
+from typing import Any, Literal, TypeAlias
 
+import msgspec
+
+from rxcompact.events import Compacted
 from rxcompact.operators.retry import INFINITY, LAST_PART, Attempts, RetryPolicy, alike, without_our_frames
 
-E = TypeVar("E")
-"""What a stage makes of a distinct event."""
-Call = Callable[[Sequence[E]], Coroutine[Any, Any, Sequence[Any]]]
-"""Calls for some entries; gives as many results, an exception for one that failed, or raises for all. None at all where
-none failed and nobody asks for them."""
-Deadlines = Callable[[Sequence[E]], Sequence[float]]
-"""Gives the instants at which some entries are too old, in the loop's seconds."""
+Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""
 
 
-class Job(Attempts, Generic[E]):
+class Entry(msgspec.Struct, eq=False, gc=False):
+    """A distinct event on its way through a stage."""
+
+    deadline: float
+    """The instant at which it is too old, in the loop's seconds."""
+    number: int
+    """Its place in the order of the source."""
+    compacted: Compacted
+    others: list[Entry] | None = None
+    """Events that the same answer serves, by deadline."""
+
+
+class Job(Attempts):
     """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
 
     Attributes:
         entries: What it has to settle.
-        earliest, latest: Their deadlines, in the loop's seconds.
-        due: When the call has taken too long, or is to be made again; infinity for neither.
+        earliest, latest: Their deadlines.
+        due: When the call has taken too long, or is to be made; infinity for neither.
         timer: Due then, or at a deadline.
-        task: Makes the call; ``calling`` once it has begun to.
+        task: Makes the call, and decides what becomes of it.
         timed_out: Whether the call was cancelled, since it took too long.
-        waiting: Whether it failed and is to be made again.
+        waiting: Whether it is to be called when it is due.
     """
 
-    __slots__ = (
-        "calling", "deadlines", "due", "earliest", "entries", "latest", "task", "timed_out", "timer", "waiting"
-    )  # fmt: skip
+    __slots__ = ("due", "earliest", "entries", "latest", "task", "timed_out", "timer", "waiting")
 
-    def __init__(self, entries: Sequence[E], deadlines: Deadlines[E], policy: RetryPolicy, max_age: float) -> None:
+    def __init__(self, entries: list[Entry], policy: RetryPolicy, max_age: float) -> None:
         super().__init__(policy, max_age)
-        self.deadlines = deadlines
         self.due = INFINITY
-        self.narrow_to(entries)
         self.timer: asyncio.TimerHandle | None = None
         self.task: asyncio.Task[None] | None = None
-        self.calling = self.timed_out = self.waiting = False
+        self.timed_out = self.waiting = False
+        self.narrow_to(entries)
 
-    def narrow_to(self, entries: Sequence[E]) -> None:
+    def narrow_to(self, entries: list[Entry]) -> None:
         """Go on with these alone."""
         self.entries = entries
         if entries:
-            deadlines = self.deadlines(entries)
-            self.earliest = self.latest = deadlines[0]
-            if len(entries) > 1:
-                self.earliest, self.latest = min(deadlines), max(deadlines)
+            deadlines = [entry.deadline for entry in entries]
+            self.earliest, self.latest = min(deadlines), max(deadlines)
 
-    def split(self, entries: Sequence[E]) -> Job[E]:
+    def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""
-        part = Job(entries, self.deadlines, self._policy, self._max_age)
+        part = Job(entries, self._policy, self._max_age)
         self.copy_to(part)
         return part
 
 
-class OutcomeHandler(Protocol[E]):
-    """What a stage does with the outcomes of its entries."""
-
-    def succeeded(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
-        """The call took these."""
-
-    def expired(self, job: Job[E], entry: E) -> bool:
-        """An entry is too old; return whether a younger event goes on in its place."""
-        ...
-
-    def retrying(self, job: Job[E], wait: float) -> None:
-        """The call failed; it is made again after a wait."""
-
-    def failed(self, job: Job[E], entry: E, error: BaseException) -> None:
-        """Retrying cannot mend it."""
-
-    def abandoned(self, job: Job[E], entry: E) -> None:
-        """Stopped."""
-
-    def settled(self) -> None:
-        """Some are settled; more may be held."""
-
-
-class Pool(Generic[E]):
+class Pool(ABC):
     """Makes at most ``max_concurrent`` calls at once; a job that waits to be called again is none of them.
 
     Each call is a task, in a copy of the context in which the pool was made: what it cancels, catches or sets concerns
@@ -96,169 +78,182 @@ class Pool(Generic[E]):
 
     def __init__(
         self,
-        call: Call[E],
-        handler: OutcomeHandler[E],
+        loop: asyncio.AbstractEventLoop,
+        policy: RetryPolicy,
         *,
         max_age: float,
         max_concurrent: int,
-        timeout: float | None,
-        policy: RetryPolicy,
-        loop: asyncio.AbstractEventLoop,
+        timeout: float,
     ) -> None:
-        self._call = call
-        self._handler = handler
+        self._loop = loop
+        self._policy = policy
         self._max_age = max_age
         self._max_concurrent = max_concurrent
-        self._timeout = INFINITY if timeout is None else timeout
-        self._policy = policy
-        self._loop = loop
+        self._timeout = timeout
         self._context = copy_context()
-        self._jobs: dict[Job[E], None] = {}  # a set in order, so that what is done to all of them is repeatable
-        self._queue: list[tuple[float, int, Job[E]]] = []  # a heap by deadline
-        self._last_place = -INFINITY
+        self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
+        self._queue: list[tuple[float, int, Job]] = []  # a heap; some may have expired
         self._numbers = count()
-        self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
         self._calls = 0
         self._guard: asyncio.Task[None] | None = None
         self._stopping = self._closed = False
 
-    def entries(self) -> Iterator[E]:
-        """Return what is queued, called for, or waits to be called for again."""
-        return chain.from_iterable(job.entries for job in self._jobs)
+    # ── what a stage does ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @abstractmethod
+    async def _call(self, entries: list[Entry]) -> Sequence[Any]:
+        """Return as many results, an exception for an entry that failed, or raise for all.
+
+        None at all where none failed and nobody asks for them.
+        """
+
+    @abstractmethod
+    def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        """Settle what the call took."""
+
+    @abstractmethod
+    def _lost(self, outcome: Loss, entry: Entry, job: Job, error: BaseException | None = None) -> None:
+        """Settle what is too old, cannot be mended by retrying, or is given up.
+
+        Where another event goes on in the place of one that expired, the entry is its from now on.
+        """
+
+    @abstractmethod
+    def _retrying(self, job: Job, wait: float) -> None:
+        """Notify others that a call failed and is made again after a wait."""
+
+    @abstractmethod
+    def _settled(self) -> None:
+        """Look whether anything is still held."""
+
+    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
-        return sum(job.waiting for job in self._jobs)
+        return sum(job.waiting and job.count > 0 for job in self._jobs)
 
-    def earliest(self) -> float | None:
-        """Return the deadline, in the loop's seconds, that comes first of all that is held."""
+    def _earliest(self) -> float | None:
+        """Return the deadline that comes first of all that is held."""
         return min((job.earliest for job in self._jobs), default=None)
 
-    def idle(self) -> bool:
-        """Return whether nothing is held."""
-        return not self._jobs
-
-    def submit(self, entries: Sequence[E], deadlines: Deadlines[E]) -> Job[E]:
-        """Have a call made for some entries, as soon as there is a place."""
-        job = Job(entries, deadlines, self._policy, self._max_age)
+    def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
+        """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
+        job = Job(entries, self._policy, self._max_age)
         if self._closed:  # an observer disposed of it in the middle of a window, or another thread was slower
             self._abandon(job)
-        else:
-            self._jobs[job] = None
+        elif wait is None or self._stopping:
             self._enqueue(job)
+        else:
+            self._sleep(job, wait)
         return job
+
+    def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
+        """Add entries to a job that waits, and have it wait no longer than this."""
+        job.entries += entries
+        deadlines = [entry.deadline for entry in entries]
+        job.earliest, job.latest = min(job.earliest, *deadlines), max(job.latest, *deadlines)
+        job.due = min(job.due, self._loop.time() + wait)
+        self._arm(job)
 
     # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _enqueue(self, job: Job[E]) -> None:
+    def _enqueue(self, job: Job) -> None:
+        """Have a job called as soon as there is a place: the one with the earliest deadline first."""
+        self._jobs[job] = None
         job.waiting = False
         job.due = INFINITY
         if self._calls < self._max_concurrent:
             self._start(job)
-        else:
-            self._push(job)
-
-    def _push(self, job: Job[E]) -> None:
-        place = job.earliest
-        if self._max_concurrent == 1:  # one after another is in order: the last is behind all others
-            self._last_place = place = max(place, self._last_place)
+            return
+        place = job.earliest if self._max_concurrent > 1 else 0.0  # one after another is in order
         heappush(self._queue, (place, next(self._numbers), job))
-        if place > job.earliest:
-            self._arm(job, job.earliest)
-        if self._queue[0][2] is job and place < INFINITY:
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry = self._loop.call_at(place, self._expire_queued)
+        self._arm(job)
 
-    def _expire_queued(self) -> None:
-        self._expiry = None
-        now = self._loop.time() + TICK
-        while self._queue and self._queue[0][0] <= now:
-            job = heappop(self._queue)[2]
-            self._drop_expired(job)
-            if job.entries:
-                self._push(job)
-            else:
-                self._remove(job)
-        if self._queue and self._expiry is None and self._queue[0][0] < INFINITY:
-            self._expiry = self._loop.call_at(self._queue[0][0], self._expire_queued)
-        self._handler.settled()
-
-    def _sleep(self, job: Job[E], wait: float) -> None:
+    def _sleep(self, job: Job, wait: float) -> None:
+        if self._stopping:  # that was its last attempt
+            self._remove(job)
+            self._abandon(job)
+            return
         self._jobs[job] = None
-        job.calling = False
+        job.task = None
         job.waiting = True
         job.due = self._loop.time() + wait
-        self._arm(job, min(job.due, job.earliest))
+        self._arm(job)
 
-    def _arm(self, job: Job[E], at: float) -> None:
+    def _arm(self, job: Job) -> None:
+        # a call goes on while one of its entries is young enough
+        at = min(job.due, job.earliest if job.task is None else job.latest)
         if job.timer is not None:
+            if job.timer.when() == at:
+                return
             job.timer.cancel()
         job.timer = self._loop.call_at(at, self._wake, job) if at < INFINITY else None
 
-    def _wake(self, job: Job[E]) -> None:
+    def _wake(self, job: Job) -> None:
         now = self._loop.time() + TICK
-        if job.calling and job.latest <= now:
-            job.error = job.error or TimeoutError("the call took longer than the event may live")
-        if job.calling and job.due <= now < job.latest and job.task is not None:
-            job.timed_out = True
-            job.due = INFINITY
-            job.task.cancel()
-        self._drop_expired(job)
+        task, job.timer = job.task, None
+        if (job.earliest if task is None else job.latest) <= now:
+            if task is not None:
+                job.error = job.error or TimeoutError("the call took longer than the event may live")
+            self._expire(job, now)
         if not job.entries:
             self._remove(job)
-            if job.calling and job.task is not None:
-                job.task.cancel()
-        elif job.due <= now:
+            if task is not None:
+                task.cancel()
+        elif job.due > now:
+            self._arm(job)
+        elif task is None:
             self._enqueue(job)
         else:
-            self._arm(job, min(job.due, job.latest if job.calling else job.earliest))
-        self._handler.settled()
+            job.timed_out = True
+            job.due = INFINITY
+            task.cancel()
+            self._arm(job)
+        self._settled()
 
-    def _drop_expired(self, job: Job[E]) -> None:
-        now = self._loop.time() + TICK
-        if now < (job.latest if job.calling else job.earliest):  # a call goes on while one is young enough
-            return
-        expired: list[E] = []
-        young: list[E] = []
-        for entry, deadline in zip(job.entries, job.deadlines(job.entries), strict=True):
-            (young if deadline > now else expired).append(entry)
-        job.narrow_to(young)
-        going_on = [entry for entry in expired if self._handler.expired(job, entry)]
+    def _expire(self, job: Job, now: float) -> None:
+        expired = [entry for entry in job.entries if entry.deadline <= now]
+        job.narrow_to([entry for entry in job.entries if entry.deadline > now])
+        for entry in expired:
+            self._lost("expired", entry, job)
+        going_on = [entry for entry in expired if entry.deadline > now]
         if going_on:
             job.narrow_to([*job.entries, *going_on])
             job.last = False
             if job.waiting:
                 job.due = now + job.fit(job.earliest - now)
-        if self._closed:  # by an observer
-            self._abandon(job)
+            if self._closed:  # by an observer
+                self._abandon(job)
 
-    def _remove(self, job: Job[E]) -> None:
+    def _remove(self, job: Job) -> None:
         self._jobs.pop(job, None)
+        job.waiting = False
         if job.timer is not None:
             job.timer.cancel()
+            job.timer = None
 
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start(self, job: Job[E]) -> None:
+    def _start(self, job: Job) -> None:
         if self._guard is None:
             self._guard = self._loop.create_task(self._abandon_at_shutdown(), name="rxcompact pool")
         self._calls += 1
-        job.task = self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
+        self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
 
-    async def _attempt(self, job: Job[E]) -> None:
+    async def _attempt(self, job: Job) -> None:
         try:
             now = self._loop.time()
             if job.earliest <= now + TICK:
-                self._drop_expired(job)
-            entries = job.entries
-            if not entries:
+                self._expire(job, now + TICK)
+            if not job.entries:
                 self._remove(job)
                 return
+            job.task = asyncio.current_task()
             job.count += 1
-            job.calling, job.timed_out = True, False
+            job.timed_out = False
             job.due = now + self._timeout
-            self._arm(job, min(job.due, job.latest))
+            self._arm(job)
+            entries = job.entries
             results: Sequence[Any]
             try:
                 results = await self._call(entries)
@@ -268,78 +263,66 @@ class Pool(Generic[E]):
                 if job.timed_out and isinstance(error, asyncio.CancelledError):
                     error = TimeoutError(f"no answer within {self._timeout} s")
                 results = (without_our_frames(error),) * len(entries)
-            if job not in self._jobs:  # it has expired, or was abandoned
-                return
-            if len(job.entries) < len(entries) or any_failed(results):
-                await self._settle_each(job, entries, results)
-            else:
+            if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
-                self._handler.succeeded(job, entries, results)
+                await self._settle(job, entries, results)
         except (SystemExit, KeyboardInterrupt) as error:  # which end the loop
             job.error = error
-            self.close()
+            self._close()
             raise
         finally:
             self._calls -= 1
             while self._queue and self._calls < self._max_concurrent:
-                self._start(heappop(self._queue)[2])
-            self._handler.settled()
+                queued = heappop(self._queue)[2]
+                if queued in self._jobs:
+                    self._start(queued)
+            self._settled()
 
-    async def _settle_each(self, job: Job[E], entries: Sequence[E], results: Sequence[Any]) -> None:
-        held = set(map(id, job.entries))  # some may have expired
-        taken: list[tuple[E, Any]] = []
-        failed: list[tuple[E, BaseException]] = []
-        for entry, result in zip(entries, results, strict=True):
-            if id(entry) in held:
-                (failed if isinstance(result, BaseException) else taken).append((entry, result))
-        job.narrow_to([entry for entry, _ in failed])
-        if not failed:
-            self._remove(job)
-        if taken:
-            self._handler.succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
-        if failed:
-            await self._settle_failed(job, alike(failed))
-
-    async def _settle_failed(self, job: Job[E], groups: Collection[Sequence[tuple[E, BaseException]]]) -> None:
-        waits: list[tuple[Job[E], float]] = []
-        failures: list[tuple[Job[E], E, BaseException]] = []
-        for group in groups:
-            part = job if len(groups) == 1 else job.split([entry for entry, _ in group])
-            again, raised = await self._again(part, group[0][1])
-            waits += again
-            failures += [(part, entry, raised or error) for entry, error in group if not again]
-        if job not in self._jobs:  # it has expired, or was abandoned
+    async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        failed = [pair for pair in zip(entries, results, strict=False) if isinstance(pair[1], BaseException)]
+        if not failed and len(job.entries) == len(entries):
+            self._succeeded(job, entries, results)
             return
-        held = set(map(id, job.entries))
-        self._remove(job)
-        for part, wait in waits:
-            part.narrow_to([entry for entry in part.entries if id(entry) in held])
-            if self._stopping:  # this was its last attempt
-                self._abandon(part)
-            elif part.entries:
-                self._sleep(part, wait)
-        for part, entry, error in failures:
-            if id(entry) in held:
-                self._handler.failed(part, entry, error)
+        held = set(map(id, job.entries))  # some may have expired
+        pairs = [pair for pair in zip(entries, results, strict=True) if id(pair[0]) in held]
+        taken = [(entry, result) for entry, result in pairs if not isinstance(result, BaseException)]
+        groups = alike([(entry, result) for entry, result in pairs if isinstance(result, BaseException)])
+        job.task = None
+        parts = [(job if len(groups) == 1 else job.split([]), group) for group in groups]
+        for part, group in parts:  # which may expire, or be abandoned, while the policy looks at those before
+            part.narrow_to([entry for entry, _ in group])
+            self._jobs[part] = None
+            self._arm(part)
+        if taken:
+            self._succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
+        for part, group in parts:
+            part.task = asyncio.current_task()
+            await self._settle_failed(part, group)
 
-    async def _again(
-        self, job: Job[E], error: BaseException
-    ) -> tuple[list[tuple[Job[E], float]], BaseException | None]:
-        """Return how long a job waits, or parts of it; nothing for `failed`, and what the caller's policy raised."""
+    async def _settle_failed(self, job: Job, failed: Sequence[tuple[Entry, BaseException]]) -> None:
+        """Have entries that failed alike wait for their next attempt, or settle them, by the policy."""
+        error = failed[0][1]
         try:
-            again = [] if await job.failed(error) is None else list(self._fitted(job))
-            for part, wait in again:
-                if wait < INFINITY and not self._stopping:
-                    self._handler.retrying(part, wait)
-                    await part.before_sleep(wait)
+            if await job.failed(error) is not None:
+                for part, wait in list(self._fitted(job)):
+                    if wait < INFINITY and not self._stopping:
+                        self._retrying(part, wait)
+                        await part.before_sleep(wait)
+                    if part in self._jobs:  # neither expired nor abandoned meanwhile
+                        self._sleep(part, wait)
+                return
         except BaseException as raised:
             if isinstance(raised, SystemExit | KeyboardInterrupt):
                 raise
             raised.__cause__ = error
-            return [], without_our_frames(raised)
-        return again, None
+            failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
+        held = set(map(id, job.entries))
+        self._remove(job)
+        for entry, each in failed:
+            if id(entry) in held:
+                self._lost("failed", entry, job, each)
 
-    def _fitted(self, job: Job[E]) -> Iterator[tuple[Job[E], float]]:
+    def _fitted(self, job: Job) -> Iterator[tuple[Job, float]]:
         """Yield how long a job waits; of a batch some may expire in the wait, and have a last attempt of their own."""
         now = self._loop.time()
         while len(job.entries) > 1 and job.earliest <= now + job.wait and not job.last:
@@ -348,53 +331,46 @@ class Pool(Generic[E]):
             until = now + (part.asked if fitted == INFINITY else min(part.wait, fitted + LAST_PART * self._max_age))
             if part.latest <= until:
                 break
-            sooner: list[E] = []
-            later: list[E] = []
-            for entry, deadline in zip(job.entries, job.deadlines(job.entries), strict=True):
-                (sooner if deadline <= until else later).append(entry)
-            part.narrow_to(sooner)
+            part.narrow_to([entry for entry in job.entries if entry.deadline <= until])
+            job.narrow_to([entry for entry in job.entries if entry.deadline > until])
+            part.task = job.task
+            self._jobs[part] = None
             yield part, fitted
-            job = job.split(later)
         yield job, job.fit(job.earliest - now)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def expedite(self) -> None:
+    def _expedite(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
         for job in list(self._jobs):
             if job.waiting:
                 self._enqueue(job)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         """Abandon what is held, without waiting for a call that does not end."""
         self._stopping = self._closed = True
         jobs, self._jobs = self._jobs, {}
         self._queue.clear()
-        for handle in (self._guard, self._expiry, *chain.from_iterable((job.timer, job.task) for job in jobs)):
-            if handle is not None:
-                handle.cancel()
+        if self._guard is not None:
+            self._guard.cancel()
+        for job in jobs:
+            self._remove(job)
+            if job.task is not None:
+                job.task.cancel()
         for job in jobs:
             self._abandon(job)
-        self._handler.settled()
+        self._settled()
 
     async def _abandon_at_shutdown(self) -> None:
         """Wait for the loop to cancel all its tasks; nothing else cancels this one, as it may a call's."""
         try:
             await self._loop.create_future()
         except asyncio.CancelledError:
-            self.close()
+            self._close()
             raise
 
-    def _abandon(self, job: Job[E]) -> None:
-        entries, job.entries = job.entries, ()
+    def _abandon(self, job: Job) -> None:
+        entries, job.entries = job.entries, []
         for entry in entries:
-            self._handler.abandoned(job, entry)
-
-
-def any_failed(results: Sequence[Any]) -> bool:
-    """Return whether there is an exception among results."""
-    for result in results:  # a generator for `any` costs more than all of this  # noqa: SIM110
-        if isinstance(result, BaseException):
-            return True
-    return False
+            self._lost("abandoned", entry, job)

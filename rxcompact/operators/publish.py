@@ -4,56 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import attrgetter
+from dataclasses import dataclass, field
 from typing import Any
 
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import Seconds, seconds
-from rxcompact.clock import count as whole
+from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Sink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
-from rxcompact.operators.operator import DeadLetters
-from rxcompact.operators.pool import Call, Job
-from rxcompact.operators.retry import (
-    INFINITY,
-    Callback,
-    Predicate,
-    RetryPolicy,
-    Wait,
-    full_jitter,
-    is_about_events,
-    is_transient,
-    transient,
-    verdict,
-    without_frames,
-)
+from rxcompact.operators.pool import Entry, Job
+from rxcompact.operators.retry import INFINITY, is_about_events, is_transient, verdict, without_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
 PAUSE = 10.0
 """Seconds."""
-_first_seen = attrgetter("first_seen")
 
 
-def publish(
-    sink: Sink | Callable[[Batch], Any] | ObserverBase[Any],
-    *,
-    max_age: Seconds | None = None,
-    count: int = 500,
-    timespan: Seconds = 1.0,
-    max_concurrent: int = 1,
-    timeout: Seconds | None = 30.0,
-    wait: Wait = full_jitter,
-    retry: Predicate = transient,
-    before_sleep: Callback | None = None,
-    flushes: Observable[Any] | None = None,
-    dead_letters: DeadLetters | None = None,
-    scheduler: SchedulerBase | None = None,
-) -> Callable[[Observable[Window] | Observable[Compacted]], Observable[Delivered]]:
+@dataclass(kw_only=True, eq=False)
+class Publish(PooledOperator):
     """Hand batches to a sink; emit each that it took.
 
     ::
@@ -101,35 +72,28 @@ def publish(
     Source:
         https://www.rfc-editor.org/rfc/rfc9110#name-idempotent-methods
     """
-    return Publish(
-        sink=as_sink(sink),
-        count=whole("count", count),
-        timespan=seconds("timespan", timespan, zero=True),
-        max_age=None if max_age is None else seconds("max_age", max_age),
-        max_concurrent=whole("max_concurrent", max_concurrent),
-        timeout=None if timeout is None else seconds("timeout", timeout),
-        policy=RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep),
-        flushes=flushes,
-        dead_letters=dead_letters,
-        scheduler=scheduler,
-    )
+
+    sink: Any = field(kw_only=False)
+    count: int = 500
+    timespan: Seconds = 1.0
+    max_concurrent: int = 1
+    timeout: Seconds | None = 30.0
+    stage: str = field(init=False, default="publish")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.sink = as_sink(self.sink)
+        self.count = count("count", self.count)
+        self.linger = seconds("timespan", self.timespan, zero=True)
+
+    def __call__(self, source: Observable[Window] | Observable[Compacted]) -> Observable[Delivered]:
+        return super().__call__(source)
+
+    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PublishStage:
+        return PublishStage(self, observer, scheduler)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Publish(PooledOperator[Delivered]):
-    """The operator that `publish` returns."""
-
-    stage: str = "publish"
-    sink: Sink
-    count: int
-    timespan: float
-
-    @property
-    def part(self) -> Any:
-        return self.sink
-
-    def _stage(self, observer: ObserverBase[Delivered], scheduler: SchedulerBase | None) -> PublishStage:
-        return PublishStage(Delivery(self.sink.publish), observer, self, scheduler)
+publish = Publish
 
 
 def as_sink(sink: Any) -> Sink:
@@ -256,107 +220,54 @@ def _error(given: Any) -> BaseException | None:
     return None if given is None else PermanentError(f"not taken: {short(given)}")
 
 
-class PublishStage(PooledStage[Compacted, Delivered]):
+class PublishStage(PooledStage):
     """Gathers events into batches, and has each delivered."""
 
-    def __init__(
-        self,
-        call: Call[Compacted],
-        observer: ObserverBase[Delivered],
-        options: Publish,
-        scheduler: SchedulerBase | None,
-    ) -> None:
-        super().__init__(call, observer, options, scheduler)
+    def __init__(self, options: Publish, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
+        super().__init__(options, observer, scheduler)
+        self._deliver = Delivery(options.sink.publish)
         self._count = options.count
-        self._linger = options.timespan
-        self._open: list[Compacted] = []
-        self._due = INFINITY
-        self._timer: asyncio.TimerHandle | None = None
+        self._linger = options.linger
+        self._open: Job | None = None
 
-    def held(self) -> int:
-        return len(self._open) + sum(1 for _ in self._pool.entries())
+    def _handle(self, entries: list[Entry]) -> None:
+        start = 0
+        while start < len(entries):
+            job = self._open_batch()
+            end = start + self._count - (0 if job is None else len(job.entries))
+            part, full = entries[start:end], end <= len(entries)
+            if job is not None:
+                self._add(job, part, self._wait(part))
+            else:
+                self._open = self._submit(part, None if full else self._wait(part))
+            if full:
+                self._close_batch()
+            start = end
 
-    def oldest(self) -> float | None:
-        ages = [self._age(compacted) for compacted in self._open]
-        called = super().oldest()
-        return max(ages if called is None else [*ages, called], default=None)
+    def _wait(self, entries: list[Entry]) -> float:
+        # for no more than half of what is left to the oldest of these
+        left = min(entry.deadline for entry in entries) - self._loop.time()
+        return max(0.0, min(self._linger, left / 2))
 
-    def _is_empty(self) -> bool:
-        return not self._open and super()._is_empty()
-
-    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _handle(self, items: Sequence[Compacted]) -> None:
-        gathered = self._open
-        gathered.extend(items)
-        full = len(gathered) - len(gathered) % self._count
-        if full:
-            self._open = gathered[full:]
-            self._cancel_timer()
-            for start in range(0, full, self._count):
-                self._pool.submit(Batch(gathered[start : start + self._count]), self._deadlines())
-        if self._open:
-            self._linger_for(self._open[-len(items) :])
-
-    def _linger_for(self, items: Sequence[Compacted]) -> None:
-        """Have the open batch wait for more, but for no more than half of what is left to the oldest of these."""
-        now, wall = self._loop.time(), self._clock.wall
-        born = wall.instant(min(filter(None, map(_first_seen, items)), default=wall()))
-        due = now + max(0.0, min(self._linger, (born + self._max_age - now) / 2))
-        if due < self._due:
-            self._cancel_timer()
-            self._due = due
-            self._timer = self._loop.call_at(due, self._close_batch)
-
-    def _cancel_timer(self) -> None:
-        self._due = INFINITY
-        if self._timer is not None:
-            self._timer.cancel()
+    def _open_batch(self) -> Job | None:
+        job = self._open
+        return job if job is not None and job.waiting and job.count == 0 else None
 
     def _close_batch(self) -> None:
-        self._cancel_timer()
-        batch, self._open = self._open, []
-        if batch:
-            self._pool.submit(Batch(batch), self._deadlines())
-        self.settled()
+        if (job := self._open_batch()) is not None:
+            self._enqueue(job)
+
+    async def _call(self, entries: list[Entry]) -> Sequence[Any]:
+        return await self._deliver(Batch([entry.compacted for entry in entries]))
+
+    def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        del results
+        batch = Batch([entry.compacted for entry in entries])
+        at, born = self._clock.wall(), batch[0].first_seen
+        if self._clock.wall.past and born is not None:  # by the clock that showed the birth, so that ages are right
+            at = born + self._age(batch[0])
+        self._emit(Delivered(batch, job.count, at), len(batch))
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._close_batch()
         super()._finish(completion)
-
-    def expedite(self) -> None:
-        self._run(self._expedite)
-        super().expedite()
-
-    def _expedite(self) -> None:
-        self._linger = 0.0  # what is still to come is not held up either
-        self._close_batch()
-
-    def dispose(self) -> None:
-        self._run(self._give_up)
-        super().dispose()
-
-    def _give_up(self) -> None:
-        self._cancel_timer()
-        batch, self._open = self._open, []
-        for compacted in batch:
-            self._abandon(compacted)
-
-    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def succeeded(self, job: Job[Compacted], entries: Sequence[Compacted], results: Sequence[Any]) -> None:
-        del results
-        at, born = self._clock.wall(), entries[0].first_seen
-        if self._clock.wall.past and born is not None:  # by the clock that showed the birth, so that ages are right
-            at = born + self._age(entries[0])
-        self._emit(Delivered(Batch.of(entries), job.count, at))
-
-    def expired(self, job: Job[Compacted], entry: Compacted) -> bool:
-        self._expire(entry, job)
-        return False
-
-    def failed(self, job: Job[Compacted], entry: Compacted, error: BaseException) -> None:
-        self._dead_letter("failed", entry, error, job.count)
-
-    def abandoned(self, job: Job[Compacted], entry: Compacted) -> None:
-        self._abandon(entry, job)

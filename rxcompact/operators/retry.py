@@ -84,8 +84,28 @@ SHORTEST = 0.001
 LAST_PART = 0.1
 """Of its age: where the last attempt is made of an event that would expire in a wait."""
 INFINITY = float("inf")
+MINUTE = 60.0
 PACKAGE = str(Path(__file__).parents[1])
 T = TypeVar("T")
+
+
+class OncePerMinute:
+    """Logs at most one line a minute for each cause."""
+
+    def __init__(self, level: str, line: str) -> None:
+        self._level, self._line = level, line
+        self._logged: dict[Hashable, tuple[float, int]] = {}  # when, and how often it has come up since
+
+    def __call__(self, *cause: Any, text: object = "") -> None:
+        """Log a line, filled in with a cause and a text."""
+        now = time.monotonic()
+        last, since = self._logged.get(cause, (-MINUTE, 0))
+        if now - last < MINUTE:
+            self._logged[cause] = last, since + 1
+            return
+        self._logged[cause] = now, 0
+        before = f" ({since} more in the minutes before)" if since else ""
+        logger.log(self._level, self._line + "{before}", *cause, text=text, before=before)
 
 
 # ── what an error carries ─────────────────────────────────────────────────────────────────────────────────────────

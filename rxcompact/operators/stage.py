@@ -5,30 +5,99 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
+from itertools import count as numbers
 from time import monotonic
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
-from loguru import logger
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 
-from rxcompact.clock import Clock, default_scheduler, is_running
+from rxcompact.clock import Clock, Seconds, count, default_scheduler, is_running, seconds
 from rxcompact.contracts import StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.operator import Operator
-from rxcompact.operators.pool import Call, E, Job, OutcomeHandler, Pool
-from rxcompact.operators.retry import INFINITY, RetryPolicy, expired_error, reason
+from rxcompact.operators.pool import Entry, Job, Loss, Pool
+from rxcompact.operators.retry import (
+    INFINITY,
+    Callback,
+    OncePerMinute,
+    Predicate,
+    RetryPolicy,
+    Wait,
+    expired_error,
+    full_jitter,
+    reason,
+    transient,
+)
 from rxcompact.signals import RetryScheduled
 
-T = TypeVar("T")
 STALL = 1.0
-MINUTE = 60.0
+"""Seconds that a function may take, before it is logged that it holds up the event loop."""
+
+
+@dataclass(kw_only=True, eq=False)
+class PooledOperator(Operator):
+    """An operator that makes calls; ``max_age`` is the pipeline's where it has none."""
+
+    max_age: Seconds | None = None
+    max_concurrent: int
+    timeout: Seconds | None
+    wait: Wait = full_jitter
+    retry: Predicate = transient
+    before_sleep: Callback | None = None
+    retries: Callable[[RetryScheduled], object] | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.max_concurrent = count("max_concurrent", self.max_concurrent)
+        self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
+        self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
+        self.policy = RetryPolicy(wait=self.wait, retry=self.retry, before_sleep=self.before_sleep)
+
+    def bind(self, context: StageContext) -> Self:
+        bound = super().bind(context)
+        return bound.having(max_age=self.max_age or context.max_age, retries=context.retries)
+
+    def _subscribe(
+        self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
+    ) -> DisposableBase:
+        stage = self._stage(observer, scheduler)
+        if self.register is not None:
+            self.register(stage)
+        subscription = CompositeDisposable()
+        if self.flushes is not None:
+            subscription.add(self.flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
+        subscription.add(source.subscribe(stage, scheduler=scheduler))
+        subscription.add(Disposable(stage.dispose))
+        return subscription
+
+    @abstractmethod
+    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage: ...
+
+
+def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Return a coroutine function as it is, and one for any other function.
+
+    One that blocks for more than a second is logged, once a minute.
+    """
+    if iscoroutinefunction(function):
+        return function
+    log = OncePerMinute("WARNING", "{} held up the event loop for {text} s: call it by asyncio.to_thread")
+
+    async def call(argument: Any) -> Any:
+        began = monotonic()
+        result = function(argument)
+        if hasattr(result, "__await__"):
+            return await result
+        if (took := monotonic() - began) > STALL:
+            log(getattr(function, "__qualname__", type(function).__name__), text=f"{took:.1f}")
+        return result
+
+    return call
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -45,158 +114,92 @@ def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoo
         raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
 
 
-@dataclass(frozen=True, kw_only=True)
-class PooledOperator(Operator[Window | Compacted, T]):
-    """An operator that makes calls; ``max_age`` is the pipeline's where it has none."""
-
-    max_age: float | None
-    max_concurrent: int
-    timeout: float | None
-    policy: RetryPolicy
-    retries: Callable[[RetryScheduled], object] | None = None
-
-    @property
-    @abstractmethod
-    def part(self) -> Any:
-        """What is called: an enricher or a sink."""
-
-    def bind(self, context: StageContext) -> Self:
-        return replace(super().bind(context), max_age=self.max_age or context.max_age, retries=context.retries)
-
-    def _subscribe(
-        self, source: Observable[Window | Compacted], observer: ObserverBase[T], scheduler: SchedulerBase | None
-    ) -> DisposableBase:
-        stage = self._stage(observer, scheduler)
-        if self.register is not None:
-            self.register(stage)
-        subscription = CompositeDisposable()
-        if self.flushes is not None:
-            subscription.add(self.flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
-        subscription.add(source.subscribe(stage, scheduler=scheduler))
-        subscription.add(Disposable(stage.dispose))
-        return subscription
-
-    @abstractmethod
-    def _stage(self, observer: ObserverBase[T], scheduler: SchedulerBase | None) -> PooledStage[Any, T]: ...
-
-
-def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
-    """Return a coroutine function as it is, and one for any other function."""
-    return function if iscoroutinefunction(function) else Function(function)
-
-
-class Function:
-    """Calls and awaits a function of the caller's. One that blocks for more than a second is logged, once a minute."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function = function
-        self._logged = -INFINITY
-
-    async def __call__(self, argument: Any) -> Any:
-        began = monotonic()
-        result = self._function(argument)
-        if hasattr(result, "__await__"):
-            return await result
-        now = monotonic()
-        if now - began > STALL and now - self._logged > MINUTE:
-            self._logged = now
-            name = getattr(self._function, "__qualname__", type(self._function).__name__)
-            logger.warning("{} held up the event loop for {:.1f} s: call it by asyncio.to_thread", name, now - began)
-        return result
-
-
-class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
+class PooledStage(Pool, ObserverBase[Any]):
     """A stage that calls something for its events, and emits or dead-letters each.
 
     Items may come from any thread; everything else happens on the loop.
     """
 
-    def __init__(
-        self,
-        call: Call[E],
-        observer: ObserverBase[T],
-        options: PooledOperator[T],
-        scheduler: SchedulerBase | None,
-    ) -> None:
+    def __init__(self, options: PooledOperator, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         if options.max_age is None:
             raise ArgumentError(f"max_age of {options.stage}", None, "given outside a Pipeline")
         scheduler = scheduler or default_scheduler()
+        super().__init__(
+            loop_of(scheduler, options.stage),
+            options.policy,
+            max_age=seconds("max_age", options.max_age, infinite=True),
+            max_concurrent=options.max_concurrent,
+            timeout=INFINITY if options.timeout is None else seconds("timeout", options.timeout),
+        )
         self.stage = options.stage
-        self._loop = loop_of(scheduler, self.stage)
         self._clock = Clock(scheduler)
         self._observer = observer
-        self._max_age = options.max_age
-        self._dead_letters = options.reject
+        self._dead_letters = options.reject()
         self._retries = options.retries
+        self._held = 0
+        self._places = numbers()
         self._completion: Callable[[], None] | None = None
-        self._pool: Pool[E] = Pool(
-            call,
-            self,
-            max_age=options.max_age,
-            max_concurrent=options.max_concurrent,
-            timeout=options.timeout,
-            policy=options.policy,
-            loop=self._loop,
-        )
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
         """Take a window, or one distinct event."""
-        self._run(lambda: self._handle([value] if isinstance(value, Compacted) else value))
+        self._run(self._take, [value] if isinstance(value, Compacted) else value)
 
     def on_completed(self) -> None:
         """Complete when everything is settled."""
-        self._run(lambda: self._finish(self._observer.on_completed))
+        self._run(self._finish, self._observer.on_completed)
 
     def on_error(self, error: Exception) -> None:
         """Fail when everything is settled."""
-        self._run(lambda: self._finish(lambda: self._observer.on_error(error)))
+        self._run(self._finish, lambda: self._observer.on_error(error))
 
     def expedite(self) -> None:
         """Wait for nothing more: one last attempt for each."""
-        self._run(self._pool.expedite)
+        self._run(self._expedite)
 
     def dispose(self) -> None:
         """Abandon what is held."""
-        self._run(self._pool.close)
+        self._run(self._close)
 
-    def _run(self, action: Callable[[], None]) -> None:
+    def _run(self, action: Callable[..., None], *arguments: Any) -> None:
         if is_running(self._loop):
-            action()
+            action(*arguments)
         else:
-            self._loop.call_soon_threadsafe(action)
+            self._loop.call_soon_threadsafe(action, *arguments)
+
+    def _take(self, items: Sequence[Compacted]) -> None:
+        self._held += len(items)
+        self._handle(list(map(Entry, self._deadlines(items), self._places, items)))
+
+    def _deadlines(self, items: Sequence[Compacted]) -> Sequence[float]:
+        """Return when events are too old; without a birth they begin to age now."""
+        now, wall, max_age = self._loop.time(), self._clock.wall, self._max_age
+        births = [item.first_seen for item in items]
+        if wall.past:  # the wall clock was set: a birth is by what it showed then
+            return [max_age + (now if born is None else wall.instant(born)) for born in births]
+        latest = now + max_age
+        ages = latest - wall()
+        return [latest if born is None or (deadline := born + ages) > latest else deadline for born in births]
 
     @abstractmethod
-    def _handle(self, items: Sequence[Compacted]) -> None: ...
+    def _handle(self, entries: list[Entry]) -> None:
+        """Have calls made for events."""
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._completion = completion
-        self.settled()
+        self._settled()
 
     # ── what is held ──────────────────────────────────────────────────────────────────────────────────────────────
 
-    @abstractmethod
     def held(self) -> int:
         """Return how many events are held."""
+        return self._held
 
     def oldest(self) -> float | None:
         """Return the age of the oldest event that is called for, or waits for it, seconds."""
-        earliest = self._pool.earliest()
+        earliest = self._earliest()
         return None if earliest is None else self._max_age - (earliest - self._loop.time())
-
-    def waiting(self) -> int:
-        """Return how many calls failed and wait to be made again."""
-        return self._pool.waiting()
-
-    def _is_empty(self) -> bool:
-        """Return whether nothing is held, without counting."""
-        return self._pool.idle()
-
-    def _deadlines(self) -> Callable[[Sequence[Compacted]], Sequence[float]]:
-        """Return what gives the deadlines of events; without a birth they begin to age now."""
-        now, wall = self._loop.time(), self._clock.wall
-        return partial(_deadlines, None if wall.past else wall() - now, wall.instant, self._max_age, now)
 
     def _age(self, compacted: Compacted) -> float:
         born = compacted.first_seen
@@ -204,52 +207,37 @@ class PooledStage(ObserverBase[Any], OutcomeHandler[E], Generic[E, T]):
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def settled(self) -> None:
+    def _settled(self) -> None:
         """End the stream, if its source has ended and nothing is held."""
-        if self._completion is not None and self._is_empty():
+        if self._completion is not None and not self._held:
             completion, self._completion = self._completion, None
             completion()
 
-    def _emit(self, item: T) -> None:
+    def _emit(self, item: Any, events: int = 1) -> None:
+        self._held -= events
+        self._notify(self._observer.on_next, item)
+
+    def _notify(self, observe: Callable[[Any], object], item: Any) -> None:
         try:
-            self._observer.on_next(item)
-        except BaseException as error:  # noqa: BLE001 - an observer's fault is no event's
-            self._report(error)
+            observe(item)
+        except BaseException as error:
+            if isinstance(error, SystemExit | KeyboardInterrupt):
+                raise
+            self._loop.call_exception_handler({"message": f"an observer of {self.stage} raised", "exception": error})
 
-    def _report(self, error: BaseException) -> None:
-        if isinstance(error, SystemExit | KeyboardInterrupt):
-            raise error
-        self._loop.call_exception_handler({"message": f"an observer of {self.stage} raised", "exception": error})
-
-    def retrying(self, job: Job[E], wait: float) -> None:
+    def _retrying(self, job: Job, wait: float) -> None:
         if self._retries is not None and job.error is not None:
             self._retries(RetryScheduled(self.stage, job.count, wait, job.error))
 
-    def _dead_letter(self, outcome: Any, compacted: Compacted, error: BaseException, attempts: int) -> None:
-        letter = DeadLetter(outcome, compacted, self.stage, reason(error), error, attempts, self._age(compacted))
-        try:
-            self._dead_letters(letter)
-        except BaseException as raised:  # noqa: BLE001 - as above
-            self._report(raised)
-
-    def _expire(self, compacted: Compacted, job: Job[E] | None = None) -> None:
-        count, cause = (0, None) if job is None else (job.count, job.error)
-        error = expired_error(self._age(compacted), self._max_age, count, cause)
-        self._dead_letter("expired", compacted, error, count)
-
-    def _abandon(self, compacted: Compacted, job: Job[E] | None = None) -> None:
-        count = 0 if job is None else job.count
-        error = AbandonedError(f"stopped after {count} attempts")
-        error.__cause__ = None if job is None else job.error
-        self._dead_letter("abandoned", compacted, error, count)
-
-
-def _deadlines(
-    offset: float | None, instant: Callable[[float], float], max_age: float, now: float, items: Sequence[Compacted]
-) -> Sequence[float]:
-    births = [item.first_seen for item in items]
-    if offset is None:  # the wall clock was set: a birth is by what it showed then
-        return [max_age + (now if born is None else instant(born)) for born in births]
-    latest = now + max_age
-    ages = max_age - offset
-    return [latest if born is None or (deadline := born + ages) > latest else deadline for born in births]
+    def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
+        attempts, cause = (0, None) if job is None else (job.count, job.error)
+        age = self._age(entry.compacted)
+        if outcome == "expired":
+            error = expired_error(age, self._max_age, attempts, cause)
+        elif outcome == "abandoned":
+            error = AbandonedError(f"stopped after {attempts} attempts")
+            error.__cause__ = cause
+        self._held -= 1
+        why = "" if error is None else reason(error)
+        letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
+        self._notify(self._dead_letters, letter)

@@ -157,7 +157,7 @@ def _descriptions(pipeline: Any) -> dict[str, str]:
     for enrich in pipeline.enrichments:
         whats[enrich.stage] = f"{_name(enrich.enricher)}, {enrich.max_concurrent:,} at once"
     publish = pipeline.publication
-    return whats | {"publish": f"{_name(publish.sink)}, by {publish.count:,} or {duration(publish.timespan)}"}
+    return whats | {"publish": f"{_name(publish.sink)}, by {publish.count:,} or {duration(publish.linger)}"}
 
 
 def _limits(pipeline: Any) -> str:

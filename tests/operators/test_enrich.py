@@ -361,7 +361,7 @@ async def test_disposal_abandons_and_leaves_no_task() -> None:
 
 async def test_the_pool_keeps_nothing_of_what_was_called_for() -> None:
     bench = Bench(SimulatedApi(latency=0.01), max_concurrent=1, max_age=100_000)
-    pool = bench.stages[0]._pool
+    pool = bench.stages[0]
     for n in range(2000):  # always some that wait, for a day's worth of age
         bench.source.on_next(item(n, bench.loop.wall()))
         if n > 5:

@@ -10,12 +10,13 @@ import pytest
 import tenacity
 
 from rxcompact.errors import PermanentError, TransientError
-from rxcompact.operators.pool import Pool
-from rxcompact.operators.retry import RetryPolicy
+from rxcompact.events import Compacted
+from rxcompact.operators.pool import Entry, Job, Pool
+from rxcompact.operators.retry import INFINITY, RetryPolicy
 from rxcompact.testing import run
 
 
-class Bench:
+class Bench(Pool):
     """A pool of calls for names; each name has a deadline. It notes what happens and when."""
 
     def __init__(self, answer: Callable[[str, int], Any], deadlines: dict[str, float] | None = None, **options: Any):
@@ -25,50 +26,38 @@ class Bench:
         self.calls: list[tuple[float, tuple[str, ...]]] = []
         self.outcomes: list[tuple[float, str, str]] = []
         self.retries: list[tuple[float, float]] = []
-        settings: dict[str, Any] = {
-            "max_age": 60.0, "max_concurrent": 1, "timeout": None, "policy": RetryPolicy(wait=tenacity.wait_fixed(5)),
-        }  # fmt: skip
-        self.pool: Pool[str] = Pool(self.call, self, loop=self.loop, **(settings | options))
+        settings: dict[str, Any] = {"max_age": 60.0, "max_concurrent": 1, "timeout": INFINITY}
+        super().__init__(self.loop, RetryPolicy(wait=tenacity.wait_fixed(5)), **(settings | options))
 
     def submit(self, *names: str) -> Any:
-        return self.pool.submit(names, lambda entries: [self.deadlines.get(name, 60.0) for name in entries])
+        return self._submit([Entry(self.deadlines.get(name, 60.0), 0, Compacted(name, name)) for name in names])
 
-    async def call(self, entries: Sequence[str]) -> Sequence[Any]:
-        self.calls.append((self.loop.time(), tuple(entries)))
-        attempt = sum(names == tuple(entries) for _, names in self.calls)
+    def held(self) -> list[str]:
+        return [entry.compacted.key for job in self._jobs for entry in job.entries]
+
+    async def _call(self, entries: list[Entry]) -> Sequence[Any]:
+        called = tuple(entry.compacted.key for entry in entries)
+        self.calls.append((self.loop.time(), called))
+        attempt = sum(names == called for _, names in self.calls)
         results: list[Any] = []
-        for name in entries:
+        for name in called:
             result = self.answer(name, attempt)
             results.append(await result if asyncio.iscoroutine(result) else result)
         return results
 
-    def note(self, outcome: str, *names: str) -> None:
-        self.outcomes += [(self.loop.time(), name, outcome) for name in names]
+    def note(self, outcome: str, *entries: Entry) -> None:
+        self.outcomes += [(self.loop.time(), entry.compacted.key, outcome) for entry in entries]
 
-    # the handler
-
-    def succeeded(self, job: Any, entries: Sequence[str], results: Sequence[Any]) -> None:
-        del job, results
+    def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         self.note("succeeded", *entries)
 
-    def expired(self, job: Any, entry: str) -> bool:
-        del job
-        self.note("expired", entry)
-        return False
+    def _lost(self, outcome: Any, entry: Entry, job: Job, error: BaseException | None = None) -> None:
+        self.note(outcome, entry)
 
-    def retrying(self, job: Any, wait: float) -> None:
-        del job
+    def _retrying(self, job: Job, wait: float) -> None:
         self.retries.append((self.loop.time(), wait))
 
-    def failed(self, job: Any, entry: str, error: BaseException) -> None:
-        del job, error
-        self.note("failed", entry)
-
-    def abandoned(self, job: Any, entry: str) -> None:
-        del job
-        self.note("abandoned", entry)
-
-    def settled(self) -> None: ...
+    def _settled(self) -> None: ...
 
 
 def fails(times: int, then: Any = "fine") -> Callable[[str, int], Any]:
@@ -87,26 +76,26 @@ async def test_a_job_waits_between_its_attempts_and_not_while_it_is_called_or_qu
     seen = []
     await asyncio.sleep(0.5)
     for _ in range(14):
-        seen.append(bench.pool.waiting())
+        seen.append(bench.waiting())
         await asyncio.sleep(1)
     # "a" is called at 0, waits from 3, is called again at 8; "b" is called at 3
     assert [at for at, _ in bench.calls] == [0, 3, 8]
     assert seen == [0] * 3 + [1] * 5 + [0] * 6
     assert job.count == 2
-    assert bench.pool.idle()
+    assert bench.held() == []
 
 
 async def test_the_earliest_deadline_is_that_of_all_that_is_held() -> None:
     bench = Bench(lambda *_: takes(3), {"a": 50.0, "b": 20.0, "c": 30.0})
-    assert bench.pool.earliest() is None
+    assert bench._earliest() is None
     for name in "abc":
         bench.submit(name)
-    assert bench.pool.earliest() == 20
-    assert sorted(bench.pool.entries()) == ["a", "b", "c"]
+    assert bench._earliest() == 20
+    assert sorted(bench.held()) == ["a", "b", "c"]
     await asyncio.sleep(7)
-    assert bench.pool.earliest() == 30
+    assert bench._earliest() == 30
     await asyncio.sleep(3)
-    assert bench.pool.earliest() is None
+    assert bench._earliest() is None
 
 
 async def test_a_queued_job_expires_at_its_own_deadline() -> None:
@@ -144,9 +133,9 @@ async def test_expedite_cuts_a_wait_short_and_makes_no_second_call_beside_one_un
     bench = Bench(lambda name, _: takes(2, TransientError() if name == "bad" else "fine"), max_concurrent=5)
     bench.submit("bad")
     await asyncio.sleep(3)  # it failed at 2 and waits until 7
-    bench.pool.expedite()
+    bench._expedite()
     await asyncio.sleep(1)
-    bench.pool.expedite()
+    bench._expedite()
     await asyncio.sleep(20)
     assert [at for at, _ in bench.calls] == [0, 3]
     assert bench.outcomes == [(5, "bad", "abandoned")]
@@ -156,7 +145,7 @@ async def test_expedite_during_a_second_attempt_lets_it_be_the_last() -> None:
     bench = Bench(lambda *_: takes(2, TransientError()), max_concurrent=5)
     bench.submit("bad")
     await asyncio.sleep(8)  # its second attempt began at 7
-    bench.pool.expedite()
+    bench._expedite()
     await asyncio.sleep(20)
     assert [at for at, _ in bench.calls] == [0, 7]
     assert bench.outcomes == [(9, "bad", "abandoned")]
@@ -214,7 +203,7 @@ async def test_a_call_under_way_is_cancelled_when_the_last_of_its_entries_is_too
     assert cancelled == [20]
     assert [(name, outcome) for _, name, outcome in bench.outcomes] == [("a", "expired"), ("b", "expired")]
     assert bench.calls[-1] == (20, ("c",))
-    bench.pool.close()
+    bench._close()
 
 
 async def test_close_abandons_everything_once_and_later_submissions_at_once() -> None:
@@ -225,14 +214,14 @@ async def test_close_abandons_everything_once_and_later_submissions_at_once() ->
     bench.submit("called")
     bench.submit("queued")
     await asyncio.sleep(1)
-    bench.pool.close()
-    bench.pool.close()
+    bench._close()
+    bench._close()
     bench.submit("late")
     await asyncio.sleep(200)
     assert sorted(name for _, name, _ in bench.outcomes) == ["called", "called", "late", "queued", "waits"]
     assert {(at, outcome) for at, _, outcome in bench.outcomes} == {(2, "abandoned")}
     assert len(bench.calls) == 3
-    assert bench.pool.idle()
+    assert bench.held() == []
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
