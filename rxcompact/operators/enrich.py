@@ -132,7 +132,7 @@ class EnrichStage(PooledStage):
         function: Any = options.enricher
         self._merge = options.merge
         if isinstance(function, KeyedEnricher) and options.merge is None:
-            self._merge, function = function.merge, function.lookup
+            self._merge, function = options.enricher.merge, options.enricher.lookup
         elif isinstance(function, Enricher):
             function = function.enrich
         self._enricher = awaitable(function)
