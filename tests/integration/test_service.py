@@ -5,92 +5,24 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 from pipelines import simple_pipeline
+from service import World, balances, ended, serve
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.commands.common import run
-from rxcompact.signals import Account
 
 pytestmark = pytest.mark.slow
-
-ACCOUNT = re.compile(r"(\w+(?: \w+)?) (\d+)(?:, |$)")
-
-
-class World:
-    """An API and a store on loopback, which remember."""
-
-    def __init__(self) -> None:
-        self.down = False
-        self.asked = 0
-        self.failed = 0
-        self.stored: list[dict[str, Any]] = []
-        self.keys: list[str] = []
-        self.url = ""
-
-    @asynccontextmanager
-    async def up(self) -> AsyncIterator[World]:
-        app = web.Application(client_max_size=1 << 28)
-        app.router.add_get("/api/{tail:.*}", self._api)
-        app.router.add_post("/store", self._store)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
-
-    async def _api(self, request: web.Request) -> web.Response:
-        self.asked += 1
-        if self.down:
-            self.failed += 1
-            return web.Response(status=503)
-        return web.json_response({"asked": request.path})
-
-    async def _store(self, request: web.Request) -> web.Response:
-        self.keys.append(request.headers["Idempotency-Key"])
-        self.stored += map(json.loads, (await request.read()).splitlines())
-        return web.Response()
-
-
-@asynccontextmanager
-async def serve(*arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, str]]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "rxcompact", "serve", "--listen=127.0.0.1:0", *arguments,
-        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    assert process.stderr
-    try:
-        line = (await asyncio.wait_for(process.stderr.readline(), 30)).decode()
-        assert line.startswith("listening on "), line
-        yield process, line.split()[-1]
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def ended(process: asyncio.subprocess.Process) -> Account:
-    """The account in the last line."""
-    _, errors = await asyncio.wait_for(process.communicate(), 30)
-    assert b"Traceback" not in errors, errors.decode()
-    last = errors.decode().splitlines()[-1]
-    return Account(**{name.replace(" ", "_"): int(number) for name, number in ACCOUNT.findall(last)})
 
 
 async def curl(url: str, *arguments: str) -> dict[str, Any] | None:
@@ -125,15 +57,6 @@ def posts(shared: Path, tmp_path: Path) -> list[list[str]]:
                 path.write_bytes(b"[" + b",".join(chunk) + b"]")
                 found.append(["--data-binary", f"@{path}", "-H", "Content-Type: application/json"])
     return found
-
-
-def balances(account: Account) -> bool:
-    ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
-    return (
-        account.received == account.duplicates + account.distinct + account.rejected
-        and account.distinct == ends + account.in_flight
-        and account.in_flight == 0
-    )
 
 
 def test_the_account_balances_through_an_outage_and_sigterm(shared: Path, tmp_path: Path) -> None:
@@ -174,12 +97,14 @@ def test_the_account_balances_through_an_outage_and_sigterm(shared: Path, tmp_pa
             assert account.received == accepted > 10_000
             assert balances(account), account
             assert account.expired == account.failed == account.dropped == 0
-            assert account.published == len(world.stored)
+            assert account.published == len(world.stored())
             assert len(set(world.keys)) == len(world.keys)
-            once = {(json.dumps(row["key"]), row["first_seen"]) for row in world.stored}
-            assert len(once) == len(world.stored), "published twice"
-            assert sum(row["count"] for row in world.stored) + account.abandoned >= account.received - account.abandoned
-            assert all(row["event"]["enrichment"]["asked"].startswith("/api/") for row in world.stored)
+            once = {(json.dumps(row["key"]), row["first_seen"]) for row in world.stored()}
+            assert len(once) == len(world.stored()), "published twice"
+            assert (
+                sum(row["count"] for row in world.stored()) + account.abandoned >= account.received - account.abandoned
+            )
+            assert all(row["event"]["enrichment"]["asked"].startswith("/api/") for row in world.stored())
 
     asyncio.run(main())
 
@@ -233,7 +158,7 @@ def test_without_capacity_posts_get_503_and_retried_posts_succeed() -> None:
             process.send_signal(signal.SIGTERM)
             account = await ended(process)
             assert refused > 0
-            assert account.published == len(world.stored) == 2000
+            assert account.published == len(world.stored()) == 2000
             assert balances(account)
 
     asyncio.run(main())
@@ -286,7 +211,7 @@ def test_an_outage_of_an_api_expires_only_events_that_are_too_old(longer: bool) 
                 recovered = time.time()
                 world.down = False
                 report = await orchestrator.wait()
-            assert report.account.published == len(world.stored)
+            assert report.account.published == len(world.stored())
             assert report.account.published + report.account.expired == 30
             if not longer:
                 assert report.account.expired == 0
@@ -295,7 +220,7 @@ def test_an_outage_of_an_api_expires_only_events_that_are_too_old(longer: bool) 
                 assert letter.age == pytest.approx(max_age, abs=0.3)
             # of a dozen that were young enough some had their last attempt in the last milliseconds of their age
             assert sum(letter.event.first_seen + max_age > recovered + 0.3 for letter in letters) <= 6
-            assert all(row["first_seen"] + max_age > recovered - 0.3 for row in world.stored)
+            assert all(row["first_seen"] + max_age > recovered - 0.3 for row in world.stored())
 
     asyncio.run(main())
 

@@ -21,15 +21,18 @@ ACCOUNT = re.compile(r"(\w+(?: \w+)?) (\d+)(?:, |$)")
 
 
 class World:
-    """An API and a store: ``faults`` is the share of requests that fail, at random."""
+    """An API and a store that remember. ``faults`` is the share of requests that fail, at random."""
 
     def __init__(self, seed: int = 0) -> None:
         self.dice = random.Random(seed)
+        self.down = False
+        self.failed = 0  # calls of the API while it was down
         self.faults = 0.0
         self.only = ""  # which of them
         self.gate = asyncio.Event()  # while it is closed, nothing is answered
         self.gate.set()
         self.injected: Counter[str] = Counter()
+        self.keys: list[str] = []  # idempotency keys as they came
         self.batches: dict[str, list[Any]] = {}  # by idempotency key
         self.url = ""
 
@@ -55,6 +58,9 @@ class World:
         return fault
 
     async def _api(self, request: web.Request) -> web.Response:
+        if self.down:
+            self.failed += 1
+            return web.Response(status=503)
         match self._fault("API", "503", "429", "400", "404", "reset", "slow", "garbage", "cut"):
             case "429":
                 return web.Response(status=429, headers={"Retry-After": "1"})
@@ -86,7 +92,9 @@ class World:
             return web.Response()
         if fault == "slow":
             await asyncio.sleep(1)
-        self.batches[request.headers["Idempotency-Key"]] = rows
+        key = request.headers["Idempotency-Key"]
+        self.keys.append(key)
+        self.batches[key] = rows
         if fault == "reset after":
             _reset(request)
         return web.Response(status=500 if fault == "500 after" else 200)
@@ -124,11 +132,18 @@ async def ended(process: asyncio.subprocess.Process) -> Account:
     assert b"never retrieved" not in errors, errors.decode()
     last = errors.decode().splitlines()[-1]
     account = Account(**{name.replace(" ", "_"): int(number) for name, number in ACCOUNT.findall(last)})
-    ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
-    assert account.received == account.duplicates + account.distinct + account.rejected
-    assert account.distinct == ends
-    assert account.in_flight == 0
+    assert balances(account)
     return account
+
+
+def balances(account: Account) -> bool:
+    """Whether every event has its outcome, once."""
+    ends = account.published + account.expired + account.failed + account.dropped + account.abandoned
+    return (
+        account.received == account.duplicates + account.distinct + account.rejected
+        and account.distinct == ends
+        and account.in_flight == 0
+    )
 
 
 def resident(process: asyncio.subprocess.Process) -> int:
