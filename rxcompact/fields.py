@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter, is_
 from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import msgspec
 
@@ -49,13 +49,14 @@ def decode(line: Any) -> dict[str, Any]:
     try:
         value = _decode(line)
     except MALFORMED as error:
-        raise DecodeError(_why(error, line)) from None
+        raise DecodeError(why_malformed(error, line)) from None
     if not isinstance(value, dict):
         raise DecodeError(f"not a JSON object but {type(value).__name__}")
     return value
 
 
-def _why(error: Exception, line: Any) -> str:
+def why_malformed(error: Exception, line: Any) -> str:
+    """Return why a line cannot be decoded."""
     if reason := getattr(line, "reason", None):  # of the reader, that rejected it
         return str(reason)
     if isinstance(error, RecursionError):
@@ -66,6 +67,18 @@ def _why(error: Exception, line: Any) -> str:
         except UnicodeDecodeError as found:  # the first one counts from the start of the string that it is in
             return f"invalid UTF-8 (byte {found.start})"
     return "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
+
+
+def can_be_member(name: str) -> bool:
+    """Return whether `members_decoder` takes a name: one that JSON does not escape."""
+    return name.isprintable() and not set(name) & {'"', "\\"}
+
+
+def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], Any]:
+    """Return what decodes of a JSON object these members alone, as ``f0``, ``f1``, …; each has a type and a default."""
+    fields = [(f"f{number}", *member) for number, member in enumerate(members.values())]
+    names = {f"f{number}": name for number, name in enumerate(members)}
+    return msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names, gc=False)).decode
 
 
 # ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -129,21 +142,20 @@ def parse_names(texts: str | Iterable[str], argument: str = "key") -> tuple[str,
 
 
 def _parse(name: Any, argument: str) -> tuple[Group, ...]:
-    if not isinstance(name, str):
-        raise ArgumentError(argument, name, "a field's name")
+    def refuse(expected: str) -> NoReturn:
+        raise ArgumentError(argument, name, f"a field{expected}")
+
+    if not isinstance(name, str) or not name.strip():
+        refuse("'s name")
     text = re.sub(r"\\([.,\[\]])", lambda found: ESCAPED[found[1]], name.strip())
-    if not text:
-        raise ArgumentError(argument, name, "a field's name, not an empty one")
     if "," in text:
-        raise ArgumentError(argument, name, r'one field ("host"), or a tuple of them ("host", "alert"); \, is a comma')
-    if INDEX.search(text):
-        raise ArgumentError(argument, name, 'a field; [] goes through a list, as in "tags[].name"')
-    pieces = text.split("[]")
-    if text.startswith(("[]", "$.")) or any(piece and not piece.startswith(".") for piece in pieces[1:]):
-        raise ArgumentError(argument, name, 'a field: "host", "labels.app", "tags[].name"')
-    groups = [pieces[0].split("."), *(piece.split(".")[1:] for piece in pieces[1:])]
+        refuse(r', such as "host", or a tuple of them ("host", "alert"); \, is a comma')
+    first, *others = text.split("[]")
+    groups = [first.split("."), *(other.split(".")[1:] for other in others)]
+    if not first or first.startswith("$.") or INDEX.search(text) or any(other[:1] not in ("", ".") for other in others):
+        refuse(', such as "host", "labels.app", "tags[].name": [] goes through a list')
     if not all(map(all, groups)):
-        raise ArgumentError(argument, name, r'a field without an empty part: "labels.app"; \. is a dot of a name')
+        refuse(r' without an empty part: "labels.app"; \. is a dot of a name')
     return tuple(
         tuple((".".join(parts[at:]).translate(UNESCAPED), parts[at].translate(UNESCAPED)) for at in range(len(parts)))
         for parts in groups
@@ -286,37 +298,26 @@ class Columns:
     UTF-8. A number that does not fit a double is an error only where it is read.
 
     Args:
-        fields: The fields.
-        kinds: For each, the type that most values have: other types cost a second look. Of names without a dot or
-            ``[]`` alone.
+        fields: Each with the type that most of its values have: other types cost a second look. Of names without a dot
+            or ``[]`` alone.
     """
 
-    def __init__(self, fields: Sequence[Field], kinds: Sequence[Any]) -> None:
-        self.fields = fields
-        walked = {name for field in fields if not field.flat for name in field.groups[0][0]}
-        usual: dict[str, Any] = dict.fromkeys(walked, Any)
-        for field, kind in zip(fields, kinds, strict=True):
+    def __init__(self, fields: Sequence[tuple[Field, Any]]) -> None:
+        self.fields = [field for field, _ in fields]
+        self._flat = all(field.flat for field in self.fields)
+        usual: dict[str, Any] = {}
+        for field, kind in fields:
             for name in field.groups[0][0]:
-                usual[name] = kind if usual.get(name, kind) == kind else Any
-        names = {name: f"f{number}" for number, name in enumerate(usual)}
-        # a struct cannot have names that JSON escapes
-        self._plain = all(name.isprintable() and not set(name) & {'"', "\\"} for name in names)
-        self._flat = not walked
-
-        def decoder(kinds: Mapping[str, Any]) -> Callable[[Any], Any]:
-            struct = msgspec.defstruct(
-                "Fields",
-                [(names[name], kind, MISSING if name in walked else None) for name, kind in kinds.items()],
-                rename={member: name for name, member in names.items()} if self._plain else None,
-                gc=False,
-            )
-            return msgspec.json.Decoder(struct).decode
-
-        self._decode = decoder(dict.fromkeys(usual, Any))
-        self._decode_usual = decoder(usual)
-        self._typed = all(usual[field.groups[0][0][0]] == kind for field, kind in zip(fields, kinds, strict=True))
-        self._wholes = [attrgetter(names[field.whole]) for field in fields]
-        self._heads = [attrgetter(names[field.groups[0][0][1]]) for field in fields]
+                usual[name] = kind if field.flat and usual.get(name, kind) == kind else Any
+        self._decode = self._decode_usual = None
+        if all(map(can_be_member, usual)):
+            missing = None if self._flat else MISSING
+            self._decode = members_decoder(dict.fromkeys(usual, (Any, missing)))
+            if all(usual[field.whole] == kind for field, kind in fields):
+                self._decode_usual = members_decoder({name: (kind, missing) for name, kind in usual.items()})
+        members = {name: attrgetter(f"f{number}") for number, name in enumerate(usual)}
+        self._wholes = [members[field.whole] for field in self.fields]
+        self._heads = [members[field.groups[0][0][1]] for field in self.fields]
 
     def read(self, events: Sequence[Any], error_class: type[RxCompactError]) -> Read:
         """Return the fields of a chunk."""
@@ -336,20 +337,22 @@ class Columns:
         if not isinstance(events[0], TEXT):
             return self._objects(events), False
         lines = events if type(events[0]) is bytes else list(map(_utf8, events))
-        if not self._plain:
+        if self._decode is None:
             return self._objects(list(map(decode, lines))), False
-        if self._typed:
+        if self._decode_usual is not None:
             try:
                 return self._lines(self._decode_usual, lines), True
             except msgspec.ValidationError:  # a value of another type, or no object
                 pass
         return self._lines(self._decode, lines), False
 
-    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[Any]) -> list[Sequence[Any]]:
-        # `bytes.decode` raises for what is no UTF-8, which is not noticed where it is skipped
-        if self._flat and len(self.fields) == 1:  # a third faster than by columns
-            return [[decode_line(line).f0 for line in lines if line.isascii() or line.decode()]]
-        structs = [decode_line(line) for line in lines if line.isascii() or line.decode()]
+    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
+        if not all(map(bytes.isascii, lines)):
+            for line in lines:
+                line.decode()  # raises for what is no UTF-8, which is not noticed where it is skipped
+        if self._flat and len(self.fields) == 1:
+            return [[struct.f0 for struct in map(decode_line, lines)]]
+        structs = list(map(decode_line, lines))
         return list(map(self._column, repeat(structs), self.fields, self._wholes, self._heads))
 
     def _column(
@@ -359,10 +362,9 @@ class Columns:
         if self._flat:
             return column
         (_, *deeper), *rest = field.groups
-        below = (tuple(deeper), *rest)
         for at, (found, head) in enumerate(zip(column, map(head_of, structs), strict=True)):
             if found is MISSING:
-                found = find(head, below) if deeper and head is not MISSING else MISSING  # noqa: PLW2901
+                found = find(head, (tuple(deeper), *rest)) if deeper and head is not MISSING else MISSING  # noqa: PLW2901
             elif rest:
                 found = find(found, ((), *rest))  # noqa: PLW2901
             column[at] = None if found is MISSING else found
@@ -378,8 +380,6 @@ class Columns:
             return [list(map(field, events)) for field in self.fields]
 
     def _row(self, event: Any) -> list[Any]:
-        if not isinstance(event, TEXT):
-            return [field(event) for field in self.fields]
         try:
             return [column[0] for column in self._all((event,))[0]]
         except MALFORMED:

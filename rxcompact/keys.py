@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
+from math import isfinite
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,45 +34,34 @@ class Json(NamedTuple):
         return self.text
 
 
-def json_key(value: Any) -> Hashable:  # noqa: PLR0911 - one for each type
+def json_key(value: Any, max_length: int = MAX_LENGTH) -> Hashable:
     """Return the value of a field as a key: 1, 1.0, true and "1" are four keys; what is missing, and NaN, is None.
 
     A value that JSON has no form for, such as a date, is a key as it is.
 
     Raises:
         DecodeError: when it is nested too deeply.
+        KeyMapperError: when it is longer than so many characters.
         TypeError: when it can neither be hashed nor written as JSON.
     """
+    key = _json_key(value)
+    length = len(key.text) if type(key) is Json else len(key) if type(key) is str else 0
+    if length > max_length:
+        raise KeyMapperError(f"a key of {length} characters: at most {max_length}")
+    return key
+
+
+def _json_key(value: Any) -> Hashable:
     kind = type(value)
     if kind is str or value is None:
         return value  # type: ignore[no-any-return]
     if kind is int:
         return value if -LIMIT <= value <= LIMIT else Json(str(value))
-    if kind is bool:
-        return Json("true" if value else "false")
-    if kind is float:
-        if value - value == 0:
-            return Json(_canonical(value))
-        return None if value != value else value  # noqa: PLR0124 - NaN; infinity is a key as it is
-    if isinstance(value, (list, tuple, dict)):
+    if isinstance(value, (bool, list, tuple, dict)) or (kind is float and isfinite(value)):
         return Json(_canonical(value))
     if (simple := plain(value)) is not value:
-        return json_key(simple)
-    if kind.__hash__ is None:
-        return Json(_canonical(value))
-    return value  # type: ignore[no-any-return]
-
-
-def checked(key: Hashable, max_length: int = MAX_LENGTH) -> Hashable:
-    """Return a key.
-
-    Raises:
-        KeyMapperError: when it is longer than so many characters.
-    """
-    length = len(key.text) if isinstance(key, Json) else len(key) if isinstance(key, str) else 0
-    if length > max_length:
-        raise KeyMapperError(f"a key of {length} characters: at most {max_length}")
-    return key
+        return _json_key(simple)
+    return Json(_canonical(value)) if kind.__hash__ is None else value  # type: ignore[no-any-return]
 
 
 def json_value(key: Any) -> Any:

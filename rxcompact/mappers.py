@@ -5,17 +5,18 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, tzinfo
+from functools import partial
 from itertools import chain
-from math import isfinite
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
 from rxcompact.errors import ArgumentError, KeyMapperError, RxCompactError, TimeMapperError
 from rxcompact.fields import TEXT, Columns, Errors, Field, map_each, members, without
-from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, checked, json_key, plain_key
-from rxcompact.timestamps import SECONDS, parser, posix
+from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, json_key, plain_key
+from rxcompact.timestamps import parser, posix_of_usual
 
 KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
 """A field's name, several of them, or a function of the event."""
@@ -25,7 +26,6 @@ Missing: TypeAlias = Literal["null", "reject"]
 
 FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}
 """Classes that are functions of an event as well."""
-NUMBERS = {float, int}
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
 
@@ -159,50 +159,41 @@ class FieldKeys(Mapper):
 
     def __init__(self, fields: Sequence[Field], missing: Missing, max_length: int) -> None:
         self.names = tuple(field.name for field in fields)
-        self.fields = fields
         text: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
-        self.kind: Any = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
-        self._columns = Columns(fields, [self.kind] * len(fields))
+        usual: Any = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
+        self.fields = [(field, usual) for field in fields]
+        self._columns = Columns(self.fields)
         self._reject = missing == "reject"
         self._max_length = max_length
 
     def many(self, events: Sequence[Any]) -> Column:
-        return self.keys(*self._columns.read(events, KeyMapperError))
+        return self.convert(*self._columns.read(events, KeyMapperError))
 
-    def keys(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool) -> Column:
-        """Return the keys that the values of the fields make."""
+    def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool) -> Column:
+        """Return the keys that the values of the fields make; ``usual`` ones are keys already."""
         unread = len(errors)
         missing: dict[str, int] = {}
         keys: list[Sequence[Hashable]] = []
         for name, values in zip(self.names, columns, strict=True):
-            if usual:
-                keys.append(values)
-                if all(values):
-                    continue
-            else:
-                kinds = set(map(type, values))
-                column, more = self._convert(values, kinds)
-                keys.append(column)
-                if column is values and NONE not in kinds:
-                    continue
-                errors = errors | more
-            absent = [at for at, key in enumerate(keys[-1]) if key is None and at not in errors]
+            column, more = (values, None) if usual else self._convert(values)
+            keys.append(column)
+            errors = errors | more if more else errors
+            # few keys are false
+            absent = [] if all(column) else [at for at, key in enumerate(column) if key is None and at not in errors]
             if absent:
                 missing[name] = len(absent)
                 if self._reject:
                     errors = errors | dict.fromkeys(absent, KeyMapperError(f"no field {name!r}"))
         return Column(keys[0] if len(keys) == 1 else zip(*keys, strict=True), errors, missing, unread)
 
-    def _convert(self, values: Sequence[Any], kinds: set[type]) -> tuple[Sequence[Hashable], Errors]:
+    def _convert(self, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors | None]:
+        kinds = set(map(type, values))
         if kinds <= {str, NONE}:
             if max(map(len, filter(None, values)), default=0) <= self._max_length:
-                return values, {}
+                return values, None
         elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
-            return values, {}
-        return map_each(self._key, values, KeyMapperError)
-
-    def _key(self, value: Any) -> Hashable:
-        return checked(json_key(value), self._max_length)
+            return values, None
+        return map_each(json_key, values, KeyMapperError, self._max_length)
 
 
 class EventKeys(Mapper):
@@ -225,7 +216,7 @@ class EventKeys(Mapper):
                     missing[field.name] = missing.get(field.name, 0) + 1
                     if self._reject:
                         raise KeyMapperError(f"no field {field.name!r}")
-            return checked(json_key(rest), self._max_length)
+            return json_key(rest, self._max_length)
 
         return Column(*map_each(key, events, KeyMapperError), missing)
 
@@ -257,16 +248,14 @@ def _called(
     function: Callable[[Any], Any], events: Sequence[Any], error_class: type[RxCompactError]
 ) -> tuple[list[Any], Errors]:
     many = getattr(function, "many", None)
-    if many is None:
-        return map_each(function, events, error_class)
-    try:
-        values = list(many(events))
-    except Exception:  # noqa: BLE001 - of whichever event
-        return map_each(function, events, error_class)
-    if len(values) != len(events):
-        error = error_class(f"{many!r} returned {len(values)} values for {len(events)} events")
-        return [None] * len(events), dict.fromkeys(range(len(events)), error)
-    return values, {}
+    if many is not None:
+        with suppress(Exception):  # of whichever event
+            values = list(many(events))
+            if len(values) == len(events):
+                return values, {}
+            error = error_class(f"{many!r} returned {len(values)} values for {len(events)} events")
+            return [None] * len(events), dict.fromkeys(range(len(events)), error)
+    return map_each(function, events, error_class)
 
 
 # ── times ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -294,47 +283,51 @@ def time_of(
     >>> time_of("ts")(b'{"ts": "1970-01-01T00:00:10.5Z"}')
     10.5
     """
-    parse: tuple[Any, ...] = (posix, timezone) if format is None else (parser(timezone, format),)
     if isinstance(spec, Mapper):
         return spec
-    if isinstance(spec, str):
-        return Times(Field(spec, argument), *parse)
-    return Times(_function(spec, argument, "a field's name, or a function of the event"), *parse)
+    expected = "a field's name, or a function of the event"
+    source = Field(spec, argument) if isinstance(spec, str) else _function(spec, argument, expected)
+    return Times(source, timezone, format)
 
 
 class Times(Mapper):
     """Times of a field, or those that a function gives."""
 
-    def __init__(self, spec: Field | Callable[[Any], Any], parse: Callable[..., float], *constants: Any) -> None:
-        self.field = spec if isinstance(spec, Field) else None
-        self._columns = Columns([spec], [Any]) if isinstance(spec, Field) else None
-        self._function: Callable[[Any], Any] = spec
-        self._parse, self._constants = parse, constants
-        if self.field is not None:
-            self.names = (self.field.name,)
+    def __init__(self, source: Callable[[Any], Any], timezone: tzinfo, format: str | None) -> None:  # noqa: A002
+        self._function = source
+        self._parse = parser(timezone, format)
+        self._parse_usual = None if format else partial(posix_of_usual, timezone=timezone)
+        self.fields = [(source, Any)] if isinstance(source, Field) else []
+        self._columns = Columns(self.fields)
+        self.names = tuple(field.name for field, _ in self.fields)
 
     def many(self, events: Sequence[Any]) -> Column:
-        if self._columns is not None:
-            columns, errors, _ = self._columns.read(events, TimeMapperError)
-            return self.times(columns[0], errors)
-        return self.times(*_called(self._function, events, TimeMapperError))
+        if self.fields:
+            return self.convert(*self._columns.read(events, TimeMapperError))
+        values, errors = _called(self._function, events, TimeMapperError)
+        return self.convert([values], errors)
 
-    def times(self, values: Sequence[Any], errors: Errors) -> Column:
+    def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, _: bool = False) -> Column:
         """Return the times that the values of the field are."""
-        kinds = set(map(type, values))
-        if kinds and kinds <= NUMBERS and min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)):
-            return Column(values if kinds == {float} else map(float, values))
-        if NONE not in kinds:
-            return Column(*map_each(self._parse, values, TimeMapperError, *self._constants))
-        times, more = map_each(self._parse_any, values, TimeMapperError)
-        absent = [at for at, value in enumerate(values) if value is None and at not in errors]
+        values = columns[0]
+        if NONE not in set(map(type, values)):
+            return Column(*self._parsed(values))
+        present = [at for at, value in enumerate(values) if value is not None]
+        found, more = self._parsed([values[at] for at in present])
+        times: list[Any] = [None] * len(values)
+        for at, time in zip(present, found, strict=True):
+            times[at] = time
+        absent = set(range(len(values))).difference(present, errors)
         name = "".join(self.names)
         error = TimeMapperError(f"no field {name!r}" if name else "no time")
-        missing = {name: len(absent)} if name and absent else None
-        return Column(times, errors | more | dict.fromkeys(absent, error), missing, len(errors))
+        more = {present[at]: error for at, error in more.items()} | dict.fromkeys(absent, error)
+        return Column(times, errors | more, {name: len(absent)} if name and absent else None, len(errors))
 
-    def _parse_any(self, value: Any) -> float | None:
-        return None if value is None else self._parse(value, *self._constants)
+    def _parsed(self, values: Sequence[Any]) -> tuple[Sequence[float], Errors]:
+        if self._parse_usual is not None:
+            with suppress(Exception):  # of whichever value
+                return self._parse_usual(values), {}
+        return map_each(self._parse, values, TimeMapperError)
 
 
 # ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -355,9 +348,9 @@ class ChunkMapper:
         self.missing: dict[str, int] = {}
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._keys, self._times = key_mapper, time_mapper
-        self._both: Callable[[Sequence[Any]], tuple[Column, Column]] | None = None
-        if isinstance(key_mapper, FieldKeys) and isinstance(time_mapper, Times) and time_mapper.field:
-            self._both = _together(key_mapper, time_mapper, time_mapper.field)
+        self._both: tuple[FieldKeys, Times, Columns] | None = None
+        if isinstance(key_mapper, FieldKeys) and isinstance(time_mapper, Times) and time_mapper.fields:
+            self._both = key_mapper, time_mapper, Columns([*key_mapper.fields, *time_mapper.fields])
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -373,25 +366,13 @@ class ChunkMapper:
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""
-        if self._both is not None and events and isinstance(events[0], TEXT):
-            keys, times = self._both(events)
+        if self._both is not None and events and isinstance(events[0], TEXT):  # JSON is decoded once
+            key_mapper, time_mapper, both = self._both
+            (*found, last), bad, usual = both.read(events, KeyMapperError)
+            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert([last], bad)
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
         self.read += len(events) - max(keys.unread, times.unread)
         for name, count in (times.missing | keys.missing).items():
             self.missing[name] = self.missing.get(name, 0) + count
         return keys, times, times.errors | keys.errors
-
-
-def _together(
-    key_mapper: FieldKeys, time_mapper: Times, time: Field
-) -> Callable[[Sequence[Any]], tuple[Column, Column]]:
-    """Return what decodes JSON lines once for both."""
-    fields = [*key_mapper.fields, time]
-    columns = Columns(fields, [*[key_mapper.kind] * len(key_mapper.fields), Any])
-
-    def many(lines: Sequence[Any]) -> tuple[Column, Column]:
-        (*keys, times), errors, usual = columns.read(lines, KeyMapperError)
-        return key_mapper.keys(keys, errors, usual), time_mapper.times(times, errors)
-
-    return many

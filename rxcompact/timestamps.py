@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import partial
+from math import isfinite
+from operator import attrgetter, itemgetter
 from reprlib import Repr
 from typing import Any
 
@@ -21,13 +24,12 @@ UNITS = ((SECONDS, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
 NANO = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - to subtract from others that have no zone, which is fast
-NOTHING, SECOND, DAY = timedelta(), timedelta(seconds=1), timedelta(days=1)
+YEAR_TWO = -62_104_060_800.0
 SHOWN = 60
 
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")
-DIGITS = "0123456789."
-COMPACT, COMPACT_YEARS = {8, 14}, ("1970", "2999")
-"""So many digits are a day, or a day and a time, of these years where they can be, and an epoch otherwise."""
+NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?|[0-9.]*")
+COMPACT = re.compile(r"(?:19[7-9]\d|2\d{3})\d{4}(?:\d{6})?", re.ASCII)
+"""Digits that are a day, or a day and a time, since 1970 where they can be, and an epoch otherwise."""
 # more digits than `datetime` takes, or none after the point
 FRACTION = re.compile(r"[.,](\d*)", re.ASCII)
 # a fraction of a second; `datetime` reads one of an hour or a minute as that, too
@@ -57,12 +59,12 @@ CENTURY = 69
 """Of years of two digits, the first that is one of 1900 (RFC 5322)."""
 
 _read_iso = datetime.fromisoformat
+_colons = itemgetter(13, 16)
 _brief = Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
-_show = _brief.repr
 
 
-def posix(value: object, timezone: tzinfo = UTC) -> float:  # noqa: PLR0911 - fast ways out
+def posix(value: object, timezone: tzinfo = UTC) -> float:
     """Return a timestamp's POSIX seconds, exact to the microsecond.
 
     Args:
@@ -75,22 +77,44 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:  # noqa: PLR0911 - fa
     Raises:
         TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
     """
-    if type(value) is str:
-        if 16 < len(value) <= LONGEST and value[13] == ":" == value[16]:  # noqa: PLR2004
-            try:
-                moment = _read_iso(value)
-            except ValueError:
-                return _text(value, timezone)
-            if moment.year > 1:  # the usual ones, fast
-                if moment.tzinfo is not None:
-                    return moment.timestamp()
-                if timezone is UTC:
-                    return (moment - NAIVE_EPOCH).total_seconds()
-            return _seconds(moment, timezone, value)
-        return _text(value, timezone)
-    if type(value) is float or type(value) is int:
-        return float(value) if -SECONDS < value < SECONDS else _epoch(value, value)
-    return _object(value, timezone)
+    kind = type(value)
+    if kind is str:
+        return _text(value, timezone)  # type: ignore[arg-type]
+    if kind is float or kind is int:
+        return _epoch(value, value)  # type: ignore[arg-type]
+    simple: Any = plain(value)
+    if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
+        simple = simple.to_pydatetime(warn=False)
+    if isinstance(simple, datetime):
+        return _seconds(simple, timezone, value)
+    if isinstance(simple, date):
+        return _seconds(datetime(simple.year, simple.month, simple.day), timezone, value)  # noqa: DTZ001 - has it next
+    if type(simple) in (str, float, int):
+        return posix(simple, timezone)
+    raise not_a_time(value)
+
+
+def posix_of_usual(values: Sequence[Any], timezone: tzinfo = UTC) -> Sequence[float]:
+    """Return what `posix` returns for each of these values, in a fraction of the time.
+
+    Raises:
+        ValueError: when they are not all numbers of seconds, or all ISO 8601 with seconds; and other errors.
+    """
+    kinds = set(map(type, values))
+    if kinds == {str} and set(map(_colons, values)) == {(":", ":")} and max(map(len, values)) <= LONGEST:
+        moments = list(map(_read_iso, values))
+        zones = set(map(attrgetter("tzinfo"), moments))
+        if None not in zones:
+            times = list(map(datetime.timestamp, moments))
+        elif len(zones) == 1 and timezone is UTC:
+            times = [(moment - NAIVE_EPOCH).total_seconds() for moment in moments]
+        else:
+            raise ValueError("not all have a zone")
+        if min(times) > YEAR_TWO:
+            return times
+    elif kinds <= {float, int} and min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)):
+        return values if kinds == {float} else list(map(float, values))
+    raise ValueError("unusual")
 
 
 def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002
@@ -104,7 +128,7 @@ def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[objec
         ArgumentError: for a format that cannot give an instant.
     """
     if format is None:
-        return lambda value: posix(value, timezone)
+        return partial(posix, timezone=timezone)
     if type(format) is not str or not {"%Y", "%y", "%c", "%x", "%G"} & set(re.findall("%.", format)):
         raise ArgumentError("format", format, 'one of strptime with a year, such as "%d.%m.%Y %H:%M:%S"')
     try:
@@ -128,40 +152,23 @@ def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[objec
 def _text(value: str, timezone: tzinfo) -> float:
     if len(value) > LONGEST:
         raise TimeMapperError(f"not a timestamp: a text of {len(value)} characters, {value[:20]!r}…")
+    if len(value) > 16 and value[13] == ":" == value[16]:  # noqa: PLR2004 - with seconds, as most are
+        with suppress(ValueError):
+            return _seconds(_read_iso(value), timezone, value)
     text = value.strip()
-    if not text.strip(DIGITS) or NUMBER.fullmatch(text):
-        if len(text) in COMPACT and COMPACT_YEARS[0] <= text[:4] <= COMPACT_YEARS[1]:
+    if NUMBER.fullmatch(text):
+        if COMPACT.fullmatch(text):
             with suppress(ValueError):
                 return _seconds(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), timezone, value)
-        return _number(text, value)
-    for pattern in WRITTEN:
-        if found := pattern.fullmatch(text):
-            return _written(found, timezone, value)
-    return _iso(text, timezone, value)
-
-
-def _number(text: str, value: str) -> float:
-    try:
-        number = float(text) if "." in text else int(text)
-    except ValueError:
-        raise not_a_time(value) from None
-    return float(number) if -SECONDS < number < SECONDS else _epoch(number, value)
-
-
-def _iso(text: str, timezone: tzinfo, value: object) -> float:
-    text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
-    text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
-    more = SECOND if leaps else DAY if midnights else NOTHING
-    if FRACTION.search(text) and not OF_SECOND.search(text):
+        with suppress(ValueError):
+            return _epoch(float(text) if "." in text else int(text), value)
         raise not_a_time(value)
-    text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
-    try:
-        return _seconds(_read_iso(text.upper()), timezone, value, more)
-    except ValueError:
-        raise not_a_time(value) from None
+    found = next(filter(None, (pattern.fullmatch(text) for pattern in WRITTEN)), None)
+    return _iso(text if found is None else _rewritten(found, value), timezone, value)
 
 
-def _written(found: re.Match[str], timezone: tzinfo, value: object) -> float:
+def _rewritten(found: re.Match[str], value: object) -> str:
+    """Return a date in another form as ISO 8601."""
     year, month, day = found["year"], found["month"].lower(), found["day"]
     if month in MONTHS:
         month = f"{MONTHS.index(month) + 1:02}"
@@ -172,36 +179,29 @@ def _written(found: re.Match[str], timezone: tzinfo, value: object) -> float:
         if zone.upper() not in ZONES:
             raise TimeMapperError(f"{not_a_time(value)}: no zone {zone} is known")
         offset = f"{ZONES[zone.upper()]:+03}:00"
-    text = f"{year}-{month}-{day:0>2}T{found['time']}{offset}"
+    return f"{year}-{month}-{day:0>2}T{found['time']}{offset}"
+
+
+def _iso(text: str, timezone: tzinfo, value: object) -> float:
+    text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
+    text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
+    more = timedelta(seconds=1 if leaps else 0, days=1 if midnights and not leaps else 0)
+    if FRACTION.search(text) and not OF_SECOND.search(text):
+        raise not_a_time(value)
+    text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
     try:
-        return _seconds(_read_iso(text), timezone, value)
+        return _seconds(_read_iso(text.upper()), timezone, value, more)
     except ValueError:
-        return _iso(text, timezone, value)
+        raise not_a_time(value) from None
 
 
-def _object(value: Any, timezone: tzinfo) -> float:
-    simple: Any = plain(value)
-    if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
-        simple = simple.to_pydatetime(warn=False)
-    if isinstance(simple, datetime):
-        return _seconds(simple, timezone, value)
-    if isinstance(simple, date):
-        return _seconds(datetime(simple.year, simple.month, simple.day), timezone, value)  # noqa: DTZ001 - has it next
-    if type(simple) in (str, float, int):
-        return posix(simple, timezone)
-    raise not_a_time(value)
-
-
-def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = NOTHING) -> float:
+def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = timedelta()) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone)
-    try:
-        seconds = (moment - EPOCH + more if more else moment - EPOCH).total_seconds()
-    except OverflowError:
-        raise not_a_time(value) from None
-    if moment.year == 1:
-        raise not_a_time(value)
-    return seconds
+    if moment.year > 1:
+        with suppress(OverflowError):
+            return (moment - EPOCH + more if more else moment - EPOCH).total_seconds()
+    raise not_a_time(value)
 
 
 def _epoch(number: float, value: object) -> float:
@@ -217,5 +217,5 @@ def _epoch(number: float, value: object) -> float:
 def not_a_time(value: object) -> TimeMapperError:
     """Return the error for a value that is no time; the message shows at most 60 characters of it."""
     # repr of a huge integer raises, and that of a deep list recurses
-    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _show(value)
+    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _brief.repr(value)
     return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")

@@ -30,7 +30,6 @@ from rxcompact.errors import ArgumentError, LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.mappers import ChunkMapper, Mapper
 from rxcompact.operators.operator import registering
-from rxcompact.reader.redelivery import events_of
 from rxcompact.sinks.encoding import window_lines
 from rxcompact.sinks.ndjson import stdout_writer
 from rxcompact.sources.ndjson import NdjsonSource
@@ -172,7 +171,7 @@ class _Compaction:
             loop.add_signal_handler(number, stop, number)
         sink = common.dead_letter_sink(self._options.dead_letters)
         letters = self._letters = None if sink is None else _DeadLetters(sink)
-        chunks = self._source.stream(letters or UNBOUNDED).pipe(ops.take_until(self._stopped), ops.map(events_of))
+        chunks = self._source.stream(letters or UNBOUNDED).pipe(ops.take_until(self._stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
         windows.subscribe(self._on_window, self._fail, self._ended.set)
         await self._ended.wait()

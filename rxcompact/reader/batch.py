@@ -1,17 +1,34 @@
-"""Collects events into chunks, out of lists and wrapper objects, and keeps where they stand."""
+"""Collects events into chunks, out of arrays, wrapper objects and dead letters, and keeps where they stand."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
 
 from rxcompact.errors import TooLargeError
 from rxcompact.reader.decompress import MIB
 from rxcompact.reader.items import ItemsPath
-from rxcompact.reader.position import SHOWN, Malformed, Position, find, too_long
-from rxcompact.reader.scan import EVENTS, split_array
+from rxcompact.reader.position import SHOWN, Malformed, Position, locate
+from rxcompact.reader.scan import EVENTS, elements_of, split_array
 
 FEW = 512
-"""Lists in a wrapper that are looked at in one step."""
+"""Wrappers that are looked at in one step."""
+LETTER = b'{"dead_letter":"'
+"""How a line of a file of dead letters begins."""
+AFTER_LETTERS = LETTER + b"\xff"
+MANY = 1_000_000
+"""Events that a dead letter may stand for."""
+WIDEST = 65_536
+"""Values of an array that is an event."""
+
+
+class _Letter(msgspec.Struct):
+    event: msgspec.Raw
+    count: int | None = None
+
+
+_decode_letter = msgspec.json.Decoder(_Letter).decode
 
 
 class Batch:
@@ -34,7 +51,7 @@ class Batch:
         self.events = 0
         self.position = Position(path)
         self._path = path
-        self._items = ItemsPath(items) if isinstance(items, str) else items
+        self._steps = () if items is None else (ItemsPath(items) if isinstance(items, str) else items).steps
         self._max_event = max_event
         self._max_events = max_events
         self._chunk: list[bytes] = []
@@ -55,10 +72,11 @@ class Batch:
             if len(text) > MIB:
                 yield []  # it took a while
             flat = flat or b"[" not in text or all(value[:1] != b"[" for value in values)
-            if flat and self._items is None:
+            # comparing values is faster than a search
+            if flat and not self._steps and (min(values) > AFTER_LETTERS or LETTER not in text):
                 self._append(self.line, text, values)
             else:
-                yield from self._unwrap(self.line, text, values, flat=flat)
+                yield from self._unwrap(self.line, text, values, self._steps, flat=flat)
         # `replace` counts faster than `count`
         self.line += len(text) - len(text.replace(b"\n", b""))
         if len(self._chunk) >= EVENTS:
@@ -80,37 +98,46 @@ class Batch:
         for start in range(0, len(chunk), EVENTS):
             yield chunk if len(chunk) <= EVENTS else chunk[start : start + EVENTS]
 
-    def _unwrap(self, line: int, text: bytes, values: Sequence[bytes], *, flat: bool) -> Iterator[list[bytes]]:
+    def _unwrap(
+        self,
+        line: int,
+        text: bytes,
+        values: Sequence[bytes],
+        steps: Sequence[Callable[[bytes], bytes]],
+        *,
+        flat: bool = True,
+        top: bool = True,
+    ) -> Iterator[list[bytes]]:
+        """Add the events in values: in wrappers, and in arrays of them unless ``flat``."""
         at = 0
-        for value in values:
-            start = find(text, value, at)
-            line += text.count(b"\n", at, start)
-            at = start
+        for number, value in enumerate(values, 1):
+            at, line = locate(text, value, at, line)
+            if not number % FEW:
+                yield from self.flush() if self._chunk else iter([[]])
             if isinstance(value, Malformed):
                 self._append(line, b"", [value])
+            elif top and value.startswith(LETTER):
+                self._append(line, value, _inside(value))
             elif not flat and value[:1] == b"[":
-                yield from self._unwrap_list(line, value, wrappers=self._items is not None)
-            elif self._items is None:
-                self._append(line, value, [value])
+                yield from self._unwrap_list(line, value, steps)
+            elif steps:
+                found = steps[0](value)
+                if isinstance(found, Malformed):
+                    self._append(line, b"", [found])
+                else:
+                    yield from self._unwrap_list(locate(value, found, 0, line)[1], found, steps[1:], top=False)
             else:
-                inside, passed = line, 0
-                for number, found in enumerate(self._items.lists(value), 1):
-                    if not number % FEW:
-                        yield from self.flush() if self._chunk else iter([[]])
-                    if isinstance(found, Malformed):
-                        self._append(inside, b"", [found])
-                        continue
-                    position = find(value, found, passed)
-                    inside += value.count(b"\n", passed, position)
-                    passed = position
-                    yield from self._unwrap_list(inside, found, wrappers=False)
+                self._append(line, value, [value if top or value[:1] != b"[" else _as_object(value)])
 
-    def _unwrap_list(self, line: int, text: bytes, *, wrappers: bool) -> Iterator[list[bytes]]:
+    def _unwrap_list(
+        self, line: int, array: bytes, steps: Sequence[Callable[[bytes], bytes]], *, top: bool = True
+    ) -> Iterator[list[bytes]]:
         at = 0
-        for stop, elements, _ in split_array(text):
-            part = text[at:stop]
-            if wrappers:
-                yield from self._unwrap(line, part, elements, flat=True)
+        for stop, elements, _ in split_array(array):
+            part = array[at:stop]
+            arrays = not top and b"[" in part and any(element[:1] == b"[" for element in elements)
+            if steps or arrays or (top and LETTER in part):
+                yield from self._unwrap(line, part, elements, steps, top=top)
             else:
                 self._append(line, part, elements)
             line += part.count(b"\n")
@@ -119,12 +146,33 @@ class Batch:
                 yield from self.flush()
 
     def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:
-        if not events:
-            return
         longest = self._max_event
         if len(text) > longest:
-            events = [event if len(event) <= longest else too_long(event, longest) for event in events]
+            why = f"longer than {longest} bytes"
+            events = [event if len(event) <= longest else Malformed(event[:SHOWN], why) for event in events]
         self._chunk += events
         self._parts.append((line, text, events))
         if self._max_events is not None and self.events + len(self._chunk) > self._max_events:
             raise TooLargeError(f"longer than {self._max_events} events (max_events)")
+
+
+def _inside(letter: bytes) -> list[bytes]:
+    """Return the event inside a dead letter, as often as it was counted."""
+    try:
+        found = _decode_letter(letter)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [letter]
+    count = found.count or 1
+    if count > MANY:
+        return [Malformed(letter, f"a dead letter of {count} events: at most {MANY}")]
+    event = bytes(found.event)
+    # a line that was never decoded is kept there as text
+    return [msgspec.json.decode(event, type=str).encode() if event.startswith(b'"') else event] * max(count, 1)
+
+
+def _as_object(array: bytes) -> bytes:
+    """Return an array as an object, of which the positions are the names."""
+    if array.count(b",") > WIDEST:
+        return Malformed(array[:SHOWN], f"an array of more than {WIDEST} values")
+    values = elements_of(array)
+    return array if values is None else b"{%b}" % b",".join(b'"%d":%b' % each for each in enumerate(values))

@@ -6,6 +6,7 @@ import bz2
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from gzip import BadGzipFile
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -15,38 +16,11 @@ from rxcompact.errors import DecodeError, TooLargeError
 if TYPE_CHECKING:
     from aiohttp import StreamReader
 
-KIB = 1024
-MIB = 1024 * KIB
-PIECE = 128 * KIB
+MIB = 1 << 20
+PIECE = 128 << 10
 """Bytes decompressed at once: a bomb takes no more memory, and the lines are still in the processor's cache."""
 XZ_MEMORY = 128 * MIB
 """Memory that an xz stream may ask for; `xz -9` needs 65 MiB."""
-
-
-class _Gzip:
-    """zlib with the interface of bz2, lzma and zstd."""
-
-    def __init__(self) -> None:
-        self._zlib = zlib.decompressobj(wbits=31)
-
-    def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._zlib.decompress(self._zlib.unconsumed_tail + data, max_length)
-
-    @property
-    def eof(self) -> bool:
-        return self._zlib.eof
-
-    @property
-    def unused_data(self) -> bytes:
-        return self._zlib.unused_data
-
-    @property
-    def needs_input(self) -> bool:
-        return not self._zlib.unconsumed_tail
-
-
-def _xz() -> lzma.LZMADecompressor:
-    return lzma.LZMADecompressor(memlimit=XZ_MEMORY)
 
 
 def _zstd() -> Any:
@@ -59,9 +33,9 @@ def _zstd() -> Any:
 
 
 FORMATS: dict[str, tuple[bytes, Callable[[], Any]]] = {
-    "gzip": (b"\x1f\x8b", _Gzip),
+    "gzip": (b"\x1f\x8b", partial(zlib.decompressobj, wbits=31)),
     "bzip2": (b"BZh", bz2.BZ2Decompressor),
-    "xz": (b"\xfd7zXZ\0", _xz),
+    "xz": (b"\xfd7zXZ\0", partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY)),
     "zstd": (b"\x28\xb5\x2f\xfd", _zstd),
 }
 OTHERS = {
@@ -71,8 +45,6 @@ OTHERS = {
     b"PAR1": "Parquet",
     b"Obj\x01": "Avro",
 }
-
-
 _magics = [*OTHERS, *(magic for magic, _ in FORMATS.values())]
 
 
@@ -121,7 +93,9 @@ class Decompressor:
                 if not block:
                     return
                 self._member = self._new()
-            elif not block and self._member.needs_input:
+            # zlib returns what it has not looked at, the others keep it
+            block = getattr(self._member, "unconsumed_tail", b"") + block
+            if not block and getattr(self._member, "needs_input", True):
                 return
             try:
                 piece, block = self._member.decompress(block, PIECE), b""

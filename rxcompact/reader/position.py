@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
-
-from rxcompact.errors import DecodeError
-from rxcompact.fields import decode
 
 SHOWN = 200
 """Bytes kept of a piece that is too long."""
 
 
 class Malformed(bytes):
-    """A piece of input that is rejected, with a reason, wherever it is decoded.
-
-    Args:
-        content: The piece.
-        reason: For the dead letter.
-    """
+    """A piece of input that is rejected, with a reason, wherever it is decoded."""
 
     reason: str
 
@@ -37,26 +29,6 @@ class Malformed(bytes):
         return self.content, self.reason
 
 
-def too_long(piece: bytes, limit: int) -> Malformed:
-    """Return the rejection of a piece that is longer than a limit."""
-    return Malformed(piece[:SHOWN], f"longer than {limit} bytes")
-
-
-def find(text: bytes, piece: bytes, at: int) -> int:
-    """Return where a piece of a text stands, from a position on; -1 where it does not."""
-    # its beginning will do, and searching for a long one takes long
-    return text.find(piece[:-1][:SHOWN] if isinstance(piece, Malformed) else piece[:SHOWN], at)
-
-
-def undecodable(events: Iterable[bytes]) -> Iterator[tuple[bytes, DecodeError]]:
-    """Yield the events that are not JSON objects, and why."""
-    for event in events:
-        try:
-            decode(event)
-        except DecodeError as error:
-            yield event, error
-
-
 class Place(NamedTuple):
     """Where an event stands."""
 
@@ -64,6 +36,16 @@ class Place(NamedTuple):
     """Its number in the input, from 1."""
     line: int
     """The number of its first line, from 1."""
+
+
+def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
+    """Return where a piece of a text begins, from a position on, and its line; ``line`` is that of the position.
+
+    A piece that is not in the text is taken to begin at the position.
+    """
+    # the beginning of a piece will do, and searching for a long one takes long
+    start = text.find((piece.content if isinstance(piece, Malformed) else piece)[:SHOWN], at)
+    return (at, line) if start < 0 else (start, line + text.count(b"\n", at, start))
 
 
 class Position:
@@ -92,14 +74,13 @@ class Position:
             self._places = {}
             number = self._before
             for line, text, events in self._parts:
-                start = at = 0
+                at = 0
                 for each in events:
                     number += 1
-                    found = find(text, each, at)
-                    if found >= 0:
-                        line += text.count(b"\n", start, found)  # noqa: PLW2901
-                        start, at = found, found + len(each)
+                    at, line = locate(text, each, at, line)  # noqa: PLW2901
                     self._places.setdefault(id(each), []).append(Place(number, line))
+                    line += text.count(b"\n", at, at + len(each))  # noqa: PLW2901
+                    at += len(each)
         places = self._places.get(id(event))
         return places.pop(0) if places else None
 

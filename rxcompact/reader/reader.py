@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from typing import TypeAlias
 
-import msgspec
-
 from rxcompact.errors import DecodeError
 from rxcompact.reader.batch import Batch
 from rxcompact.reader.decompress import MIB
 from rxcompact.reader.items import ItemsPath
-from rxcompact.reader.position import Position
+from rxcompact.reader.position import Malformed, Position
 from rxcompact.reader.scan import (
+    BLANK,
+    BRACKET,
     EVENTS,
     SLICE,
+    WHITE,
     MalformedError,
-    Unit,
-    are_objects,
-    damage_of_array,
-    decode_values,
-    malformed_line,
-    read_unit,
+    check_array,
+    end_of_value,
     skip_space,
     split_array,
-    split_lines,
+    values_of,
 )
 from rxcompact.reader.text import TextDecoder
 
+NEWLINE = ord("\n")
+TAIL = 16
+"""Bytes at the end of a text that may be half a number, escape or literal."""
 Events: TypeAlias = Iterator[list[bytes]]
 Steps: TypeAlias = Generator[list[bytes], None, int]
 """Yields events and returns how far the text has been read."""
@@ -39,11 +39,13 @@ class Reader:
     Reads objects, arrays, lines of them (NDJSON), and values one behind the other, pretty-printed or not. gzip, bzip2,
     xz, zstd, UTF-16 and UTF-32 are recognised by their first bytes. An event that is malformed is passed on all the
     same, to be rejected with its reason where it is decoded; a line that is malformed is one event. An array need not
-    fit into memory: its elements are passed on as they come.
+    fit into memory: its elements are passed on as they come. Of a dead letter, written by a command, the event inside
+    is read, as often as it was counted.
 
     Args:
         items: The path to the lists of events in each object of the input: ``"Records"``,
-            ``"resourceLogs[].scopeLogs[].logRecords[]"``. An object without such a list is rejected.
+            ``"resourceLogs[].scopeLogs[].logRecords[]"``. An object without such a list is rejected. An item that is an
+            array is an event with the fields ``0``, ``1`` and so on.
         path: The file, for positions and errors.
         compression: What the input must be, where that is known: ``"gzip"``, ``"bzip2"``, ``"xz"``, ``"zstd"``.
         max_line: Bytes of the longest line, element or wrapper that is held. A longer one is rejected.
@@ -75,10 +77,11 @@ class Reader:
         self._max_line = max_line
         self._decoder = TextDecoder(compression, max_body)
         self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events)
-        # text that has not been read
+        # text that has not been read, and the size from which on it is worth another look
         self._text: list[bytes] = []
         self._size = 0
-        self._wanted = 0  # bytes from which on it is worth another look
+        self._longest = min(SLICE, max_line)  # of a line that is read only when its end has come
+        self._wanted = self._longest + 1
         # what it begins in the middle of
         self._in_array = False
         self._in_value = False  # over several lines
@@ -91,11 +94,6 @@ class Reader:
     def position(self) -> Position:
         """Where the events of the latest chunk stand."""
         return self._batch.position
-
-    @property
-    def events(self) -> int:
-        """How many events have been passed on."""
-        return self._batch.events
 
     def feed(self, block: bytes) -> Events:
         """Yield the events that are complete with this block.
@@ -138,7 +136,9 @@ class Reader:
             text = text[newline:]
         self._text.append(text)
         self._size += len(text)
-        if not final and not self._worth_a_look(text):
+        # looking at a long value with each block would take long
+        over = b"\n" in text and not self._in_array and not self._in_value
+        if not final and not over and self._size < self._wanted:
             return
         buffer = b"".join(self._text)
         at = 0
@@ -159,17 +159,8 @@ class Reader:
             rest = b""
         yield from self._batch.flush()
         self._text, self._size = [rest], len(rest)
-        self._wanted = 0 if len(rest) < SLICE // 2 else min(len(rest) * 3 // 2, self._max_line + 1)
-
-    def _worth_a_look(self, text: bytes) -> bool:
-        """Return whether a value may be complete; looking at a long one with each block would take long."""
-        if self._in_array or self._in_value:
-            return self._size >= self._wanted
-        return b"\n" in text or (self._is_long(self._size) and self._size >= self._wanted)
-
-    def _is_long(self, size: int) -> bool:
-        """Return whether a line of that size is read before its end has come."""
-        return size > min(SLICE, self._max_line)
+        least = 0 if self._in_array or self._in_value else self._longest + 1
+        self._wanted = least if len(rest) < SLICE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     # ── lines, and values between them ────────────────────────────────────────────────────────────────────────────
 
@@ -177,79 +168,101 @@ class Reader:
         stop = len(buffer) if final else buffer.rfind(b"\n", at) + 1
         cut = stop <= at
         if cut:
-            if not self._is_long(len(buffer) - at):
+            if len(buffer) - at <= self._longest:
                 return at
             stop = len(buffer)
-        text = buffer[at:stop]
-        self._alone -= at
+        text = buffer[:stop]
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
-        last = max(text.rfind(mark, max(0, len(text) - SLICE)) for mark in marks) + 1
-        read = 0
-        for end in (last, len(text)):
-            if self._alone > read or (cut and end == len(text)):
-                break  # the end of the line is still to come
-            if part := text[read:end]:
-                if end == last and not cut and are_objects(lines := split_lines(part), part):
+        last = max(text.rfind(mark, max(at, stop - SLICE)) for mark in marks) + 1
+        if last and self._alone <= at:
+            part = text[at:last]
+            values, objects = values_of(part, cut=cut)
+            if values is not None:
+                if values or not self.blank:
                     self._begin(array=False)
-                    yield from self._batch.add(part, lines, flat=True)
-                else:
-                    try:
-                        values = list(map(bytes, decode_values(part)))
-                    except (msgspec.DecodeError, RecursionError):
-                        break
-                    if values or not self.blank:
-                        self._begin(array=False)
-                    yield from self._batch.add(part, values)
-                read = end
-        if read < len(text):
-            read = yield from self._read_values(text, read, cut=cut, final=final)
-        self._alone += at
-        return at + read
-
-    def _begin(self, *, array: bool) -> None:
-        self.blank = False
-        self._is_array = self._is_array and array
+                yield from self._batch.add(part, values, flat=objects)
+                at = last
+        return (yield from self._read_values(text, at, cut=cut, final=final))
 
     def _read_values(self, text: bytes, at: int, *, cut: bool, final: bool) -> Steps:
         """Read values one by one; a line with anything malformed on it is one malformed event.
 
         A value may go on over several lines. If it turns out malformed its first line is rejected, and each of the
         lines up to the damage is read alone: no byte is looked at more than a few times.
+
+        Args:
+            text: Ends where a line ends, unless it is ``cut``.
+            at: Where a line begins.
+            cut: It is a part of one long line.
+            final: Nothing more will come.
         """
-        done = at
+        done = line = at
         values: list[bytes] = []
-        unit = Unit(values, at, "complete")
-        while at < len(text) and unit.kind == "complete":
+        here: list[bytes] = []  # those of the line
+        while at < len(text) or here:
+            at = skip_space(text, at, BLANK)
+            over = at == len(text) or text[at] == NEWLINE
+            opens_array = not over and text[at] == BRACKET and line >= self._alone
+            if over or opens_array or len(here) >= EVENTS:  # of so long a line a part
+                values += here
+                here, at = [], min(at + over, len(text))
+                line = at
+                if opens_array:
+                    self._in_array = True
+                    self._begin(array=not values)
+                    break
+                if values or not self.blank:
+                    self._begin(array=False)
+                if len(values) >= EVENTS or at - done >= SLICE:
+                    yield from self._batch.add(text[done:at], values)
+                    done, values = at, []
+                continue
             try:
-                alone = at < self._alone
-                unit = read_unit(text, at, alone=alone, cut=cut)
-                if unit.kind == "open" and (final or alone):
-                    raise MalformedError("cut short", at if alone else len(text))  # noqa: TRY301
+                end = self._end_of_value(text, at, alone=line < self._alone, cut=cut, final=final)
             except MalformedError as error:
                 if self._is_array and not self.blank:
                     raise self._error(text[done : error.position], str(error)) from None
                 if cut:
-                    yield from self._batch.add(text[done:at], values)
-                    self._reject_rest(text[at:], str(error))
+                    yield from self._batch.add(text[done:line], values)
+                    self._reject_rest(text[line:], str(error))
                     return len(text)
                 self._alone = max(self._alone, error.position)
-                unit = malformed_line(text, at, str(error))
-            if unit.kind == "array":
-                self._in_array = True
-                self._begin(array=not values and not unit.values)
-            # of a long line what is complete is passed on before its end has come
-            if unit.kind != "open" or cut:
-                at = unit.end
-                values += unit.values
-            if unit.kind == "complete" and (values or not self.blank):
-                self._begin(array=False)
-            if len(values) >= EVENTS or at - done >= SLICE:
-                yield from self._batch.add(text[done:at], values)
-                done, values = at, []
-        self._in_value = unit.kind == "open" and not cut
-        yield from self._batch.add(text[done:at], values)
-        return at
+                newline = text.find(b"\n", line)
+                at = len(text) if newline < 0 else newline
+                bad = text[line:at].strip(WHITE)
+                here = [Malformed(bad, str(error)) if bad.startswith(b"[") else bad]
+                continue
+            if end is None:
+                self._in_value = not cut
+                # of a long line what is complete is passed on before its end has come
+                values += here if cut else ()
+                line = at if cut else line
+                break
+            here.append(text[at:end].rstrip(WHITE))
+            at += len(here[-1])
+        yield from self._batch.add(text[done:line], values)
+        return line
+
+    @staticmethod
+    def _end_of_value(text: bytes, at: int, *, alone: bool, cut: bool, final: bool) -> int | None:
+        """Return where the value at a position ends; None where that is still to come."""
+        newline = text.find(b"\n", at)
+        try:
+            end = end_of_value(text, at, len(text) if newline < 0 else newline)
+            if end is None and newline >= 0 and not alone:
+                end = end_of_value(text, at, len(text))
+        except MalformedError as error:
+            if cut and error.position >= len(text) - TAIL:
+                return None
+            raise
+        if end is None and (final or alone) and not cut:
+            raise MalformedError("cut short", at if alone else len(text))
+        return None if cut and end == len(text) and text[at] not in b'{["' else end
+
+    def _begin(self, *, array: bool) -> None:
+        self.blank = False
+        self._is_array = self._is_array and array
 
     # ── elements of an array ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -259,10 +272,11 @@ class Reader:
                 yield from self._batch.add(buffer[at:stop], elements, flat=True)
                 at = stop
                 self._in_array = not closed
-            damage = damage_of_array(buffer, at) if self._in_array and final else None
+            if self._in_array and final:
+                check_array(buffer, at)
         except MalformedError as error:
             damage = error
-        if damage is None:
+        else:
             return at
         if self._is_array:
             raise self._error(buffer[at : damage.position], str(damage))

@@ -1,44 +1,36 @@
-"""Finds where JSON values begin and end, without decoding them."""
+"""Where JSON values begin and end, without decoding them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from operator import itemgetter
-from typing import Literal, NamedTuple
 
 import msgspec
 
 from rxcompact.errors import DecodeError
-from rxcompact.reader.position import Malformed
 
-KIB = 1024
-SLICE = 128 * KIB
+SLICE = 128 * 1024
 """Bytes looked at in one step: it takes a few milliseconds."""
 EVENTS = 2048
 """Events in one step."""
-TAIL = 16
-"""Bytes at the end of a text that may be half a number, escape or literal."""
 WHITE = b" \t\r\n"
-NEWLINE = ord("\n")
-BRACE = ord("{")
 BRACKET = ord("[")
 FEW = 64
 """Elements that are looked at one by one before it is tried again to take many at once."""
 LEVELS = 12
 """Levels of nesting that `_element` sees; deeper values take a slower way."""
 
-decode_values = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _decode_value = msgspec.json.Decoder(msgspec.Raw).decode
+_decode_values = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_trailing = re.compile(r"trailing characters \(byte (\d+)\)")
-_byte = re.compile(r"\(byte (\d+)\)")
-TRUNCATED = "Input data was truncated"
+_byte = re.compile(r"(trailing characters )?\(byte (\d+)\)")
 _surrogate = re.compile(rb"\\u[dD][89a-fA-F]")
 _between = re.compile(rb'\}\s*,\s*\{\s*"[^"\\]*"\s*:')  # two objects; with the first name it is hardly inside of one
 _several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # several values on one line, or a brace in a string
 _space = re.compile(rb"[ \t\r\n]*+")
-_blank = re.compile(rb"[ \t\r]*+")
+BLANK = re.compile(rb"[ \t\r]*+")
+"""White space on a line."""
 _string = rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 
 
@@ -71,14 +63,25 @@ def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
     return at if found is None else found.end()
 
 
-def split_lines(text: bytes) -> list[bytes]:
-    """Return the lines of a text, without the empty ones."""
-    if b"\r" in text:
-        text = text.replace(b"\r\n", b"\n")
-    lines = text.split(b"\n")
-    if lines and not lines[-1]:
+# ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def values_of(text: bytes, *, cut: bool) -> tuple[Sequence[bytes] | None, bool]:
+    """Return the values of a text, and whether they are objects alone; None where any is malformed.
+
+    Args:
+        text: Whole lines, of which each that looks like one object is not checked; or, ``cut``, a part of a line.
+    """
+    if not cut:
+        lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
         del lines[-1]
-    return lines if all(lines) else list(filter(None, lines))
+        lines = lines if all(lines) else list(filter(None, lines))
+        if are_objects(lines, text):
+            return lines, True
+    try:
+        return list(map(bytes, _decode_values(text))), False
+    except (msgspec.DecodeError, RecursionError):
+        return None, False
 
 
 def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
@@ -86,22 +89,12 @@ def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
 
     A line may also be the beginning of an object, if no line that begins with a brace follows.
     """
-    if not lines:
-        return False
-    if set(map(itemgetter(0), lines)) != {BRACE} or set(map(itemgetter(-1), lines)) != {ord("}")}:
+    # comparing lines is faster than looking at the first byte of each
+    if not lines or min(lines) < b"{" or max(lines) >= b"|" or set(map(itemgetter(-1), lines)) != {ord("}")}:
         return False
     # `replace` counts faster than `count`; with one closing brace a line there is one value a line
     braces = len(text) - len(text.replace(b"}", b""))
     return braces == len(lines) or not _several.search(text)
-
-
-def is_value(text: bytes) -> bool:
-    """Return whether a text is one value."""
-    try:
-        _decode_value(text)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
 
 
 def end_of_value(text: bytes, start: int, stop: int) -> int | None:
@@ -118,72 +111,28 @@ def end_of_value(text: bytes, start: int, stop: int) -> int | None:
             raise MalformedError("nested too deeply", stop) from None
         except msgspec.DecodeError as error:
             message = str(error)
-            if found := _trailing.search(message):
-                return start + int(found[1]) - 1
+            found = _byte.search(message)
+            if found and found[1]:  # trailing characters
+                return start + int(found[2]) - 1
             if isinstance(value, memoryview) and text.find(b"\\u", start, stop) >= 0:
                 # msgspec takes a lone surrogate for damage, or for the end of the text
                 value = _surrogate.sub(rb"\\u00", value)
                 continue
-            if message == TRUNCATED:
+            if message == "Input data was truncated":
                 return None
-            found = _byte.search(message)
-            raise MalformedError(message, stop if found is None else start + int(found[1])) from None
+            raise MalformedError(message, stop if found is None else start + int(found[2])) from None
         return stop
 
 
-class Unit(NamedTuple):
-    """The values of a line; or of several lines, where one goes on over a newline."""
-
-    values: list[bytes]
-    end: int
-    """Where the next line begins; else where the array or the value begins that goes on."""
-    kind: Literal["complete", "array", "open"]
+# ── arrays ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def read_unit(text: bytes, at: int, *, alone: bool, cut: bool) -> Unit:
-    """Read the values of the line at a position, and of those that they go on in.
-
-    Args:
-        text: Ends where a line ends, unless ``cut``.
-        at: Where the line begins.
-        alone: No value may go on in the next line.
-        cut: The text may end anywhere.
-
-    Raises:
-        MalformedError: when there is anything else on these lines.
-    """
-    newline = text.find(b"\n", at)
-    if newline > at and text[at] == BRACE and is_value(text[at:newline]):  # most are
-        return Unit([text[at:newline].rstrip(WHITE)], newline + 1, "complete")
-    values: list[bytes] = []
-    while len(values) < EVENTS:
-        at = skip_space(text, at, _blank)
-        if at == len(text) or text[at] == NEWLINE:
-            return Unit(values, min(at + 1, len(text)), "complete")
-        if text[at] == BRACKET and not alone:
-            return Unit(values, at, "array")
-        newline = text.find(b"\n", at)
-        try:
-            end = end_of_value(text, at, len(text) if newline < 0 else newline)
-            if end is None and newline >= 0 and not alone:
-                end = end_of_value(text, at, len(text))
-        except MalformedError as error:
-            if not cut or error.position < len(text) - TAIL:
-                raise
-            end = None
-        if end is None or (cut and end == len(text) and text[at] not in b'{["'):
-            return Unit(values, at, "open")
-        values.append(text[at:end].rstrip(WHITE))
-        at += len(values[-1])
-    return Unit(values, at, "complete")  # of so long a line a part
-
-
-def malformed_line(text: bytes, at: int, reason: str) -> Unit:
-    """Return the line at a position as an event; where it is decoded it is rejected."""
-    newline = text.find(b"\n", at)
-    end = len(text) if newline < 0 else newline + 1
-    line = text[at:end].strip(WHITE)
-    return Unit([Malformed(line, reason) if line.startswith(b"[") else line], end, "complete")
+def elements_of(array: bytes) -> list[bytes] | None:
+    """Return the elements of an array; None where anything is malformed."""
+    try:
+        return list(map(bytes, _decode_array(array)))
+    except (msgspec.DecodeError, RecursionError):
+        return None
 
 
 def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bool]]:
@@ -200,58 +149,49 @@ def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bo
     Raises:
         MalformedError: when it is not an array.
     """
-    if not at and len(text) <= SLICE and (whole := _elements(text)) is not None:
-        yield len(text), whole, True
+    if not at and len(text) <= SLICE and (whole := elements_of(text)) is not None:
+        yield len(text.rstrip(WHITE)), whole, True
         return
-    closed, start = False, at
-    mark = b"},"
-    while not closed:
+    start, mark = at, b"},"
+    while True:
         if at > start and text[at : at + 1] != b",":
             raise MalformedError("expected ',' or ']'", at)
         # an element most likely ends where this stands; if it does not, decoding fails
         cut = text.rfind(mark, at, at + SLICE) + 1
-        if cut and (many := _elements(b"[%b]" % text[at + 1 : cut])) is not None:
+        if cut and (many := elements_of(b"[%b]" % text[at + 1 : cut])) is not None:
             at = skip_space(text, cut)
             yield at, many, False
             continue
-        stop, found, closed, complete = _split_slowly(text, at, FEW if cut else EVENTS)
-        yield stop, found, closed
-        if not complete:
+        end, found, closed = _split_slowly(text, at, FEW if cut else EVENTS)
+        yield end, found, closed
+        if closed or not found:
             return
-        if found:
-            between = _between.match(text, text.find(found[0], at) + len(found[0]) - 1)
-            mark = mark if between is None else between[0]
-        at = stop
+        between = _between.match(text, text.find(found[0], at) + len(found[0]) - 1)
+        mark = mark if between is None else between[0]
+        at = end
 
 
-def _elements(array: bytes) -> list[bytes] | None:
-    try:
-        return list(map(bytes, _decode_array(array)))
-    except (msgspec.DecodeError, RecursionError):
-        return None
-
-
-def _split_slowly(text: bytes, at: int, most: int) -> tuple[int, list[bytes], bool, bool]:
-    """Return one slice: its end, its elements, whether the array is closed, and whether there may be more."""
+def _split_slowly(text: bytes, at: int, most: int) -> tuple[int, list[bytes], bool]:
     found: list[bytes] = []
     try:
         while len(found) < most:
             first = skip_space(text, at + 1)
             if text[first : first + 1] == b"]" and text[at : at + 1] == b"[":
-                return first + 1, found, True, False
+                return first + 1, found, True
             end = _end_of_element(text, first)
             after = len(text) if end is None else skip_space(text, end)
             if after == len(text):
-                return at, found, False, False
+                break
             found.append(text[first:end])
             at = after
-            if text[after : after + 1] != b",":
-                closed = text[after : after + 1] == b"]"
-                return after + closed, found, closed, not closed
+            if text[at : at + 1] == b"]":
+                return at + 1, found, True
+            if text[at : at + 1] != b",":
+                break
     except MalformedError:
         if not found:
             raise
-    return at, found, False, True  # with any damage at the beginning of the next slice
+    return at, found, False  # with any damage at the beginning of the next slice
 
 
 def _end_of_element(text: bytes, first: int) -> int | None:
@@ -270,10 +210,11 @@ def _end_of_element(text: bytes, first: int) -> int | None:
     return None if end is None else first + len(text[first:end].rstrip(WHITE))
 
 
-def damage_of_array(text: bytes, at: int) -> MalformedError:
-    """Return what is wrong with an array that ends in the element behind a position."""
-    try:
-        end_of_value(text, skip_space(text, at + 1), len(text))
-    except MalformedError as error:
-        return error
-    return MalformedError("the array is cut short", len(text))
+def check_array(text: bytes, at: int) -> None:
+    """Raise what is wrong with an array that ends in the element behind a position.
+
+    Raises:
+        MalformedError: in any case.
+    """
+    end_of_value(text, skip_space(text, at + 1), len(text))
+    raise MalformedError("the array is cut short", len(text))

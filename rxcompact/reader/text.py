@@ -25,12 +25,12 @@ class TextDecoder:
     """
 
     def __init__(self, compression: str | None = None, max_body: int | None = None) -> None:
-        self._decompressor = None if compression is None else Decompressor(compression)
-        self._opened = compression is not None
+        self._decompressor = Decompressor(compression) if compression else None
         self._max_body = max_body
         self._bytes = 0
-        self._head = b""  # before it is known what the input is
-        self._started = False
+        # the beginning, until it is known what it is
+        self._packed: bytes | None = None if compression else b""
+        self._text: bytes | None = b""
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, block: bytes) -> Iterator[bytes]:
@@ -41,17 +41,18 @@ class TextDecoder:
             TooLargeError: when there is more text than ``max_body``.
             OSError: for damaged compression, or something else behind it.
         """
-        if not self._opened:
-            block, self._head = self._head + block, b""
-            if may_be_magic(block):
-                self._head = block
+        if self._packed is not None:
+            block = self._packed + block
+            self._packed = block if may_be_magic(block) else None
+            if self._packed is not None:
                 return
-            self._open(block)
-        for piece in self._decompress(block):
+            if name := detect_compression(block):
+                self._decompressor = Decompressor(name)
+        for piece in self._decompressor.feed(block) if self._decompressor else _pieces(block):
             self._bytes += len(piece)
             if self._max_body is not None and self._bytes > self._max_body:
                 raise TooLargeError(f"longer than {self._max_body} bytes (max_body)")
-            yield from self._decode(piece)
+            yield self._to_utf8(piece)
 
     def end(self) -> Iterator[bytes]:
         """Yield what is left.
@@ -59,54 +60,30 @@ class TextDecoder:
         Raises:
             EOFError: for compression that is cut short.
         """
-        if not self._opened:
-            self._open(self._head)
-            block, self._head = self._head, b""
-            yield from self._decode(block)
-        if self._decompressor is not None:
+        if self._packed:
+            yield self._to_utf8(self._packed)
+        if self._decompressor:
             self._decompressor.end()
-        if not self._started:
-            yield self._start(self._head)
-        if self._decoder is not None:
-            yield self._to_utf8(self._decoder, b"", final=True)
+        yield self._to_utf8(b"", final=True)
 
-    def _open(self, head: bytes) -> None:
-        self._opened = True
-        compression = detect_compression(head)
-        self._decompressor = None if compression is None else Decompressor(compression)
-
-    def _decompress(self, block: bytes) -> Iterator[bytes]:
-        if self._decompressor is not None:
-            yield from self._decompressor.feed(block)
-        elif len(block) <= PIECE:
-            yield block
-        else:
-            for start in range(0, len(block), PIECE):
-                yield block[start : start + PIECE]
-
-    def _decode(self, piece: bytes) -> Iterator[bytes]:
-        if not self._started:
-            piece, self._head = self._head + piece, b""
-            if len(piece) < (2 if MARKS.isdisjoint(piece[:4]) else 4):
-                self._head = piece
-                return
-            yield self._start(piece)
-        elif self._decoder is not None:
-            yield self._to_utf8(self._decoder, piece)
-        else:
-            yield piece
-
-    def _start(self, text: bytes) -> bytes:
-        self._started = True
-        encoding = json.detect_encoding(text) if any(text[:4]) else "utf-8"
-        if encoding.startswith("utf-8"):
-            return text.removeprefix(BOM)
-        self._decoder = codecs.getincrementaldecoder(encoding)()
-        return self._to_utf8(self._decoder, text)
-
-    @staticmethod
-    def _to_utf8(decoder: codecs.IncrementalDecoder, piece: bytes, *, final: bool = False) -> bytes:
+    def _to_utf8(self, piece: bytes, *, final: bool = False) -> bytes:
+        if self._text is not None:
+            piece, self._text = self._text + piece, None
+            if not final and len(piece) < (2 if MARKS.isdisjoint(piece[:4]) else 4):
+                self._text = piece
+                return b""
+            encoding = json.detect_encoding(piece) if any(piece[:4]) else "utf-8"
+            if encoding.startswith("utf-8"):
+                return piece.removeprefix(BOM)
+            self._decoder = codecs.getincrementaldecoder(encoding)()
+        if self._decoder is None:
+            return piece
         try:
-            return decoder.decode(piece, final).encode()
+            return self._decoder.decode(piece, final).encode()
         except UnicodeDecodeError as error:
             raise DecodeError(f"neither UTF-8 nor {error.encoding}") from None
+
+
+def _pieces(block: bytes) -> Iterator[bytes]:
+    for start in range(0, len(block), PIECE):
+        yield block[start : start + PIECE] if len(block) > PIECE else block

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
 from gzip import BadGzipFile
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -12,9 +12,10 @@ from urllib.parse import parse_qs
 from aiohttp import web
 
 from rxcompact.errors import DecodeError, TooLargeError
+from rxcompact.fields import decode
 from rxcompact.reader.decompress import is_gzip
 from rxcompact.reader.items import ItemsPath
-from rxcompact.reader.position import Position, undecodable
+from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 
 SHOWN = 10
@@ -130,6 +131,14 @@ async def count_malformed(parts: Iterable[Part]) -> Counts:
     """Count the events that are JSON objects, and those that are not."""
     counts = Counts()
     for part in parts:
-        counts.add(part, undecodable(part.events))
+        counts.add(part, _malformed(part.events))
         await asyncio.sleep(0)
     return counts
+
+
+def _malformed(events: Iterable[bytes]) -> Iterator[tuple[bytes, DecodeError]]:
+    for event in events:
+        try:
+            decode(event)
+        except DecodeError as error:
+            yield event, error

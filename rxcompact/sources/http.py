@@ -19,7 +19,6 @@ from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import ItemsPath
-from rxcompact.reader.redelivery import events_of
 from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, read_parts
 from rxcompact.sources.connections import Server
 
@@ -238,7 +237,7 @@ class HttpSource:
         for part in parts:
             if self._observer is not observer:
                 raise self._unavailable("stopping")
-            chunk = Chunk(events_of(part.events))
+            chunk = Chunk(part.events)
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
             await asyncio.sleep(0)

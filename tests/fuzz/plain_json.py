@@ -134,7 +134,7 @@ def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
 
 
 def check_items(body: bytes, path: str) -> None:
-    """The events of a list inside an object are its elements; an object without one is rejected."""
+    """The events of a list inside an object are its elements, objects or arrays; an object without one is rejected."""
     try:
         pieces = read(body, (), items=path)
         wrappers = [] if beyond(body) else split_input(body)
@@ -150,9 +150,14 @@ def check_items(body: bytes, path: str) -> None:
         for name in path.split("."):
             found = found.get(name) if isinstance(found, dict) else None
         expected += found if isinstance(found, list) else [None]
-    assert [typed(decoded(piece)) for piece in pieces] == [
-        typed(element if isinstance(element, dict) else None) for element in expected
-    ]
+    assert [typed(decoded(piece)) for piece in pieces] == [typed(_item(element)) for element in expected]
+
+
+def _item(element: Any) -> dict[str, Any] | None:
+    """An array is an event of which the positions are the names."""
+    if isinstance(element, list):
+        return {str(at): value for at, value in enumerate(element)}
+    return element if isinstance(element, dict) else None
 
 
 def check_mappers(lines: list[bytes], names: list[str]) -> None:
