@@ -17,7 +17,7 @@ from yarl import URL
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TooLargeError, TransientError
 from rxcompact.format import redacted
 from rxcompact.operators.retry import http_verdict, parse_retry_after
-from rxcompact.reader.decompress import is_gzip, read_body
+from rxcompact.reader.text import is_gzip, read_body
 
 KIB = 1024
 SUCCESS = range(200, 300)

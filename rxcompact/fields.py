@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter, is_
@@ -21,7 +22,6 @@ Errors: TypeAlias = dict[int, RxCompactError]
 
 Read: TypeAlias = tuple[list[Sequence[Any]], Errors, bool]
 """Columns of a chunk, the errors, and whether all values are of the types that they usually have."""
-
 MISSING: Any = msgspec.UNSET
 FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
 TEXT = (bytes, str, bytearray, memoryview)
@@ -33,9 +33,6 @@ UNESCAPED = {ord(stand_in): mark for mark, stand_in in ESCAPED.items()}
 INDEX = re.compile(r"\[(-?[0-9]+|\*|\?.*|'.*'|\".*\"|:)\]")
 
 _decode = msgspec.json.Decoder().decode
-
-
-# ── JSON ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def decode(line: Any) -> dict[str, Any]:
@@ -79,9 +76,6 @@ def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], A
     fields = [(f"f{number}", *member) for number, member in enumerate(members.values())]
     names = {f"f{number}": name for number, name in enumerate(members)}
     return msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names, gc=False)).decode
-
-
-# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Field:
@@ -162,33 +156,25 @@ def _parse(name: Any, argument: str) -> tuple[Group, ...]:
     )
 
 
-# ── values ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def find(value: Any, groups: Sequence[Group]) -> Any:
     """Return what `Field.groups` name in a value, or MISSING."""
-    group, *rest = groups
-    if group:
-        value = _descend(value, group)
-    if not rest or value is MISSING:
-        return value
-    if not isinstance(value, (list, tuple)):
-        return MISSING
-    found = [each for item in value if (each := find(item, rest)) is not MISSING and each is not None]
-    if len(rest) > 1:
-        found = [each for inner in found for each in inner]
-    return found or MISSING
-
-
-def _descend(value: Any, group: Group) -> Any:
-    for whole, head in group:
-        found = _access(value.__class__)(value, whole)
+    found = value
+    for whole, head in groups[0]:
+        found = value.get(whole, MISSING) if type(value) is dict else _access(value.__class__)(value, whole)
         if found is not MISSING or len(whole) == len(head):
-            return found
-        value = _access(value.__class__)(value, head)
-        if value is MISSING:
             break
-    return value
+        value = value.get(head, MISSING) if type(value) is dict else _access(value.__class__)(value, head)
+        if value is MISSING:
+            return MISSING
+    rest = groups[1:]
+    if not rest or found is MISSING:
+        return found
+    if not isinstance(found, (list, tuple)):
+        return MISSING
+    items = [each for item in found if (each := find(item, rest)) is not MISSING and each is not None]
+    if len(rest) > 1:
+        items = [each for inner in items for each in inner]
+    return items or MISSING
 
 
 @lru_cache(maxsize=1024)
@@ -200,9 +186,7 @@ def _access(kind: type) -> Callable[[Any, str], Any]:
         return lambda value, name: value.get(name, MISSING)
     if hasattr(kind, "__getitem__") and (hasattr(kind, "keys") or hasattr(kind, "dtype")):
         return _item  # rows of databases and of frames
-    if kind.__module__ == "builtins":
-        return _nothing
-    return _attribute
+    return _nothing if kind.__module__ == "builtins" else _attribute
 
 
 def _nothing(value: Any, name: str) -> Any:  # noqa: ARG001 - a number or a text has no fields
@@ -255,9 +239,6 @@ def without(value: Any, groups: Sequence[Group]) -> Any:
     return value if inner is value[head] else {**value, head: inner}
 
 
-# ── chunks ────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def map_each(
     function: Callable[..., Any], items: Sequence[Any], error_class: type[RxCompactError], *constants: Any
 ) -> tuple[list[Any], Errors]:
@@ -275,18 +256,16 @@ def map_each(
             raise
         except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
             cause = error
-        errors[len(values)] = _as_error(cause, error_class)
+        errors[len(values)] = cause if isinstance(cause, RxCompactError) else _caused(cause, error_class)
         values.append(None)
     return values, errors
 
 
-def _as_error(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
-    if isinstance(cause, RxCompactError):
-        return cause
-    try:
-        error = error_class(f"{type(cause).__name__}: {cause}")
-    except Exception:  # noqa: BLE001 - its own text raises
-        error = error_class(type(cause).__name__)
+def _caused(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
+    text = type(cause).__name__
+    with suppress(Exception):  # its own text may raise
+        text += f": {cause}"
+    error = error_class(text)
     error.__cause__ = cause
     return error
 
@@ -294,30 +273,25 @@ def _as_error(cause: BaseException, error_class: type[RxCompactError]) -> RxComp
 class Columns:
     """Reads fields of a chunk of events, a column a field; None where one is missing.
 
-    Each line of JSON is decoded into a struct of these fields alone; the rest of it is checked for being JSON and
-    UTF-8. A number that does not fit a double is an error only where it is read.
+    Of each line of JSON these fields alone are decoded; the rest of it is checked for being JSON and UTF-8. A number
+    that does not fit a double is an error only where it is read.
 
     Args:
-        fields: Each with the type that most of its values have: other types cost a second look. Of names without a dot
-            or ``[]`` alone.
+        fields: Each with the type that most of its values have: other types cost a second look.
     """
 
     def __init__(self, fields: Sequence[tuple[Field, Any]]) -> None:
         self.fields = [field for field, _ in fields]
         self._flat = all(field.flat for field in self.fields)
-        usual: dict[str, Any] = {}
-        for field, kind in fields:
-            for name in field.groups[0][0]:
-                usual[name] = kind if field.flat and usual.get(name, kind) == kind else Any
+        usual = {field.whole: kind for field, kind in fields}
+        names = list(dict.fromkeys(name for field in self.fields for name in field.groups[0][0]))
+        members = [attrgetter(f"f{number}") for number in range(len(names))]
+        self._getters = [tuple(members[names.index(name)] for name in field.groups[0][0]) for field in self.fields]
         self._decode = self._decode_usual = None
-        if all(map(can_be_member, usual)):
-            missing = None if self._flat else MISSING
-            self._decode = members_decoder(dict.fromkeys(usual, (Any, missing)))
-            if all(usual[field.whole] == kind for field, kind in fields):
-                self._decode_usual = members_decoder({name: (kind, missing) for name, kind in usual.items()})
-        members = {name: attrgetter(f"f{number}") for number, name in enumerate(usual)}
-        self._wholes = [members[field.whole] for field in self.fields]
-        self._heads = [members[field.groups[0][0][1]] for field in self.fields]
+        if all(map(can_be_member, names)):
+            self._decode = members_decoder(dict.fromkeys(names, (Any, None if self._flat else MISSING)))
+            if self._flat and all(usual[field.whole] == kind for field, kind in fields):
+                self._decode_usual = members_decoder({name: (usual[name], None) for name in names})
 
     def read(self, events: Sequence[Any], error_class: type[RxCompactError]) -> Read:
         """Return the fields of a chunk."""
@@ -353,19 +327,18 @@ class Columns:
         if self._flat and len(self.fields) == 1:
             return [[struct.f0 for struct in map(decode_line, lines)]]
         structs = list(map(decode_line, lines))
-        return list(map(self._column, repeat(structs), self.fields, self._wholes, self._heads))
+        return [self._column(structs, *each) for each in zip(self.fields, self._getters, strict=True)]
 
-    def _column(
-        self, structs: Sequence[Any], field: Field, whole_of: Callable[[Any], Any], head_of: Callable[[Any], Any]
-    ) -> Sequence[Any]:
-        column = list(map(whole_of, structs))
+    def _column(self, structs: Sequence[Any], field: Field, getters: tuple[Callable[[Any], Any], ...]) -> Sequence[Any]:
+        column: list[Any] = list(map(getters[0], structs))
         if self._flat:
             return column
         (_, *deeper), *rest = field.groups
-        for at, (found, head) in enumerate(zip(column, map(head_of, structs), strict=True)):
-            if found is MISSING:
-                found = find(head, (tuple(deeper), *rest)) if deeper and head is not MISSING else MISSING  # noqa: PLW2901
-            elif rest:
+        heads = map(getters[1], structs)
+        for at, (found, head) in enumerate(zip(column, heads, strict=True)):
+            if found is MISSING and deeper and head is not MISSING:
+                found = find(head, (tuple(deeper), *rest))  # noqa: PLW2901
+            elif found is not MISSING and rest:
                 found = find(found, ((), *rest))  # noqa: PLW2901
             column[at] = None if found is MISSING else found
         return column

@@ -1,12 +1,13 @@
-"""Keys: what makes two values one key, and one text in every process."""
+"""Values as keys and as JSON: what makes two values one key, and one text in every process."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,10 @@ MAX_LENGTH = 65_536
 """Characters of a key."""
 MISSING_TYPES = {"NAType", "NaTType"}
 """Names of the types of pandas' missing values."""
+MEMBERS = {None: "null", True: "true", False: "false"}
+"""Names of an object's members; as values msgspec encodes these three itself."""
+CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "model_dump", "item")
+"""Of values of numpy, pandas, polars, Arrow and pydantic."""
 
 
 class Json(NamedTuple):
@@ -112,15 +117,33 @@ def _is_nan(value: Any) -> bool:
         return False
 
 
-def _encode_other(value: Any) -> Any:
+def json_form(value: Any) -> Any:
+    """Return a value that msgspec does not encode, as one that it does.
+
+    Raises:
+        TypeError: when JSON has no form for it.
+    """
+    if value is None or value is True or value is False:
+        return MEMBERS[value]
+    if (simple := plain(value)) is not value and (simple is None or not hasattr(value, "isoformat")):
+        return simple
+    for name in CONVERTERS:
+        if callable(converter := getattr(value, name, None)):
+            return converter()
+    if isinstance(value, PathLike):
+        return fspath(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if (simple := plain(value)) is value:
-        raise TypeError(f"JSON has no form for {type(value).__name__}")
-    return simple
+    if isinstance(value, Collection):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form")
 
 
-_encode = msgspec.json.Encoder(order="sorted", enc_hook=_encode_other).encode
+def _key_form(value: Any) -> Any:
+    return json_form(value) if (simple := plain(value)) is value else simple
+
+
+_encode = msgspec.json.Encoder(order="sorted", enc_hook=_key_form).encode
 
 
 def _canonical(value: Any) -> str:

@@ -310,10 +310,11 @@ class Times(Mapper):
     def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, _: bool = False) -> Column:
         """Return the times that the values of the field are."""
         values = columns[0]
-        if NONE not in set(map(type, values)):
-            return Column(*self._parsed(values))
+        kinds = set(map(type, values))
+        if NONE not in kinds:
+            return Column(*self._parsed(values, kinds))
         present = [at for at, value in enumerate(values) if value is not None]
-        found, more = self._parsed([values[at] for at in present])
+        found, more = self._parsed([values[at] for at in present], kinds - {NONE})
         times: list[Any] = [None] * len(values)
         for at, time in zip(present, found, strict=True):
             times[at] = time
@@ -323,10 +324,10 @@ class Times(Mapper):
         more = {present[at]: error for at, error in more.items()} | dict.fromkeys(absent, error)
         return Column(times, errors | more, {name: len(absent)} if name and absent else None, len(errors))
 
-    def _parsed(self, values: Sequence[Any]) -> tuple[Sequence[float], Errors]:
+    def _parsed(self, values: Sequence[Any], kinds: set[type]) -> tuple[Sequence[float], Errors]:
         if self._parse_usual is not None:
             with suppress(Exception):  # of whichever value
-                return self._parse_usual(values), {}
+                return self._parse_usual(values, kinds), {}
         return map_each(self._parse, values, TimeMapperError)
 
 

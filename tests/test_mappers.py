@@ -324,7 +324,7 @@ def test_5_a_value_that_is_no_key_rejects_its_event_alone() -> None:
 
     column = key_of("k").many([{"k": 1}, {"k": Unhashable()}, {"k": {"a": Unhashable()}}, {"k": 2}])
     assert column == [1, None, None, 2]
-    assert [str(error) for error in column.errors.values()] == ["TypeError: JSON has no form for Unhashable"] * 2
+    assert [str(error) for error in column.errors.values()] == ["TypeError: Unhashable has no JSON form"] * 2
     assert {type(error) for error in column.errors.values()} == {KeyMapperError}
 
 

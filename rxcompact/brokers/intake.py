@@ -14,10 +14,10 @@ from rxcompact.acks import Ack, Chunk
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import DecodeError
-from rxcompact.reader.decompress import MIB
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects
+from rxcompact.reader.text import MIB
 
 MAX_BODY = 16 * MIB  # of the largest message, decompressed
 WEIGHT = 1 / 64  # of the latest message in `Intake.events_each`

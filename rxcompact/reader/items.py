@@ -1,19 +1,39 @@
-"""Where the lists of events are in wrapper objects: ``{"Records": [...]}``."""
+"""Takes events out of arrays, wrapper objects and dead letters, and collects them into chunks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET
 
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, can_be_member, members_decoder, why_malformed
-from rxcompact.reader.position import Malformed
+from rxcompact.reader.position import SHOWN, Malformed, Position, locate
+from rxcompact.reader.scan import EVENTS, elements_of, split_array
 
-LookUp: TypeAlias = Callable[[bytes], bytes | None]
+LONG = 1 << 20
+FEW = 512
+"""Wrappers that are looked at in one step."""
+LETTER = b'{"dead_letter":"'
+"""How a line of a file of dead letters begins."""
+AFTER_LETTERS = LETTER + b"\xff"
+MANY = 1_000_000
+"""Events that a dead letter may stand for."""
+WIDEST = 65_536
+"""Values of an array that is an event."""
+
+Step: TypeAlias = Callable[[bytes], bytes]
+
+
+class _Letter(msgspec.Struct):
+    event: msgspec.Raw
+    count: int | None = None
+
+
+_decode_letter = msgspec.json.Decoder(_Letter).decode
 
 
 class ItemsPath:
@@ -38,31 +58,154 @@ class ItemsPath:
         groups = Field("[]".join(parts), "items").groups
         if not all(groups) or not all(can_be_member(whole) for (whole, _), *_ in groups):
             raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
-        self.steps = [
+        self.steps: list[Step] = [
             partial(_list_in, "[]".join(parts[:number]), _look_up(group)) for number, group in enumerate(groups, 1)
         ]
 
 
-def _list_in(path: str, look_up: LookUp, value: bytes) -> bytes:
+def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes) -> bytes:
     try:
-        found = look_up(value)
+        found = look_up(wrapper)
     except msgspec.ValidationError:  # not an object
         found = None
     except (msgspec.DecodeError, RecursionError) as error:
-        return Malformed(value, why_malformed(error, value))
-    return Malformed(value, f"no list {path!r}") if found is None or not found.startswith(b"[") else found
+        return Malformed(wrapper, why_malformed(error, wrapper))
+    return Malformed(wrapper, f"no list {path!r}") if found is None or not found.startswith(b"[") else found
 
 
-def _look_up(group: Group) -> LookUp:
+def _look_up(group: Group) -> Callable[[bytes], bytes | None]:
     """Return what looks up a field, and decodes no other."""
     (whole, head), *rest = group
     decode = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
     inner = _look_up(tuple(rest)) if rest else None
 
-    def look_up(value: bytes) -> bytes | None:
-        found: Any = decode(value)
+    def look_up(wrapper: bytes) -> bytes | None:
+        found: Any = decode(wrapper)
         if found.f0 is not UNSET:
             return bytes(found.f0)
         return inner(bytes(found.f1)) if inner is not None and found.f1 is not UNSET else None
 
     return look_up
+
+
+def _inside(letter: bytes) -> list[bytes]:
+    """Return the event inside a dead letter, as often as it was counted."""
+    try:
+        found = _decode_letter(letter)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return [letter]
+    count = found.count or 1
+    if count > MANY:
+        return [Malformed(letter, f"a dead letter of {count} events: at most {MANY}")]
+    event = bytes(found.event)
+    # a line that was never decoded is kept there as text
+    return [msgspec.json.decode(event, type=str).encode() if event.startswith(b'"') else event] * max(count, 1)
+
+
+def _as_object(array: bytes) -> bytes:
+    """Return an array as an object, of which the positions are the names."""
+    if array.count(b",") > WIDEST:
+        return Malformed(array[:SHOWN], f"an array of more than {WIDEST} values")
+    values = elements_of(array)
+    return array if values is None else b"{%b}" % b",".join(b'"%d":%b' % each for each in enumerate(values))
+
+
+class Batch:
+    """The events that have been read and not passed on.
+
+    Attributes:
+        line: The number of the line that has been read up to.
+        position: Where the chunk that was passed on last stands.
+    """
+
+    def __init__(self, path: str, items: str | ItemsPath | None, max_event: int, max_events: int | None) -> None:
+        self.line = 1
+        self.position = Position(path)
+        self._path = path
+        self._steps = () if items is None else (ItemsPath(items) if isinstance(items, str) else items).steps
+        self._max_event = max_event
+        self._max_events = max_events
+        self._passed = 0
+        self._chunk: list[bytes] = []
+        self._parts: list[tuple[int, bytes, Sequence[bytes]]] = []
+
+    def add(self, text: bytes, values: Sequence[bytes], *, flat: bool = False) -> Iterator[list[bytes]]:
+        """Add the events of values, which stand in a text in this order, and yield those that are due.
+
+        ``flat``: none of the values is a list of events.
+        """
+        if values:
+            if len(text) > LONG:
+                yield []  # it took a while
+            flat = flat or b"[" not in text or all(value[:1] != b"[" for value in values)
+            # comparing values is faster than a search
+            if flat and not self._steps and (min(values) > AFTER_LETTERS or LETTER not in text):
+                self._append(self.line, text, values)
+            else:
+                yield from self._unwrap(self.line, text, values, self._steps, flat=flat)
+        # `replace` counts faster than `count`
+        self.line += len(text) - len(text.replace(b"\n", b""))
+        if len(self._chunk) >= EVENTS:
+            yield from self.flush()
+
+    def reject(self, piece: bytes, reason: str) -> None:
+        """Add an event that is rejected for a reason."""
+        self._append(self.line, b"", [Malformed(piece[:SHOWN], reason)])
+        self.line += piece.count(b"\n")
+
+    def flush(self) -> Iterator[list[bytes]]:
+        """Yield all events."""
+        chunk, parts = self._chunk, self._parts
+        if not chunk:
+            return
+        self._chunk, self._parts = [], []
+        self.position = Position(self._path, self._passed, parts)
+        self._passed += len(chunk)
+        for start in range(0, len(chunk), EVENTS):
+            yield chunk if len(chunk) <= EVENTS else chunk[start : start + EVENTS]
+
+    def _unwrap(
+        self, line: int, text: bytes, values: Sequence[bytes], steps: Sequence[Step], *, flat: bool, top: bool = True
+    ) -> Iterator[list[bytes]]:
+        """Add the events in values: in wrappers, and in arrays of them unless ``flat``; ``top``: in no list yet."""
+        at = 0
+        for number, value in enumerate(values, 1):
+            at, line = locate(text, value, at, line)
+            if not number % FEW:
+                yield from self.flush() if self._chunk else iter([[]])
+            if top and value.startswith(LETTER):
+                self._append(line, value, _inside(value))
+            elif isinstance(value, Malformed):
+                self._append(line, b"", [value])
+            elif not flat and value[:1] == b"[":
+                yield from self._unwrap_list(line, value, steps, top=True)
+            elif not steps:
+                self._append(line, value, [value if top or value[:1] != b"[" else _as_object(value)])
+            elif isinstance(found := steps[0](value), Malformed):
+                self._append(line, b"", [found])
+            else:
+                yield from self._unwrap_list(locate(value, found, 0, line)[1], found, steps[1:], top=False)
+
+    def _unwrap_list(self, line: int, array: bytes, steps: Sequence[Step], *, top: bool) -> Iterator[list[bytes]]:
+        at = 0
+        for stop, elements, _ in split_array(array):
+            part = array[at:stop]
+            special = LETTER in part if top else b"[" in part and any(each[:1] == b"[" for each in elements)
+            if steps or special:
+                yield from self._unwrap(line, part, elements, steps, flat=True, top=top)
+            else:
+                self._append(line, part, elements)
+            line += part.count(b"\n")
+            at = stop
+            if len(self._chunk) >= EVENTS:
+                yield from self.flush()
+
+    def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:
+        longest = self._max_event
+        if len(text) > longest:
+            why = f"longer than {longest} bytes"
+            events = [event if len(event) <= longest else Malformed(event[:SHOWN], why) for event in events]
+        self._chunk += events
+        self._parts.append((line, text, events))
+        if self._max_events is not None and self._passed + len(self._chunk) > self._max_events:
+            raise TooLargeError(f"longer than {self._max_events} events (max_events)")

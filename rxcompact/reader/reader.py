@@ -6,24 +6,11 @@ from collections.abc import Generator, Iterator
 from typing import TypeAlias
 
 from rxcompact.errors import DecodeError
-from rxcompact.reader.batch import Batch
-from rxcompact.reader.decompress import MIB
-from rxcompact.reader.items import ItemsPath
+from rxcompact.reader import scan
+from rxcompact.reader.items import Batch, ItemsPath
 from rxcompact.reader.position import Malformed, Position
-from rxcompact.reader.scan import (
-    BLANK,
-    BRACKET,
-    EVENTS,
-    SLICE,
-    WHITE,
-    MalformedError,
-    check_array,
-    end_of_value,
-    skip_space,
-    split_array,
-    values_of,
-)
-from rxcompact.reader.text import TextDecoder
+from rxcompact.reader.scan import EVENTS, SLICE, MalformedError
+from rxcompact.reader.text import MIB, TextDecoder
 
 NEWLINE = ord("\n")
 TAIL = 16
@@ -177,7 +164,7 @@ class Reader:
         last = max(text.rfind(mark, max(at, stop - SLICE)) for mark in marks) + 1
         if last and self._alone <= at:
             part = text[at:last]
-            values, objects = values_of(part, cut=cut)
+            values, objects = scan.values_of(part, cut=cut)
             if values is not None:
                 if values or not self.blank:
                     self._begin(array=False)
@@ -201,9 +188,9 @@ class Reader:
         values: list[bytes] = []
         here: list[bytes] = []  # those of the line
         while at < len(text) or here:
-            at = skip_space(text, at, BLANK)
+            at = scan.skip_space(text, at, scan.BLANK)
             over = at == len(text) or text[at] == NEWLINE
-            opens_array = not over and text[at] == BRACKET and line >= self._alone
+            opens_array = not over and text[at] == scan.BRACKET and line >= self._alone
             if over or opens_array or len(here) >= EVENTS:  # of so long a line a part
                 values += here
                 here, at = [], min(at + over, len(text))
@@ -230,7 +217,7 @@ class Reader:
                 self._alone = max(self._alone, error.position)
                 newline = text.find(b"\n", line)
                 at = len(text) if newline < 0 else newline
-                bad = text[line:at].strip(WHITE)
+                bad = text[line:at].strip(scan.WHITE)
                 here = [Malformed(bad, str(error)) if bad.startswith(b"[") else bad]
                 continue
             if end is None:
@@ -239,7 +226,7 @@ class Reader:
                 values += here if cut else ()
                 line = at if cut else line
                 break
-            here.append(text[at:end].rstrip(WHITE))
+            here.append(text[at:end].rstrip(scan.WHITE))
             at += len(here[-1])
         yield from self._batch.add(text[done:line], values)
         return line
@@ -249,9 +236,9 @@ class Reader:
         """Return where the value at a position ends; None where that is still to come."""
         newline = text.find(b"\n", at)
         try:
-            end = end_of_value(text, at, len(text) if newline < 0 else newline)
+            end = scan.end_of_value(text, at, len(text) if newline < 0 else newline)
             if end is None and newline >= 0 and not alone:
-                end = end_of_value(text, at, len(text))
+                end = scan.end_of_value(text, at, len(text))
         except MalformedError as error:
             if cut and error.position >= len(text) - TAIL:
                 return None
@@ -268,12 +255,12 @@ class Reader:
 
     def _read_array(self, buffer: bytes, at: int, *, final: bool) -> Steps:
         try:
-            for stop, elements, closed in split_array(buffer, at):
+            for stop, elements, closed in scan.split_array(buffer, at):
                 yield from self._batch.add(buffer[at:stop], elements, flat=True)
                 at = stop
                 self._in_array = not closed
             if self._in_array and final:
-                check_array(buffer, at)
+                scan.check_array(buffer, at)
         except MalformedError as error:
             damage = error
         else:
@@ -293,7 +280,7 @@ class Reader:
     def _reject_rest(self, text: bytes, reason: str) -> None:
         """Reject text, and all that follows on the same line."""
         if self._in_array and self._is_array:
-            raise self._error(text[: skip_space(text, 1)], f"an element is {reason}")
+            raise self._error(text[: scan.skip_space(text, 1)], f"an element is {reason}")
         self._begin(array=False)
         self._in_array = False
         self._batch.reject(text, reason)

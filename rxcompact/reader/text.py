@@ -1,17 +1,118 @@
-"""Decompresses and decodes an input to UTF-8: what it is shows in its first bytes."""
+"""Decompresses an input and decodes it to UTF-8: what it is shows in its first bytes."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import json
-from collections.abc import Iterator
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from gzip import BadGzipFile
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from rxcompact.errors import DecodeError, TooLargeError
-from rxcompact.reader.decompress import PIECE, Decompressor, detect_compression, may_be_magic
 
+if TYPE_CHECKING:
+    from aiohttp import StreamReader
+
+MIB = 1 << 20
+PIECE = 128 << 10
+"""Bytes decompressed at once: a bomb takes no more memory, and the lines are still in the processor's cache."""
+XZ_MEMORY = 128 * MIB
+"""Memory that an xz stream may ask for; `xz -9` needs 65 MiB."""
 BOM = b"\xef\xbb\xbf"
 MARKS = frozenset(b"\x00\xef\xfe\xff")
 """Bytes that text in UTF-8 without a byte order mark does not begin with."""
+
+
+def _zstd() -> Any:
+    for module in ("compression.zstd", "backports.zstd"):
+        try:
+            return import_module(module).ZstdDecompressor()
+        except ImportError:
+            continue
+    raise DecodeError('zstd needs an extra before Python 3.14: pip install "rxcompact[zstd]"')
+
+
+FORMATS: dict[bytes, tuple[str, Callable[[], Any] | None]] = {
+    b"\x1f\x8b": ("gzip", partial(zlib.decompressobj, wbits=31)),
+    b"BZh": ("bzip2", bz2.BZ2Decompressor),
+    b"\xfd7zXZ\0": ("xz", partial(lzma.LZMADecompressor, memlimit=XZ_MEMORY)),
+    b"\x28\xb5\x2f\xfd": ("zstd", _zstd),
+    b"PK\x03\x04": ("zip", None),
+    b"7z\xbc\xaf": ("7-Zip", None),
+    b"\x04\x22\x4d\x18": ("lz4", None),
+    b"PAR1": ("Parquet", None),
+    b"Obj\x01": ("Avro", None),
+}
+"""By their magic numbers; None are those that cannot be read."""
+
+
+def may_be_magic(head: bytes) -> bool:
+    """Return whether the first bytes of an input are a part of a magic number, and nothing else yet."""
+    return any(len(head) < len(magic) and magic.startswith(head) for magic in FORMATS)
+
+
+def detect_compression(head: bytes) -> str | None:
+    """Return the name of the compression that an input begins with; None for none.
+
+    Raises:
+        DecodeError: for a format that cannot be read, with its name.
+    """
+    name, new = next((found for magic, found in FORMATS.items() if head.startswith(magic)), (None, None))
+    if name is not None and new is None:
+        raise DecodeError(f"not JSON but {name}: unpack or convert it first")
+    return name
+
+
+class Decompressor:
+    """Decompresses a file or body of one or more members, fed block by block.
+
+    Raises:
+        DecodeError: where zstd is not installed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._new: Callable[[], Any] = dict(FORMATS.values())[name]  # type: ignore[assignment]
+        self._member = self._new()
+
+    def feed(self, block: bytes) -> Iterator[bytes]:
+        """Yield what a block decompresses to, in pieces of at most 128 KiB.
+
+        Raises:
+            OSError: for damage, or something else behind it; gzip.BadGzipFile where it should be gzip.
+        """
+        while True:
+            if self._member.eof:
+                # a file may be padded
+                block = (self._member.unused_data + block).lstrip(b"\0")
+                if not block:
+                    return
+                self._member = self._new()
+            # zlib returns what it has not looked at, the others keep it
+            block = getattr(self._member, "unconsumed_tail", b"") + block
+            if not block and getattr(self._member, "needs_input", True):
+                return
+            try:
+                piece, block = self._member.decompress(block, PIECE), b""
+            except Exception as error:  # noqa: BLE001 - each library has its own
+                kind = BadGzipFile if self._name == "gzip" else OSError
+                raise kind(f"damaged {self._name}: {error}") from None
+            if piece:
+                yield piece
+
+    def end(self) -> None:
+        """Check that the input was complete.
+
+        Raises:
+            EOFError: when it is cut short.
+        """
+        if not self._member.eof:
+            raise EOFError(f"{self._name} is cut short")
 
 
 class TextDecoder:
@@ -87,3 +188,34 @@ class TextDecoder:
 def _pieces(block: bytes) -> Iterator[bytes]:
     for start in range(0, len(block), PIECE):
         yield block[start : start + PIECE] if len(block) > PIECE else block
+
+
+def is_gzip(content_encoding: str | None) -> bool:
+    """Return whether a body is gzip.
+
+    Raises:
+        ValueError: for any other encoding; names it.
+    """
+    encoding = (content_encoding or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip", ""):
+        raise ValueError(f"Content-Encoding {encoding[:40]!r}")
+    return "gzip" in encoding
+
+
+async def read_body(content: StreamReader, max_length: int, *, compressed: bool) -> bytes:
+    """Return a body, decompressed.
+
+    Raises:
+        TooLargeError: when it is longer than ``max_length``.
+        OSError, EOFError: for damaged gzip.
+    """
+    decompressor = Decompressor("gzip") if compressed else None
+    body = bytearray()
+    while block := await content.readany():
+        for piece in decompressor.feed(block) if decompressor else (block,):
+            body += piece
+            if len(body) > max_length:
+                raise TooLargeError(f"longer than {max_length} bytes")
+    if decompressor and body:
+        decompressor.end()
+    return bytes(body)

@@ -2,66 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time
-from os import PathLike, fspath
 from typing import Any
 
 import msgspec
 
 from rxcompact.errors import PermanentError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.keys import json_value
+from rxcompact.keys import json_form, json_value
 
-MEMBERS = {None: "null", True: "true", False: "false"}
-"""Names of an object's members; as values msgspec encodes these three itself."""
-PLAIN = (str, bytes, int, float)
-# numpy, pandas, polars, Arrow, pydantic
-CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "as_py", "model_dump", "item")
 NO_NUMBER = (b"NaN", b"Infinity")
-
-
-def json_form(value: Any) -> Any:
-    """Return a value that msgspec does not encode, as one that it does: numbers, lists, times of numpy and pandas.
-
-    Raises:
-        TypeError: when JSON has no form for it.
-    """
-    if value is None or value is True or value is False:
-        return MEMBERS[value]
-    for kind in PLAIN:
-        if isinstance(value, kind):
-            return kind(value)  # type: ignore[arg-type]
-    differs = value != value  # noqa: PLR0124 - NaT differs from itself; what is compared with pd.NA is pd.NA
-    if differs is True or differs is value:
-        return None
-    if getattr(getattr(value, "dtype", None), "kind", "") in ("M", "m"):
-        return _numpy_time(value)
-    for name in CONVERTERS:
-        if callable(converter := getattr(value, name, None)):
-            return converter()
-    return _collection(value)
-
-
-def _numpy_time(value: Any) -> Any:
-    if value.ndim:
-        return list(value)
-    if value != value:  # noqa: PLR0124
-        return None
-    return str(value) if value.dtype.kind == "M" else value.astype("m8[us]").item()
-
-
-def _collection(value: Any) -> Any:
-    if isinstance(value, PathLike):
-        return fspath(value)
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Collection):
-        return list(value)
-    raise TypeError(f"{type(value).__qualname__} has no JSON form")
-
-
 encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")
 
 

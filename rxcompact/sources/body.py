@@ -13,10 +13,10 @@ from aiohttp import web
 
 from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode
-from rxcompact.reader.decompress import is_gzip
 from rxcompact.reader.items import ItemsPath
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
+from rxcompact.reader.text import is_gzip
 
 SHOWN = 10
 """Rejected events that an answer lists."""

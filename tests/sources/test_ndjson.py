@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
-from rxcompact.reader.decompress import PIECE, Decompressor
+from rxcompact.reader.text import PIECE, Decompressor
 from rxcompact.reader.reader import Reader
 from rxcompact.sources.ndjson import NdjsonSource
 
