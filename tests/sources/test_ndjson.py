@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
-from rxcompact.reader.text import PIECE, Decompressor
 from rxcompact.reader.reader import Reader
+from rxcompact.reader.text import PIECE, Decompressor
 from rxcompact.sources.ndjson import NdjsonSource
 
 MIB = 1 << 20
