@@ -17,25 +17,23 @@ R_co = TypeVar("R_co", covariant=True, default=Any)
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
 
 
-class Demand(Protocol):
-    """What the stages behind a source have capacity for."""
+class Demand:
+    """What the stages behind a source have capacity for; this one for everything."""
 
-    @property
-    def limit(self) -> int:
-        """Distinct events that can be held at all."""
-        ...
+    limit = 1 << 62
+    """Distinct events that can be held at all."""
 
     def capacity(self) -> int:
         """Return how many events may be pushed now, whatever their keys."""
-        ...
+        return self.limit
 
     def accepts(self, chunk: Sequence[Any]) -> bool:
         """Return whether there is capacity for a chunk; duplicates of what is held need none."""
-        ...
+        return len(chunk) <= self.limit
 
     async def wait(self) -> int:
         """Wait until there is capacity; return how much."""
-        ...
+        return self.limit
 
     def metrics(self) -> tuple[bytes, str]:
         """Return the metrics of the run in Prometheus' text format, and its content type.
@@ -43,28 +41,10 @@ class Demand(Protocol):
         Raises:
             ImportError: without the extra ``metrics``.
         """
-        ...
-
-
-class Unbounded:
-    """Capacity for everything."""
-
-    limit = 1 << 62
-
-    def capacity(self) -> int:
-        return self.limit
-
-    def accepts(self, chunk: Sequence[Any]) -> bool:
-        return len(chunk) <= self.limit
-
-    async def wait(self) -> int:
-        return self.limit
-
-    def metrics(self) -> tuple[bytes, str]:
         return b"", "text/plain"
 
 
-UNBOUNDED: Demand = Unbounded()
+UNBOUNDED = Demand()
 
 
 # ── the four parts ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -128,12 +108,10 @@ class OneShotSource(Protocol):
 
 @runtime_checkable
 class NamedSource(Protocol):
-    """A source that names itself, without credentials, for dead letters and metrics."""
+    """A source that names itself, a file, a URL or a stream, without credentials: for dead letters and metrics."""
 
     @property
-    def name(self) -> str:
-        """A file, a URL, a stream."""
-        ...
+    def name(self) -> str: ...
 
 
 @runtime_checkable
@@ -142,7 +120,6 @@ class DurableSource(Protocol):
 
     async def release(self) -> None:
         """Return to the broker what was not settled; awaited when nothing more will be."""
-        ...
 
 
 @runtime_checkable
@@ -151,11 +128,9 @@ class KeyedEnricher(Protocol):
 
     async def lookup(self, event: Any, /) -> Any:
         """Return the answer for an event."""
-        ...
 
     def merge(self, event: Any, answer: Any, /) -> Any:
         """Return the event with the answer in it."""
-        ...
 
 
 @runtime_checkable
@@ -164,7 +139,6 @@ class Closable(Protocol):
 
     async def aclose(self) -> None:
         """Close it; awaited when the pipeline stops, of a source before what is held is drained."""
-        ...
 
 
 async def close(part: Any) -> None:
@@ -178,43 +152,34 @@ async def close(part: Any) -> None:
 
 
 class Holder(Protocol):
-    """A stage that holds events."""
+    """A stage: how many events it holds, how old the oldest is, and how many calls failed and wait to be made again."""
 
     stage: str
 
-    def held(self) -> int:
-        """Return how many; looking changes nothing."""
-        ...
+    def held(self) -> int: ...
 
-    def oldest(self) -> float | None:
-        """Return the age of the oldest event that it holds, seconds."""
-        ...
+    def oldest(self) -> float | None: ...
 
-    def waiting(self) -> int:
-        """Return how many calls failed and wait to be made again."""
-        ...
+    def waiting(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """What the operators of a pipeline share.
-
-    Attributes:
-        max_age: Seconds after its birth at which an event expires.
-        max_keys: Gives how many distinct events the reducer may hold now.
-        overflow: What becomes of a new key beyond that.
-        flushes: On its first item open windows close and waits are cut short.
-        dead_letters: Called with each dead letter.
-        retries: Called with each retry.
-        register: Called by each stage with itself, when it is subscribed to.
-        scheduler: Of the loop that the pipeline runs on.
-    """
+    """What the operators of a pipeline share."""
 
     max_age: float
+    """Seconds after its birth at which an event expires."""
     max_keys: Callable[[], int]
+    """Gives how many distinct events the reducer may hold now."""
     overflow: Overflow
+    """What becomes of a new key beyond that."""
     flushes: Observable[Any]
+    """On its first item open windows close and waits are cut short."""
     dead_letters: Callable[[DeadLetter], object]
+    """Called with each dead letter."""
     retries: Callable[[RetryScheduled], object]
+    """Called with each retry."""
     register: Callable[[Holder], object]
+    """Called by each stage with itself, when it is subscribed to."""
     scheduler: SchedulerBase
+    """Of the loop that the pipeline runs on."""

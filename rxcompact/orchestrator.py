@@ -5,34 +5,32 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeAlias
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from loguru import logger
 from reactivex.abc import DisposableBase
-from reactivex.disposable import Disposable, SerialDisposable
+from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import DurableSource, close
-from rxcompact.deadline import Deadline
 from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Statistics
-from rxcompact.operators.retry import Wait, full_jitter
+from rxcompact.operators.retry import RetryPolicy, Wait, full_jitter
 from rxcompact.pipeline import Pipeline
-from rxcompact.run import Run
+from rxcompact.run import Run, Supervisor
 from rxcompact.signals import Account, StageNow, State
-from rxcompact.supervisor import Supervisor
 
 DEADLINE = 10.0  # seconds that a drain may take by default
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 """Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
-Steps = Callable[[Run, Deadline], Coroutine[Any, Any, "Report"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +89,23 @@ class Orchestrator(Observables):
         if report:
             self.attach(ReportObserver())
         self.pipeline = pipeline
-        self._wait = wait
-        self._max_failures = count("max_failures", max_failures)
+        self._supervise: Callable[[Run], Supervisor] = partial(
+            Supervisor,
+            pipeline.source,
+            wait=RetryPolicy(wait=wait).wait,
+            healthy_after=seconds("healthy_after", healthy_after),
+            max_failures=count("max_failures", max_failures),
+            on_failure=self._on_signal,
+            on_ended=self._on_source_ended,
+        )
         self._drain_seconds = seconds("deadline", deadline, zero=True)
-        self._healthy_after = seconds("healthy_after", healthy_after)
         self._state: State = "idle"
         self._run: Run | None = None
         self._supervisor: Supervisor | None = None
-        self._ending: asyncio.Task[Report] | None = None
-        self._deadline: Deadline
-        self._report: Report | None = None
         self._source_error: Exception | None = None  # that ended the run
+        self._deadline: Deadline
+        self._ending: asyncio.Task[Report] | None = None
         self._finished: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
-        self._lock = asyncio.Lock()
         self._stops: set[asyncio.Future[Report]] = set()
         self._signal_handlers = SerialDisposable()
         self._time: Callable[[], float] = float
@@ -143,6 +145,9 @@ class Orchestrator(Observables):
 
         return orchestrator_html(self.pipeline, self)
 
+    def __repr__(self) -> str:
+        return f"<Orchestrator {self._state}: {self.account}>"
+
     def _set_state(self, state: State) -> None:
         if state != self._state:
             self._ended_at = self._time()
@@ -158,41 +163,54 @@ class Orchestrator(Observables):
             InUseError: while another orchestrator runs the pipeline's source.
             LoopError: while it runs on another loop.
         """
-        async with self._lock:
-            if self._ending is not None and not self._ending.done():
-                await asyncio.wait({self._ending})
-            self._forget_closed_loop()
-            if self._state in ENDED:
-                self._start()
+        await self._drained()
+        if self._state in ENDED:
+            self._start()
 
-    def _forget_closed_loop(self) -> None:
-        """Begin anew where the loop of the last run was closed before it was stopped.
+    async def restart(self) -> None:
+        """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay.
+
+        Nothing is done while the last events of a source that completed are on their way.
+        """
+        await self._drained()
+        if self._run is None or self._state in ENDED:
+            self._start()
+        elif self._state == "running" and self._supervisor is not None:
+            self._set_state("restarting")
+            self.restarts += 1
+            self._set_state("running")
+            self._supervisor.pause()  # after observers were notified, which may take its time
+            self._supervisor = self._supervise(self._run)
+
+    async def _drained(self) -> None:
+        """Wait for the end of a drain. A run whose loop was closed before its end has ended.
 
         Raises:
-            LoopError: where that loop is another one, and open.
+            LoopError: where it runs on another loop.
         """
         run = self._run
-        if run is None or self._state in ENDED or run.loop is asyncio.get_running_loop():
-            return
-        if not run.loop.is_closed():
-            raise LoopError("it runs on another loop: stop it there first")
-        in_flight = run.account().in_flight
-        logger.warning("the loop was closed before the pipeline was stopped: {} events in flight are lost", in_flight)
-        if self._supervisor is not None:
-            self._supervisor.pause()
-        self._ending, self._supervisor, self._lock = None, None, asyncio.Lock()
-        self._set_state("stopped")
+        if run is not None and self._state not in ENDED and run.loop is not asyncio.get_running_loop():
+            if not run.loop.is_closed():
+                raise LoopError("it runs on another loop: stop it there first")
+            lost = run.account().in_flight
+            logger.warning("the loop was closed before the pipeline was stopped: {} events in flight are lost", lost)
+            if self._supervisor is not None:
+                self._supervisor.pause()
+            self._ending = self._supervisor = None
+            self._set_state("stopped")
+        while self._ending is not None and not self._ending.done():
+            await asyncio.wait({self._ending})
 
     def _start(self) -> None:
         other = _running.get(id(self.pipeline.source))
         if other is not None and other is not self and other.state not in ENDED:
             raise InUseError(f"another orchestrator runs its source: {other!r}; stop it first, or give each a source")
         _running[id(self.pipeline.source)] = self
-        self._ending = None
-        self._report = None
-        self._source_error = None
-        self._time = asyncio.get_running_loop().time
-        self._started_at, self.restarts = self._time(), 0
+        loop = asyncio.get_running_loop()
+        self._ending = self._source_error = None
+        self._finished = loop.create_future()
+        self._time = loop.time
+        self._started_at, self.restarts = loop.time(), 0
         self._run = Run(
             self.pipeline,
             on_window=self._on_window,
@@ -201,45 +219,15 @@ class Orchestrator(Observables):
             on_retry=self._on_signal,
             metrics=lambda: exposition(self.statistics.snapshot()),
         )
-        self._finished = asyncio.get_running_loop().create_future()
         self._run.ended.add_done_callback(self._on_ended)
         self._set_state("running")
-        self._supervise(self._run)
-
-    def _supervise(self, run: Run) -> None:
-        self._supervisor = Supervisor(
-            self.pipeline.source,
-            run,
-            wait=self._wait,
-            healthy_after=self._healthy_after,
-            max_failures=self._max_failures,
-            on_failure=self._on_signal,
-            on_ended=self._on_source_ended,
-        )
+        self._supervisor = self._supervise(self._run)
 
     def _on_source_ended(self, error: Exception | None) -> None:
         self._source_error = error
         if self._run is not None and self._ending is None:
             self._set_state("draining")
             self._run.complete()
-
-    async def restart(self) -> None:
-        """Subscribe to the source anew, or start. Windows, waiting retries and unpublished events stay.
-
-        Nothing is done while the last events of a source that completed are on their way.
-        """
-        async with self._lock:
-            if self._ending is not None and not self._ending.done():
-                await asyncio.wait({self._ending})
-            self._forget_closed_loop()
-            if self._state in ENDED or self._run is None:
-                self._start()
-            elif self._state == "running" and self._supervisor is not None:
-                self._set_state("restarting")
-                self.restarts += 1
-                self._set_state("running")
-                self._supervisor.pause()  # after observers were notified, which may take its time
-                self._supervise(self._run)
 
     # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,38 +243,39 @@ class Orchestrator(Observables):
         if ending is not None:
             self._deadline.shorten(limit)
         elif self._run is None or self._state in ENDED:
-            return self._report or Report(self.account, 0.0, in_time=True)
+            return Report(self.account, 0.0, in_time=True)
         else:
-            ending = self._begin_drain(self._drain, self._run, limit)
+            ending = self._begin_drain(self._run, limit)
         return await asyncio.shield(ending)
 
-    def _begin_drain(self, steps: Steps, run: Run, limit: float) -> asyncio.Task[Report]:
+    def _on_ended(self, _: asyncio.Future[None]) -> None:
+        """End the run when its source completed or its stream failed."""
+        if self._ending is None and self._run is not None:
+            self._begin_drain(self._run, self._drain_seconds)
+
+    def _begin_drain(self, run: Run, limit: float) -> asyncio.Task[Report]:
         self._set_state("draining")
         self._deadline = Deadline(limit)
-        self._ending = asyncio.create_task(steps(run, self._deadline), name="rxcompact drain")
+        self._ending = asyncio.create_task(self._drain(run, self._deadline), name="rxcompact drain")
         self._ending.add_done_callback(self._finished.set_result)
         return self._ending
 
     async def _drain(self, run: Run, deadline: Deadline) -> Report:
-        began = asyncio.get_running_loop().time()
         await self._stop_source(deadline)
-        run.drain()
+        if not run.ended.done():
+            run.drain()
         in_time = await deadline.wait(run.ended, DRAIN_SHARE)
-        if not in_time:
+        if not in_time or run.ended.exception() is not None:
             run.abandon()
-        return await self._finish(run, deadline, began, in_time=in_time)
-
-    def _on_ended(self, ended: asyncio.Future[None]) -> None:
-        """End the run when its source completed or its stream failed."""
-        if self._ending is None and self._run is not None and not ended.cancelled():
-            self._begin_drain(self._finish_ended, self._run, self._drain_seconds)
-
-    async def _finish_ended(self, run: Run, deadline: Deadline) -> Report:
-        began = asyncio.get_running_loop().time()
-        await self._stop_source(deadline)
-        if run.ended.exception() is not None:
-            run.abandon()
-        return await self._finish(run, deadline, began, in_time=True)
+        await deadline.limit(run.deliver_dead_letters())
+        pipeline = self.pipeline
+        parts = [*(each.enricher for each in pipeline.enrichments), pipeline.publication.sink, pipeline.dead_letters]
+        await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
+        failed = run.ended.exception() is not None or self._source_error is not None
+        report = Report(run.account(), deadline.took(), in_time and not failed)
+        self._set_state("failed" if failed else "stopped")
+        self._signal_handlers.disposable = Disposable()
+        return report
 
     async def _stop_source(self, deadline: Deadline) -> None:
         if self._supervisor is not None:
@@ -295,18 +284,6 @@ class Orchestrator(Observables):
         if self._supervisor is not None:
             self._supervisor.pause()
             self._supervisor = None
-
-    async def _finish(self, run: Run, deadline: Deadline, began: float, *, in_time: bool) -> Report:
-        await deadline.limit(run.deliver_dead_letters())
-        pipeline = self.pipeline
-        parts = [*(each.enricher for each in pipeline.enrichments), pipeline.publication.sink, pipeline.dead_letters]
-        await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
-        took = asyncio.get_running_loop().time() - began
-        failed = run.ended.exception() is not None or self._source_error is not None
-        self._report = Report(run.account(), took, in_time and not failed)
-        self._set_state("failed" if failed else "stopped")
-        self._signal_handlers.disposable = Disposable()
-        return self._report
 
     async def _release(self) -> None:
         if isinstance(self.pipeline.source, DurableSource):
@@ -341,9 +318,8 @@ class Orchestrator(Observables):
             self._stops.add(task)
             task.add_done_callback(self._stops.discard)
 
-        self._signal_handlers.disposable = add_signal_handlers(
-            numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP), stop
-        )
+        numbers = numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        self._signal_handlers.disposable = CompositeDisposable([add_signal_handler(each, stop) for each in numbers])
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -356,46 +332,75 @@ class Orchestrator(Observables):
         if getattr(self, "_state", "idle") not in ENDED:
             warnings.warn(f"{self!r} was never stopped", ResourceWarning, source=self, stacklevel=1)
 
-    def __repr__(self) -> str:
-        return f"<Orchestrator {self._state}: {self.account}>"
-
 
 _running: WeakValueDictionary[int, Orchestrator] = WeakValueDictionary()
 """By the source that it runs."""
 
 
-Handlers: TypeAlias = dict[int, list[Callable[[], object]]]
-_handlers: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[Handlers, dict[int, Any]]] = WeakKeyDictionary()
+class Deadline:
+    """A span of time that the steps of a stop share, and that may be shortened."""
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+        self._seconds = seconds
+        self._shortened: asyncio.Future[None] = self._loop.create_future()
+
+    def took(self) -> float:
+        """Return how many seconds are over."""
+        return self._loop.time() - self._began
+
+    def shorten(self, seconds: float) -> None:
+        """Have it end so many seconds from now, unless it ends sooner already."""
+        if self.took() + seconds < self._seconds:
+            self._seconds = self.took() + seconds
+            self._shortened.set_result(None)
+            self._shortened = self._loop.create_future()
+
+    async def wait(self, future: asyncio.Future[Any], share: float = 1.0) -> bool:
+        """Wait until a future is done, or this share of the time is over; return whether it is done."""
+        while not future.done() and (left := self._began + self._seconds * share - self._loop.time()) > 0:
+            await asyncio.wait({future, self._shortened}, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        return future.done()
+
+    async def limit(self, work: Awaitable[Any], share: float = 1.0) -> None:
+        """Have something done in this share of the time; what ignores its cancellation then is left behind."""
+        task: asyncio.Future[Any] = asyncio.ensure_future(work)
+        await asyncio.sleep(0)  # even with no time left it gets to begin
+        if not await self.wait(task, share):
+            task.cancel()
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": "closing failed", "exception": error})
 
 
-def add_signal_handlers(numbers: Collection[int], handler: Callable[[], object]) -> DisposableBase:
-    """Call a handler at signals, beside those that others added, until disposed of.
+Handlers: TypeAlias = list[Callable[[], object]]
+_handlers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, tuple[Any, Handlers]]] = WeakKeyDictionary()
+"""By loop and signal: what was there before, and ours."""
+
+
+def add_signal_handler(number: int, handler: Callable[[], object]) -> DisposableBase:
+    """Call a handler at a signal, beside those that others added, until disposed of.
 
     asyncio has one handler for a signal; the last of ours to go puts back what was there before.
     """
     loop = asyncio.get_running_loop()
-    handlers, before = _handlers.setdefault(loop, ({}, {}))
-
-    def handle(number: int) -> None:
-        for each in list(handlers[number]):
-            each()
-
-    for number in numbers:
-        if number not in handlers:
-            before[number] = signal.getsignal(number), getattr(loop, "_signal_handlers", {}).get(number)
-        handlers.setdefault(number, []).append(handler)
-        loop.add_signal_handler(number, handle, number)
+    added = _handlers.setdefault(loop, {})
+    if number not in added:
+        before = signal.getsignal(number), getattr(loop, "_signal_handlers", {}).get(number)
+        added[number] = before, []
+        loop.add_signal_handler(number, lambda: [each() for each in list(added[number][1])])
+    (of_process, of_loop), handlers = added[number]
+    handlers.append(handler)
 
     def dispose() -> None:
-        for number in numbers:
-            handlers[number].remove(handler)
-            if not handlers[number]:
-                del handlers[number]
-                loop.remove_signal_handler(number)
-                of_process, of_loop = before.pop(number)
-                if of_loop is not None:
-                    loop.add_signal_handler(number, of_loop._callback, *of_loop._args)
-                else:
-                    signal.signal(number, of_process)
+        handlers.remove(handler)
+        if handlers:
+            return
+        del added[number]
+        loop.remove_signal_handler(number)
+        if of_loop is not None:
+            loop.add_signal_handler(number, of_loop._callback, *of_loop._args)
+        else:
+            signal.signal(number, of_process)
 
     return Disposable(dispose)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,27 +13,25 @@ from msgspec.structs import replace
 from reactivex import Observable
 from reactivex import operators as ops
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import Disposable
+from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.subject import Subject
+from tenacity import RetryCallState, Retrying
 
 from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import Holder, NamedSource, StageContext
+from rxcompact.contracts import Demand, Holder, NamedSource, OneShotSource, Source, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import AbandonedError, DecodeError
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
+from rxcompact.operators.retry import full_jitter
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import Pipeline
-from rxcompact.signals import Account, RetryScheduled, StageNow
-
-COUNTED = ("received", "rejected", "published", "expired", "failed", "dropped", "abandoned")
+from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
 
 
-class Run:
+class Run(Demand):
     """The stages behind the source. They outlive it: a source may die, or be restarted, and nothing is lost.
-
-    It is also the `Demand` that sources ask.
 
     Args:
         pipeline: What to run.
@@ -44,9 +42,7 @@ class Run:
         metrics: Gives the metrics, and their content type.
 
     Attributes:
-        loop: That it runs on.
         ended: Done when everything is settled, or failed with what the stream failed with.
-        scheduler: Of the loop that it runs on; for the source too.
     """
 
     def __init__(
@@ -60,14 +56,16 @@ class Run:
         metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
         self._pipeline = pipeline
+        self.limit = pipeline.max_in_flight
         self._notify_window = on_window
         self._notify_delivered = on_delivered
         self._notify_dead_letter = on_dead_letter
         self._notify_retry = on_retry
-        self.metrics = metrics
+        self._metrics = metrics
         self.loop = asyncio.get_running_loop()
-        self._counts = dict.fromkeys(COUNTED, 0)  # fields of the account
-        self._settled = 0  # distinct events
+        self.scheduler = LoopScheduler(self.loop)
+        self.ended: asyncio.Future[None] = self.loop.create_future()
+        self._counts: Counter[str] = Counter()  # fields of the account
         self._distinct_of_others = 0  # distinct events of a reducer that is not ours
         self._acks = PendingAcks()
         self._windows: list[Windows] = []  # of the reducer, where it is ours
@@ -76,13 +74,14 @@ class Run:
         self._errors: dict[str, BaseException] = {}  # the last of each stage
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
-        self._waiters: list[asyncio.Future[None]] = []
+        self._room = asyncio.Event()
         self._drain: Subject[None] = Subject()
         self._flush: Subject[None] = Subject()  # of the dead letters, when all else is settled
         self._intake: ObserverBase[list[Any]] | None = None
-        self.ended: asyncio.Future[None] = self.loop.create_future()
-        self.scheduler = LoopScheduler(self.loop)
-        self._route = self._dead_letter_route()
+        self._route: DeadLetterRoute | None = None
+        if pipeline.dead_letters is not None:
+            options: Any = {"flushes": self._flush, "register": self._register, "scheduler": self.scheduler}
+            self._route = DeadLetterRoute(pipeline.dead_letters, **options)
         self._subscription = self._stages().subscribe(
             self._on_delivered, self._fail, self._end, scheduler=self.scheduler
         )
@@ -101,20 +100,11 @@ class Run:
             scheduler=self.scheduler,
         )
         stream: Observable[Any] = self._pipeline.reducer.reduce(Observable(self._subscribe_intake), context)
-        stream = stream.pipe(ops.do_action(self._count, self._reject_from_now_on))
-        if self._pipeline.raw:
-            stream = stream.pipe(ops.map(self._decode))
-        stream = stream.pipe(ops.do_action(self._on_window))
+        stream = stream.pipe(ops.do_action(self._on_reduced, self._reject_from_now_on), ops.map(self._window))
         for operator in self._pipeline.calls:
             bound: Any = operator.bind(context)
             stream = bound(stream)
         return stream
-
-    def _dead_letter_route(self) -> DeadLetterRoute | None:
-        sink = self._pipeline.dead_letters
-        if sink is None:
-            return None
-        return DeadLetterRoute(sink, flushes=self._flush, register=self._register, scheduler=self.scheduler)
 
     def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
         self._intake = observer
@@ -125,47 +115,53 @@ class Run:
         if isinstance(holder, Windows):
             self._windows.append(holder)
 
-    def _count(self, window: Window) -> None:
+    def _on_reduced(self, window: Window) -> None:
         self._distinct_of_others += len(window)
 
-    def _decode(self, window: Window) -> Window:
+    def _window(self, window: Window) -> Window:
+        if self._pipeline.raw:
+            window = window.having(list(self._decoded(window)))
+        self._report_unknown_fields()
+        self._acks.add(window)
+        self._notify_window(window)
+        return window
+
+    def _decoded(self, window: Window) -> Iterator[Compacted]:
         """Decode the survivors; one that is not JSON has failed, with its duplicates counted."""
-        decoded: list[Compacted] = []
         for compacted in window:
             try:
-                decoded.append(compacted.having(decode(compacted.event)))
+                yield compacted.having(decode(compacted.event))
             except DecodeError as error:
                 self._on_dead_letter(DeadLetter("failed", compacted, "decode", error.reason, error))
-        return window.having(decoded)
 
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def account(self) -> Account:
         """Return what came in and what became of it."""
-        now, distinct = self._counts, self._distinct()
-        return Account(
-            **now,
-            distinct=distinct,
-            duplicates=now["received"] - distinct - now["rejected"],
-            in_flight=distinct - self._settled,
-        )
+        counts, distinct = self._counts, self._distinct()
+        duplicates = counts["received"] - distinct - counts["rejected"]
+        return Account(**counts, distinct=distinct, duplicates=duplicates, in_flight=self._in_flight())
 
     def _distinct(self) -> int:
         return sum(windows.distinct for windows in self._windows) if self._windows else self._distinct_of_others
 
-    def record_error(self, stage: str, error: BaseException) -> None:
-        """Remember the last error of a stage."""
-        self._errors[stage] = error
+    def _in_flight(self) -> int:
+        settled = self._counts.total() - self._counts["received"] - self._counts["rejected"]
+        return self._distinct() - settled
 
     def stages(self) -> dict[str, StageNow]:
         """Return what each stage holds, and what went wrong in it; looking changes nothing."""
-        return {name: self._stage_now(name, self._holders.get(name)) for name in self._pipeline.stages}
+        return {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
 
-    def _stage_now(self, name: str, holder: Holder | None) -> StageNow:
-        dead_letters, error = self._dead_letters[name], self._errors.get(name)
+    def _stage(self, name: str, holder: Holder | None) -> StageNow:
+        now = StageNow(dead_letters=self._dead_letters[name], error=self._errors.get(name))
         if holder is None:
-            return StageNow(dead_letters=dead_letters, error=error)
-        return StageNow(holder.held(), holder.oldest(), dead_letters, error, holder.waiting())
+            return now
+        return now._replace(held=holder.held(), oldest=holder.oldest(), waiting=holder.waiting())
+
+    def record_error(self, stage: str, error: BaseException) -> None:
+        """Remember the last error of a stage."""
+        self._errors[stage] = error
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:
@@ -177,97 +173,67 @@ class Run:
             for text in windows.mapper.new_unknown():
                 logger.warning("{}", text)
 
-    def _on_window(self, window: Window) -> None:
-        self._report_unknown_fields()
-        self._acks.add(window)
-        self._notify_window(window)
-
     def _on_retry(self, retry: RetryScheduled) -> None:
         self.record_error(retry.stage, retry.error)
         self._notify_retry(retry)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
-        letter = replace(letter, origin=self._origin(letter))
+        chunk = self._chunk if letter.outcome == "rejected" else None
+        origin = chunk.origin if chunk is not None else None
+        letter = replace(letter, origin=(origin(letter.event) if callable(origin) else origin) or self._source_name)
         self._dead_letters[letter.stage] += 1
+        self._counts[letter.outcome] += 1
         if letter.error is not None:
             self.record_error(letter.stage, letter.error)
-        self._counts[letter.outcome] += 1
-        if letter.outcome != "rejected":
-            self._settled += 1
-        elif self._chunk is not None:
-            self._chunk.rejected.append(letter)
-        self._notify_capacity()
+        if chunk is not None:
+            chunk.rejected.append(letter)
+        self._room.set()
         self._notify_dead_letter(letter)
         if self._route is None:
             self._settle(letter)
             return
-        ack = self._chunk.ack if self._chunk is not None and letter.outcome == "rejected" else None
+        ack = None if chunk is None else chunk.ack
         if ack is not None:
             ack.retain()
-        self._route.push(letter, partial(self._on_letter_delivered, letter, ack))
-
-    def _on_letter_delivered(self, letter: DeadLetter, ack: Ack | None) -> None:
-        self._notify_capacity()
-        self._settle(letter, ack)
+        self._route.push(letter, partial(self._settle, letter, ack))
 
     def _settle(self, letter: DeadLetter, ack: Ack | None = None) -> None:
         """Acknowledge what waits for a dead letter; what was abandoned is returned to the broker."""
+        self._room.set()
         if ack is not None:
             ack.release()
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._acks.settle((letter.event,))
 
-    def _origin(self, letter: DeadLetter) -> str | None:
-        origin = self._chunk.origin if self._chunk is not None and letter.outcome == "rejected" else None
-        if callable(origin):
-            origin = origin(letter.event)
-        return origin or self._source_name
-
     def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
-        self._settled += len(delivered.batch)
-        self._notify_capacity()
+        self._room.set()
         self._notify_delivered(delivered)
         self._acks.settle(delivered.batch)
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def limit(self) -> int:
-        """Distinct events that can be held at all."""
-        return self._pipeline.max_in_flight
-
     def capacity(self) -> int:
-        """Return how many events may be pushed now, whatever their keys."""
         if self._intake is None:
             return 0
         waiting = 0 if self._route is None else len(self._route)
-        return max(0, self.limit - self._distinct() + self._settled - waiting)
+        return max(0, self.limit - self._in_flight() - waiting)
 
     def accepts(self, chunk: Sequence[Any]) -> bool:
-        """Return whether there is capacity for a chunk; duplicates of what is held need none."""
         capacity = self.capacity()
         if len(chunk) <= capacity:
             return True
-        return (
-            self._intake is not None
-            and bool(self._windows)
-            and all(windows.new_keys(chunk) <= capacity for windows in self._windows)
-        )
+        known = self._intake is not None and bool(self._windows)
+        return known and all(windows.new_keys(chunk) <= capacity for windows in self._windows)
 
     async def wait(self) -> int:
-        """Wait until there is capacity; return how much."""
         while not (capacity := self.capacity()):
-            waiter: asyncio.Future[None] = self.loop.create_future()
-            self._waiters.append(waiter)
-            await waiter
+            self._room.clear()
+            await self._room.wait()
         return capacity
 
-    def _notify_capacity(self) -> None:
-        waiters, self._waiters = self._waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+    def metrics(self) -> tuple[bytes, str]:
+        return self._metrics()
 
     # ── in, and the end ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -326,3 +292,104 @@ class Run:
         self._intake = None
         if not self.ended.done():
             self.ended.set_exception(error)
+
+
+class Supervisor:
+    """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
+
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
+    for what another thread pushes in that instant.
+
+    Args:
+        source: Asked for its stream anew each time.
+        run: What to feed.
+        wait: Gives the seconds between a failure and the next subscription.
+        healthy_after: Seconds without failure after which failures are forgotten.
+        max_failures: Failures in a row after which it is given up; at the first, where it cannot begin anew.
+        on_failure: Called with each failure.
+        on_ended: Called when the source has completed, with None, or was given up, with its last error.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        run: Run,
+        *,
+        wait: Callable[[RetryCallState], Any],
+        healthy_after: float,
+        max_failures: int,
+        on_failure: Callable[[SourceFailed], object],
+        on_ended: Callable[[Exception | None], object],
+    ) -> None:
+        self._source = source
+        self._run = run
+        self._wait = wait
+        self._healthy_after = healthy_after
+        self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
+        self._on_failure = on_failure
+        self._on_ended = on_ended
+        self._failures = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
+        self._subscribe()
+
+    def retire(self) -> None:
+        """Subscribe no more, whatever becomes of the source: it is being closed."""
+        self._retired = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause(self) -> None:
+        """Unsubscribe; the source may be subscribed to again, by another."""
+        self.retire()
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        try:
+            self._subscription.dispose()
+        except Exception as error:  # noqa: BLE001 - a source may fail in any way
+            self._report("unsubscribing from the source failed", error)
+
+    def _report(self, message: str, error: Exception) -> None:
+        self._run.loop.call_exception_handler({"message": message, "exception": error})
+
+    def _subscribe(self) -> None:
+        self._since = self._run.loop.time()
+        subscription = self._subscription = SingleAssignmentDisposable()
+
+        def end(error: Exception | None = None) -> None:
+            if subscription is self._subscription and not subscription.is_disposed:
+                self._unsubscribe()
+                if error is None:
+                    self._on_ended(None)
+                else:
+                    self._failed(error)
+
+        try:
+            subscription.disposable = self._source.stream(self._run).subscribe(
+                self._run.push, end, end, scheduler=self._run.scheduler
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            end(error)
+
+    def _failed(self, error: Exception) -> None:
+        healthy = self._run.loop.time() - self._since >= self._healthy_after
+        self._failures = 1 if healthy else self._failures + 1
+        given_up = self._failures >= self._max_failures
+        wait = None if given_up else self._next_wait(error)
+        if wait is not None and not self._retired:
+            self._timer = self._run.loop.call_later(wait, self._subscribe)
+        self._run.record_error("source", error)
+        self._on_failure(SourceFailed(error, self._failures, wait))
+        if given_up:
+            self._on_ended(error)
+
+    def _next_wait(self, error: Exception) -> float:
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = self._failures
+        state.set_exception((type(error), error, error.__traceback__))
+        try:
+            return max(0.0, float(self._wait(state)))
+        except Exception as raised:  # noqa: BLE001 - the caller's function may raise anything, and supervision goes on
+            self._report("the wait of the source raised", raised)
+            return full_jitter(state)

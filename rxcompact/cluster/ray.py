@@ -19,7 +19,6 @@ from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk
 from rxcompact.contracts import Demand, Source
-from rxcompact.deadline import Deadline
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.keys import stable
 from rxcompact.observers import Hub
@@ -200,13 +199,14 @@ class RayRunner:
 
     async def drain(self, deadline: float = DEADLINE) -> Account:
         """Stop; return the account of all shards. What is not acknowledged by the deadline is abandoned."""
-        until = Deadline(deadline)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline
         await self.flush()
         account = Account()
         while True:  # again where an actor died meanwhile, and was sent its batches anew
-            left = max(0.1, until.left())
+            left = max(0.1, until - loop.time())
             account = merged(*await asyncio.gather(*(actor.drain.remote(left) for actor in self._actors)))
-            if not self._deliveries or until.left() <= 0:
+            if not self._deliveries or loop.time() >= until:
                 break
             await asyncio.wait(self._deliveries, timeout=0.1)
         await asyncio.gather(*self._deliveries, return_exceptions=True)
