@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -50,11 +49,7 @@ class Chunk(list[Any]):
     """
 
     def __init__(
-        self,
-        events: Iterable[Any],
-        ack: Ack | None = None,
-        *,
-        origin: str | Callable[[Any], str | None] | None = None,
+        self, events: Iterable[Any], ack: Ack | None = None, *, origin: str | Callable[[Any], str | None] | None = None
     ) -> None:
         super().__init__(events)
         self.ack = ack
@@ -70,35 +65,29 @@ class PendingAcks:
     """Releases acknowledgements as distinct events are settled."""
 
     def __init__(self) -> None:
-        # a distinct event is known by its key and birth; where two are the same, either settles both
+        # a distinct event is known by its key and birth; of two windows that have the same, the first is settled first
         self._windows: dict[tuple[Hashable, float | None], tuple[WindowAcks, ...]] = {}
 
     def add(self, window: Window[Any, Any]) -> None:
         """Wait for the events of a window that closed."""
         if not window.acks:
             return
-        acks = WindowAcks({compacted.key for compacted in window})
-        alone = (acks,)  # one tuple for all
+        alone = (WindowAcks({compacted.key for compacted in window}),)  # one tuple for all
         for compacted in window:
             identity = (compacted.key, compacted.first_seen)
             self._windows[identity] = self._windows.get(identity, ()) + alone
         for ack, keys in window.acks:
-            acks.wait(ack, iter(keys))
+            alone[0].wait(ack, iter(keys))
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
         """Release what waited for these events."""
-        if not self._windows:
-            return
-        settled: defaultdict[WindowAcks, list[Hashable]] = defaultdict(list)
-        for compacted in events:
+        for compacted in events if self._windows else ():
             identity = (compacted.key, compacted.first_seen)
             acks, *others = self._windows.pop(identity, (None,))
-            if acks is not None:
-                settled[acks].append(compacted.key)
             if others:
                 self._windows[identity] = tuple(others)
-        for acks, keys in settled.items():
-            acks.settle(keys)
+            if acks is not None:
+                acks.settle(compacted.key)
 
 
 class WindowAcks:
@@ -118,9 +107,8 @@ class WindowAcks:
                 return
         ack.release()
 
-    def settle(self, keys: Sequence[Hashable]) -> None:
-        """Go on to the next key, for all that waited for these."""
-        self._outstanding.difference_update(keys)
-        for key in keys:
-            for ack, others in self._waiting.pop(key, ()):
-                self.wait(ack, others)
+    def settle(self, key: Hashable) -> None:
+        """Go on to the next key, for all that waited for this one."""
+        self._outstanding.discard(key)
+        for ack, others in self._waiting.pop(key, ()):
+            self.wait(ack, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -13,15 +14,17 @@ class RxCompactError(Exception):
     status: int | None = None
     """The HTTP status that a server answered."""
 
+    def __init_subclass__(cls, reason: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.reason = reason or cls.reason
+
     def __reduce__(self) -> tuple[Any, ...]:
         # an exception is pickled by calling its class with what its message was made of
-        return _restored, (type(self), self.args, self.__dict__)
+        return _restored, (type(self), self.args), self.__dict__
 
 
-def _restored(cls: type[RxCompactError], args: tuple[Any, ...], attributes: dict[str, Any]) -> RxCompactError:
-    error = cls.__new__(cls, *args)
-    error.__dict__.update(attributes)
-    return error
+def _restored(cls: type[RxCompactError], args: tuple[Any, ...]) -> RxCompactError:
+    return cls.__new__(cls, *args)
 
 
 class ArgumentError(RxCompactError, ValueError):
@@ -29,131 +32,98 @@ class ArgumentError(RxCompactError, ValueError):
 
     def __init__(self, argument: str, value: object, expected: str) -> None:
         super().__init__(f"{argument} must be {expected}, got {value!r}")
-        self.argument = argument
-        self.value = value
+        self.argument, self.value = argument, value
 
 
-class KeyMapperError(RxCompactError):
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, the last first."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        yield error
+        seen.append(error)
+        error = error.__cause__
+
+
+class KeyMapperError(RxCompactError, reason="key"):
     """The key mapper raised, or its key cannot be hashed; the cause is chained."""
 
-    reason = "key"
 
-
-class TimeMapperError(RxCompactError):
+class TimeMapperError(RxCompactError, reason="time"):
     """The time mapper raised, or gave no finite number of seconds; the cause is chained."""
 
-    reason = "time"
 
-
-class AccumulatorError(RxCompactError):
+class AccumulatorError(RxCompactError, reason="accumulator"):
     """The accumulator raised on an event; what it had accumulated stays as it was."""
 
-    reason = "accumulator"
 
-
-class DecodeError(RxCompactError, ValueError):
+class DecodeError(RxCompactError, ValueError, reason="malformed"):
     """A line or body is not the JSON it should be; the message has the place and the reason."""
 
-    reason = "malformed"
 
-
-class TooLargeError(DecodeError):
+class TooLargeError(DecodeError, reason="too large"):
     """An input has more bytes or events than it may have."""
 
-    reason = "too large"
 
-
-class LateError(RxCompactError):
-    """The event's bucket had closed before the event came.
-
-    Attributes:
-        late_by: The lateness that would have kept the event, seconds.
-    """
-
-    reason = "late"
+class LateError(RxCompactError, reason="late"):
+    """The event's bucket had closed before the event came; ``late_by`` seconds of lateness would have kept it."""
 
     def __init__(self, closed: float, watermark: float, late_by: float) -> None:
         super().__init__(
             f"bucket ended at {closed}, the watermark is {watermark}; a lateness of {late_by:.6g} s keeps it"
         )
-        self.closed = closed
-        self.watermark = watermark
-        self.late_by = late_by
+        self.closed, self.watermark, self.late_by = closed, watermark, late_by
 
 
-class FutureError(RxCompactError):
+class FutureError(RxCompactError, reason="future"):
     """The event's time is further ahead of the wall clock than is believable."""
-
-    reason = "future"
 
     def __init__(self, time: float, now: float, tolerance: float) -> None:
         super().__init__(f"event time {time} is {time - now:.3f} s ahead of the clock, more than {tolerance} s")
-        self.time = time
-        self.now = now
-        self.tolerance = tolerance
+        self.time, self.now, self.tolerance = time, now, tolerance
 
 
-class NoRoomError(RxCompactError):
+class NoRoomError(RxCompactError, reason="no room"):
     """A new key found no room."""
-
-    reason = "no room"
 
     def __init__(self, max_keys: int) -> None:
         super().__init__(f"no room for a new key: {max_keys} are held")
         self.max_keys = max_keys
 
 
-class TransientError(RxCompactError):
+class TransientError(RxCompactError, reason="transient"):
     """The call failed in a way that a later one may not."""
 
-    reason = "transient"
     retry_after: float | None = None
     """How long the service asked to wait, seconds; None when it gave none."""
 
 
-class RateLimitedError(TransientError):
-    """The service asked to wait; counts as no failure.
-
-    Attributes:
-        retry_after: How long it asked to wait, seconds; None when it gave none.
-    """
-
-    reason = "rate limited"
+class RateLimitedError(TransientError, reason="rate limited"):
+    """The service asked to wait; counts as no failure."""
 
     def __init__(self, message: str = "rate limited", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
 
 
-class PermanentError(RxCompactError):
+class PermanentError(RxCompactError, reason="permanent"):
     """The call failed and would fail again."""
 
-    reason = "permanent"
 
-
-class AnswerError(RxCompactError, TypeError):
+class AnswerError(RxCompactError, TypeError, reason="answer"):
     """What an enricher or a sink returned is no answer."""
 
-    reason = "answer"
 
-
-class ExpiredError(RxCompactError):
+class ExpiredError(RxCompactError, reason="too old"):
     """The event grew too old before the call succeeded; the last error is chained."""
-
-    reason = "too old"
 
     def __init__(self, age: float, max_age: float, attempts: int, last: str | None = None) -> None:
         because = "" if last is None else f": {last}"
         super().__init__(f"too old after {attempts} attempts{because} (age {age:.3f} s, max_age {max_age} s)")
-        self.age = age
-        self.max_age = max_age
-        self.attempts = attempts
+        self.age, self.max_age, self.attempts = age, max_age, attempts
 
 
-class AbandonedError(RxCompactError):
+class AbandonedError(RxCompactError, reason="stopped"):
     """The pipeline was stopped before the event was settled."""
-
-    reason = "stopped"
 
 
 class LoopError(RxCompactError, RuntimeError):

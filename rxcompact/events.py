@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from hashlib import blake2b
+from importlib import import_module
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, overload
 
 import msgspec
 from typing_extensions import TypeVar
 
 from rxcompact.acks import Retained
+from rxcompact.errors import chain_of
 from rxcompact.keys import json_value, stable
 
 K_co = TypeVar("K_co", covariant=True, default=Any)
 E_co = TypeVar("E_co", covariant=True, default=Any)
 F = TypeVar("F")
+
+
+def shown_by(function: str) -> Callable[[Any], str]:
+    """Return a ``_repr_html_`` that calls a function of `render.tables`: only who looks at it loads pictures."""
+
+    def _repr_html_(self: Any) -> str:
+        html: str = getattr(import_module("rxcompact.render.tables"), function)(self)
+        return html
+
+    return _repr_html_
+
 
 Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
 """Why a window closed: its timespan, its count, the end of the source, or a drain."""
@@ -53,23 +65,20 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
 
     _fields: ClassVar = ("key", "event", "count", "first_seen", "last_seen")
 
-    def _tuple(self) -> tuple[K_co, E_co, int | None, float | None, float | None]:
-        return self.key, self.event, self.count, self.first_seen, self.last_seen
-
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._tuple())
+        return iter((self.key, self.event, self.count, self.first_seen, self.last_seen))
 
     def __len__(self) -> int:
         return len(self._fields)
 
     def __getitem__(self, index: int) -> Any:
-        return self._tuple()[index]
+        return tuple(self)[index]
 
     def __eq__(self, other: object) -> bool:
-        return self._tuple() == other._tuple() if isinstance(other, Compacted) else NotImplemented
+        return tuple(self) == tuple(other) if isinstance(other, Compacted) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(self._tuple())
+        return hash(tuple(self))
 
     def replace(self, **changes: Any) -> Compacted[Any, Any]:
         """Return it with other values for some fields."""
@@ -79,10 +88,7 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
         """Return it with another event; less than half of what `replace` takes."""
         return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window)
 
-    def _repr_html_(self) -> str:
-        from rxcompact.render.tables import compacted_html  # noqa: PLC0415 - only who looks at it needs pictures
-
-        return compacted_html(self)
+    _repr_html_ = shown_by("compacted_html")
 
 
 # which has pandas name the columns of a window's table
@@ -95,33 +101,22 @@ class Window(Sequence[Compacted[K_co, E_co]]):
     """A closed bucket: a sequence of `Compacted`, in the order the keys were first received.
 
     Args:
-        bounds: When it was open, and why it closed.
+        bounds: When it was open, and why it closed; `opened`, `closed` and `trigger` are these.
         received: Events received into it; the counts of its `Compacted` sum to this.
         items: Its distinct events; of what is not a tuple they are made when one of them is asked for.
         acks: Acks of a durable source that wait for what is in it.
     """
 
-    __slots__ = ("_items", "acks", "bounds", "received")
+    __slots__ = ("_items", "acks", "bounds", "closed", "opened", "received", "trigger")
 
     def __init__(
         self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = NO_ACKS
     ) -> None:
         self.bounds = bounds
+        self.opened, self.closed, self.trigger = bounds.opened, bounds.closed, bounds.trigger
         self.received = received
         self.acks = acks
         self._items = items
-
-    @property
-    def opened(self) -> float:
-        return self.bounds.opened
-
-    @property
-    def closed(self) -> float:
-        return self.bounds.closed
-
-    @property
-    def trigger(self) -> Trigger:
-        return self.bounds.trigger
 
     def having(self, items: Collection[Compacted[Any, F]]) -> Window[Any, F]:
         """Return this window with other items."""
@@ -162,10 +157,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
             f"received={self.received}, distinct={len(self)})"
         )
 
-    def _repr_html_(self) -> str:
-        from rxcompact.render.tables import window_html  # noqa: PLC0415 - as above
-
-        return window_html(self)
+    _repr_html_ = shown_by("window_html")
 
 
 Stage: TypeAlias = str
@@ -194,13 +186,10 @@ class DeadLetter(msgspec.Struct, frozen=True):
 
         ``errors`` is the chain of errors, the last first. A command that reads dead letters takes the event out again.
         """
-        if isinstance(self.event, Compacted):
-            event, key, count = self.event.event, json_value(self.event.key), self.event.count
-            times = {"first_seen": self.event.first_seen, "last_seen": self.event.last_seen}
-        else:
-            event, key, count, times = self.event, None, 1, {}
-        if isinstance(event, bytes):
-            event = event.decode("utf-8", "replace")
+        event, found = self.event, dict[str, Any](key=None, count=1)
+        if isinstance(event, Compacted):
+            times = {"first_seen": event.first_seen, "last_seen": event.last_seen}
+            event, found = event.event, {"key": json_value(event.key), "count": event.count, **times}
         return {
             "dead_letter": self.outcome,
             "stage": self.stage,
@@ -209,25 +198,11 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "attempts": self.attempts,
             "age": self.age,
             "origin": self.origin,
-            "key": key,
-            "count": count,
-            **times,
-            "event": event,
+            **found,
+            "event": event.decode("utf-8", "replace") if isinstance(event, bytes) else event,
         }
 
-    def _repr_html_(self) -> str:
-        from rxcompact.render.tables import dead_letter_html  # noqa: PLC0415 - as above
-
-        return dead_letter_html(self)
-
-
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error and its causes, the last first."""
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        yield error
-        seen.append(error)
-        error = error.__cause__
+    _repr_html_ = shown_by("dead_letter_html")
 
 
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed
@@ -252,8 +227,7 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     """A distinct event that a sink took."""
 
     event: Compacted
@@ -261,10 +235,7 @@ class Published:
     """Deliveries that were tried, this one included."""
     age: float | None
     """Seconds since birth when the sink took it."""
-
-    @property
-    def outcome(self) -> Literal["published"]:
-        return "published"
+    outcome: ClassVar[Literal["published"]] = "published"
 
 
 class Delivered(NamedTuple):

@@ -12,7 +12,7 @@ from reactivex.abc import ObserverBase
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Overflow, RawSource, Reducer, Sink, Source, StageContext
 from rxcompact.errors import ArgumentError
-from rxcompact.events import Batch, Window
+from rxcompact.events import Batch, Window, shown_by
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
@@ -53,17 +53,6 @@ class Pipeline:
             hands down: ``flushes``, ``dead_letters``, ``scheduler``, ``max_keys``.
     """
 
-    __slots__ = (
-        "dead_letters",
-        "enrichments",
-        "max_age",
-        "max_in_flight",
-        "overflow",
-        "publication",
-        "reducer",
-        "source",
-    )
-
     def __init__(
         self,
         source: Source | Observable[Any] | Events | Callable[[], Events] | Any,
@@ -93,36 +82,22 @@ class Pipeline:
         )
         if len(self.enrichments) < len(enrichments):
             raise ArgumentError("operators", operators, "enrich between compact and publish; filter in the source")
-        self.reducer = self._reducer(reducer)
-        for operator in (reducer, *self.enrichments, publication):
+        self.publication = publication
+        for operator in (reducer, *self.calls):
             if isinstance(operator, Compact | Enrich | Publish):
                 operator.check()
-        self._check_ages()
-        self.publication: Publish = publication
+        if isinstance(reducer, Compact) and reducer.count is None:
+            self._check_ages(reducer)
+        self.reducer: Reducer = reducer if isinstance(reducer, Reducer) else OperatorReducer(reducer)
 
-    def _check_ages(self) -> None:
+    def _check_ages(self, compact: Compact) -> None:
         """Refuse windows that are longer than events may live; where ages come from events, warn."""
-        if not isinstance(self.reducer, Compact) or self.reducer.count is not None:
-            return
-        longest = self.reducer.timespan + (self.reducer.lateness or 0.0)
+        longest = compact.timespan + (compact.lateness or 0.0)
         if longest < self.max_age:
             return
-        if self.reducer.time_mapper is None:
+        if compact.time_mapper is None:
             raise ArgumentError("max_age", self.max_age, f"above the timespan of compact, {longest:g} s")
         logger.warning("max_age {:g} s is not above timespan and lateness {:g} s: events expire", self.max_age, longest)
-
-    def _reducer(self, reducer: Any) -> Reducer:
-        if isinstance(reducer, Reducer):
-            return reducer
-        if callable(reducer):
-            operator: Any = reducer
-            return OperatorReducer(operator)
-        raise ArgumentError("operators", reducer, "compact, a Reducer, or an operator from chunks to windows, first")
-
-    @property
-    def operators(self) -> tuple[Any, ...]:
-        """The operators, in the order events pass them."""
-        return (self.reducer, *self.calls)
 
     @property
     def calls(self) -> tuple[Enrich | Publish, ...]:
@@ -141,30 +116,25 @@ class Pipeline:
         return isinstance(self.source, RawSource) and self.source.raw
 
     def __setattr__(self, name: str, value: object) -> None:
-        if hasattr(self, "publication"):
+        if hasattr(self, "reducer"):
             raise AttributeError(f"a pipeline does not change: {name}")
         super().__setattr__(name, value)
 
-    def __repr__(self) -> str:
-        from rxcompact.render.tables import pipeline_text  # noqa: PLC0415 - pictures are for those who look
-
-        return pipeline_text(self)
-
-    def _repr_html_(self) -> str:
-        from rxcompact.render.tables import pipeline_html  # noqa: PLC0415 - as above
-
-        return pipeline_html(self)
+    __repr__ = shown_by("pipeline_text")
+    _repr_html_ = shown_by("pipeline_html")
 
 
 class OperatorReducer:
     """Any operator from chunks of events to windows as a `Reducer`."""
 
     def __init__(self, operator: Step) -> None:
+        if not callable(operator):  # pyright: ignore[reportUnnecessaryComparison] - of a user without types
+            expected = "compact, a Reducer, or an operator from chunks to windows, first"
+            raise ArgumentError("operators", operator, expected)
         self._operator = operator
 
-    def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
+    def reduce(self, chunks: Observable[list[Any]], _: StageContext, /) -> Observable[Window]:
         """Return the windows."""
-        del context
         return chunks.pipe(self._operator)
 
 

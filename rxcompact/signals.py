@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-from rxcompact.events import DeadLetter, Stage, Trigger
+from rxcompact.events import DeadLetter, Stage, Trigger, shown_by
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 
@@ -40,9 +40,7 @@ class Account(NamedTuple):
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
 
     def _repr_html_(self) -> str:
-        from rxcompact.render.tables import account_html  # noqa: PLC0415 - pictures are for those who look
-
-        return account_html(self)
+        return shown_by("account_html")(self)
 
 
 class StageNow(NamedTuple):
