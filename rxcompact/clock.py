@@ -13,6 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from heapq import heapify
+from math import inf
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
@@ -55,11 +56,9 @@ def seconds(argument: str, value: Seconds, *, zero: bool = False, infinite: bool
         number = number.astype("timedelta64[us]").item() if "timedelta" in str(number.dtype) else number.item()
     if isinstance(number, timedelta):
         number = number.total_seconds()
-    expected = "a duration in seconds, 0 or more" if zero else "a duration above 0 s"
-    if isinstance(number, bool) or not isinstance(number, float | int):
-        raise ArgumentError(argument, value, expected)
-    if not (0 <= number < float("inf") or (infinite and number == float("inf"))) or (number == 0 and not zero):
-        raise ArgumentError(argument, value, expected)
+    valid = isinstance(number, float | int) and not isinstance(number, bool) and 0 <= number <= inf
+    if not valid or (number == 0 and not zero) or (number == inf and not infinite):
+        raise ArgumentError(argument, value, "a duration in seconds, 0 or more" if zero else "a duration above 0 s")
     return float(number)
 
 
@@ -87,8 +86,7 @@ class WallClock:
     """
 
     def __init__(self, system: Callable[[], float], monotonic: Callable[[], float]) -> None:
-        self._system = system
-        self._monotonic = monotonic
+        self._system, self._monotonic = system, monotonic
         self._since = monotonic()
         self._offset = system() - self._since
         self.past: deque[tuple[float, float, float]] = deque(maxlen=PAST)
@@ -98,10 +96,7 @@ class WallClock:
         return self._offset + self._monotonic()
 
     def follow(self) -> float:
-        """Read the system's clock; return by how much this one was set, seconds: 0 where it is right within a second.
-
-        A step is logged.
-        """
+        """Read the system's clock; return by how much this one was set, seconds; 0 where it was right within one."""
         now = self._monotonic()
         offset = self._system() - now
         step = offset - self._offset
@@ -119,12 +114,9 @@ class WallClock:
         more than once this is the last.
         """
         now = self._monotonic()
-        instants = [wall - self._offset]
-        for began, ended, offset in self.past:
-            instant = wall - offset
-            if began - SLACK <= instant <= ended + SLACK:
-                instants.append(instant)
-        return min(now, max((instant for instant in instants if instant <= now + SLACK), default=now))
+        spans = [*self.past, (-inf, now, self._offset)]
+        shown = [wall - offset for began, ended, offset in spans if began - SLACK <= wall - offset <= ended + SLACK]
+        return min(now, max(shown, default=now))
 
 
 class LoopScheduler(AsyncIOScheduler):
@@ -147,18 +139,16 @@ class LoopScheduler(AsyncIOScheduler):
         return datetime.fromtimestamp(self.wall(), UTC)
 
     def schedule(self, action: ScheduledAction[T], state: T | None = None) -> DisposableBase:
-        if is_running(self.loop):
-            return super().schedule(action, state)
-        return self._schedule_threadsafe(partial(super().schedule, action, state))
+        return self._on_loop(partial(super().schedule, action, state))
 
     def schedule_relative(
         self, duetime: RelativeTime, action: ScheduledAction[T], state: T | None = None
     ) -> DisposableBase:
-        if is_running(self.loop):
-            return super().schedule_relative(duetime, action, state)
-        return self._schedule_threadsafe(partial(super().schedule_relative, duetime, action, state))
+        return self._on_loop(partial(super().schedule_relative, duetime, action, state))
 
-    def _schedule_threadsafe(self, schedule: Callable[[], DisposableBase]) -> DisposableBase:
+    def _on_loop(self, schedule: Callable[[], DisposableBase]) -> DisposableBase:
+        if is_running(self.loop):
+            return schedule()
         timer = SingleAssignmentDisposable()
 
         def arm() -> None:
@@ -166,7 +156,7 @@ class LoopScheduler(AsyncIOScheduler):
 
         def dispose() -> None:
             with suppress(RuntimeError):  # a closed loop runs no timers
-                call_soon_threadsafe_or_now(self.loop)(timer.dispose)
+                call_soon(self.loop, timer.dispose)
 
         self.loop.call_soon_threadsafe(arm)  # a loop that sleeps would not notice another thread's timer
         return Disposable(dispose)
@@ -181,15 +171,13 @@ class Clock:
         call_soon: Calls a function in the next turn of the scheduler, from any thread; None where it has no turns.
     """
 
-    __slots__ = ("call_soon", "monotonic", "wall")
-
     def __init__(self, scheduler: SchedulerBase) -> None:
         self.call_soon: Callable[[Callable[[], None]], object] | None = None
         self.monotonic: Callable[[], float] = time.monotonic
         system = time.time
         if isinstance(scheduler, AsyncIOScheduler):
             loop = scheduler._loop  # pyright: ignore[reportPrivateUsage]
-            self.call_soon, self.monotonic = call_soon_threadsafe_or_now(loop), loop.time
+            self.call_soon, self.monotonic = partial(call_soon, loop), loop.time
         elif isinstance(scheduler, TimerThread):
             self.call_soon = lambda action: scheduler.schedule(lambda *_: action())
         elif type(scheduler).now is not Scheduler.now:  # virtual time: one clock is both
@@ -206,31 +194,21 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return False
 
 
-def call_soon_threadsafe_or_now(loop: asyncio.AbstractEventLoop) -> Callable[[Callable[[], None]], object]:
-    """Return what calls a function in a loop's next turn, from any thread."""
-
-    def call_soon(action: Callable[[], None]) -> None:
-        (loop.call_soon if is_running(loop) else loop.call_soon_threadsafe)(action)
-
-    return call_soon
+def call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:
+    """Call a function in a loop's next turn, from any thread."""
+    (loop.call_soon if is_running(loop) else loop.call_soon_threadsafe)(action)
 
 
 class _Timer(ScheduledItem):
-    """Holds nothing when it has fired or was disposed, though it may be queued until it is due."""
-
     def invoke(self) -> None:
         try:
             super().invoke()
         finally:
-            self._clear()
+            self.clear()
 
-    def cancel(self) -> None:
-        super().cancel()
-        self._clear()
-
-    def _clear(self) -> None:
-        self.state = None
-        self.action = lambda *_: None
+    def clear(self) -> None:
+        """Hold nothing, though the thread may hold this: the last that fired, and what is queued until it is due."""
+        self.state, self.action = None, lambda *_: None
 
 
 class TimerThread(EventLoopScheduler):
@@ -260,8 +238,9 @@ class TimerThread(EventLoopScheduler):
             self._ensure_thread()
         return Disposable(partial(self._cancel, item))
 
-    def _cancel(self, item: ScheduledItem) -> None:
+    def _cancel(self, item: _Timer) -> None:
         item.cancel()
+        item.clear()
         with self._condition:
             self._disposed += 1
             if 2 * self._disposed > len(self._queue):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
-from rxcompact.clock import call_soon_threadsafe_or_now
+from rxcompact.clock import call_soon
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import LoopError
 from rxcompact.operators.emitter import Gather
@@ -80,7 +81,7 @@ class Intake:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[list[Any]]) -> None:
         self._observer = observer
-        self._soon = call_soon_threadsafe_or_now(loop)
+        self._soon = partial(call_soon, loop)
         self._end: Callable[[], None] | None = None
         gather = Gather(self._soon, self.hand_over, size=float("inf"))
         self.push, self.take = gather.add, gather.take
