@@ -24,7 +24,7 @@ from rxcompact import operators as rxo
 from rxcompact.clock import LoopScheduler
 from rxcompact.commands import common
 from rxcompact.commands.common import SIGNALLED, configure_log, duration, note, stop_signals, write_error
-from rxcompact.contracts import UNBOUNDED, Sink, Unbounded, close
+from rxcompact.contracts import UNBOUNDED, Demand, Sink, close
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import ArgumentError, LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
@@ -279,7 +279,7 @@ class _Compaction:
             self._progress = False
 
 
-class _DeadLetters(Unbounded):
+class _DeadLetters(Demand):
     """Delivers dead letters to a sink; the input waits while many of them wait."""
 
     limit = 10_000
