@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from html import escape as escape_html
 from math import isfinite
@@ -90,6 +91,11 @@ def redacted(url: str, query: str = "") -> str:
     return scheme + slashes + place.rpartition("@")[2] + (query if after else "")
 
 
+def restarts(number: int) -> str:
+    """Return how often a run was restarted, for the end of a line."""
+    return f", {number} restart{'s' * (number != 1)}" if number else ""
+
+
 def error_name(error: BaseException | None) -> str:
     """Return the type of an error, without its message, which may be secret."""
     return "" if error is None else type(error).__name__
@@ -103,9 +109,8 @@ def error_text(error: BaseException | None, length: int = 200) -> str:
     """
     if error is None:
         return ""
-    try:
+    message = ""
+    with suppress(Exception):  # a report must not fail for the error that it is about
         message = str(error)
-    except Exception:  # noqa: BLE001 - a report must not fail for the error that it is about
-        message = ""
     message = _URL.sub(lambda found: redacted(found[0], "?…"), message[: 10 * length])
     return f"{error_name(error)}: {short(message, length)}" if message else error_name(error)

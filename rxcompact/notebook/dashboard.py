@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -11,13 +10,11 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from rxcompact.format import short
+from rxcompact.format import error_text
 from rxcompact.notebook.watch import EFFORT, PERIOD
-from rxcompact.observers.statistics import Snapshot
-from rxcompact.orchestrator import ENDED, Orchestrator
+from rxcompact.observers.statistics import ENDED, Snapshot
+from rxcompact.orchestrator import Orchestrator
 from rxcompact.render.snapshot import letters_html, snapshot_svg, snapshot_title
-
-HERE = Path(__file__).parent
 
 
 def dashboard(orchestrator: Orchestrator) -> Dashboard:
@@ -32,19 +29,16 @@ def dashboard(orchestrator: Orchestrator) -> Dashboard:
     Args:
         orchestrator: One that runs on the notebook's own loop, or will.
     """
-    found = _dashboards.get(id(orchestrator))
-    if found is None:
-        found = _dashboards[id(orchestrator)] = Dashboard(orchestrator)
-    return found
+    return _dashboards.get(id(orchestrator)) or Dashboard(orchestrator)
 
 
 class Dashboard(anywidget.AnyWidget):
     """A widget that shows the statistics of an orchestrator and has buttons for it; `dashboard` returns it."""
 
-    _esm = (HERE / "dashboard.js").read_text()
-    _css = (HERE / "dashboard.css").read_text()
+    _esm = Path(__file__).with_suffix(".js").read_text()
+    _css = Path(__file__).with_suffix(".css").read_text()
     view = traitlets.Dict().tag(sync=True)
-    """What is shown: title, picture, table of dead letters, buttons that are enabled, and a notice."""
+    """What is shown: title, picture, table of dead letters, enabled buttons, a notice, and whether more will follow."""
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
@@ -60,6 +54,7 @@ class Dashboard(anywidget.AnyWidget):
         super().__init__(view=self._now())
         self._states = orchestrator.states.subscribe(lambda _: self._schedule_update())
         self.on_msg(self._on_message)
+        _dashboards[id(orchestrator)] = self
 
     def snapshot(self) -> Snapshot:
         """Return the statistics as they are now; they show themselves, in a saved notebook too."""
@@ -77,8 +72,7 @@ class Dashboard(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Show the widget; where there are no widgets, a snapshot."""
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        now: dict[str, str] = self.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
-        return data | now, metadata
+        return data | self.snapshot()._repr_mimebundle_(), metadata  # pyright: ignore[reportPrivateUsage]
 
     def _now(self) -> dict[str, Any]:
         now = self.snapshot()
@@ -88,13 +82,16 @@ class Dashboard(anywidget.AnyWidget):
             "letters": letters_html(now),
             "actions": self._actions(),
             "notice": self._notice,
+            "live": now.state not in ENDED,
         }
 
     def _actions(self) -> list[str]:
+        state = self._orchestrator.state
         if self._task is not None:
             return []
-        state = self._orchestrator.state
-        return ["start"] if state in ENDED else ["stop", "restart"] if state == "running" else ["stop"]
+        if state in ENDED:
+            return ["start"]
+        return ["stop", "restart"] if state == "running" else ["stop"]
 
     def _schedule_update(self) -> None:
         if self._timer is None and self._shown and self._loop is not None:
@@ -124,12 +121,11 @@ class Dashboard(anywidget.AnyWidget):
         self._schedule_update()
 
     async def _run(self, action: str) -> None:
-        step: Callable[[], Coroutine[Any, Any, object]] = getattr(self._orchestrator, action)
         self._notice = f"{action}…"
         try:
-            await step()
+            await getattr(self._orchestrator, action)()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is shown beside the button
-            self._notice = f"{action} failed: {type(error).__name__}: {short(str(error), 200)}"
+            self._notice = f"{action} failed: {error_text(error)}"
         else:
             self._notice = ""
         finally:

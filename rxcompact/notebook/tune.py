@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.mappers import TimeSpec, key_of, time_of
-from rxcompact.notebook.history import History
-from rxcompact.notebook.simulation import Result, peak, simulate
+from rxcompact.notebook.history import History, Result, peak, simulate
 from rxcompact.notebook.tuning import Row, Tuning
 from rxcompact.testing import SimulatedApi
 

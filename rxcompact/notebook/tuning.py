@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.format import duration, instant
@@ -108,24 +108,19 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
         return min(filter(fits, self), key=cost, default=None)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return the rows as dicts of plain values, times in seconds."""
-        names = [each.name for each in fields(Row) if each.name != "in_outage"]
-        return [
-            {name: getattr(row, name) for name in (*names, "ratio", "saved")}
-            | {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
-            for row in self
-        ]
-
     def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame of the records.
+        """Return a data frame with a record of each row, times in seconds.
 
         Raises:
             ImportError: without pandas.
         """
         import pandas as pd  # noqa: PLC0415 - an extra
 
-        return pd.DataFrame(self.records())
+        names = [each.name for each in fields(Row) if each.name != "in_outage"] + ["ratio", "saved"]
+        records = [{name: getattr(row, name) for name in names} for row in self]
+        for record, row in zip(records, self, strict=True):
+            record |= {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
+        return pd.DataFrame(records)
 
     def plot(self) -> Figure:
         """Return a picture: compaction against latency, and expired events against the length of an outage.

@@ -7,12 +7,11 @@ from typing import Any
 
 from rxcompact.clock import Seconds
 from rxcompact.clock import seconds as in_seconds
-from rxcompact.orchestrator import ENDED, Orchestrator
+from rxcompact.observers.statistics import ENDED
+from rxcompact.orchestrator import Orchestrator
 
-PERIOD = 0.25
-"""Seconds between updates in a notebook."""
-LINE = 1.0
-"""Seconds between updates where each is printed below the last."""
+PERIOD, LINE = 0.25, 1.0
+"""Seconds between updates in a notebook, and where each is printed below the last."""
 EFFORT = 10
 """An update waits at least so many times as long as the last one took: with very much in flight."""
 
@@ -32,9 +31,9 @@ async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -
     loop, statistics = asyncio.get_running_loop(), orchestrator.statistics
     end = None if seconds is None else loop.time() + in_seconds("seconds", seconds)
     handle = _notebook_display(statistics.snapshot())
+    show, period = (print, LINE) if handle is None else (handle.update, PERIOD)
     if handle is None:
         print(statistics.snapshot())  # noqa: T201 - it is what was asked for
-    show, period = (print, LINE) if handle is None else (handle.update, PERIOD)
     while orchestrator.state not in ENDED and (end is None or loop.time() < end):
         await asyncio.sleep(period if end is None else min(period, end - loop.time()))
         began = loop.time()
@@ -50,7 +49,6 @@ def _notebook_display(first: Any) -> Any:
     except ImportError:
         return None
     shell: Any = get_ipython()
-    if not hasattr(shell, "kernel"):  # a terminal's would print it anew each time
-        return None
     show: Any = display
-    return show(first, display_id=True)
+    # a terminal's would print it anew each time
+    return show(first, display_id=True) if hasattr(shell, "kernel") else None

@@ -14,15 +14,7 @@ from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.observers.statistics import Statistics
-from rxcompact.signals import (
-    BatchPublished,
-    DeadLettered,
-    ObserverFailed,
-    Signal,
-    State,
-    StateChanged,
-    WindowClosed,
-)
+from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Signal, State, StateChanged, WindowClosed
 
 T = TypeVar("T")
 
@@ -94,22 +86,18 @@ class Hub(Observable[T], Generic[T]):
         try:
             observer.on_next(item)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an observer may raise anything
-            failures = self._failures.get(observer, 0) + 1
-            self._failures[observer] = failures
+            failures = self._failures[observer] = self._failures.get(observer, 0) + 1
             detached = failures >= MAX_FAILURES
             if detached:
                 self._detach(observer)
-            self._report(ObserverFailed(_name(observer), error, failures, detached))
+            function = getattr(observer, "_on_next", observer)
+            owner = getattr(function, "__self__", function)
+            name = getattr(function, "__qualname__", None) or type(owner).__name__
+            self._report(ObserverFailed(name, error, failures, detached))
         else:
             # to take the report of its own failures is no recovery
             if self._failures and not isinstance(item, ObserverFailed):
                 self._failures.pop(observer, None)
-
-
-def _name(observer: ObserverBase[T]) -> str:
-    function = getattr(observer, "_on_next", observer)
-    owner = getattr(function, "__self__", None)
-    return getattr(function, "__qualname__", None) or type(function if owner is None else owner).__name__
 
 
 class Observables:

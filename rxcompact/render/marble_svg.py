@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby, islice
+from operator import itemgetter
 from statistics import median
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,11 +21,8 @@ LEFT, RIGHT = 128, 932
 """Where time starts and ends."""
 COLOURS = ("#2f6fd6", "#c2571a", "#1f8a5b", "#8a4fc4", "#b8324f", "#0f7f95", "#8a6d0b", "#5b6b7d")
 """Of keys, in turn: each is a contrast to white text, to white paper and to black paper."""
-MOST_CIRCLES = 160
-"""Events, or outcomes of a kind, that are drawn one by one."""
-MOST_WINDOWS = 100
-MOST_RETRIES = 60
-MOST_STATES = 60
+MOST_CIRCLES, MOST_WINDOWS, MOST_RETRIES, MOST_STATES = 160, 100, 60, 60
+"""What is drawn one by one; of outcomes, each kind."""
 RADIUS = 10.0
 ROW, ROWS = 24.0, 4
 """Circles at one instant are drawn on top of each other, so many; the rest is counted."""
@@ -42,13 +40,11 @@ STATES = {"restarting": "restart", "draining": "drain", "source failed": "source
 """States that are labelled, and their labels."""
 
 
-class Dot(NamedTuple):
-    """A circle to draw; ``kind`` is its class."""
-
+class _Dot(NamedTuple):
     at: float
     letter: str
     colour: str
-    kind: str = ""
+    kind: str = ""  # the class of the circle
     badge: str = ""
 
 
@@ -76,27 +72,25 @@ class _Picture:
         self._y = 36.0
 
     def draw(self) -> str:
-        names = ("received", "distinct", "published")
-        title = " → ".join(f"{self._recording.totals.get(name, 0):,} {name}" for name in names)
-        axis = self._lower
+        totals, upper, lower = self._recording.totals, self._upper, self._lower
+        title = " → ".join(f"{totals.get(name, 0):,} {name}" for name in ("received", "distinct", "published"))
         self._text(title, 16, 26, "title")
-        self._text(f"{instant(axis.start)} UTC, {duration(axis.end - axis.start)}", RIGHT, 26, "quiet end")
-        one_axis = self._upper == self._lower
-        states = self._states() if one_axis else []
-        top = self._y
-        self._events()
-        if not one_axis:
-            self._axis(self._upper, "event time", top)
-            self._text(f"from {instant(self._upper.start)} UTC", LEFT, self._y + 8, "quiet")
-            self._y += 16
-            states = self._states()
+        self._text(f"{instant(lower.start)} UTC, {duration(lower.end - lower.start)}", RIGHT, 26, "quiet end")
+        if upper != lower:
             top = self._y
+            self._events()
+            self._axis(upper, "event time", top)
+            self._text(f"from {instant(upper.start)} UTC", LEFT, self._y + 8, "quiet")
+            self._y += 16
+        states = self._states()
+        top = self._y
+        if upper == lower:
+            self._events()
         self._retries()
         self._outcomes()
         for mark in states:
-            x = _x(axis, mark.at)
-            self._behind.append(element("line", x1=x, x2=x, y1=top - 4, y2=self._y, kind="state"))
-        self._axis(axis, "time" if one_axis else "clock", top)
+            self._line(lower, mark.at, top - 4, self._y, "state")
+        self._axis(lower, "time" if upper == lower else "clock", top)
         self._legend()
         return document([*self._behind, *self._parts], self._y + 6, title)
 
@@ -107,28 +101,31 @@ class _Picture:
         if text:
             self._draw("text", text, x=x, y=y, kind=kind)
 
+    def _line(self, axis: Axis, at: float, top: float, bottom: float, kind: str) -> None:
+        """Draw an upright line behind everything."""
+        x = _x(axis, at)
+        self._behind.append(element("line", x1=x, x2=x, y1=top, y2=bottom, kind=kind))
+
+    def _base(self, y: float, kind: str = "lane") -> None:
+        self._draw("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, kind=kind)
+
     def _lane(self, name: str, height: float, note: str = "") -> None:
         """End a lane: its name, and under it a note."""
         self._y += height
         self._text(name, 16, self._y - (16 if note else 9), "name")
-        if note:
-            self._text(note, 16, self._y - 2, "quiet")
+        self._text(note, 16, self._y - 2, "quiet")
 
-    # ── circles and bars ──────────────────────────────────────────────────────────────────────────────────────────
-
-    def _circles(self, name: str, axis: Axis, dots: Iterable[Dot], note: str = "") -> bool:
+    def _circles(self, name: str, axis: Axis, dots: Iterable[_Dot], note: str = "") -> bool:
         """Draw a lane of circles, those of one instant on top of each other; return false, and draw none, of many."""
-        ordered = sorted(dots, key=lambda dot: dot.at)
-        xs = [_x(axis, dot.at) for dot in ordered]
-        spans = ((x - RADIUS, x + RADIUS + (15 if dot.badge else 1)) for x, dot in zip(xs, ordered, strict=True))
-        rows = _rows(spans, ROWS)
-        crowd = [x for x, row in zip(xs, rows, strict=True) if row == ROWS]
-        if len(crowd) > len(xs) * CROWD:
+        placed = sorted(((_x(axis, dot.at), dot) for dot in dots), key=itemgetter(0))
+        rows = _rows(((x - RADIUS, x + RADIUS + (15 if dot.badge else 1)) for x, dot in placed), ROWS)
+        crowd = [x for (x, _), row in zip(placed, rows, strict=True) if row == ROWS]
+        if len(crowd) > len(placed) * CROWD:
             return False
         height = min(ROWS, max(rows, default=0) + 1) * ROW + (20 if crowd else 8)
         base = self._y + height - ROW / 2 - 2
-        self._draw("line", x1=LEFT, x2=RIGHT, y1=base, y2=base, kind="lane")
-        for x, row, dot in zip(xs, rows, ordered, strict=True):
+        self._base(base)
+        for (x, dot), row in zip(placed, rows, strict=True):
             if row < ROWS:
                 self._circle(x, base - row * ROW, dot)
         for _, near in groupby(crowd, lambda x: x // (3 * RADIUS)):
@@ -137,13 +134,13 @@ class _Picture:
         self._lane(name, height, note)
         return True
 
-    def _circle(self, x: float, y: float, dot: Dot) -> None:
+    def _circle(self, x: float, y: float, dot: _Dot) -> None:
+        radius, look = RADIUS, {"fill": dot.colour, "kind": dot.kind}
         if "ring" in dot.kind:
-            self._draw("circle", cx=x, cy=y, r=RADIUS - 1, kind=dot.kind)
-        elif dot.kind:
-            self._draw("circle", cx=x, cy=y, r=RADIUS, fill=dot.colour, kind=dot.kind)
-        else:
-            self._draw("circle", cx=x, cy=y, r=RADIUS, fill=dot.colour)
+            radius, look = RADIUS - 1, {"kind": dot.kind}
+        elif not dot.kind:
+            look = {"fill": dot.colour}
+        self._draw("circle", cx=x, cy=y, r=radius, **look)
         self._text(dot.letter, x, y + 4, "middle" if dot.kind else "letter middle")
         if x + RADIUS + len(dot.badge) * LETTER < WIDTH:
             self._text(dot.badge, x + RADIUS + 1, y - 3, "small")
@@ -152,11 +149,10 @@ class _Picture:
 
     def _bars(self, name: str, axis: Axis, kinds: Mapping[str, str]) -> None:
         """Draw a lane of bars of one scale, each kind over the one before: what it stands for, by its class."""
-        rates = self._recording.rates
-        layers = {kind: axis.spread(BINS, rates.get(what, ())) for kind, what in kinds.items()}
-        most = max(max(amounts) for amounts in layers.values())
-        base, width = self._y + BAR + 6, (RIGHT - LEFT) / BINS
-        self._draw("line", x1=LEFT, x2=RIGHT, y1=base, y2=base, kind="lane")
+        layers = {kind: axis.spread(BINS, self._recording.rates.get(what, ())) for kind, what in kinds.items()}
+        most, width = max(map(max, layers.values())), (RIGHT - LEFT) / BINS
+        base = self._y + BAR + 6
+        self._base(base)
         for kind, amounts in layers.items():
             for index, amount in enumerate(amounts):
                 if amount > 0:
@@ -165,8 +161,6 @@ class _Picture:
                     self._draw("rect", x=x, y=base - tall, width=width - 0.8, height=tall, kind=kind)
         rate = most * BINS / axis.length
         self._lane(name, BAR + 12, f"≤ {rate:,.0f}/s" if rate >= 10 else f"≤ {rate:.2g}/s")  # noqa: PLR2004
-
-    # ── events and windows ────────────────────────────────────────────────────────────────────────────────────────
 
     def _events(self) -> None:
         top, recording = self._y, self._recording
@@ -185,13 +179,13 @@ class _Picture:
             self._text(whole, LEFT, self._y + 19, "small")
         self._lane("windows", 28)
 
-    def _dots(self) -> Iterator[Dot]:
+    def _dots(self) -> Iterator[_Dot]:
         for event in self._recording.events:
             letter, colour = self._letters[event.key], self._colours[event.key]
-            yield Dot(within(event.window, event.first_seen), letter, colour)
+            yield _Dot(within(event.window, event.first_seen), letter, colour)
             if more := (event.count or 1) - 1:
                 badge = f"{TIMES}{more:,}" if more > 1 else ""
-                yield Dot(within(event.window, event.last_seen), letter, colour, "duplicate", badge)
+                yield _Dot(within(event.window, event.last_seen), letter, colour, "duplicate", badge)
 
     def _brackets(self, top: float) -> None:
         """Draw a bracket with counts under each window, and a shade behind it from the top."""
@@ -205,8 +199,6 @@ class _Picture:
             whole = counts if window.trigger == "time" else f"{counts}, {window.trigger}"
             label = next((text for text in (whole, counts) if len(text) * LETTER < width), "")
             self._text(label, left + width / 2, y + 20, "middle")
-
-    # ── retries and outcomes ──────────────────────────────────────────────────────────────────────────────────────
 
     def _retries(self) -> None:
         recording = self._recording
@@ -244,15 +236,13 @@ class _Picture:
             kind = "" if outcome == "published" else f"ring {outcome}"
             # an event that was rejected has no key
             dots = [
-                Dot(mark.at, self._letters.get(mark.key, "?"), self._colours.get(mark.key, COLOURS[-1]), kind)
+                _Dot(mark.at, self._letters.get(mark.key, "?"), self._colours.get(mark.key, COLOURS[-1]), kind)
                 for mark in found[:MOST_CIRCLES]
             ]
             few = recording.are_all(outcome, dots) and (self._keys or not dots)
             reasons = Counter(mark.reason for mark in found if mark.reason).most_common(1)
             if not (few and self._circles(outcome, self._lower, dots, short(reasons[0][0], 16) if reasons else "")):
                 self._bars(outcome, self._lower, {outcome: outcome})
-
-    # ── time, legend ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _states(self) -> list[StateMark]:
         """Label the changes of state, as far as labels fit; return them."""
@@ -269,10 +259,10 @@ class _Picture:
 
     def _axis(self, axis: Axis, name: str, top: float) -> None:
         y = self._y + 14
-        self._draw("line", x1=LEFT, x2=RIGHT, y1=y, y2=y, kind="tick")
+        self._base(y, "tick")
         for seconds in axis.ticks(TICKS):
             x = _x(axis, axis.start + seconds)
-            self._behind.append(element("line", x1=x, x2=x, y1=top, y2=y, kind="grid"))
+            self._line(axis, axis.start + seconds, top, y, "grid")
             self._draw("line", x1=x, x2=x, y1=y, y2=y + 4, kind="tick")
             self._text(duration(seconds), x, y + 17, "quiet middle")
         self._text(name, 16, y + 4, "name")

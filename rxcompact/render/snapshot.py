@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rxcompact.format import OUTCOMES, duration, error_name
+from rxcompact.format import OUTCOMES, duration, error_name, restarts
 from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
@@ -33,8 +33,7 @@ MINUTE = 60.0
 
 def snapshot_title(now: Any) -> str:
     """Return the state, and for how long it has run."""
-    restarts = f", {now.restarts} restart{'s' * (now.restarts != 1)}" if now.restarts else ""
-    return f"{now.state}, {duration(now.uptime)}{restarts}"
+    return f"{now.state}, {duration(now.uptime)}{restarts(now.restarts)}"
 
 
 def snapshot_lines(now: Any) -> list[tuple[str, str]]:

@@ -19,8 +19,7 @@ from rxcompact.testing import SimulatedApi
 
 try:
     from rxcompact.notebook import Tuning, tune
-    from rxcompact.notebook.history import History
-    from rxcompact.notebook.simulation import peak
+    from rxcompact.notebook.history import History, peak
 except ImportError:
     if "CI" in os.environ:
         raise
