@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, floor, isfinite, log2
+from math import ceil, floor, fsum, isfinite, log2
 
 from rxcompact.errors import ArgumentError
 
@@ -40,15 +40,23 @@ class Histogram:
 
     def add(self, values: Iterable[float]) -> None:
         """Count values."""
-        ordered, done = sorted(values), 0
-        self.total += sum(ordered)
-        self.most = max(self.most, *ordered[-1:])
-        # a look-up for each bound that lies among the values: of a batch there are fewer than values
-        while done < len(ordered):
-            index = bisect_left(self.bounds, ordered[done])
-            end = bisect_right(ordered, self.bounds[index], done) if index < len(self.bounds) else len(ordered)
-            self.counts[index] += end - done
-            done = end
+        self.add_ages([-value for value in values], 0.0)
+
+    def add_ages(self, births: list[float], at: float) -> None:
+        """Count ages at an instant; the births are sorted in place, which is quick where they were nearly."""
+        if not births:
+            return
+        births.sort()
+        bounds, counts, oldest, end = self.bounds, self.counts, at - births[0], len(births)
+        self.total += end * at - fsum(births)
+        self.most = max(self.most, oldest)
+        index, last = bisect_left(bounds, at - births[-1]), bisect_left(bounds, oldest)
+        # a look-up for each bound that lies among the ages: of a batch there are fewer than ages
+        while index < last:
+            start = bisect_left(births, at - bounds[index], 0, end)
+            counts[index] += end - start
+            index, end = index + 1, start
+        counts[last] += end
 
     @property
     def count(self) -> int:

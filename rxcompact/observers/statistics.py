@@ -160,14 +160,14 @@ class Statistics:
         batch, _, at = delivered
         self._counts.batches.add((len(batch),))
         self._counts.published_at = at
-        self._add_ages("published", [at - each.first_seen for each in batch if each.first_seen is not None])
+        self._ages("published").add_ages([born for each in batch if (born := each.first_seen) is not None], at)
         self._sample()
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         counts, outcome, age = self._counts, letter.outcome, letter.age
         _count(counts.dead_letters, (outcome, letter.stage, letter.reason))
         if age is not None and outcome != "rejected":
-            self._add_ages(outcome, [age])
+            self._ages(outcome).add((age,))
         key = short(letter.event.key, 40) if isinstance(letter.event, Compacted) else ""
         why, error = short(letter.reason, 40), error_name(letter.error)
         brief = Letter(outcome, letter.stage, key, why, error, letter.attempts, age)
@@ -185,10 +185,10 @@ class Statistics:
             case _:
                 pass
 
-    def _add_ages(self, outcome: str, ages: list[float]) -> None:
+    def _ages(self, outcome: str) -> Histogram:
         if outcome not in self._counts.ages:
             self._counts.ages[outcome] = Histogram(age_bounds(self._run.pipeline.max_age))
-        self._counts.ages[outcome].add(ages)
+        return self._counts.ages[outcome]
 
     def _sample(self, *, merge: bool = False) -> None:
         """Remember what has come and gone, unless it was just done; to merge, in place of a sample that was."""
