@@ -242,7 +242,7 @@ def test_memory_of_a_dashboard_is_flat(dashboard_page: Page) -> None:
         assert last[name] <= 1.2 * first[name], (name, first, last)
 
 
-def test_a_dashboard_says_when_the_kernel_does_not_answer(dashboard_page: Page) -> None:
+def test_a_dashboard_shows_when_the_kernel_does_not_answer(dashboard_page: Page) -> None:
     notice = dashboard_page.locator(".rxcompact-notice")
     expect(notice).to_contain_text("no news for 5 s: the kernel is busy, or was restarted")
     dashboard_page.evaluate("model.set({ live: false, actions: ['start'] })")
