@@ -21,7 +21,7 @@ from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
-from rxcompact.observers.statistics import Statistics
+from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import RetryPolicy, Wait, full_jitter
 from rxcompact.pipeline import Pipeline
 from rxcompact.run import Run, Supervisor
@@ -30,7 +30,6 @@ from rxcompact.signals import Account, StageNow, State
 DEADLINE = 10.0  # seconds that a drain may take by default
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 """Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
-ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 
 
 @dataclass(frozen=True, slots=True)

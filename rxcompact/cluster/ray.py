@@ -22,8 +22,9 @@ from rxcompact.contracts import Demand, Source
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.keys import stable
 from rxcompact.observers import Hub
+from rxcompact.observers.statistics import ENDED
 from rxcompact.operators.compact import Compact
-from rxcompact.orchestrator import DEADLINE, ENDED, Orchestrator
+from rxcompact.orchestrator import DEADLINE, Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, Signal
 

@@ -7,8 +7,8 @@ import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rxcompact.observers.statistics import Snapshot
-from rxcompact.orchestrator import ENDED, Orchestrator
+from rxcompact.observers.statistics import ENDED, Snapshot
+from rxcompact.orchestrator import Orchestrator
 from rxcompact.render.snapshot import LETTER_COLUMNS, letter_rows, snapshot_lines, snapshot_title
 
 if TYPE_CHECKING:
