@@ -100,7 +100,7 @@ class Orchestrator(Observables):
         self._drain_seconds = seconds("deadline", deadline, zero=True)
         self._state: State = "idle"
         self._run: Run | None = None
-        self._supervisor: Supervisor | None = None
+        self._supervisor: Supervisor
         self._source_error: Exception | None = None  # that ended the run
         self._deadline: Deadline
         self._ending: asyncio.Task[Report] | None = None
@@ -174,7 +174,7 @@ class Orchestrator(Observables):
         await self._drained()
         if self._run is None or self._state in ENDED:
             self._start()
-        elif self._state == "running" and self._supervisor is not None:
+        elif self._state == "running":
             self._set_state("restarting")
             self.restarts += 1
             self._set_state("running")
@@ -193,9 +193,8 @@ class Orchestrator(Observables):
                 raise LoopError("it runs on another loop: stop it there first")
             lost = run.account().in_flight
             logger.warning("the loop was closed before the pipeline was stopped: {} events in flight are lost", lost)
-            if self._supervisor is not None:
-                self._supervisor.pause()
-            self._ending = self._supervisor = None
+            self._supervisor.pause()
+            self._ending = None
             self._set_state("stopped")
         while self._ending is not None and not self._ending.done():
             await asyncio.wait({self._ending})
@@ -260,33 +259,26 @@ class Orchestrator(Observables):
         return self._ending
 
     async def _drain(self, run: Run, deadline: Deadline) -> Report:
-        await self._stop_source(deadline)
+        pipeline, source = self.pipeline, self.pipeline.source
+        self._supervisor.retire()
+        await deadline.limit(close(source), SOURCE_SHARE)
+        self._supervisor.pause()
         if not run.ended.done():
             run.drain()
         in_time = await deadline.wait(run.ended, DRAIN_SHARE)
         if not in_time or run.ended.exception() is not None:
             run.abandon()
         await deadline.limit(run.deliver_dead_letters())
-        pipeline = self.pipeline
         parts = [*(each.enricher for each in pipeline.enrichments), pipeline.publication.sink, pipeline.dead_letters]
-        await asyncio.gather(*map(deadline.limit, (*map(close, parts), self._release())))
+        closings = [close(part) for part in parts]
+        if isinstance(source, DurableSource):
+            closings.append(source.release())
+        await asyncio.gather(*map(deadline.limit, closings))
         failed = run.ended.exception() is not None or self._source_error is not None
         report = Report(run.account(), deadline.took(), in_time and not failed)
         self._set_state("failed" if failed else "stopped")
         self._signal_handlers.disposable = Disposable()
         return report
-
-    async def _stop_source(self, deadline: Deadline) -> None:
-        if self._supervisor is not None:
-            self._supervisor.retire()
-        await deadline.limit(close(self.pipeline.source), SOURCE_SHARE)
-        if self._supervisor is not None:
-            self._supervisor.pause()
-            self._supervisor = None
-
-    async def _release(self) -> None:
-        if isinstance(self.pipeline.source, DurableSource):
-            await self.pipeline.source.release()
 
     async def wait(self) -> Report:
         """Wait until it has stopped.

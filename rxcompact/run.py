@@ -12,7 +12,7 @@ from loguru import logger
 from msgspec.structs import replace
 from reactivex import Observable
 from reactivex import operators as ops
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.abc import DisposableBase, ObserverBase
 from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.subject import Subject
 from tenacity import RetryCallState, Retrying
@@ -31,19 +31,7 @@ from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
 
 
 class Run(Demand):
-    """The stages behind the source. They outlive it: a source may die, or be restarted, and nothing is lost.
-
-    Args:
-        pipeline: What to run.
-        on_window: Called with each window that closed.
-        on_delivered: Called with each batch that a sink took.
-        on_dead_letter: Called with each dead letter.
-        on_retry: Called with each call that failed and will be made again.
-        metrics: Gives the metrics, and their content type.
-
-    Attributes:
-        ended: Done when everything is settled, or failed with what the stream failed with.
-    """
+    """The stages behind the source, joined. They outlive it: it may die, or be restarted, and nothing is lost."""
 
     def __init__(
         self,
@@ -57,14 +45,12 @@ class Run(Demand):
     ) -> None:
         self._pipeline = pipeline
         self.limit = pipeline.max_in_flight
-        self._notify_window = on_window
-        self._notify_delivered = on_delivered
-        self._notify_dead_letter = on_dead_letter
-        self._notify_retry = on_retry
+        self._notify_window, self._notify_delivered = on_window, on_delivered
+        self._notify_dead_letter, self._notify_retry = on_dead_letter, on_retry
         self._metrics = metrics
         self.loop = asyncio.get_running_loop()
         self.scheduler = LoopScheduler(self.loop)
-        self.ended: asyncio.Future[None] = self.loop.create_future()
+        self.ended: asyncio.Future[None] = self.loop.create_future()  # with what the stream failed with
         self._counts: Counter[str] = Counter()  # fields of the account
         self._distinct_of_others = 0  # distinct events of a reducer that is not ours
         self._acks = PendingAcks()
@@ -106,7 +92,7 @@ class Run(Demand):
             stream = bound(stream)
         return stream
 
-    def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+    def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: object = None) -> DisposableBase:
         self._intake = observer
         return Disposable()
 
@@ -298,16 +284,7 @@ class Supervisor:
     """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
 
     It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
-    for what another thread pushes in that instant.
-
-    Args:
-        source: Asked for its stream anew each time.
-        run: What to feed.
-        wait: Gives the seconds between a failure and the next subscription.
-        healthy_after: Seconds without failure after which failures are forgotten.
-        max_failures: Failures in a row after which it is given up; at the first, where it cannot begin anew.
-        on_failure: Called with each failure.
-        on_ended: Called when the source has completed, with None, or was given up, with its last error.
+    for what another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
     """
 
     def __init__(
@@ -321,13 +298,10 @@ class Supervisor:
         on_failure: Callable[[SourceFailed], object],
         on_ended: Callable[[Exception | None], object],
     ) -> None:
-        self._source = source
-        self._run = run
-        self._wait = wait
-        self._healthy_after = healthy_after
+        self._source, self._run = source, run
+        self._wait, self._healthy_after = wait, healthy_after
         self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
-        self._on_failure = on_failure
-        self._on_ended = on_ended
+        self._on_failure, self._on_ended = on_failure, on_ended
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
