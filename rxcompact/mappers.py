@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
-from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -28,13 +27,16 @@ FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}
 """Classes that are functions of an event as well."""
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
+Counts: TypeAlias = Mapping[str, int]
+NO_ERRORS: Errors = {}
+NOTHING: Counts = {}
 
 
 class Column(list[Any]):
-    """The keys or times of a chunk.
+    """The keys or times of a chunk; None for the events that have none.
 
     Attributes:
-        errors: The positions of the events that have none, and why; in the list they are None.
+        errors: The positions of these, and why.
         missing: The names of fields that events lack, and how many events.
         unread: How many events could not be read at all.
     """
@@ -42,28 +44,19 @@ class Column(list[Any]):
     __slots__ = ("errors", "missing", "unread")
 
     def __init__(
-        self,
-        values: Iterable[Any] = (),
-        errors: Errors | None = None,
-        missing: dict[str, int] | None = None,
-        unread: int = 0,
+        self, values: Iterable[Any] = (), errors: Errors = NO_ERRORS, missing: Counts = NOTHING, unread: int = 0
     ) -> None:
         super().__init__(values)
-        self.errors: Errors = errors or {}
-        for at in self.errors:
+        self.errors, self.missing, self.unread = errors, missing, unread
+        for at in errors:
             self[at] = None
-        self.missing: dict[str, int] = missing or {}
-        self.unread = unread
 
 
 class Mapper(ABC):
-    """Maps an event to its key or time, or a chunk of them.
-
-    Attributes:
-        names: The fields that it reads, or leaves out.
-    """
+    """Maps an event to its key or time, or a chunk of them."""
 
     names: tuple[str, ...] = ()
+    """The fields that it reads, or leaves out."""
 
     def __call__(self, event: Any) -> Any:
         """Return the key or time of an event.
@@ -85,9 +78,6 @@ class Mapper(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
-
-
-# ── keys ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def key_of(
@@ -175,9 +165,9 @@ class FieldKeys(Mapper):
         missing: dict[str, int] = {}
         keys: list[Sequence[Hashable]] = []
         for name, values in zip(self.names, columns, strict=True):
-            column, more = (values, None) if usual else self._convert(values)
+            column, more = (values, NO_ERRORS) if usual else self._convert(values)
             keys.append(column)
-            errors = errors | more if more else errors
+            errors = errors | more
             # few keys are false
             absent = [] if all(column) else [at for at, key in enumerate(column) if key is None and at not in errors]
             if absent:
@@ -186,13 +176,13 @@ class FieldKeys(Mapper):
                     errors = errors | dict.fromkeys(absent, KeyMapperError(f"no field {name!r}"))
         return Column(keys[0] if len(keys) == 1 else zip(*keys, strict=True), errors, missing, unread)
 
-    def _convert(self, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors | None]:
+    def _convert(self, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
         kinds = set(map(type, values))
         if kinds <= {str, NONE}:
             if max(map(len, filter(None, values)), default=0) <= self._max_length:
-                return values, None
+                return values, NO_ERRORS
         elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
-            return values, None
+            return values, NO_ERRORS
         return map_each(json_key, values, KeyMapperError, self._max_length)
 
 
@@ -258,9 +248,6 @@ def _called(
     return map_each(function, events, error_class)
 
 
-# ── times ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def time_of(
     spec: TimeSpec,
     *,
@@ -296,7 +283,7 @@ class Times(Mapper):
     def __init__(self, source: Callable[[Any], Any], timezone: tzinfo, format: str | None) -> None:  # noqa: A002
         self._function = source
         self._parse = parser(timezone, format)
-        self._parse_usual = None if format else partial(posix_of_usual, timezone=timezone)
+        self._usual, self._timezone = format is None, timezone
         self.fields = [(source, Any)] if isinstance(source, Field) else []
         self._columns = Columns(self.fields)
         self.names = tuple(field.name for field, _ in self.fields)
@@ -322,16 +309,13 @@ class Times(Mapper):
         name = "".join(self.names)
         error = TimeMapperError(f"no field {name!r}" if name else "no time")
         more = {present[at]: error for at, error in more.items()} | dict.fromkeys(absent, error)
-        return Column(times, errors | more, {name: len(absent)} if name and absent else None, len(errors))
+        return Column(times, errors | more, {name: len(absent)} if name and absent else NOTHING, len(errors))
 
     def _parsed(self, values: Sequence[Any], kinds: set[type]) -> tuple[Sequence[float], Errors]:
-        if self._parse_usual is not None:
-            with suppress(Exception):  # of whichever value
-                return self._parse_usual(values, kinds), {}
+        with suppress(Exception):  # of whichever value
+            if self._usual:
+                return posix_of_usual(values, kinds, self._timezone), {}
         return map_each(self._parse, values, TimeMapperError)
-
-
-# ── both ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class ChunkMapper:
@@ -374,6 +358,6 @@ class ChunkMapper:
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
         self.read += len(events) - max(keys.unread, times.unread)
-        for name, count in (times.missing | keys.missing).items():
+        for name, count in {**times.missing, **keys.missing}.items():
             self.missing[name] = self.missing.get(name, 0) + count
         return keys, times, times.errors | keys.errors

@@ -25,27 +25,20 @@ NANO = 1_000_000_000
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - to subtract from others that have no zone, which is fast
 YEAR_TWO = -62_104_060_800.0
-SHOWN = 60
+NOTHING = timedelta()
+SHOWN = 60  # characters of a text that is none
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?|[0-9.]*")
 COMPACT = re.compile(r"(?:19[7-9]\d|2\d{3})\d{4}(?:\d{6})?", re.ASCII)
 """Digits that are a day, or a day and a time, since 1970 where they can be, and an epoch otherwise."""
-# more digits than `datetime` takes, or none after the point
-FRACTION = re.compile(r"[.,](\d*)", re.ASCII)
-# a fraction of a second; `datetime` reads one of an hour or a minute as that, too
-OF_SECOND = re.compile(r"(:?\d\d){3}[.,]\d*[^.,]*$", re.ASCII)
-# ISO 8601 has these, `datetime` does not
-LEAP_SECOND = re.compile(r"([T ]\d\d:?[0-5]\d:?)60", re.IGNORECASE | re.ASCII)
-MIDNIGHT = re.compile(r"([T ])24(?=:?00(:?00([.,]0+)?)?(?![\d:.,]))", re.IGNORECASE | re.ASCII)
-
-_TIME = r"(?P<time>\d\d:\d\d(?::\d\d(?:[.,]\d+)?)?)"
-_ZONE = r"(?: ?(?P<offset>[+-]\d\d(?::?\d\d)?)(?: [A-Za-z]{1,5})?| ?(?P<zone>[A-Za-z]{1,5}))?"
+_TIME = r"(?P<hour>\d\d):?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d*))?)?"
+_ZONE = r"(?: ?(?P<offset>[+-]\d\d(?::?\d\d){0,2})(?: [A-Za-z]{1,5})?| ?(?P<zone>[A-Za-z]{1,5}))?"
 _WEEKDAY, _MONTH = r"(?:[A-Za-z]{3,9},? )?", r"(?P<month>[A-Za-z]{3})[a-z]*"
-WRITTEN = [
+FORMS = [
     re.compile(pattern, re.ASCII)
     for pattern in (
-        # 2026-11-28 10:00:00.123 UTC (PostgreSQL), 2026/11/28 10:00:00 (nginx, Go)
-        rf"(?P<year>\d{{4}})[-/](?P<month>\d\d)[-/](?P<day>\d\d)[ T]{_TIME}{_ZONE}",
+        # ISO 8601, 2026-11-28 10:00:00.123 UTC (PostgreSQL), 2026/11/28 10:00:00 (nginx, Go)
+        rf"(?P<year>\d{{4}})([-/]?)(?P<month>\d\d)\2(?P<day>\d\d)(?:[Tt _]{_TIME}{_ZONE})?",
         # 28/Nov/2026:10:00:00 +0100 (web servers), Sat, 28 Nov 2026 10:00:00 GMT (RFC 9110), Saturday, 28-Nov-26 …
         rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
         # Sat Nov 28 10:00:00 2026 (asctime), Sat Nov 28 10:00:00 UTC 2026 (date)
@@ -86,9 +79,9 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
         simple = simple.to_pydatetime(warn=False)
     if isinstance(simple, datetime):
-        return _seconds(simple, timezone, value)
+        return _seconds(simple, NOTHING, timezone, value)
     if isinstance(simple, date):
-        return _seconds(datetime(simple.year, simple.month, simple.day), timezone, value)  # noqa: DTZ001 - has it next
+        return _seconds(datetime(simple.year, simple.month, simple.day), NOTHING, timezone, value)  # noqa: DTZ001 - has it next
     if type(simple) in (str, float, int):
         return posix(simple, timezone)
     raise not_a_time(value)
@@ -97,8 +90,7 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
 def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) -> Sequence[float]:
     """Return what `posix` returns for each of these values, of these types, in a fraction of the time.
 
-    Raises:
-        ValueError: when they are not all numbers of seconds, or all ISO 8601 with seconds; and other errors.
+    Raises whatever, unless they are all numbers of seconds, or all ISO 8601 with seconds.
     """
     if kinds == {str} and set(map(_colons, values)) == {(":", ":")} and max(map(len, values)) <= LONGEST:
         moments = list(map(_read_iso, values))
@@ -141,7 +133,7 @@ def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[objec
         if len(value) > LONGEST:
             raise not_a_time(value)
         try:
-            return _seconds(datetime.strptime(value.strip(), format), timezone, value)  # noqa: DTZ007 - has it next
+            return _seconds(datetime.strptime(value.strip(), format), NOTHING, timezone, value)  # noqa: DTZ007 - has it next
         except ValueError:
             raise TimeMapperError(f"{not_a_time(value)} of the format {format}") from None
 
@@ -153,48 +145,44 @@ def _text(value: str, timezone: tzinfo) -> float:
         raise TimeMapperError(f"not a timestamp: a text of {len(value)} characters, {value[:20]!r}…")
     if len(value) > 16 and value[13] == ":" == value[16]:  # noqa: PLR2004 - with seconds, as most are
         with suppress(ValueError):
-            return _seconds(_read_iso(value), timezone, value)
+            return _seconds(_read_iso(value), NOTHING, timezone, value)
     text = value.strip()
     if NUMBER.fullmatch(text):
         if COMPACT.fullmatch(text):
             with suppress(ValueError):
-                return _seconds(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), timezone, value)
+                return _seconds(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), NOTHING, timezone, value)
         with suppress(ValueError):
             return _epoch(float(text) if "." in text else int(text), value)
         raise not_a_time(value)
-    found = next(filter(None, (pattern.fullmatch(text) for pattern in WRITTEN)), None)
-    return _iso(text if found is None else _rewritten(found, value), timezone, value)
+    found = next(filter(None, (form.fullmatch(text) for form in FORMS)), None)
+    with suppress(ValueError):
+        if found is not None:
+            return _seconds(*_written(found, value), timezone, value)
+        if not set(text) & set(".,"):  # `datetime` reads a fraction of an hour as one of a second
+            return _seconds(_read_iso(text.upper()), NOTHING, timezone, value)
+    raise not_a_time(value)
 
 
-def _rewritten(found: re.Match[str], value: object) -> str:
-    """Return a date in another form as ISO 8601."""
-    year, month, day = found["year"], found["month"].lower(), found["day"]
-    if month in MONTHS:
-        month = f"{MONTHS.index(month) + 1:02}"
-    if len(year) == len("26"):
-        year = f"{'19' if int(year) >= CENTURY else '20'}{year}"
-    offset = found["offset"] or ""
-    if zone := found["zone"]:
+def _written(found: re.Match[str], value: object) -> tuple[datetime, timedelta]:
+    """Return a moment, and how much later ISO 8601 has it: a leap second, or 24:00."""
+    offset, zone, month = found["offset"], found["zone"], found["month"].lower()
+    if zone:
         if zone.upper() not in ZONES:
             raise TimeMapperError(f"{not_a_time(value)}: no zone {zone} is known")
         offset = f"{ZONES[zone.upper()]:+03}:00"
-    return f"{year}-{month}-{day:0>2}T{found['time']}{offset}"
+    year, hour, minute, second = (int(found[name] or 0) for name in ("year", "hour", "minute", "second"))
+    if len(found["year"]) == len("26"):
+        year += 1900 if year >= CENTURY else 2000
+    micro = int(f"{found['fraction'] or ''}000000"[:6])
+    leap = second == 60  # noqa: PLR2004
+    midnight = hour == 24 and not (minute or second or micro)  # noqa: PLR2004
+    day, month = int(found["day"]), MONTHS.index(month) + 1 if month in MONTHS else int(month)
+    zone = _read_iso(f"2000-01-01T00:00{offset}").tzinfo if offset else None
+    moment = datetime(year, month, day, 0 if midnight else hour, minute, second - leap, micro, zone)
+    return moment, timedelta(days=midnight, seconds=leap)
 
 
-def _iso(text: str, timezone: tzinfo, value: object) -> float:
-    text, leaps = LEAP_SECOND.subn(r"\g<1>59", text, count=1)
-    text, midnights = MIDNIGHT.subn(r"\g<1>00", text, count=1)
-    more = timedelta(seconds=1 if leaps else 0, days=1 if midnights and not leaps else 0)
-    if FRACTION.search(text) and not OF_SECOND.search(text):
-        raise not_a_time(value)
-    text = FRACTION.sub(lambda found: "." + (found.group(1) + "000000")[:6], text, count=1)
-    try:
-        return _seconds(_read_iso(text.upper()), timezone, value, more)
-    except ValueError:
-        raise not_a_time(value) from None
-
-
-def _seconds(moment: datetime, timezone: tzinfo, value: object, more: timedelta = timedelta()) -> float:
+def _seconds(moment: datetime, more: timedelta, timezone: tzinfo, value: object) -> float:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone)
     if moment.year > 1:

@@ -149,8 +149,6 @@ class Reader:
         least = 0 if self._in_array or self._in_value else self._longest + 1
         self._wanted = least if len(rest) < SLICE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
-    # ── lines, and values between them ────────────────────────────────────────────────────────────────────────────
-
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
         stop = len(buffer) if final else buffer.rfind(b"\n", at) + 1
         cut = stop <= at
@@ -250,8 +248,6 @@ class Reader:
     def _begin(self, *, array: bool) -> None:
         self.blank = False
         self._is_array = self._is_array and array
-
-    # ── elements of an array ──────────────────────────────────────────────────────────────────────────────────────
 
     def _read_array(self, buffer: bytes, at: int, *, final: bool) -> Steps:
         try:

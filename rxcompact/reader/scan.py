@@ -63,9 +63,6 @@ def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
     return at if found is None else found.end()
 
 
-# ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def values_of(text: bytes, *, cut: bool) -> tuple[Sequence[bytes] | None, bool]:
     """Return the values of a text, and whether they are objects alone; None where any is malformed.
 
@@ -122,9 +119,6 @@ def end_of_value(text: bytes, start: int, stop: int) -> int | None:
                 return None
             raise MalformedError(message, stop if found is None else start + int(found[2])) from None
         return stop
-
-
-# ── arrays ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def elements_of(array: bytes) -> list[bytes] | None:

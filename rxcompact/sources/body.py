@@ -56,13 +56,16 @@ async def read_parts(request: web.Request, *, items: ItemsPath | None, max_body:
     charset = (request.charset or "utf-8").lower().replace("_", "-")
     if charset not in UTF_8:
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
+    if request.content_type.startswith("multipart/"):
+        raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
     reader = Reader(items=items, compression=compression, max_body=max_body, max_events=max_events)
     parts: list[Part] = []
     try:
-        async for chunk in _chunks(request, reader, max_body):
-            if parts:
-                await asyncio.sleep(0)
-            parts.append(Part(chunk, reader.position))
+        async for block in _blocks(request, max_body):
+            for chunk in reader.feed(block) if block else reader.end():
+                if parts:
+                    await asyncio.sleep(0)
+                parts.append(Part(chunk, reader.position))
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
@@ -72,18 +75,8 @@ async def read_parts(request: web.Request, *, items: ItemsPath | None, max_body:
     return parts
 
 
-async def _chunks(request: web.Request, reader: Reader, max_body: int) -> AsyncIterator[list[bytes]]:
-    async for block in _blocks(request, max_body):
-        for chunk in reader.feed(block):
-            yield chunk
-    for chunk in reader.end():
-        yield chunk
-
-
 async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
-    """Yield the blocks of a body; of a form its field ``payload``."""
-    if request.content_type.startswith("multipart/"):
-        raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
+    """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one."""
     block = await request.content.readany()
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form
         form = bytearray()
@@ -93,14 +86,13 @@ async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
                 raise TooLargeError(f"longer than {max_body} bytes (max_body)")
             block = await request.content.readany()
         if not (payload := parse_qs(form.decode("utf-8", "replace")).get("payload")):
-            raise RequestError(
-                415, "a form without the field 'payload': send JSON, with Content-Type: application/json"
-            )
+            why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
+            raise RequestError(415, why)
         yield payload[0].encode()
-        return
     while block:
         yield block
         block = await request.content.readany()
+    yield b""
 
 
 class Counts:

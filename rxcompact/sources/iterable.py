@@ -55,19 +55,18 @@ class IterableSource:
         return pull(self._chunks, lambda: self._live(demand), demand)
 
     def _given(self) -> Events:
-        events = self._events
-        if isinstance(events, Iterable | AsyncIterable):
-            return events
-        given: Any = events()
-        if not isinstance(given, Iterable | AsyncIterable):
-            raise TypeError(f"the source function gave {type(given).__name__}, not an iterable of events")
-        return given
+        events: Any = self._events
+        if not isinstance(events, Iterable | AsyncIterable):
+            events = events()
+        if not isinstance(events, Iterable | AsyncIterable):
+            raise TypeError(f"the source function gave {type(events).__name__}, not an iterable of events")
+        return events
 
     def _chunks(self) -> Iterator[list[Any]]:
         events = self._given()
         if not isinstance(events, Iterable):
             raise LoopError("an async iterable needs a running asyncio loop")
-        yield from self._pulled(iter(events), lambda: self._chunk_size)
+        yield from _pulled(iter(events), lambda: self._chunk_size)
 
     async def _live(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
         events = self._given()
@@ -76,25 +75,9 @@ class IterableSource:
                 yield chunk
             return
         # no more than is asked for: what is pulled and not taken would be lost with this source
-        for chunk in self._pulled(iter(events), lambda: min(self._chunk_size, max(1, demand.capacity()))):
+        for chunk in _pulled(iter(events), lambda: min(self._chunk_size, max(1, demand.capacity()))):
             yield chunk
             await asyncio.sleep(0)
-
-    @staticmethod
-    def _pulled(events: Iterator[Any], size: Callable[[], int]) -> Iterator[list[Any]]:
-        """Yield chunks; what came before an error is yielded before it is raised."""
-        error: Exception | None = None
-        while error is None:
-            chunk: list[Any] = []
-            try:
-                chunk.extend(islice(events, size()))
-            except Exception as raised:  # noqa: BLE001 - whatever reading raises
-                error = raised
-            if chunk:
-                yield chunk
-            elif error is None:
-                return
-        raise error
 
     async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[list[Any]]:
         iterator = aiter(events)
@@ -107,11 +90,10 @@ class IterableSource:
             self._next = self._next or asyncio.ensure_future(following())
             try:
                 event = await asyncio.shield(self._next)
-            except StopAsyncIteration:
+            except Exception as error:
                 self._next = None
-                return
-            except Exception:
-                self._next = None
+                if isinstance(error, StopAsyncIteration):
+                    return
                 raise
             self._next = None
             yield [event]
@@ -124,3 +106,18 @@ class IterableSource:
             await asyncio.wait({pending})
             if self._next is pending and (pending.cancelled() or pending.exception() is not None):
                 self._next = None  # else it had an event, which the next start emits
+
+
+def _pulled(events: Iterator[Any], size: Callable[[], int]) -> Iterator[list[Any]]:
+    """Yield chunks; what came before an error is yielded before it is raised."""
+    while True:
+        chunk: list[Any] = []
+        try:
+            chunk.extend(islice(events, size()))
+        except Exception:
+            if chunk:
+                yield chunk
+            raise
+        if not chunk:
+            return
+        yield chunk

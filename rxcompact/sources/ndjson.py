@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -15,15 +16,12 @@ from typing import Any
 
 from reactivex import Observable
 
+from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import ItemsPath
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.sources.pull import pull
-
-KIB = 1024
-MIB = 1024 * KIB
 
 
 class NdjsonSource:
@@ -48,15 +46,13 @@ class NdjsonSource:
         self,
         *paths: str | PathLike[str],
         items: str | None = None,
-        block_size: int = 128 * KIB,
-        max_line: int = 16 * MIB,
+        block_size: int = 128 << 10,
+        max_line: int = 16 << 20,
     ) -> None:
-        for argument, value in (("block_size", block_size), ("max_line", max_line)):
-            if value < 1:
-                raise ArgumentError(argument, value, "at least 1")
         self._paths = [os.fspath(path) for path in paths] or ["-"]
-        self._block_size = block_size
-        self._new_reader = partial(Reader, items=ItemsPath(items) if items is not None else None, max_line=max_line)
+        self._block_size = count("block_size", block_size)
+        path = ItemsPath(items) if items is not None else None
+        self._new_reader = partial(Reader, items=path, max_line=count("max_line", max_line))
         self._reader = self._new_reader()
 
     @property
@@ -78,7 +74,7 @@ class NdjsonSource:
     def _chunks(self) -> Iterator[list[Any]]:
         self._check()
         for path in self._paths:
-            with _Opened(path) as fd:
+            with _opened(path) as fd:
                 reader = self._reader = self._new_reader(path=path)
                 while block := os.read(fd, self._block_size):
                     yield from filter(None, reader.feed(block))
@@ -88,7 +84,7 @@ class NdjsonSource:
         self._check()
         loop = asyncio.get_running_loop()
         for path in self._paths:
-            with _Opened(path) as fd:
+            with _opened(path) as fd:
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
                 reader = self._reader = self._new_reader(path=path)
                 while True:
@@ -115,25 +111,19 @@ def _os_error(number: int, path: str) -> OSError:
     return OSError(number, os.strerror(number), path)
 
 
-class _Opened:
-    """A file's descriptor, closed on exit; standard input is left open."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._fd = -1
-
-    def __enter__(self) -> int:
-        if self._path != "-":
-            self._fd = os.open(self._path, os.O_RDONLY)
-        elif sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
+    """Open a file; standard input is left open."""
+    if path == "-":
+        if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
             raise _os_error(errno.EBADF, "standard input")
-        else:
-            self._fd = sys.stdin.fileno()
-        return self._fd
-
-    def __exit__(self, *_: object) -> None:
-        if self._path != "-":
-            os.close(self._fd)
+        yield sys.stdin.fileno()
+        return
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, fd: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,8 +12,8 @@ from reactivex.disposable import Disposable
 
 from rxcompact.clock import call_soon
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.errors import LoopError
 from rxcompact.operators.emitter import Gather
+from rxcompact.sources.pull import running_loop
 
 
 class ObservableSource:
@@ -42,27 +41,40 @@ class ObservableSource:
         del demand  # it cannot wait
 
         def subscribe(observer: ObserverBase[list[Any]], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            try:
-                intake = Intake(asyncio.get_running_loop(), observer)
-            except RuntimeError:
-                raise LoopError("an observable source hands over to a running asyncio loop") from None
+            soon = call_soon_threadsafe_or_now(
+                running_loop("an observable source hands over to a running asyncio loop")
+            )
+            ending: list[Callable[[], None]] = []
+
+            def hand_over() -> None:
+                end = ending[:1]  # before what it ends is taken
+                if chunk := gather.take():
+                    observer.on_next(chunk)
+                for each in end:
+                    each()
+
+            def end(with_: Callable[[], None]) -> None:
+                ending.append(with_)
+                soon(hand_over)
+
+            gather = Gather(soon, hand_over, size=float("inf"))
             left, self._left = self._left, []
             for event in left:
-                intake.push(event)
+                gather.add(event)
             subscription = self._events.subscribe(
-                intake.push,
-                lambda error: intake.end(lambda: observer.on_error(error)),
-                lambda: intake.end(observer.on_completed),
+                gather.add,
+                lambda error: end(lambda: observer.on_error(error)),
+                lambda: end(observer.on_completed),
                 scheduler=scheduler,
             )
 
             def dispose() -> None:
                 subscription.dispose()
-                self._left = intake.take()
+                self._left = gather.take()
 
             def close() -> None:
                 subscription.dispose()
-                intake.hand_over()
+                hand_over()
 
             self._close = close
             return Disposable(dispose)
@@ -74,27 +86,3 @@ class ObservableSource:
         close, self._close = self._close, None
         if close is not None:
             close()
-
-
-class Intake:
-    """Gathers what any thread pushes, and hands it to an observer on the loop."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, observer: ObserverBase[list[Any]]) -> None:
-        self._observer = observer
-        self._soon = partial(call_soon, loop)
-        self._end: Callable[[], None] | None = None
-        gather = Gather(self._soon, self.hand_over, size=float("inf"))
-        self.push, self.take = gather.add, gather.take
-
-    def end(self, end: Callable[[], None]) -> None:
-        """Do this after all that was pushed."""
-        self._end = end
-        self._soon(self.hand_over)
-
-    def hand_over(self) -> None:
-        """Hand over what came so far."""
-        end, chunk = self._end, self.take()
-        if chunk:
-            self._observer.on_next(chunk)
-        if end is not None:
-            end()

@@ -13,6 +13,19 @@ from reactivex.disposable import BooleanDisposable, Disposable
 from reactivex.scheduler import CurrentThreadScheduler
 
 from rxcompact.contracts import Demand
+from rxcompact.errors import LoopError
+
+
+def running_loop(message: str) -> asyncio.AbstractEventLoop:
+    """Return the running loop.
+
+    Raises:
+        LoopError: where none runs, with this message.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise LoopError(message) from None
 
 
 def pull(
@@ -49,12 +62,11 @@ def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], st
         try:
             chunk = next(chunks, None)
         except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
-            observer.on_error(error)
-            return
+            return observer.on_error(error)
         if chunk is None:
-            observer.on_completed()
-            return
+            return observer.on_completed()
         observer.on_next(chunk)
+    return None
 
 
 async def _pull_live(
@@ -66,13 +78,11 @@ async def _pull_live(
             try:
                 chunk = await anext(chunks, None)
             except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
-                observer.on_error(error)
-                return
+                return observer.on_error(error)
             if chunk is None:
-                break
+                return observer.on_completed()
             start = 0
             while start < len(chunk):
                 observer.on_next(chunk[start : start + capacity] if start or capacity < len(chunk) else chunk)
                 start += capacity
                 capacity = await demand.wait()
-    observer.on_completed()

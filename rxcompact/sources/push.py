@@ -13,6 +13,7 @@ from reactivex.disposable import Disposable
 from rxcompact.acks import Chunk
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import LoopError
+from rxcompact.sources.pull import running_loop
 
 
 class PushSource:
@@ -42,10 +43,7 @@ class PushSource:
         """
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
-            try:
-                self._loop = asyncio.get_running_loop()
-            except RuntimeError:
-                raise LoopError("a PushSource hands over to a running asyncio loop") from None
+            self._loop = running_loop("a PushSource hands over to a running asyncio loop")
             self._demand, self._observer = demand, observer
 
             def dispose() -> None:
@@ -66,12 +64,9 @@ class PushSource:
         observer = self._observer
         if observer is None:
             return False
-        try:
-            running = asyncio.get_running_loop()
-        except RuntimeError:
-            running = None
-        if running is not self._loop:
-            raise LoopError("push from the thread of the pipeline's loop: loop.call_soon_threadsafe(source.push, …)")
+        wrong = "push from the thread of the pipeline's loop: loop.call_soon_threadsafe(source.push, …)"
+        if running_loop(wrong) is not self._loop:
+            raise LoopError(wrong)
         if not self._demand.accepts(chunk):
             return False
         if chunk:
