@@ -30,10 +30,9 @@ CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "model_dump", "item
 
 
 class Json(NamedTuple):
-    """A key that Python would take for another, or cannot hash: a boolean, a float, a large integer, an array."""
+    """The JSON of a key that Python would take for another, or cannot hash: a boolean, a float, an array and so on."""
 
     text: str
-    """Canonical JSON."""
 
     def __str__(self) -> str:
         return self.text
@@ -164,7 +163,7 @@ def plain_key(key: Any) -> Hashable:
     if inspect.iscoroutine(key):
         key.close()
         raise KeyMapperError("a coroutine: a key mapper returns the key at once")
-    return None if _is_nan(key) else plain(key)
+    return plain(key)  # type: ignore[no-any-return]
 
 
 def stable(value: object) -> str:

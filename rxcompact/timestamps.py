@@ -26,7 +26,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - to subtract from others that have no zone, which is fast
 YEAR_TWO = -62_104_060_800.0
 NOTHING = timedelta()
-SHOWN = 60  # characters of a text that is none
+SHOWN = 60  # characters of what is no time
 
 NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?|[0-9.]*")
 COMPACT = re.compile(r"(?:19[7-9]\d|2\d{3})\d{4}(?:\d{6})?", re.ASCII)

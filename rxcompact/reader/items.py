@@ -111,12 +111,7 @@ def _as_object(array: bytes) -> bytes:
 
 
 class Batch:
-    """The events that have been read and not passed on.
-
-    Attributes:
-        line: The number of the line that has been read up to.
-        position: Where the chunk that was passed on last stands.
-    """
+    """The events that have been read and not passed on; the line read up to, and the position of the last chunk."""
 
     def __init__(self, path: str, items: str | ItemsPath | None, max_event: int, max_events: int | None) -> None:
         self.line = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeAlias
 
 SHOWN = 200
 """Bytes kept of a piece that is too long."""
@@ -29,13 +29,15 @@ class Malformed(bytes):
         return self.content, self.reason
 
 
+Part: TypeAlias = tuple[int, bytes, Sequence[bytes]]
+"""First line, text and events of a part of the input."""
+
+
 class Place(NamedTuple):
-    """Where an event stands."""
+    """The number of an event in its input, and of its first line, from 1."""
 
     event: int
-    """Its number in the input, from 1."""
     line: int
-    """The number of its first line, from 1."""
 
 
 def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
@@ -49,17 +51,9 @@ def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
 
 
 class Position:
-    """Where the events of a chunk stand; they are counted only when one is asked for.
+    """Where the events of a chunk stand, in a file at ``path``; they are counted only when one is asked for."""
 
-    Args:
-        path: The file, or empty.
-        before: Events before them.
-        parts: First line, text and events of each part of the input, in order.
-    """
-
-    def __init__(
-        self, path: str = "", before: int = 0, parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = ()
-    ) -> None:
+    def __init__(self, path: str, before: int = 0, parts: Iterable[Part] = ()) -> None:
         self.path = path
         self._before = before
         self._parts = parts

@@ -43,6 +43,11 @@ class Reader:
     Attributes:
         blank: Whether there has been nothing but white space.
 
+    Errors:
+        Both methods raise DecodeError for an input that cannot be read on: an array that is malformed or cut short, an
+        unknown format; TooLargeError for more events or bytes than there may be; OSError and EOFError for compression
+        that is damaged or cut short.
+
     Cost:
         Each chunk takes a few milliseconds at most and has at most 2,048 events, so that an event loop may be given its
         turns between them. Memory is that of a few blocks, and of one value of ``max_line`` bytes.
@@ -83,22 +88,11 @@ class Reader:
         return self._batch.position
 
     def feed(self, block: bytes) -> Events:
-        """Yield the events that are complete with this block.
-
-        Raises:
-            DecodeError: when it cannot be read on: an input that is an array and is malformed, an unknown format.
-            TooLargeError: when it has more events or bytes than it may have.
-            OSError: for damaged compression, or something else behind it.
-        """
+        """Yield the events that are complete with this block."""
         yield from self._read(self._decoder.feed(block))
 
     def end(self) -> Events:
-        """Yield what is left at the end of the input.
-
-        Raises:
-            DecodeError: when the input is an array and cut short.
-            EOFError: when its compression is cut short.
-        """
+        """Yield what is left at the end of the input."""
         yield from self._read(self._decoder.end())
         yield from self._split(b"", final=True)
 
@@ -171,16 +165,10 @@ class Reader:
         return (yield from self._read_values(text, at, cut=cut, final=final))
 
     def _read_values(self, text: bytes, at: int, *, cut: bool, final: bool) -> Steps:
-        """Read values one by one; a line with anything malformed on it is one malformed event.
+        """Read values one by one, of whole lines or of one that is ``cut``; a malformed line is one malformed event.
 
         A value may go on over several lines. If it turns out malformed its first line is rejected, and each of the
         lines up to the damage is read alone: no byte is looked at more than a few times.
-
-        Args:
-            text: Ends where a line ends, unless it is ``cut``.
-            at: Where a line begins.
-            cut: It is a part of one long line.
-            final: Nothing more will come.
         """
         done = line = at
         values: list[bytes] = []

@@ -46,11 +46,7 @@ _element = re.compile(_nested(LEVELS) + rb"|[^\s,:\"{}\[\]]++")
 
 
 class MalformedError(DecodeError):
-    """Text that is not JSON.
-
-    Attributes:
-        position: Where, counted in bytes of the text.
-    """
+    """Text that is not JSON, from a position on."""
 
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
@@ -64,10 +60,9 @@ def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
 
 
 def values_of(text: bytes, *, cut: bool) -> tuple[Sequence[bytes] | None, bool]:
-    """Return the values of a text, and whether they are objects alone; None where any is malformed.
+    """Return the values of lines, or of a ``cut`` one, and whether they are objects alone; None for malformed ones.
 
-    Args:
-        text: Whole lines, of which each that looks like one object is not checked; or, ``cut``, a part of a line.
+    Lines that each look like an object are not checked.
     """
     if not cut:
         lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
@@ -95,11 +90,7 @@ def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
 
 
 def end_of_value(text: bytes, start: int, stop: int) -> int | None:
-    """Return where the value at ``start`` and the space behind it end; None when ``text[:stop]`` has only a part of it.
-
-    Raises:
-        MalformedError: when it is not JSON.
-    """
+    """Return where a value and the space behind it end; None when only a part of it is there. Raise MalformedError."""
     value: bytes | memoryview = memoryview(text)[start:stop]
     while True:
         try:
@@ -130,18 +121,10 @@ def elements_of(array: bytes) -> list[bytes] | None:
 
 
 def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bool]]:
-    """Split an array into slices of elements, as far as it is there.
+    """Split an array into slices of elements, as far as it is there; raise MalformedError for anything else.
 
-    Args:
-        text: Holds it.
-        at: The position of its ``[``; or of a comma in it, to go on from there.
-
-    Yields:
-        The end of a slice, its elements, and whether the array is closed. Slices adjoin; the end is that of the array,
-        or the position of a comma.
-
-    Raises:
-        MalformedError: when it is not an array.
+    Begins at its ``[``, or at a comma in it. Yields the end of each slice, which is the position of a comma or the end
+    of the array, its elements, and whether the array is closed.
     """
     if not at and len(text) <= SLICE and (whole := elements_of(text)) is not None:
         yield len(text.rstrip(WHITE)), whole, True
@@ -205,10 +188,6 @@ def _end_of_element(text: bytes, first: int) -> int | None:
 
 
 def check_array(text: bytes, at: int) -> None:
-    """Raise what is wrong with an array that ends in the element behind a position.
-
-    Raises:
-        MalformedError: in any case.
-    """
+    """Raise what is wrong with an array that ends in the element behind a position."""
     end_of_value(text, skip_space(text, at + 1), len(text))
     raise MalformedError("the array is cut short", len(text))

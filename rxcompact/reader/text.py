@@ -57,11 +57,7 @@ def may_be_magic(head: bytes) -> bool:
 
 
 def detect_compression(head: bytes) -> str | None:
-    """Return the name of the compression that an input begins with; None for none.
-
-    Raises:
-        DecodeError: for a format that cannot be read, with its name.
-    """
+    """Return the compression that an input begins with, or None; raise DecodeError for a format that cannot be read."""
     name, new = next((found for magic, found in FORMATS.items() if head.startswith(magic)), (None, None))
     if name is not None and new is None:
         raise DecodeError(f"not JSON but {name}: unpack or convert it first")
@@ -69,11 +65,7 @@ def detect_compression(head: bytes) -> str | None:
 
 
 class Decompressor:
-    """Decompresses a file or body of one or more members, fed block by block.
-
-    Raises:
-        DecodeError: where zstd is not installed.
-    """
+    """Decompresses a file or body of one or more members, fed block by block."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -81,11 +73,7 @@ class Decompressor:
         self._member = self._new()
 
     def feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield what a block decompresses to, in pieces of at most 128 KiB.
-
-        Raises:
-            OSError: for damage, or something else behind it; gzip.BadGzipFile where it should be gzip.
-        """
+        """Yield what a block decompresses to, in pieces of at most 128 KiB; raise OSError for damage."""
         while True:
             if self._member.eof:
                 # a file may be padded
@@ -106,11 +94,7 @@ class Decompressor:
                 yield piece
 
     def end(self) -> None:
-        """Check that the input was complete.
-
-        Raises:
-            EOFError: when it is cut short.
-        """
+        """Raise EOFError when the input is cut short."""
         if not self._member.eof:
             raise EOFError(f"{self._name} is cut short")
 
@@ -135,13 +119,7 @@ class TextDecoder:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield a block as text, in pieces of at most about 128 KiB.
-
-        Raises:
-            DecodeError: for an encoding or format that cannot be read.
-            TooLargeError: when there is more text than ``max_body``.
-            OSError: for damaged compression, or something else behind it.
-        """
+        """Yield a block as text, in pieces of at most about 128 KiB."""
         if self._packed is not None:
             block = self._packed + block
             self._packed = block if may_be_magic(block) else None
@@ -156,11 +134,7 @@ class TextDecoder:
             yield self._to_utf8(piece)
 
     def end(self) -> Iterator[bytes]:
-        """Yield what is left.
-
-        Raises:
-            EOFError: for compression that is cut short.
-        """
+        """Yield what is left."""
         if self._packed:
             yield self._to_utf8(self._packed)
         if self._decompressor:
@@ -191,11 +165,7 @@ def _pieces(block: bytes) -> Iterator[bytes]:
 
 
 def is_gzip(content_encoding: str | None) -> bool:
-    """Return whether a body is gzip.
-
-    Raises:
-        ValueError: for any other encoding; names it.
-    """
+    """Return whether a body is gzip; raise ValueError for any other encoding, with its name."""
     encoding = (content_encoding or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", ""):
         raise ValueError(f"Content-Encoding {encoding[:40]!r}")
@@ -203,12 +173,7 @@ def is_gzip(content_encoding: str | None) -> bool:
 
 
 async def read_body(content: StreamReader, max_length: int, *, compressed: bool) -> bytes:
-    """Return a body, decompressed.
-
-    Raises:
-        TooLargeError: when it is longer than ``max_length``.
-        OSError, EOFError: for damaged gzip.
-    """
+    """Return a body, decompressed; raise TooLargeError, or OSError and EOFError for damaged gzip."""
     decompressor = Decompressor("gzip") if compressed else None
     body = bytearray()
     while block := await content.readany():
