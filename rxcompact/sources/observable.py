@@ -41,9 +41,7 @@ class ObservableSource:
         del demand  # it cannot wait
 
         def subscribe(observer: ObserverBase[list[Any]], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            soon = call_soon_threadsafe_or_now(
-                running_loop("an observable source hands over to a running asyncio loop")
-            )
+            soon = partial(call_soon, running_loop("an observable source hands over to a running asyncio loop"))
             ending: list[Callable[[], None]] = []
 
             def hand_over() -> None:
