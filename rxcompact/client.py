@@ -16,7 +16,7 @@ from yarl import URL
 
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TooLargeError, TransientError
 from rxcompact.format import redacted
-from rxcompact.operators.retry import http_verdict, parse_retry_after
+from rxcompact.operators.retry import http_verdict, log_denied, parse_retry_after
 from rxcompact.reader.text import is_gzip, read_body
 
 KIB = 1024
@@ -138,7 +138,7 @@ def failure(
     error.status = status
     error.reason = f"HTTP {status}"
     if meaning == "denied":
-        logger.error("{} answers HTTP {}: are the credentials right?", where, status)
+        log_denied(f"{where} answers HTTP {status}")
     return error
 
 

@@ -37,6 +37,9 @@ from rxcompact.errors import ArgumentError
 T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
+INFINITY = float("inf")
+TICK = 1e-6
+"""Timers count in microseconds: what is due in less than one is due."""
 STEP = 1.0
 """Seconds by which the system's wall clock differs when it was set."""
 SLACK = 1e-3

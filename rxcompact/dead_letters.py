@@ -12,11 +12,9 @@ from reactivex import Observable
 from reactivex.abc import SchedulerBase
 from reactivex.subject import Subject
 
-from rxcompact.contracts import Holder, Sink
+from rxcompact.contracts import Holder
 from rxcompact.events import Compacted, DeadLetter, Delivered
 from rxcompact.operators.publish import Publish
-
-STAGE = "dead_letters"
 
 
 class DeadLetterRoute:
@@ -36,20 +34,15 @@ class DeadLetterRoute:
     """
 
     def __init__(
-        self,
-        sink: Sink,
-        *,
-        flushes: Observable[Any],
-        register: Callable[[Holder], object],
-        scheduler: SchedulerBase,
+        self, sink: Any, *, flushes: Observable[Any], register: Callable[[Holder], object], scheduler: SchedulerBase
     ) -> None:
         self._letters: Subject[Compacted] = Subject()
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
         self.lost = 0
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
-        for_ever = publish.having(stage=STAGE, max_age=inf, register=register)
-        self._subscription = for_ever(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
+        publish = publish.having(stage="dead_letters", max_age=inf, register=register)
+        self._subscription = publish(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
 
     def __len__(self) -> int:
         """Return how many dead letters wait to be delivered."""
@@ -57,11 +50,9 @@ class DeadLetterRoute:
 
     def push(self, letter: DeadLetter, on_delivered: Callable[[], object]) -> None:
         """Deliver a dead letter; ``on_delivered`` is called when the sink took it, and never when it could not."""
-        event = letter.event
-        known = event if isinstance(event, Compacted) else Compacted(None, event, 1)
-        routed = Compacted(known.key, letter, known.count, known.first_seen, known.last_seen)
+        event = letter.event if isinstance(letter.event, Compacted) else Compacted(None, None, 1)
         self._callbacks[id(letter)] = on_delivered
-        self._letters.on_next(routed)
+        self._letters.on_next(event.replace(event=letter, window=None))
 
     def complete(self) -> None:
         """Take no more; deliver what is held at once."""
@@ -80,14 +71,8 @@ class DeadLetterRoute:
         lost: DeadLetter = letter.event.event
         self._callbacks.pop(id(lost), None)
         self.lost += 1
-        logger.error(
-            "a dead letter ({} at {}, {}) could not be delivered: {}: {}",
-            lost.outcome,
-            lost.stage,
-            lost.reason,
-            letter.outcome,
-            letter.error,
-        )
+        text = "a dead letter ({} at {}, {}) could not be delivered: {}: {}"
+        logger.error(text, lost.outcome, lost.stage, lost.reason, letter.outcome, letter.error)
 
     def _on_completed(self) -> None:
         if not self.ended.done():

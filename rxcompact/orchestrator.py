@@ -22,7 +22,7 @@ from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import ENDED, Statistics
-from rxcompact.operators.retry import RetryPolicy, Wait, full_jitter
+from rxcompact.operators.retry import Wait, full_jitter, retry_policy
 from rxcompact.pipeline import Pipeline
 from rxcompact.run import Run, Supervisor
 from rxcompact.signals import Account, StageNow, State
@@ -91,7 +91,7 @@ class Orchestrator(Observables):
         self._supervise: Callable[[Run], Supervisor] = partial(
             Supervisor,
             pipeline.source,
-            wait=RetryPolicy(wait=wait).wait,
+            wait=retry_policy(wait).wait,
             healthy_after=seconds("healthy_after", healthy_after),
             max_failures=count("max_failures", max_failures),
             on_failure=self._on_signal,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Self, TypeAlias
 from zlib import crc32
@@ -27,6 +28,7 @@ from rxcompact.operators.compact import Compact
 from rxcompact.orchestrator import DEADLINE, Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, Signal
+from rxcompact.sources.push import PushSource
 
 Definition: TypeAlias = Callable[[Source], Pipeline]
 """Makes the pipeline, given its source; the same in one process, in a worker of a broker, and here."""
@@ -34,12 +36,16 @@ SPARE = 8
 """Calls of an actor at once, besides those that push."""
 
 
-class AcknowledgedSource:
-    """Takes batches; a push returns when each of its events is settled."""
+class Shard:
+    """What an actor is: one orchestrator, as in a process of its own, and its source."""
 
-    def __init__(self) -> None:
+    def __init__(self, definition: Definition) -> None:
         self._chunks: Subject[list[Any]] = Subject()
         self._unsettled: set[asyncio.Future[None]] = set()
+        self._orchestrator = Orchestrator(definition(self))
+        self._signals: asyncio.Queue[Signal] = asyncio.Queue()
+        self._orchestrator.attach(self._signals.put_nowait)
+        self._before = Account()  # of runs that have ended
 
     def stream(self, demand: Demand) -> Observable[list[Any]]:
         """Return the chunks."""
@@ -52,6 +58,7 @@ class AcknowledgedSource:
         Raises:
             AbandonedError: when some are not, at a stop's deadline.
         """
+        await self._orchestrator.start()
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
         settled.add_done_callback(self._unsettled.discard)
@@ -67,22 +74,6 @@ class AcknowledgedSource:
         """Have the pushes fail that are not settled."""
         for settled in list(self._unsettled):
             settled.set_exception(AbandonedError("stopped before all of its events were settled"))
-
-
-class Shard:
-    """What an actor is: one orchestrator, as in a process of its own."""
-
-    def __init__(self, definition: Definition) -> None:
-        self._source = AcknowledgedSource()
-        self._orchestrator = Orchestrator(definition(self._source))
-        self._signals: asyncio.Queue[Signal] = asyncio.Queue()
-        self._orchestrator.attach(self._signals.put_nowait)
-        self._before = Account()  # of runs that have ended
-
-    async def push(self, events: list[Any]) -> None:
-        """Take events; return when all of them are settled."""
-        await self._orchestrator.start()
-        await self._source.push(events)
 
     async def signals(self) -> list[Signal]:
         """Return what happened since the last call; wait until something has."""
@@ -117,6 +108,10 @@ class RayRunner:
             events has to fit.
 
     `ray.init` is up to the caller.
+
+    Attributes:
+        acknowledged: Events whose batches were.
+        signals: What happens in all shards, an observable.
     """
 
     def __init__(
@@ -124,7 +119,7 @@ class RayRunner:
     ) -> None:
         if shards < 1:
             raise ArgumentError("shards", shards, "at least 1")
-        reducer = definition(AcknowledgedSource()).reducer
+        reducer = definition(PushSource()).reducer
         if not isinstance(reducer, Compact):
             raise ArgumentError("definition", reducer, "a pipeline with a key_mapper")
         self._definition = definition
@@ -137,17 +132,8 @@ class RayRunner:
         self._room = [asyncio.Semaphore(max_unacknowledged) for _ in range(shards)]
         self._deliveries: set[asyncio.Task[None]] = set()
         self._listeners: list[asyncio.Task[None]] = []
-        self._signals: Hub[Signal] = Hub(self._notify)
+        self.signals: Hub[Signal] = Hub(lambda failed: self.signals.notify(failed))  # noqa: PLW0108 - it is being made
         self.acknowledged = 0
-        """Events whose batches were."""
-
-    def _notify(self, signal: Signal) -> None:
-        self._signals.notify(signal)
-
-    @property
-    def signals(self) -> Observable[Signal]:
-        """What happens in all shards."""
-        return self._signals
 
     async def start(self) -> None:
         """Start the actors."""
@@ -159,7 +145,7 @@ class RayRunner:
     async def _listen(self, actor: Any) -> None:
         while True:
             for signal in await actor.signals.remote():
-                self._signals.notify(signal)
+                self.signals.notify(signal)
 
     async def push(self, events: Iterable[Any]) -> None:
         """Route events; wait where a shard has too much unacknowledged. An event without a key goes to any."""
@@ -187,10 +173,9 @@ class RayRunner:
 
     async def _deliver(self, shard: int, batch: list[Any]) -> None:
         try:
-            await self._actors[shard].push.remote(batch)
-            self.acknowledged += len(batch)
-        except ray.exceptions.RayError:  # the shard's account has what was abandoned
-            pass
+            with suppress(ray.exceptions.RayError):  # the shard's account has what was abandoned
+                await self._actors[shard].push.remote(batch)
+                self.acknowledged += len(batch)
         finally:
             self._room[shard].release()
 
@@ -203,7 +188,6 @@ class RayRunner:
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
         await self.flush()
-        account = Account()
         while True:  # again where an actor died meanwhile, and was sent its batches anew
             left = max(0.1, until - loop.time())
             account = merged(*await asyncio.gather(*(actor.drain.remote(left) for actor in self._actors)))

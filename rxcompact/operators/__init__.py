@@ -1,9 +1,9 @@
 """The operators, each usable alone in ``.pipe()``."""
 
 from rxcompact.operators.compact import compact
-from rxcompact.operators.distinct import Release, distinct, distinct_within
+from rxcompact.operators.distinct import distinct
 from rxcompact.operators.enrich import enrich
 from rxcompact.operators.publish import publish
 from rxcompact.operators.retry_until_age import retry_until_age
 
-__all__ = ["Release", "compact", "distinct", "distinct_within", "enrich", "publish", "retry_until_age"]
+__all__ = ["compact", "distinct", "enrich", "publish", "retry_until_age"]

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack
 from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError
@@ -15,7 +15,9 @@ from rxcompact.events import Bounds, Compacted, Window
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
 Keep: TypeAlias = Literal["first", "last"] | Accumulator
 Field: TypeAlias = Literal["count", "first_seen", "last_seen"]
-FIELDS: tuple[Field, ...] = ("count", "first_seen", "last_seen")
+FIELDS: tuple[Field, ...] = get_args(Field)
+Seen: TypeAlias = float | Sequence[float]
+"""The instant at which all events arrived, or the event time of each, in any order."""
 Reject: TypeAlias = Callable[[Any, RxCompactError], None]
 
 
@@ -41,8 +43,8 @@ class Bucket(Collection[Compacted]):
         return any(item == compacted for compacted in self)
 
     @abstractmethod
-    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
-        """Add events; ``seen`` is the instant at which all arrived, or the event time of each, in any order."""
+    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
+        """Add events."""
 
     @abstractmethod
     def oldest(self) -> float | None:
@@ -130,7 +132,7 @@ class RowBucket(Bucket):
         self._kept = tuple(field in fields for field in FIELDS)
         self._timed = False
 
-    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
+    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         self.received += len(keys)
         if isinstance(seen, Sequence):
             self._timed = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, get_args
 
 from reactivex import Observable
@@ -18,10 +19,8 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
 from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
 from rxcompact.operators.bucket import FIELDS, Field, Keep
-from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
-from rxcompact.operators.tumbling import TumblingWindows
-from rxcompact.operators.windows import Windows
+from rxcompact.operators.windows import EventTimeWindows, TumblingWindows, Windows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -54,35 +53,30 @@ def compact(
                   compact(10, key_mapper=…)
         windows   -----------[a3 b1]----[b2]------------[c1]|
 
-    which is `buffer_with_time(timespan)` with a `distinct(key_mapper)` on each buffer, less the empty buffers.
-
-    With ``lateness``, buckets of event time, aligned to the epoch. Several may be open. The watermark is the largest
-    event time of all earlier events less the lateness; an event whose bucket ends at or before it is late, a dead
-    letter. A source that falls idle has its buckets closed by the clock, as if event time had gone on.
+    which is `buffer_with_time(timespan)` with a `distinct(key_mapper)` on each buffer, less the empty buffers. With
+    ``lateness``, buckets of event time, aligned to the epoch; several may be open. The watermark is the largest event
+    time of all earlier events less the lateness; an event whose bucket ends at or before it is late. A source that
+    falls idle has its buckets closed by the clock, as if event time had gone on.
 
     Args:
         timespan: Length of a window, seconds.
-        key_mapper: A field's name, a tuple of names, or a function of the event that returns its key, see `key_of`. A
-            name is faster than a function.
+        key_mapper: A field's name, a tuple of names, or a function of the event, see `key_of`. A name is faster.
         count: Close a window also when it holds this many distinct keys, which bounds it. The next one then starts.
         keep: The event to keep for a key: the ``"first"``, the ``"last"``, or what ``accumulator(acc, event)`` makes
             of all, seeded by the first.
-        fields: What to keep besides the event, of ``"count"``, ``"first_seen"`` and ``"last_seen"``. Counting costs
-            more than deduplicating; ``first_seen`` alone costs next to nothing.
+        fields: What to keep besides the event. Counting costs more than deduplicating; ``first_seen`` alone does not.
         time_mapper: A field's name, or a function of the event that returns its time, see `time_of`. ``first_seen`` and
             ``last_seen`` are then the earliest and latest event time, else arrivals.
         lateness: Use event time, and wait this long for stragglers, seconds, 0 or more; infinite for a finite source.
-        tolerance: Reject an event whose time is further ahead of the wall clock than this, seconds; with ``lateness``.
+        tolerance: Reject an event whose time is further ahead of the wall clock than this, seconds.
         idle: The clock closes a window when the source was silent for this long, seconds; with ``lateness``. A shorter
             pause makes no event late.
         chunked: Items of the source are lists of events.
         max_keys: Hold at most this many keys; asked for each time where it is a function.
-        overflow: What a new key meets when ``max_keys`` are held: ``"drop_oldest"``, ``"drop_newest"``, or ``"error"``.
-            A key that is held is always absorbed.
+        overflow: What a new key meets when they are held. A key that is held is always absorbed.
         flushes: On each of its items the open windows close, with the trigger "drain".
         dead_letters: An observer, or a function, of the events that were not taken; by default they are logged.
-        scheduler: Its clock and timers; by default the subscription's, the running asyncio loop's, or one thread
-            shared by all operators.
+        scheduler: Its clock and timers; by default the subscription's, the running loop's, or one thread for all.
 
     Shape:
         `Observable[event]` to `Observable[Window]`; or `Observable[list[event]]` where ``chunked``. Windows in order of
@@ -92,17 +86,16 @@ def compact(
         O(1) an event; a chunk is worked off in C.
 
     Errors:
-        An event whose key or time cannot be had, or whose key is unhashable, becomes a rejected dead letter with the
-        reason ``"key"``, ``"time"``, ``"late"`` or ``"future"``; its neighbours go on. When the source fails, what is
-        held is emitted before the error. When disposed, what is held becomes dead letters, "abandoned".
-        `NoRoomError` where ``overflow="error"``.
+        An event whose key or time cannot be had, or whose key is unhashable, is a dead letter, "rejected", with the
+        reason "key", "time", "late" or "future". When the source fails, what is held is emitted before the error.
+        When disposed, what is held is dead letters, "abandoned". `NoRoomError` where ``overflow="error"``.
 
     Raises:
         ArgumentError: for an argument out of range.
 
     Source:
-        https://reactivex.io/documentation/operators/window.html, .../distinct.html;
-        watermarks: https://research.google/pubs/pub43864/ (the Dataflow model).
+        https://reactivex.io/documentation/operators/window.html, .../distinct.html; watermarks:
+        https://research.google/pubs/pub43864/
     """
     if max_keys is not None and not callable(max_keys):
         limit = whole("max_keys", max_keys)
@@ -163,7 +156,6 @@ class Compact(Operator):
         return super().bind(context).having(chunked=True, max_keys=context.max_keys, overflow=context.overflow)
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
-        """Return the windows of a pipeline's chunks."""
         return self.bind(context)(chunks)
 
     def _subscribe(
@@ -171,16 +163,15 @@ class Compact(Operator):
     ) -> DisposableBase:
         timers = default_scheduler(scheduler)
         kind = TumblingWindows if self.lateness is None else EventTimeWindows
-        windows = kind(self, Clock(timers), observer, self.reject())
-        if self.register is not None:
-            self.register(windows)
-        subscription = CompositeDisposable(_timer(windows, timers))
-        if self.flushes is not None:
-            subscription.add(self.flushes.subscribe(lambda _: windows.flush("drain"), scheduler=scheduler))
+        windows = kind(self, Clock(timers), observer)
         add = windows.add_many if self.chunked else windows.event_handler()
-        subscription.add(source.subscribe(add, windows.fail, windows.complete, scheduler=scheduler))
-        subscription.add(Disposable(windows.abandon))
-        return subscription
+        complete = partial(windows.flush, "completed", observer.on_completed)
+        return CompositeDisposable(
+            _timer(windows, timers),
+            self._attach(windows, lambda: windows.flush("drain"), scheduler),
+            source.subscribe(add, windows.fail, complete, scheduler=scheduler),
+            Disposable(windows.abandon),
+        )
 
 
 def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
@@ -198,7 +189,7 @@ def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
 
     def tick(_: SchedulerBase, __: Any = None) -> None:
         try:
-            windows.tick()
+            windows.run(windows.close_due)
         finally:
             arm()  # whatever an observer raised: the next window must close too
 

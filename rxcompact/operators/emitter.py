@@ -18,21 +18,21 @@ class SerializedEmitter:
     first.
     """
 
-    __slots__ = ("_emitting", "_working", "pending")
-
     def __init__(self) -> None:
         self.pending: deque[Callable[[], object]] = deque()
         self._working = threading.RLock()
         self._emitting = threading.Lock()
 
-    def run(self, work: Callable[[], object]) -> None:
-        """Do some work under the lock, then emit outside it.
+    def run(self, work: Callable[[], object], then: Callable[[], object] | None = None) -> None:
+        """Do some work under the lock, then emit outside it, ``then`` last.
 
         Raises:
             Exception: the first one that an observer raised, when all the others have been called.
         """
         with self._working:
             work()
+            if then is not None:
+                self.pending.append(then)
         failed: Exception | None = None
         # once more when the lock is free again: another thread may have left something just before
         while self.pending and self._emitting.acquire(blocking=False):
@@ -56,14 +56,10 @@ class Gather:
         ready: Called in that turn when there are items, and at once when there are ``size`` of them; it takes them.
     """
 
-    __slots__ = ("_call_soon", "_items", "_ready", "_size", "_threshold")
-
     def __init__(
         self, call_soon: Callable[[Callable[[], None]], object], ready: Callable[[], None], *, size: float = GATHERED
     ) -> None:
-        self._call_soon = call_soon
-        self._ready = ready
-        self._size = size
+        self._call_soon, self._ready, self._size = call_soon, ready, size
         self._items: list[Any] = []
         self._threshold: float = 1  # 1 while no turn is requested
 
@@ -71,10 +67,8 @@ class Gather:
         """Add an item."""
         items = self._items
         items.append(item)
-        if len(items) >= self._threshold:
-            self._request()
-
-    def _request(self) -> None:
+        if len(items) < self._threshold:
+            return
         if self._threshold == 1:
             self._threshold = self._size
             self._call_soon(self._on_turn)

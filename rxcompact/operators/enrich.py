@@ -14,12 +14,12 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
-from rxcompact.clock import Seconds, count
+from rxcompact.clock import TICK, Seconds, count
 from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.pool import TICK, Entry, Job, Loss
+from rxcompact.operators.pool import Entry, Job, Loss
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
@@ -41,15 +41,15 @@ class Enrich(PooledOperator):
         enriched  ------A----------B-------------|
         dead      --------------------------c-----
 
-    While a call is under way for an event, one that is equal waits for its answer. With ``merge`` the mapper's answer
-    is taken to depend on the key alone: then one call serves every event with that key, each with its own content.
+    While a call is under way for an event, one that is equal waits for its answer. With ``merge`` the answer is taken
+    to depend on the key alone: then one call serves every event with that key, each with its own content.
 
     Args:
         enricher: Returns the enriched event: an `Enricher`, a coroutine function, a function, or one that returns an
             Observable, whose last item it is. One that blocks holds up all: `asyncio.to_thread` calls it elsewhere.
             Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError` a wait.
-        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's.
-            No attempt starts after it; one under way is cancelled.
+        max_age: Seconds after its birth (``first_seen``) at which an event expires; by default the pipeline's. No
+            attempt starts after it; one under way is cancelled.
         max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
         timeout: Seconds a call may take; None for as long as the event may live.
         batch: Call it with a list of up to this many events; it returns as many results, in their order, and for one
@@ -61,7 +61,7 @@ class Enrich(PooledOperator):
         wait: Seconds, tenacity's, or a function of its retry state; by default exponential with full jitter. An event
             that would expire in a wait has one last attempt, in the last tenth of its age.
         retry: Exceptions, tenacity's condition, or a function of its retry state; by default `is_transient`.
-        before_sleep: tenacity's callback, called before each wait. All three may be coroutine functions.
+        before_sleep: Called before each wait, as tenacity's. All three may be coroutine functions.
         flushes: On its first item waits are cut short: one last attempt for each event, then it is abandoned.
         dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
         scheduler: A scheduler on asyncio's loop; by default the running loop's.
@@ -74,8 +74,8 @@ class Enrich(PooledOperator):
         A task per call, some 12 µs; what retrying needs is made after a first failure.
 
     Errors:
-        None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". The
-        source's error is passed on when all are settled.
+        None of an event's: it is a dead letter, "expired", "failed" or, when disposed, "abandoned". The source's is
+        passed on when all are settled.
 
     Raises:
         ArgumentError: for an argument out of range.

@@ -8,6 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Self, TypeAlias, TypeVar
 
+import reactivex as rx
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 
@@ -42,6 +43,13 @@ class Operator(ABC):
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
     ) -> DisposableBase: ...
+
+    def _attach(self, holder: Holder, flush: Callable[[], None], scheduler: SchedulerBase | None) -> DisposableBase:
+        """Register a stage, and have it flushed."""
+        if self.register is not None:
+            self.register(holder)
+        flushes: Observable[Any] = rx.never() if self.flushes is None else self.flushes
+        return flushes.subscribe(lambda _: flush(), scheduler=scheduler)
 
     def having(self, **options: Any) -> Self:
         """Return it with other options, checked already."""

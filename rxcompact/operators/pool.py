@@ -6,18 +6,19 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
+from copy import copy
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from tenacity import Retrying
 
+from rxcompact.clock import INFINITY, TICK
 from rxcompact.events import Compacted
-from rxcompact.operators.retry import INFINITY, LAST_PART, Attempts, RetryPolicy, alike, without_our_frames
+from rxcompact.operators.retry import LAST_PART, Attempts, alike, without_our_frames
 
 Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
-TICK = 1e-6
-"""Timers count in microseconds: what is due in less than one is due."""
 
 
 class Entry(msgspec.Struct, eq=False, gc=False):
@@ -47,7 +48,7 @@ class Job(Attempts):
 
     __slots__ = ("due", "earliest", "entries", "latest", "task", "timed_out", "timer", "waiting")
 
-    def __init__(self, entries: list[Entry], policy: RetryPolicy, max_age: float) -> None:
+    def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
         super().__init__(policy, max_age)
         self.due = INFINITY
         self.timer: asyncio.TimerHandle | None = None
@@ -64,8 +65,9 @@ class Job(Attempts):
 
     def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""
-        part = Job(entries, self._policy, self._max_age)
-        self.copy_to(part)
+        part = copy(self)
+        part._state, part.timer = copy(self._state), None
+        part.narrow_to(entries)
         return part
 
 
@@ -77,19 +79,10 @@ class Pool(ABC):
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        policy: RetryPolicy,
-        *,
-        max_age: float,
-        max_concurrent: int,
-        timeout: float,
+        self, loop: asyncio.AbstractEventLoop, policy: Retrying, max_age: float, max_concurrent: int, timeout: float
     ) -> None:
-        self._loop = loop
-        self._policy = policy
-        self._max_age = max_age
-        self._max_concurrent = max_concurrent
-        self._timeout = timeout
+        self._loop, self._policy = loop, policy
+        self._max_age, self._max_concurrent, self._timeout = max_age, max_concurrent, timeout
         self._context = copy_context()
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
         self._queue: list[tuple[float, int, Job]] = []  # a heap; some may have expired

@@ -10,13 +10,13 @@ from typing import Any
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import Seconds, count, seconds
+from rxcompact.clock import INFINITY, Seconds, count, seconds
 from rxcompact.contracts import Sink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.pool import Entry, Job
-from rxcompact.operators.retry import INFINITY, is_about_events, is_transient, verdict, without_frames
+from rxcompact.operators.retry import is_about_events, is_transient, verdict, without_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
 PAUSE = 10.0
@@ -41,8 +41,7 @@ class Publish(PooledOperator):
             that was not taken, as ``{position: exception}`` or in a list: only these are tried again, or have failed.
             Raising means that nothing was taken: the batch is halved, until the events that it fails for are alone,
             but not for connections, time limits and rate limits.
-        max_age: Seconds after an event's birth (its ``first_seen``) at which it expires; by default the pipeline's. A
-            delivery under way goes on while any event of the batch is young enough.
+        max_age: As in `enrich`; a delivery under way goes on while any event of the batch is young enough.
         count: Deliver when so many events wait.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
         max_concurrent: Deliveries at once; with 1, batches that do not fail arrive in order.
@@ -61,9 +60,9 @@ class Publish(PooledOperator):
         for a sink that asks for it.
 
     Errors:
-        None of an event's: they end in a dead letter, "expired", "failed" or, when disposed, "abandoned". At least
-        once: a sink that took a batch and could not confirm it is given it again, with the same idempotency key unless
-        some of it expired meanwhile.
+        None of an event's: it is a dead letter, "expired", "failed" or, when disposed, "abandoned". At least once: a
+        sink that took a batch and could not confirm it is given it again, with the same idempotency key unless some of
+        it expired meanwhile.
 
     Raises:
         ArgumentError: for an argument out of range.
@@ -111,25 +110,19 @@ def as_sink(sink: Any) -> Sink:
 
 
 class FunctionSink:
-    """Gives each batch to a function, or each of its events to an observer.
-
-    Args:
-        function: Called with a `Batch`; what it returns, or what awaiting that gives, is as `publish` wants it. An
-            Observer is notified of each `Compacted`. The object of a method is closed with the pipeline, by its
-            ``aclose``.
-    """
+    """Gives each batch to a function, or each of its events to an observer."""
 
     def __init__(self, function: Callable[[Batch], Any] | ObserverBase[Any]) -> None:
-        self._function = function
-        self._call = awaitable(function)  # type: ignore[arg-type]
+        self._function: Any = function
+        self._call = awaitable(self._notify if isinstance(function, ObserverBase) else function)
+
+    def _notify(self, batch: Batch) -> None:
+        for compacted in batch:
+            self._function.on_next(compacted)
 
     async def publish(self, batch: Batch) -> Any:
         """Hand over a batch; raises what the function raises."""
-        if not isinstance(self._function, ObserverBase):
-            return await self._call(batch)
-        for compacted in batch:
-            self._function.on_next(compacted)
-        return None
+        return await self._call(batch)
 
     async def aclose(self) -> None:
         """Close what the function belongs to."""

@@ -7,8 +7,6 @@ import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from inspect import iscoroutinefunction
@@ -16,20 +14,13 @@ from math import isnan
 from numbers import Real
 from pathlib import Path
 from ssl import SSLError
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
+import tenacity
 from loguru import logger
-from tenacity import (
-    RetryAction,
-    RetryCallState,
-    Retrying,
-    retry_if_exception,
-    retry_if_exception_type,
-    wait_fixed,
-    wait_random_exponential,
-)
+from tenacity import RetryCallState, Retrying
 
-from rxcompact.clock import Seconds, seconds
+from rxcompact.clock import INFINITY, Seconds, seconds
 from rxcompact.errors import (
     AnswerError,
     ArgumentError,
@@ -50,30 +41,13 @@ Callback: TypeAlias = Callable[[RetryCallState], Any]
 
 Verdict: TypeAlias = Literal["rate limited", "denied", "transient", "permanent"]
 """What an error means for the next attempt; of several the first counts. Denied is retried, and logged as an error."""
-VERDICTS: tuple[Verdict, ...] = ("rate limited", "denied", "transient", "permanent")
-HTTP_TABLE: Mapping[int, Verdict] = {
-    401: "denied",
-    403: "denied",
-    408: "transient",
-    410: "denied",
-    425: "transient",
-    429: "rate limited",
-}
-"""What an HTTP status means, where its hundred does not decide."""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+HTTP_VERDICTS: dict[int, Verdict] = dict.fromkeys((401, 403, 410), "denied")
+HTTP_VERDICTS |= {408: "transient", 425: "transient", 429: "rate limited"}
 SERVER_ERROR = 500
-
 # a fault of the program, or of what it was given: the same call would end the same way
-PERMANENT = (
-    PermanentError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    NameError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-)
+BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
+UNFIT = (NotImplementedError, PermanentError, TypeError, ValueError)
 NO_URL = frozenset({"InvalidSchema", "InvalidURL", "MissingSchema", "NonHttpUrlClientError", "UnsupportedProtocol"})
 """Of aiohttp, httpx and requests."""
 NOT_ABOUT_EVENTS = frozenset({404, 405, 415})
@@ -83,7 +57,6 @@ SHORTEST = 0.001
 """Seconds: a shorter wait would be a busy loop."""
 LAST_PART = 0.1
 """Of its age: where the last attempt is made of an event that would expire in a wait."""
-INFINITY = float("inf")
 MINUTE = 60.0
 PACKAGE = str(Path(__file__).parents[1])
 T = TypeVar("T")
@@ -108,12 +81,15 @@ class OncePerMinute:
         logger.log(self._level, self._line + "{before}", *cause, text=text, before=before)
 
 
+log_denied = OncePerMinute("ERROR", "{}: are the credentials right?")
+
+
 # ── what an error carries ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def http_verdict(status: int) -> Verdict:
     """Return what an HTTP status that is no success means for the next attempt."""
-    return HTTP_TABLE.get(status) or ("transient" if status >= SERVER_ERROR else "permanent")
+    return HTTP_VERDICTS.get(status, "transient" if status >= SERVER_ERROR else "permanent")
 
 
 def verdict(error: BaseException) -> Verdict:
@@ -121,7 +97,7 @@ def verdict(error: BaseException) -> Verdict:
 
     An exception group is permanent when all its members are, and rate limited when one is. `PermanentError` and the
     exceptions that mean a bug (`TypeError`, `ValueError`, `LookupError`, …) are permanent, and so are those that are no
-    `Exception`. An HTTP status decides by `HTTP_TABLE`, whichever client's exception carries it. Everything else is
+    `Exception`. An HTTP status decides by `http_verdict`, whichever client's exception carries it. Everything else is
     transient: connections, time limits, exceptions unknown.
     """
     if isinstance(error, BaseExceptionGroup):
@@ -133,7 +109,7 @@ def verdict(error: BaseException) -> Verdict:
         return http_verdict(status)
     if isinstance(error, TransientError | SSLError | CancelledError):  # a certificate may be renewed
         return "transient"
-    permanent = not isinstance(error, Exception) or isinstance(error, PERMANENT)
+    permanent = not isinstance(error, Exception) or isinstance(error, BUGS + UNFIT)
     return "permanent" if permanent or any(base.__name__ in NO_URL for base in type(error).__mro__) else "transient"
 
 
@@ -279,47 +255,39 @@ def without_frames(error: BaseException) -> BaseException:
 # ── the policy ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-full_jitter = wait_random_exponential(multiplier=0.5, max=30)
+full_jitter = tenacity.wait_random_exponential(multiplier=0.5, max=30)
 """Up to 0.5 s, 1 s, 2 s, … 30 s. Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-transient = retry_if_exception(is_transient)
+transient = tenacity.retry_if_exception(is_transient)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RetryPolicy:
-    """When to try again; tenacity's objects are taken as they are.
+def retry_policy(
+    wait: Wait = full_jitter, retry: Predicate = transient, before_sleep: Callback | None = None
+) -> Retrying:
+    """Return when to try again; tenacity's objects are taken as they are.
 
     Raises:
         ArgumentError: for an argument that cannot be one.
     """
-
-    wait: Any = full_jitter
-    retry: Any = transient
-    before_sleep: Callback | None = None
-
-    def __post_init__(self) -> None:
-        wait, retry = self.wait, self.retry
-        if not callable(wait):
-            wait = wait_fixed(seconds("wait", wait, zero=True, infinite=True))
-        types = retry if isinstance(retry, tuple) else (retry,)
-        if all(isinstance(each, type) and issubclass(each, BaseException) for each in types):
-            retry = retry_if_exception_type(types)
-        _check("wait", wait, "seconds, a timedelta, a tenacity wait or a function of its retry state")
-        _check("retry", retry, "exceptions, a tenacity condition or a function of its retry state")
-        if self.before_sleep is not None:
-            _check("before_sleep", self.before_sleep, "a function of a retry state")
-        object.__setattr__(self, "wait", wait)
-        object.__setattr__(self, "retry", retry)
-
-    @property
-    def is_async(self) -> bool:
-        """Whether one of them is a coroutine function."""
-        functions = (self.wait, self.retry, self.before_sleep)
-        return any(iscoroutinefunction(each) or iscoroutinefunction(type(each).__call__) for each in functions if each)
+    if not callable(wait):
+        wait = tenacity.wait_fixed(seconds("wait", wait, zero=True, infinite=True))
+    types = retry if isinstance(retry, tuple) else (retry,)
+    if all(isinstance(each, type) and issubclass(each, BaseException) for each in types):
+        retry = tenacity.retry_if_exception_type(types)  # type: ignore[arg-type]
+    for argument, value, expected in (
+        ("wait", wait, "seconds, a timedelta, a tenacity wait or a function of its retry state"),
+        ("retry", retry, "exceptions, a tenacity condition or a function of its retry state"),
+        ("before_sleep", before_sleep or is_async, "a function of a retry state"),
+    ):
+        if not callable(value) or isinstance(value, type):  # a class of tenacity's that was not called
+            raise ArgumentError(argument, value, expected)
+    policy: Any = {"wait": wait, "retry": retry, "before_sleep": before_sleep}
+    return Retrying(**policy)
 
 
-def _check(argument: str, value: Any, expected: str) -> None:
-    if not callable(value) or isinstance(value, type):  # a class of tenacity's that was not called
-        raise ArgumentError(argument, value, expected)
+def is_async(policy: Retrying) -> bool:
+    """Return whether one of a policy's functions is a coroutine function."""
+    functions = filter(None, (policy.wait, policy.retry, policy.before_sleep))
+    return any(iscoroutinefunction(each) or iscoroutinefunction(type(each).__call__) for each in functions)
 
 
 async def _value(function: Callable[[RetryCallState], Any], state: RetryCallState) -> Any:
@@ -341,7 +309,7 @@ class Attempts:
 
     __slots__ = ("_max_age", "_policy", "_state", "asked", "count", "error", "failures", "last", "wait")
 
-    def __init__(self, policy: RetryPolicy, max_age: float) -> None:
+    def __init__(self, policy: Retrying, max_age: float) -> None:
         self._policy = policy
         self._max_age = max_age
         self._state: RetryCallState | None = None
@@ -349,12 +317,6 @@ class Attempts:
         self.error: BaseException | None = None
         self.asked = self.wait = 0.0
         self.last = False
-
-    def copy_to(self, other: Attempts) -> None:
-        """Have another go on from here by itself."""
-        other._state = copy(self._state)
-        other.count, other.failures, other.error = self.count, self.failures, self.error
-        other.asked, other.wait, other.last = self.asked, self.wait, self.last
 
     async def failed(self, error: BaseException) -> float | None:
         """Return how long to wait by the policy, seconds, or None when retrying cannot mend the error.
@@ -365,7 +327,7 @@ class Attempts:
         self.error = error
         state = self._state
         if state is None:
-            state = self._state = RetryCallState(Retrying(wait=self._policy.wait), None, (), {})
+            state = self._state = RetryCallState(self._policy, None, (), {})
         state.attempt_number = self.failures + 1
         state.set_exception((type(error), error, error.__traceback__))
         meaning = verdict(error)
@@ -374,7 +336,7 @@ class Attempts:
                 return None
             self.failures += 1
         if meaning == "denied" and not isinstance(error, RxCompactError):  # our client has logged its own
-            logger.error("{}: are the credentials right?", describe(error))
+            log_denied(describe(error))
         self.asked = retry_after(error) or 0.0
         wait = seconds("wait", await _value(self._policy.wait, state), zero=True, infinite=True)
         self.wait = max(wait, self.asked, SHORTEST)
@@ -397,7 +359,7 @@ class Attempts:
         """Call the policy's callback before a wait."""
         state = self._state
         if state is not None:
-            state.next_action = RetryAction(wait)
+            state.next_action = tenacity.RetryAction(wait)
             state.upcoming_sleep = wait
             if self._policy.before_sleep is not None:
                 await _value(self._policy.before_sleep, state)

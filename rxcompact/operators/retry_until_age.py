@@ -12,24 +12,24 @@ import reactivex as rx
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
+from tenacity import Retrying
 
-from rxcompact.clock import Clock, LoopScheduler, Seconds, default_scheduler, seconds
+from rxcompact.clock import INFINITY, Clock, LoopScheduler, Seconds, default_scheduler, seconds
 from rxcompact.errors import ExpiredError
 from rxcompact.operators.retry import (
-    INFINITY,
     Attempts,
     Callback,
     Predicate,
-    RetryPolicy,
     Wait,
     expired_error,
     full_jitter,
+    is_async,
+    retry_policy,
     transient,
 )
 
 P = ParamSpec("P")
 T = TypeVar("T")
-Born = float | Callable[..., float] | None
 
 
 class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
@@ -51,11 +51,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
         max_age: Seconds after birth at which to give up. No attempt starts after it; one under way is cancelled.
         born: POSIX seconds of birth, or a function that gives them (of the call's arguments, where it decorates); by
             default the moment of subscription, or of the call.
-        wait: tenacity's, or a function of its retry state that gives seconds; by default exponential with full jitter.
-            The wait given is the wait taken, a service's Retry-After where that is longer. What would be too old after
-            it is tried once more, at a random instant of the last tenth of its age.
-        retry: tenacity's condition; by default `is_transient`.
-        before_sleep: tenacity's callback, called before each wait.
+        wait, retry, before_sleep: As in `enrich`.
         scheduler: Its clock and timers; by default the subscription's, or the running asyncio loop's.
 
     Shape:
@@ -79,7 +75,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
         self,
         max_age: Seconds,
         *,
-        born: Born = None,
+        born: float | Callable[..., float] | None = None,
         wait: Wait = full_jitter,
         retry: Predicate = transient,
         before_sleep: Callback | None = None,
@@ -87,7 +83,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
     ) -> None:
         self._max_age = seconds("max_age", max_age)
         self._born = born
-        self._policy = RetryPolicy(wait=wait, retry=retry, before_sleep=before_sleep)
+        self._policy = retry_policy(wait, retry, before_sleep)
         self._scheduler = scheduler
 
     @overload
@@ -97,63 +93,44 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
     def __call__(self, what: Any) -> Any:
         return self._observable(what) if isinstance(what, Observable) else self._function(what)
 
-    def _deadline(self, clock: Clock, *args: Any, **kwargs: Any) -> float:
+    def _call(self, scheduler: SchedulerBase, *args: Any, **kwargs: Any) -> _Call:
+        clock = Clock(scheduler)
         now = clock.wall()
         born = now if self._born is None else self._born(*args, **kwargs) if callable(self._born) else self._born
-        return clock.monotonic() + self._max_age - (now - born)
-
-    def _expired(self, clock: Clock, deadline: float, attempts: Attempts) -> ExpiredError:
-        age = self._max_age + clock.monotonic() - deadline
-        return expired_error(age, self._max_age, attempts.count, attempts.error)
+        return _Call(self._policy, self._max_age, clock.monotonic, clock.monotonic() + self._max_age - (now - born))
 
     # ── a coroutine function ──────────────────────────────────────────────────────────────────────────────────────
 
     def _function(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @wraps(function)
         async def until_age(*args: P.args, **kwargs: P.kwargs) -> T:
-            clock = Clock(self._scheduler or LoopScheduler(asyncio.get_running_loop()))
-            deadline = self._deadline(clock, *args, **kwargs)
-            attempts = Attempts(self._policy, self._max_age)
-            while deadline > clock.monotonic():
-                attempts.count += 1
+            call = self._call(self._scheduler or LoopScheduler(asyncio.get_running_loop()), *args, **kwargs)
+            while call.remaining() > 0:
+                call.count += 1
                 try:
-                    async with asyncio.timeout_at(deadline):
+                    async with asyncio.timeout_at(call.deadline):
                         return await function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - raised again, where retrying cannot mend it
-                    wait = await self._wait(attempts, error, deadline - clock.monotonic())
+                    wait = await call.wait_after(error)
                 await asyncio.sleep(wait)
-            raise self._expired(clock, deadline, attempts)
+            raise call.expired()
 
         return until_age
-
-    @staticmethod
-    async def _wait(attempts: Attempts, error: Exception, remaining: float) -> float:
-        """Return how long to wait, at most until it is too old; raise what retrying cannot mend."""
-        if await attempts.failed(error) is None:
-            raise error
-        wait = attempts.fit(remaining)
-        if wait == INFINITY:
-            return remaining
-        await attempts.before_sleep(wait)
-        return wait
 
     # ── an observable ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observable(self, source: Observable[T]) -> Observable[T]:
         def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
             timers = default_scheduler(self._scheduler or scheduler)
-            clock = Clock(timers)
-            deadline = self._deadline(clock)
-            attempts = Attempts(self._policy, self._max_age)
+            call = self._call(timers)
             attempt = SerialDisposable()
-            expiry = SingleAssignmentDisposable()
 
             def expire(*_: Any) -> None:
                 attempt.dispose()
-                observer.on_error(self._expired(clock, deadline, attempts))
+                observer.on_error(call.expired())
 
             def start(*_: Any) -> None:
-                attempts.count += 1
+                call.count += 1
                 attempt.disposable = subscription = SingleAssignmentDisposable()
                 subscription.disposable = source.subscribe(
                     observer.on_next, failed, observer.on_completed, scheduler=scheduler
@@ -161,7 +138,7 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
             def failed(error: Exception) -> None:
                 decision = again(error)
-                if self._policy.is_async:
+                if is_async(self._policy):
                     attempt.disposable = rx.from_future(asyncio.ensure_future(decision)).subscribe()
                 else:
                     with suppress(StopIteration):
@@ -169,20 +146,46 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
             async def again(error: Exception) -> None:
                 try:
-                    wait = await self._wait(attempts, error, deadline - clock.monotonic())
+                    wait = await call.wait_after(error)
                 except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
                     observer.on_error(raised)
                     return
-                if wait < deadline - clock.monotonic():
+                if wait < call.remaining():
                     attempt.disposable = pause = SingleAssignmentDisposable()
                     pause.disposable = timers.schedule_relative(wait, start)
 
-            remaining = deadline - clock.monotonic()
-            if remaining <= 0:
+            if call.remaining() <= 0:
                 expire()
-            else:
-                expiry.disposable = timers.schedule_relative(remaining, expire)
-                start()
+                return attempt
+            expiry = SingleAssignmentDisposable()
+            expiry.disposable = timers.schedule_relative(call.remaining(), expire)
+            start()
             return CompositeDisposable(attempt, expiry)
 
         return Observable(subscribe)
+
+
+class _Call(Attempts):
+    """The attempts at one call, and the instant at which it is too old."""
+
+    def __init__(self, policy: Retrying, max_age: float, now: Callable[[], float], deadline: float) -> None:
+        super().__init__(policy, max_age)
+        self._now = now
+        self.deadline = deadline
+
+    def remaining(self) -> float:
+        return self.deadline - self._now()
+
+    def expired(self) -> ExpiredError:
+        return expired_error(self._max_age - self.remaining(), self._max_age, self.count, self.error)
+
+    async def wait_after(self, error: Exception) -> float:
+        """Return how long to wait, at most until it is too old; raise what retrying cannot mend."""
+        if await self.failed(error) is None:
+            raise error
+        remaining = self.remaining()
+        wait = self.fit(remaining)
+        if wait == INFINITY:
+            return remaining
+        await self.before_sleep(wait)
+        return wait

@@ -14,24 +14,22 @@ from typing import Any, Self
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
-from reactivex.scheduler.eventloop import AsyncIOScheduler
 
-from rxcompact.clock import Clock, Seconds, count, default_scheduler, is_running, seconds
+from rxcompact.clock import INFINITY, Clock, Seconds, count, default_scheduler, is_running, seconds
 from rxcompact.contracts import StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.operator import Operator
 from rxcompact.operators.pool import Entry, Job, Loss, Pool
 from rxcompact.operators.retry import (
-    INFINITY,
     Callback,
     OncePerMinute,
     Predicate,
-    RetryPolicy,
     Wait,
     expired_error,
     full_jitter,
     reason,
+    retry_policy,
     transient,
 )
 from rxcompact.signals import RetryScheduled
@@ -56,7 +54,7 @@ class PooledOperator(Operator):
         self.max_concurrent = count("max_concurrent", self.max_concurrent)
         self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
         self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
-        self.policy = RetryPolicy(wait=self.wait, retry=self.retry, before_sleep=self.before_sleep)
+        self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
 
     def bind(self, context: StageContext) -> Self:
         bound = super().bind(context)
@@ -66,14 +64,11 @@ class PooledOperator(Operator):
         self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
     ) -> DisposableBase:
         stage = self._stage(observer, scheduler)
-        if self.register is not None:
-            self.register(stage)
-        subscription = CompositeDisposable()
-        if self.flushes is not None:
-            subscription.add(self.flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler))
-        subscription.add(source.subscribe(stage, scheduler=scheduler))
-        subscription.add(Disposable(stage.dispose))
-        return subscription
+        return CompositeDisposable(
+            self._attach(stage, stage.expedite, scheduler),
+            source.subscribe(stage, scheduler=scheduler),
+            Disposable(stage.dispose),
+        )
 
     @abstractmethod
     def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage: ...
@@ -101,15 +96,10 @@ def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
-    """Return a scheduler's loop, else the running one.
-
-    Raises:
-        LoopError: when there is neither.
-    """
-    if isinstance(scheduler, AsyncIOScheduler):
-        return scheduler._loop  # pyright: ignore[reportPrivateUsage]
+    """Return a scheduler's loop, else the running one."""
     try:
-        return asyncio.get_running_loop()
+        of_scheduler: asyncio.AbstractEventLoop | None = getattr(scheduler, "_loop", None)
+        return of_scheduler or asyncio.get_running_loop()
     except RuntimeError:
         raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
 

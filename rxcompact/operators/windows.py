@@ -1,56 +1,53 @@
-"""What windows of processing time and of event time have in common: mapping, capacity, dead letters."""
+"""Open windows: in processing time one bucket, closed by the clock; in event time several, closed by a watermark."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
-from itertools import compress, repeat
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import accumulate, compress, repeat
+from operator import floordiv
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack
-from rxcompact.clock import Clock
-from rxcompact.errors import (
-    AbandonedError,
-    FutureError,
-    KeyMapperError,
-    NoRoomError,
-    RxCompactError,
-)
+from rxcompact.clock import INFINITY, TICK, Clock
+from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, LateError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
-from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket
-from rxcompact.operators.emitter import SerializedEmitter
+from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket, Seen
+from rxcompact.operators.emitter import Gather, SerializedEmitter
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
 SLICE = 1024
 """Events that are worked on at a time: of more, each pass over them fetches them from memory again."""
-TICK = 1e-6
-"""Timers count in microseconds: what is due in less than one is due."""
 FAR = 1e12
 """POSIX seconds beyond any date: not a time."""
+MICRO = 1_000_000
+Outcome: TypeAlias = Literal["rejected", "dropped", "abandoned"]
 
 
-class Windows(ABC):
-    """Open buckets. Events and closings may come from any thread."""
+class Windows(SerializedEmitter, ABC):
+    """Open buckets, by number. Events and closings may come from any thread."""
 
     stage = "compact"
 
-    def __init__(
-        self, options: Compact, clock: Clock, observer: ObserverBase[Window], dead_letters: Callable[[DeadLetter], Any]
-    ) -> None:
+    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+        super().__init__()
         self.clock = clock
         self._options = options
         self._observer = observer
-        self._dead_letters = dead_letters
-        self._emitter = SerializedEmitter()
+        self._dead_letters = options.reject()
         self._abandoned = False
         self._full: NoRoomError | None = None
         self._ack: Ack | None = None  # of the chunk that is being added
+        self._buckets: dict[int, Bucket] = {}
+        self._first = INFINITY  # no bucket before is open
         self._left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
@@ -66,7 +63,7 @@ class Windows(ABC):
 
     def add_many(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
-        self._emitter.run(partial(self._add, chunk))
+        self.run(partial(self._add, chunk))
         if self._full is not None:
             self.fail(self._full)
 
@@ -79,25 +76,11 @@ class Windows(ABC):
         if self._abandoned and chunk:
             self._close_all("drain")
         if ack is not None:
-            self._emitter.pending.append(ack.release)  # after the rejections
-
-    def tick(self) -> None:
-        """Close what is due by the clock."""
-        self._emitter.run(self._close_due)
+            self.pending.append(ack.release)  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         """Close everything, then emit something more."""
-
-        def work() -> None:
-            self._close_all(trigger)
-            if then is not None:
-                self._emitter.pending.append(then)
-
-        self._emitter.run(work)
-
-    def complete(self) -> None:
-        """Close everything and end the stream."""
-        self.flush("completed", self._observer.on_completed)
+        self.run(partial(self._close_all, trigger), then)
 
     def fail(self, error: Exception) -> None:
         """Close everything, so that nothing is lost, and pass the error on."""
@@ -108,7 +91,7 @@ class Windows(ABC):
         self._abandoned = True
         self.flush("drain")
 
-    # ── what it holds: looking changes nothing ────────────────────────────────────────────────────────────────────
+    # ── what it holds ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
@@ -132,54 +115,21 @@ class Windows(ABC):
         """Return how many keys a chunk has at most that need capacity."""
         return len(chunk)
 
-    # ── the two kinds ─────────────────────────────────────────────────────────────────────────────────────────────
-
-    @abstractmethod
-    def due(self) -> float:
-        """Return when to `tick` next, in monotonic seconds."""
-
-    @abstractmethod
-    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
-        """Put events where they belong; ``times`` is empty without a time mapper."""
-
-    @abstractmethod
-    def _bucket(self, index: int) -> Bucket:
-        """Return the open bucket of that index."""
-
-    @abstractmethod
-    def _oldest(self) -> Bucket | None:
-        """Return the bucket that holds the oldest key."""
-
-    @abstractmethod
-    def _close_due(self) -> None: ...
-
-    @abstractmethod
-    def _close(self, index: int, trigger: Trigger) -> None: ...
-
-    @abstractmethod
-    def _close_all(self, trigger: Trigger) -> None: ...
-
-    # ── mapping ───────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _map(self, chunk: Sequence[Any]) -> tuple[Sequence[Hashable], Sequence[Any], Sequence[float]]:
         """Return keys, events and times of a chunk, without the events that it rejects."""
         keys, times, errors = self.mapper.map(chunk)
         if max(filter(None, times), default=0.0) > self._future_limit:
-            self._check_future(times, errors)
+            self._follow_wall_clock()
+            now = self.clock.wall()
+            for position, time in enumerate(times):
+                if time is not None and time > self._future_limit:
+                    errors.setdefault(position, FutureError(time, now, self._options.tolerance))
         if not errors:
             return keys, chunk, times
         for position in sorted(errors):
             self._reject(chunk[position], errors[position])
         good = [position not in errors for position in range(len(chunk))]
         return list(compress(keys, good)), list(compress(chunk, good)), list(compress(times, good))
-
-    def _check_future(self, times: Sequence[float | None], errors: dict[int, RxCompactError]) -> None:
-        """Add an error for each time that is too far in the future."""
-        self._follow_wall_clock()
-        now = self.clock.wall()
-        for position, time in enumerate(times):
-            if time is not None and time > self._future_limit:
-                errors.setdefault(position, FutureError(time, now, self._options.tolerance))
 
     def _follow_wall_clock(self) -> float:
         """Set the wall clock by the system's; return by how much."""
@@ -189,7 +139,21 @@ class Windows(ABC):
 
     # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]) -> None:
+    @abstractmethod
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        """Put events where they belong; ``times`` is empty without a time mapper."""
+
+    def _bucket(self, index: int) -> Bucket:
+        if index not in self._buckets:
+            self._buckets[index] = self._bucket_class(self._reject, self._options.keep, self._options.fields)
+            self._first = min(self._first, index)
+        return self._buckets[index]
+
+    def _oldest(self) -> Bucket | None:
+        index = min((index for index, bucket in self._buckets.items() if bucket), default=None)
+        return None if index is None else self._buckets[index]
+
+    def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
         bucket = self._bucket(index)
         count, max_keys = self._options.count, self._options.max_keys
@@ -198,18 +162,16 @@ class Windows(ABC):
             self._add_to(bucket, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
-        for key, event, seen_ in zip(keys, events, each, strict=False):
+        for key, event, at in zip(keys, events, each, strict=False):
             try:
                 if self._has_capacity(index, key, event):
-                    self._add_to(self._bucket(index), (key,), (event,), seen_)
+                    self._add_to(self._bucket(index), (key,), (event,), at)
             except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError(str(error)))
             if count is not None and len(self._bucket(index)) >= count:
                 self._close(index, "count")
 
-    def _add_to(
-        self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: float | Sequence[float]
-    ) -> None:
+    def _add_to(self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         before = len(bucket)
         bucket.add(keys, events, seen)
         self._held += len(bucket) - before
@@ -230,18 +192,32 @@ class Windows(ABC):
         self._reject(Compacted(key, event, 1), error, "dropped")
         return False
 
-    def _new_bucket(self) -> Bucket:
-        return self._bucket_class(self._reject, self._options.keep, self._options.fields)
+    # ── closing, and out ──────────────────────────────────────────────────────────────────────────────────────────
 
-    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
+    @abstractmethod
+    def due(self) -> float:
+        """Return when to `close_due` next, in monotonic seconds."""
 
-    def _emit(self, bucket: Bucket, bounds: Bounds) -> None:
+    @abstractmethod
+    def close_due(self) -> None:
+        """Close what is due by the clock; to be `run`."""
+
+    @abstractmethod
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:
+        """Return when a bucket that closes now was open."""
+
+    def _close_all(self, trigger: Trigger) -> None:
+        for index in sorted(self._buckets):
+            self._close(index, trigger)
+
+    def _close(self, index: int, trigger: Trigger) -> None:
+        bucket = self._buckets.pop(index)
         if bucket:
             self._left += len(bucket)
             self._held -= len(bucket)
-            self._emitter.pending.append(partial(self._on_window, bucket.close(bounds)))
+            self.pending.append(partial(self._on_window, bucket.close(self._bounds(index, trigger))))
         else:  # whatever it held was dropped
-            self._emitter.pending.extend(ack.release for ack, _ in bucket.acks)
+            self.pending.extend(ack.release for ack, _ in bucket.acks)
 
     def _on_window(self, window: Window) -> None:
         if not self._abandoned:
@@ -249,11 +225,174 @@ class Windows(ABC):
             return
         error = AbandonedError("stopped in an open window")
         for compacted in window:
-            letter = DeadLetter("abandoned", compacted, "compact", error.reason, error)
-            self._emitter.pending.append(partial(self._dead_letters, letter))
+            self._reject(compacted, error, "abandoned")
 
-    def _reject(self, event: Any, error: RxCompactError, outcome: Literal["rejected", "dropped"] = "rejected") -> None:
-        if outcome == "dropped":
-            self._left += 1
-        letter = DeadLetter(outcome, event, "compact", error.reason, error)
-        self._emitter.pending.append(partial(self._dead_letters, letter))
+    def _reject(self, event: Any, error: RxCompactError, outcome: Outcome = "rejected") -> None:
+        self._left += outcome == "dropped"
+        self.pending.append(partial(self._dead_letters, DeadLetter(outcome, event, "compact", error.reason, error)))
+
+
+class TumblingWindows(Windows):
+    """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew.
+
+    Single events may be gathered for the scheduler's next turn: `held` counts them from then on.
+    """
+
+    _gather: Gather | None = None
+
+    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, clock, observer)
+        self._due = clock.monotonic() + options.timespan
+        self._opened = clock.wall()
+
+    def event_handler(self) -> Callable[[Any], None]:
+        options = self._options
+        # where the clock alone closes windows it makes no difference if an event is added a turn later
+        if self.clock.call_soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
+            return super().event_handler()
+        self._gather = Gather(self.clock.call_soon, partial(self.run, self._add_gathered))
+        return self._gather.add
+
+    def _add_gathered(self) -> None:
+        if self._gather is not None:
+            self._add(self._gather.take())
+
+    def new_keys(self, chunk: Sequence[Any]) -> int:
+        """Return how many keys a chunk has at most that need capacity; those of an open window need none."""
+        if self._options.count is not None:  # it may close before they come
+            return len(chunk)
+        keys: set[Hashable] = set()
+        column = self._options.key_mapper.many(chunk)
+        for at, key in enumerate(column):
+            if at not in column.errors:  # an event without a key needs none
+                with suppress(Exception):
+                    keys.add(key)
+        return len(keys.difference(self._bucket(0).table))
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        self._put(0, keys, events, times or self.clock.wall())
+
+    def due(self) -> float:
+        return self._due
+
+    def close_due(self) -> None:
+        self._add_gathered()
+        due, overdue = self._due, self.clock.monotonic() - self._due
+        if overdue > -TICK:
+            self._close(0, "time")
+            # on the grid, so that late timers do not add up; a machine that slept skips what it missed
+            self._due = due + self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
+
+    def _bounds(self, _: int, trigger: Trigger) -> Bounds:
+        return Bounds(self._opened, self.clock.wall(), trigger)
+
+    def _close_all(self, trigger: Trigger) -> None:
+        self._add_gathered()
+        self._close(0, trigger)
+
+    def _close(self, index: int, trigger: Trigger) -> None:
+        self._bucket(index)  # none is open where nothing came
+        super()._close(index, trigger)
+        self._due, self._opened = self.clock.monotonic() + self._options.timespan, self.clock.wall()
+        self._follow_wall_clock()
+
+    def _follow_wall_clock(self) -> float:
+        self._opened += (step := super()._follow_wall_clock())
+        return step
+
+
+class EventTimeWindows(Windows):
+    """Buckets aligned to the epoch; one closes when the watermark or, on an idle source, the clock passes its end.
+
+    The watermark is the largest event time so far less the lateness. On an idle source event time goes on with the
+    clock, from the arrival of that largest time. Buckets are numbered from the epoch.
+    """
+
+    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, clock, observer)
+        self._lateness = options.lateness or 0.0
+        self._latest = -FAR  # event time
+        self._latest_arrived = self._last_arrived = 0.0  # the monotonic instants of that event, and of the last one
+        self._idle_watermark = -FAR  # end of the last bucket that the clock closed
+        # whole seconds divide floats exactly; fractions of one would not, hence microseconds
+        whole = options.timespan.is_integer()
+        self._unit = 1 if whole else MICRO
+        self._span = int(options.timespan) if whole else round(options.timespan * MICRO)
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        if not times:
+            return
+        newest = max(times)
+        latest = max(self._latest, newest)
+        first, last, first_open = self._index(min(times)), self._index(newest), self._index(self._watermark(latest))
+        if first == last and first >= first_open:
+            self._put(first, keys, events, times)
+        else:
+            self._put_by_window(keys, events, times, some_late=first < first_open)
+        if self._options.idle:
+            self._last_arrived = self.clock.monotonic()
+        if latest > self._latest:
+            self._latest, self._latest_arrived = latest, self.clock.monotonic()
+        if first_open > self._first:
+            for index in sorted(index for index in self._buckets if index < first_open):
+                self._close(index, "time")
+            self._first = min(self._buckets, default=INFINITY)
+
+    def _put_by_window(
+        self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float], *, some_late: bool
+    ) -> None:
+        """Reject what is late, cut the rest by window, and add each part at once."""
+        first_open: Iterable[float] = repeat(-INFINITY)
+        watermarks: list[float] = []  # as each event finds it
+        if some_late:
+            watermarks = [self._watermark(latest) for latest in accumulate(times, max, initial=self._latest)]
+            first_open = self._indexes(watermarks)
+        parts: defaultdict[float, list[int]] = defaultdict(list)
+        for position, (index, limit) in enumerate(zip(self._indexes(times), first_open, strict=False)):
+            if index >= limit:
+                parts[index].append(position)
+            else:
+                watermark = watermarks[position]
+                late_by = watermark + self._lateness - times[position]
+                self._reject(events[position], LateError(self._end(int(index)), watermark, late_by))
+        for index in sorted(parts):
+            columns: list[list[Any]] = [list(map(column.__getitem__, parts[index])) for column in (keys, events, times)]
+            self._put(int(index), *columns)
+
+    def _index(self, time: float) -> int:
+        return int((time if self._unit == 1 else round(time * MICRO)) // self._span)
+
+    def _indexes(self, times: Iterable[float]) -> Iterable[float]:
+        return map(floordiv, times, repeat(self._span)) if self._unit == 1 else map(self._index, times)
+
+    def _end(self, index: int) -> float:
+        return (index + 1) * self._span / self._unit
+
+    def _watermark(self, latest: float) -> float:
+        return max(latest - self._lateness, self._idle_watermark)
+
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:
+        return Bounds(self._end(index - 1), self._end(index), trigger)
+
+    def _idle_end(self, index: int) -> float:
+        # the monotonic instant at which the clock closes a bucket, unless events do before
+        due = self._latest_arrived + self._end(index) + self._lateness - self._latest
+        return max(due, self._last_arrived + self._options.idle)
+
+    def close_due(self) -> None:
+        self._follow_wall_clock()
+        now = self.clock.monotonic() + TICK
+        for index in sorted(self._buckets):
+            if self._idle_end(index) > now:
+                break
+            self._idle_watermark = self._end(index)
+            self._close(index, "time")
+
+    def due(self) -> float:
+        if self._lateness == INFINITY:  # the clock closes nothing
+            return INFINITY
+        # where nothing is open yet: when the bucket of an event of now would close
+        span, now = self._options.timespan, self.clock.wall()
+        wait = span - (now - self._lateness) % span
+        grid = self.clock.monotonic() + (wait if wait > TICK else wait + span)
+        return min([grid, *map(self._idle_end, self._buckets)])

@@ -12,7 +12,7 @@ import tenacity
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
 from rxcompact.operators.pool import Entry, Job, Pool
-from rxcompact.operators.retry import INFINITY, RetryPolicy
+from rxcompact.operators.retry import INFINITY, retry_policy
 from rxcompact.testing import run
 
 
@@ -27,7 +27,7 @@ class Bench(Pool):
         self.outcomes: list[tuple[float, str, str]] = []
         self.retries: list[tuple[float, float]] = []
         settings: dict[str, Any] = {"max_age": 60.0, "max_concurrent": 1, "timeout": INFINITY}
-        super().__init__(self.loop, RetryPolicy(wait=tenacity.wait_fixed(5)), **(settings | options))
+        super().__init__(self.loop, retry_policy(wait=tenacity.wait_fixed(5)), **(settings | options))
 
     def submit(self, *names: str) -> Any:
         return self._submit([Entry(self.deadlines.get(name, 60.0), 0, Compacted(name, name)) for name in names])
