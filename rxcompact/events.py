@@ -94,8 +94,6 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
 # which has pandas name the columns of a window's table
 Sequence.register(Compacted)  # pyright: ignore[reportAttributeAccessIssue]
 
-NO_ACKS: Retained = ()
-
 
 class Window(Sequence[Compacted[K_co, E_co]]):
     """A closed bucket: a sequence of `Compacted`, in the order the keys were first received.
@@ -110,7 +108,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
     __slots__ = ("_items", "acks", "bounds", "closed", "opened", "received", "trigger")
 
     def __init__(
-        self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = NO_ACKS
+        self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = ()
     ) -> None:
         self.bounds = bounds
         self.opened, self.closed, self.trigger = bounds.opened, bounds.closed, bounds.trigger

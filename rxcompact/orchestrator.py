@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 import warnings
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self, TypeAlias
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from loguru import logger
 from reactivex.abc import DisposableBase
@@ -364,34 +365,32 @@ class Deadline:
             self._loop.call_exception_handler({"message": "closing failed", "exception": error})
 
 
-Handlers: TypeAlias = list[Callable[[], object]]
-_handlers: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, tuple[Any, Handlers]]] = WeakKeyDictionary()
-"""By loop and signal: what was there before, and ours."""
+_handlers: defaultdict[int, list[Callable[[], object]]] = defaultdict(list)
+"""Ours, by signal."""
+_handlers_before: dict[int, Any] = {}
 
 
 def add_signal_handler(number: int, handler: Callable[[], object]) -> DisposableBase:
-    """Call a handler at a signal, beside those that others added, until disposed of.
+    """Call a handler on the running loop at a signal, beside those that were added before, until disposed of.
 
-    asyncio has one handler for a signal; the last of ours to go puts back what was there before.
+    The last of them to go puts back what was there before. One whose loop was closed is gone.
     """
-    loop = asyncio.get_running_loop()
-    added = _handlers.setdefault(loop, {})
-    if number not in added:
-        before = signal.getsignal(number), getattr(loop, "_signal_handlers", {}).get(number)
-        added[number] = before, []
-        loop.add_signal_handler(number, lambda: [each() for each in list(added[number][1])])
-    (of_process, of_loop), handlers = added[number]
-    handlers.append(handler)
+    loop, handlers = asyncio.get_running_loop(), _handlers[number]
+
+    def call() -> None:
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(handler)
+            return
+        dispose()
+        if not handlers:
+            signal.raise_signal(number)
 
     def dispose() -> None:
-        handlers.remove(handler)
-        if handlers:
-            return
-        del added[number]
-        loop.remove_signal_handler(number)
-        if of_loop is not None:
-            loop.add_signal_handler(number, of_loop._callback, *of_loop._args)
-        else:
-            signal.signal(number, of_process)
+        handlers.remove(call)
+        if not handlers:
+            signal.signal(number, _handlers_before.pop(number))
 
+    if not handlers:
+        _handlers_before[number] = signal.signal(number, lambda *_: [each() for each in list(handlers)])
+    handlers.append(call)
     return Disposable(dispose)

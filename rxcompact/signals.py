@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 from rxcompact.events import DeadLetter, Stage, Trigger, shown_by
 
@@ -57,16 +58,14 @@ class StageNow(NamedTuple):
     """Calls that failed and wait to be made again."""
 
 
-@dataclass(frozen=True, slots=True)
-class StateChanged:
+class StateChanged(Struct, frozen=True):
     """The orchestrator went from one state to another."""
 
     old: State
     new: State
 
 
-@dataclass(frozen=True, slots=True)
-class WindowClosed:
+class WindowClosed(Struct, frozen=True):
     """A window closed."""
 
     opened: float
@@ -76,8 +75,7 @@ class WindowClosed:
     distinct: int
 
 
-@dataclass(frozen=True, slots=True)
-class RetryScheduled:
+class RetryScheduled(Struct, frozen=True):
     """A call failed and will be made again."""
 
     stage: Stage
@@ -88,23 +86,20 @@ class RetryScheduled:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class BatchPublished:
+class BatchPublished(Struct, frozen=True):
     """A sink took a batch."""
 
     size: int
     attempts: int
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLettered:
+class DeadLettered(Struct, frozen=True):
     """An event became a dead letter."""
 
     letter: DeadLetter
 
 
-@dataclass(frozen=True, slots=True)
-class SourceFailed:
+class SourceFailed(Struct, frozen=True):
     """A source died; it is subscribed to again, unless this is the end."""
 
     error: Exception
@@ -114,8 +109,7 @@ class SourceFailed:
     """Seconds until it is; None when it is given up."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObserverFailed:
+class ObserverFailed(Struct, frozen=True):
     """An observer raised; no other noticed."""
 
     observer: str
