@@ -81,12 +81,7 @@ def count(argument: str, value: int, *, minimum: int = 1) -> int:
 
 
 class WallClock:
-    """A wall clock that runs by a monotonic one between two looks at the system's, so that it jumps only when followed.
-
-    Args:
-        system: The clock to follow, POSIX seconds.
-        monotonic: Seconds of no particular epoch.
-    """
+    """A wall clock that runs by a monotonic one, so that it jumps only when it is set by the system's."""
 
     def __init__(self, system: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._system, self._monotonic = system, monotonic
@@ -125,11 +120,7 @@ class WallClock:
 class LoopScheduler(AsyncIOScheduler):
     """RxPY's asyncio scheduler with the loop's clocks, usable from any thread.
 
-    `AsyncIOScheduler.now` is the system's wall clock even on a virtual loop.
-
-    Args:
-        loop: Runs the timers; its ``time()`` is the monotonic clock. A loop in virtual time has a method ``wall`` that
-            returns its POSIX seconds.
+    A loop in virtual time has a method ``wall`` that returns its POSIX seconds.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -166,16 +157,11 @@ class LoopScheduler(AsyncIOScheduler):
 
 
 class Clock:
-    """The two clocks of a scheduler.
-
-    Attributes:
-        wall: POSIX seconds, for ages.
-        monotonic: Seconds of no particular epoch, for intervals; never goes back.
-        call_soon: Calls a function in the next turn of the scheduler, from any thread; None where it has no turns.
-    """
+    """The two clocks of a scheduler: ``monotonic`` for intervals, ``wall`` (POSIX seconds) for ages."""
 
     def __init__(self, scheduler: SchedulerBase) -> None:
         self.call_soon: Callable[[Callable[[], None]], object] | None = None
+        """Calls a function in the scheduler's next turn, from any thread; None where it has no turns."""
         self.monotonic: Callable[[], float] = time.monotonic
         system = time.time
         if isinstance(scheduler, AsyncIOScheduler):
@@ -217,8 +203,7 @@ class _Timer(ScheduledItem):
 class TimerThread(EventLoopScheduler):
     """One thread for the timers of all operators that run outside asyncio, and one in each forked child.
 
-    Its timers do not depend on the system's wall clock, an action that raises ends no other's, and one that is disposed
-    holds nothing.
+    Its timers do not depend on the system's wall clock, and an action that raises ends no other's.
     """
 
     def __init__(self) -> None:

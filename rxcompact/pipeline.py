@@ -139,11 +139,7 @@ class OperatorReducer:
 
 
 def as_source(source: Any) -> Source:
-    """Return a source as it is, and of an observable, an iterable or a frame what makes chunks of its events.
-
-    Raises:
-        ArgumentError: for anything else.
-    """
+    """Return a source as it is, and of an observable, an iterable or a frame what makes chunks of its events."""
     if isinstance(source, Observable):
         return ObservableSource(source)
     if isinstance(source, Source):

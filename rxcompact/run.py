@@ -57,7 +57,7 @@ class Run(Demand):
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._holders: dict[str, Holder] = {}  # by stage
         self._dead_letters: Counter[str] = Counter()  # by stage
-        self._errors: dict[str, BaseException] = {}  # the last of each stage
+        self.errors: dict[str, BaseException] = {}  # the last of each stage
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._room = asyncio.Event()
@@ -66,8 +66,9 @@ class Run(Demand):
         self._intake: ObserverBase[list[Any]] | None = None
         self._route: DeadLetterRoute | None = None
         if pipeline.dead_letters is not None:
-            options: Any = {"flushes": self._flush, "register": self._register, "scheduler": self.scheduler}
-            self._route = DeadLetterRoute(pipeline.dead_letters, **options)
+            self._route = DeadLetterRoute(
+                pipeline.dead_letters, flushes=self._flush, register=self._register, scheduler=self.scheduler
+            )
         self._subscription = self._stages().subscribe(
             self._on_delivered, self._fail, self._end, scheduler=self.scheduler
         )
@@ -140,14 +141,10 @@ class Run(Demand):
         return {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
 
     def _stage(self, name: str, holder: Holder | None) -> StageNow:
-        now = StageNow(dead_letters=self._dead_letters[name], error=self._errors.get(name))
+        now = StageNow(dead_letters=self._dead_letters[name], error=self.errors.get(name))
         if holder is None:
             return now
         return now._replace(held=holder.held(), oldest=holder.oldest(), waiting=holder.waiting())
-
-    def record_error(self, stage: str, error: BaseException) -> None:
-        """Remember the last error of a stage."""
-        self._errors[stage] = error
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:
@@ -160,7 +157,7 @@ class Run(Demand):
                 logger.warning("{}", text)
 
     def _on_retry(self, retry: RetryScheduled) -> None:
-        self.record_error(retry.stage, retry.error)
+        self.errors[retry.stage] = retry.error
         self._notify_retry(retry)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
@@ -170,7 +167,7 @@ class Run(Demand):
         self._dead_letters[letter.stage] += 1
         self._counts[letter.outcome] += 1
         if letter.error is not None:
-            self.record_error(letter.stage, letter.error)
+            self.errors[letter.stage] = letter.error
         if chunk is not None:
             chunk.rejected.append(letter)
         self._room.set()
@@ -274,7 +271,7 @@ class Run(Demand):
             self.ended.set_result(None)
 
     def _fail(self, error: Exception) -> None:
-        self.record_error("compact", error)
+        self.errors["compact"] = error
         self._intake = None
         if not self.ended.done():
             self.ended.set_exception(error)
@@ -353,7 +350,7 @@ class Supervisor:
         wait = None if given_up else self._next_wait(error)
         if wait is not None and not self._retired:
             self._timer = self._run.loop.call_later(wait, self._subscribe)
-        self._run.record_error("source", error)
+        self._run.errors["source"] = error
         self._on_failure(SourceFailed(error, self._failures, wait))
         if given_up:
             self._on_ended(error)

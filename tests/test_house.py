@@ -71,6 +71,16 @@ def test_the_operators_load_no_pictures() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_importing_loads_no_http_no_pictures_and_no_extra() -> None:
+    program = (
+        "import sys\n"
+        "import rxcompact\n"
+        f"unwanted = {('aiohttp', 'rxcompact.render', 'rxcompact.notebook', *EXTRAS)}\n"
+        "assert not [name for name in sys.modules if name.startswith(unwanted)]\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_importing_touches_neither_loop_nor_log_nor_thread() -> None:
     program = (
         "import asyncio, threading\n"
