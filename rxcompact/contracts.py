@@ -27,8 +27,13 @@ class Demand:
         """Return how many events may be pushed now, whatever their keys."""
         return self.limit
 
-    def accepts(self, chunk: Sequence[Any]) -> bool:
-        """Return whether there is capacity for a chunk; duplicates of what is held need none."""
+    def accepts(self, chunk: Sequence[Any], before: set[Any] | None = None) -> bool:
+        """Return whether there is capacity for a chunk; duplicates of what is held need none.
+
+        Args:
+            before: Keys of the chunks that have to be accepted together with this one; its own are added.
+        """
+        del before
         return len(chunk) <= self.limit
 
     async def wait(self) -> int:

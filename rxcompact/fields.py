@@ -256,12 +256,16 @@ def map_each(
             raise
         except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
             cause = error
-        errors[len(values)] = cause if isinstance(cause, RxCompactError) else _caused(cause, error_class)
+        errors[len(values)] = _caused(cause, error_class)
         values.append(None)
     return values, errors
 
 
 def _caused(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
+    if isinstance(cause, RxCompactError):
+        # its frames hold all other errors of the chunk: a cycle, of which a bad body makes 100,000
+        cause.__context__ = None
+        return cause.with_traceback(None)
     text = type(cause).__name__
     with suppress(Exception):  # its own text may raise
         text += f": {cause}"

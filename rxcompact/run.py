@@ -202,12 +202,13 @@ class Run(Demand):
         waiting = 0 if self._route is None else len(self._route)
         return max(0, self.limit - self._in_flight() - waiting)
 
-    def accepts(self, chunk: Sequence[Any]) -> bool:
+    def accepts(self, chunk: Sequence[Any], before: set[Any] | None = None) -> bool:
         capacity = self.capacity()
-        if len(chunk) <= capacity:
+        if before is None and len(chunk) <= capacity:
             return True
+        keys: set[Any] = set() if before is None else before
         known = self._intake is not None and bool(self._windows)
-        return known and all(windows.new_keys(chunk) <= capacity for windows in self._windows)
+        return known and all(windows.new_keys(chunk, keys) <= capacity for windows in self._windows)
 
     async def wait(self) -> int:
         while not (capacity := self.capacity()):

@@ -61,6 +61,7 @@ LISTENER = {
     "strict": "answer 400 to a body with any bad line, and take none of it",
     "success_status": "status of a body that was taken",
     "max_body": "bytes of a body at most",
+    "max_event": "bytes of an event at most",
     "max_events": "events of a body at most",
     "body_timeout": "duration of a body at most",
     "header_timeout": "of the head of a request",

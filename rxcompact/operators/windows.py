@@ -111,9 +111,10 @@ class Windows(SerializedEmitter, ABC):
         """How many keys the buckets have held so far, the open ones included."""
         return self._left + self._held
 
-    def new_keys(self, chunk: Sequence[Any]) -> int:
-        """Return how many keys a chunk has at most that need capacity."""
-        return len(chunk)
+    def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
+        """Add the keys of a chunk that need capacity to those before; return how many there are at most."""
+        before.update(map(id, chunk))
+        return len(before)
 
     def _map(self, chunk: Sequence[Any]) -> tuple[Sequence[Hashable], Sequence[Any], Sequence[float]]:
         """Return keys, events and times of a chunk, without the events that it rejects."""
@@ -257,17 +258,17 @@ class TumblingWindows(Windows):
         if self._gather is not None:
             self._add(self._gather.take())
 
-    def new_keys(self, chunk: Sequence[Any]) -> int:
-        """Return how many keys a chunk has at most that need capacity; those of an open window need none."""
-        if self._options.count is not None:  # it may close before they come
-            return len(chunk)
-        keys: set[Hashable] = set()
+    def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
+        if self._options.count is not None:  # the open window, whose keys need none, may close before they come
+            return super().new_keys(chunk, before)
+        table = self._bucket(0).table
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
                 with suppress(Exception):
-                    keys.add(key)
-        return len(keys.difference(self._bucket(0).table))
+                    if key not in table:
+                        before.add(key)
+        return len(before)
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
         self._put(0, keys, events, times or self.clock.wall())

@@ -174,6 +174,8 @@ class Reader:
         values: list[bytes] = []
         here: list[bytes] = []  # those of the line
         while at < len(text) or here:
+            if not here and (last := text.rfind(b"\n", at, scan.skip_space(text, at))) >= 0:
+                at = line = last + 1  # behind blank lines
             at = scan.skip_space(text, at, scan.BLANK)
             over = at == len(text) or text[at] == NEWLINE
             opens_array = not over and text[at] == scan.BRACKET and line >= self._alone

@@ -18,6 +18,8 @@ from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import is_gzip
 
+SLICE = 256
+"""Events of a body that are worked on at once."""
 SHOWN = 10
 """Rejected events that an answer lists."""
 FORM = "application/x-www-form-urlencoded"
@@ -43,7 +45,9 @@ class Part(NamedTuple):
     position: Position
 
 
-async def read_parts(request: web.Request, *, items: ItemsPath | None, max_body: int, max_events: int) -> list[Part]:
+async def read_parts(
+    request: web.Request, *, items: ItemsPath | None, max_body: int, max_event: int, max_events: int
+) -> list[Part]:
     """Read the events of a body. The loop has its turn after each few milliseconds.
 
     Raises:
@@ -58,7 +62,7 @@ async def read_parts(request: web.Request, *, items: ItemsPath | None, max_body:
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
     if request.content_type.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    reader = Reader(items=items, compression=compression, max_body=max_body, max_events=max_events)
+    reader = Reader(items=items, compression=compression, max_body=max_body, max_event=max_event, max_events=max_events)
     parts: list[Part] = []
     try:
         async for block in _blocks(request, max_body):
@@ -119,12 +123,19 @@ class Counts:
         return {**counts, "errors": self._errors} if self.rejected else counts
 
 
+async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
+    """Yield the events of a body, few at once: the loop has its turn before a slice of bad ones takes 50 ms."""
+    for part in parts:
+        for start in range(0, len(part.events), SLICE):
+            yield Part(part.events[start : start + SLICE], part.position)
+            await asyncio.sleep(0)
+
+
 async def count_malformed(parts: Iterable[Part]) -> Counts:
     """Count the events that are JSON objects, and those that are not."""
     counts = Counts()
-    for part in parts:
+    async for part in in_slices(parts):
         counts.add(part, _malformed(part.events))
-        await asyncio.sleep(0)
     return counts
 
 

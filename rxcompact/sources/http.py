@@ -19,7 +19,7 @@ from rxcompact.clock import seconds
 from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import ItemsPath
-from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, read_parts
+from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, in_slices, read_parts
 from rxcompact.sources.connections import Server
 
 MIB = 1024 * 1024
@@ -48,6 +48,7 @@ class HttpSource:
         token: Bearer token that senders must send.
         basic: User and password that senders must send.
         max_body: Bytes of the largest body, decompressed.
+        max_event: Bytes of the largest event; a larger one is rejected.
         max_events: Events of the largest body.
         body_timeout: Seconds a body may take.
         header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
@@ -73,6 +74,7 @@ class HttpSource:
         token: str | None = None,
         basic: tuple[str, str] | None = None,
         max_body: int = 16 * MIB,
+        max_event: int = 2 * MIB,
         max_events: int = 100_000,
         body_timeout: float = 30.0,
         header_timeout: float = 75.0,
@@ -87,6 +89,7 @@ class HttpSource:
             ("path", path, path.startswith("/") and not set(path) & set("{}?#"), "a path that begins with '/'"),
             ("token", token, token != "", "not empty"),
             ("max_body", max_body, max_body > 0, "at least 1"),
+            ("max_event", max_event, max_event > 0, "at least 1"),
             ("max_events", max_events, max_events > 0, "at least 1"),
             ("max_connections", max_connections, max_connections > 0, "at least 1"),
             ("retry_after", retry_after, retry_after >= 0, "at least 0"),
@@ -101,7 +104,11 @@ class HttpSource:
         if basic is not None:
             self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
         self._read_parts = partial(
-            read_parts, items=None if items is None else ItemsPath(items), max_body=max_body, max_events=max_events
+            read_parts,
+            items=None if items is None else ItemsPath(items),
+            max_body=max_body,
+            max_event=max_event,
+            max_events=max_events,
         )
         self._body_timeout = seconds("body_timeout", body_timeout)
         self._retry_after = retry_after
@@ -224,23 +231,22 @@ class HttpSource:
             return await self._push(parts)
 
     async def _push(self, parts: list[Part]) -> web.Response:
-        """Push all of a body, or nothing. The loop has its turn between the parts."""
+        """Push all of a body, or nothing. The loop has its turn between slices."""
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
             raise self._unavailable("stopping")
-        if not demand.accepts([event for part in parts for event in part.events]):
+        if not await _accepted(parts, demand):
             if demand.capacity() == demand.limit:
                 raise RequestError(413, f"more distinct events than can be held at all: {demand.limit}")
             self._full = True
             raise self._unavailable("no capacity")
         counts = Counts()
-        for part in parts:
+        async for part in in_slices(parts):
             if self._observer is not observer:
                 raise self._unavailable("stopping")
             chunk = Chunk(part.events)
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
-            await asyncio.sleep(0)
         return _answer(400 if counts.rejected and not counts.accepted else self._success_status, counts.body())
 
     def _unavailable(self, why: str) -> RequestError:
@@ -277,6 +283,17 @@ class HttpSource:
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})
+
+
+async def _accepted(parts: list[Part], demand: Demand) -> bool:
+    """Return whether there is capacity for all of a body."""
+    if sum(len(part.events) for part in parts) <= demand.capacity():
+        return True
+    keys: set[Any] = set()
+    async for part in in_slices(parts):
+        if not demand.accepts(part.events, keys):
+            return False
+    return True
 
 
 def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
