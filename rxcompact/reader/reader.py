@@ -97,6 +97,7 @@ class Reader:
         yield from self._split(b"", final=True)
 
     def _read(self, texts: Iterator[bytes]) -> Events:
+        later = False
         while True:
             try:
                 text = next(texts, None)
@@ -106,6 +107,9 @@ class Reader:
                 raise type(error)(f"{before}{error}{after}") from None
             if text is None:
                 return
+            if later:
+                yield []  # a small block may hold many pieces, and few events
+            later = True
             yield from self._split(text)
 
     def _split(self, text: bytes, *, final: bool = False) -> Events:
@@ -174,15 +178,13 @@ class Reader:
         values: list[bytes] = []
         here: list[bytes] = []  # those of the line
         while at < len(text) or here:
-            if not here and (last := text.rfind(b"\n", at, scan.skip_space(text, at))) >= 0:
-                at = line = last + 1  # behind blank lines
             at = scan.skip_space(text, at, scan.BLANK)
             over = at == len(text) or text[at] == NEWLINE
             opens_array = not over and text[at] == scan.BRACKET and line >= self._alone
             if over or opens_array or len(here) >= EVENTS:  # of so long a line a part
                 values += here
-                here, at = [], min(at + over, len(text))
-                line = at
+                here = []
+                at = line = scan.skip_lines(text, min(at + over, len(text)))
                 if opens_array:
                     self._in_array = True
                     self._begin(array=not values)

@@ -59,6 +59,11 @@ def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
     return at if found is None else found.end()
 
 
+def skip_lines(text: bytes, at: int) -> int:
+    """Return where the first line from a position on begins that is not blank."""
+    return max(at, text.rfind(b"\n", at, skip_space(text, at)) + 1)
+
+
 def values_of(text: bytes, *, cut: bool) -> tuple[Sequence[bytes] | None, bool]:
     """Return the values of lines, or of a ``cut`` one, and whether they are objects alone; None for malformed ones.
 

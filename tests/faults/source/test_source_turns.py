@@ -132,14 +132,16 @@ def post(url: str, body: bytes, headers: dict[str, str]) -> int:
 )
 def test_h1_to_h4_a_watchdog_finds_the_loop_free(body: bytes, status: int) -> None:
     async def test(service: Service) -> None:
-        longest, at = 0.0, time.perf_counter()
+        gc.collect()
+        gc.freeze()  # the objects of the tests
+        longest, at = 0.0, time.thread_time()
         posting = asyncio.ensure_future(
             asyncio.to_thread(post, service.source.url, gzip.compress(body, 1), {"Content-Encoding": "gzip"})
         )
         while not posting.done():
             await asyncio.sleep(0.001)
-            longest, at = max(longest, time.perf_counter() - at), time.perf_counter()
+            longest, at = max(longest, time.thread_time() - at), time.thread_time()
         assert posting.result() == status
-        assert longest < 0.3  # 20 to 60 ms where nothing else runs; some were 1 to 5 s
+        assert longest < 0.15  # of CPU, measured 10 to 60 ms; some were seconds
 
     served(test)
