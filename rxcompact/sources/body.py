@@ -67,10 +67,9 @@ async def read_parts(
     try:
         async for block in _blocks(request, max_body):
             for chunk in reader.feed(block) if block else reader.end():
-                if parts or not chunk:
+                if parts:
                     await asyncio.sleep(0)
-                if chunk:
-                    parts.append(Part(chunk, reader.position))
+                parts.append(Part(chunk, reader.position))
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
