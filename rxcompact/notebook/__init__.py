@@ -2,8 +2,7 @@
 
 try:
     from rxcompact.notebook.dashboard import Dashboard, dashboard
-    from rxcompact.notebook.tune import tune
-    from rxcompact.notebook.tuning import Row, Tuning
+    from rxcompact.notebook.tune import Row, Tuning, tune
     from rxcompact.notebook.watch import watch
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("rxcompact"):
