@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TextIO
@@ -28,7 +29,7 @@ async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
         file: Where; by default standard output.
     """
     out = file or sys.stdout
-    if not out.isatty() or find_spec("rich") is None:
+    if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb" or find_spec("rich") is None:
         while orchestrator.state not in ENDED:
             print(orchestrator.account, file=out, flush=True)
             await asyncio.sleep(LINE)

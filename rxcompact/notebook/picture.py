@@ -76,7 +76,9 @@ def _plot_compaction(axes: Any, rows: Sequence[Any], keys: Sequence[str]) -> Non
         note = {"xytext": (-6, 5), "textcoords": "offset points", "ha": "right", "fontsize": 8, "color": colour}
         for row in line if pool == pools[0] else ():
             axes.annotate(duration(row.timespan), (row.p50, row.ratio), **note)
-    axes.margins(x=0.08, y=0.2)
+    axes.margins(x=0.08)
+    axes.set_ylim(-0.05, 1.1)
+    axes.set_yticks([each / 5 for each in range(6)])
     axes.set_xscale("log")
     low, high = axes.get_xlim()
     if shown := [tick for tick in TICKS if low <= tick <= high]:

@@ -149,6 +149,15 @@ def test_the_picture_shows_the_rows() -> None:
     assert png == Tuning(rows, OUTAGES).plot()._repr_png_()
 
 
+def test_n6_ticks_are_shares_from_0_to_1_and_whole_numbers() -> None:
+    rows = [row(key=key, distinct=distinct, in_outage={60.0: 0, 300.0: 1}) for key, distinct in (("a", 990), ("b", 5))]
+    picture = Tuning(rows, OUTAGES).plot()
+    picture.canvas.draw()
+    shares, *counts = [[label.get_text() for label in axes.get_yticklabels()] for axes in picture.axes]
+    assert shares == ["0%", "20%", "40%", "60%", "80%", "100%"]
+    assert all(texts == [str(number) for number in range(len(texts))] for texts in counts)
+
+
 @pytest.mark.parametrize("rows", [ROWS, ROWS[-1:], [row(expired=0, in_outage={60.0: 0, 300.0: 0})]])
 @pytest.mark.parametrize("outages", [OUTAGES, {}])
 def test_there_is_a_picture_of_whatever_was_found(rows: list[Row], outages: dict[float, tuple[float, float]]) -> None:

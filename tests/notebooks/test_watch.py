@@ -107,6 +107,16 @@ class Terminal(io.StringIO):
         return True
 
 
+async def test_n7_on_a_terminal_that_cannot_be_drawn_on_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    orchestrator = run_of(3)
+    await orchestrator.start()
+    await live(orchestrator, out)
+    assert out.getvalue().startswith("received 0, ")
+    assert "\x1b[" not in out.getvalue()
+
+
 async def test_on_a_terminal_there_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     out = Terminal()
