@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
+from itertools import repeat
 from math import isfinite
-from operator import attrgetter, itemgetter
+from operator import itemgetter, sub
 from reprlib import Repr
 from typing import Any
 
@@ -52,7 +53,7 @@ CENTURY = 69
 """Of years of two digits, the first that is one of 1900 (RFC 5322)."""
 
 _read_iso = datetime.fromisoformat
-_colons = itemgetter(13, 16)
+_hour_colon, _minute_colon = itemgetter(13), itemgetter(16)
 _brief = Repr()
 _brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
 
@@ -92,16 +93,12 @@ def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) ->
 
     Raises whatever, unless they are all numbers of seconds, or all ISO 8601 with seconds.
     """
-    if kinds == {str} and set(map(_colons, values)) == {(":", ":")} and max(map(len, values)) <= LONGEST:
+    if kinds == {str} and set(map(_hour_colon, values)) == set(map(_minute_colon, values)) == {":"}:
         moments = list(map(_read_iso, values))
-        zones = set(map(attrgetter("tzinfo"), moments))
-        if None not in zones:
-            times = list(map(datetime.timestamp, moments))
-        elif len(zones) == 1 and timezone is UTC:
-            times = [(moment - NAIVE_EPOCH).total_seconds() for moment in moments]
-        else:
-            raise ValueError("not all have a zone")
-        if min(times) > YEAR_TWO:
+        epoch = NAIVE_EPOCH if timezone is UTC and moments[0].tzinfo is None else EPOCH
+        # raises where only one of both has a zone
+        times = list(map(timedelta.total_seconds, map(sub, moments, repeat(epoch))))
+        if min(times) > YEAR_TWO and max(map(len, values)) <= LONGEST:
             return times
     elif kinds <= {float, int} and min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)):
         return values if kinds == {float} else list(map(float, values))
