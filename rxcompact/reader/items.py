@@ -113,13 +113,16 @@ def _as_object(array: bytes) -> bytes:
 class Batch:
     """The events that have been read and not passed on; the line read up to, and the position of the last chunk."""
 
-    def __init__(self, path: str, items: str | ItemsPath | None, max_event: int, max_events: int | None) -> None:
+    def __init__(
+        self, path: str, items: str | ItemsPath | None, max_event: int, max_events: int | None, dead_letters: bool
+    ) -> None:
         self.line = 1
         self.position = Position(path)
         self._path = path
         self._steps = () if items is None else (ItemsPath(items) if isinstance(items, str) else items).steps
         self._max_event = max_event
         self._max_events = max_events
+        self._dead_letters = dead_letters
         self._passed = 0
         self._chunk: list[bytes] = []
         self._parts: list[tuple[int, bytes, Sequence[bytes]]] = []
@@ -168,7 +171,7 @@ class Batch:
             at, line = locate(text, value, at, line)
             if not number % FEW:
                 yield from self.flush() if self._chunk else iter([[]])
-            if top and value.startswith(LETTER):
+            if top and self._dead_letters and value.startswith(LETTER):
                 self._append(line, value, _inside(value))
             elif isinstance(value, Malformed):
                 self._append(line, b"", [value])

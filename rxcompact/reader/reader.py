@@ -39,6 +39,7 @@ class Reader:
         max_event: Bytes of the longest event; ``max_line`` by default. A longer one is rejected.
         max_events: Events of the input at most.
         max_body: Bytes of the input at most, decompressed.
+        dead_letters: Whether of a dead letter the event inside is read.
 
     Attributes:
         blank: Whether there has been nothing but white space.
@@ -63,12 +64,13 @@ class Reader:
         max_event: int | None = None,
         max_events: int | None = None,
         max_body: int | None = None,
+        dead_letters: bool = True,
     ) -> None:
         self.blank = True
         self._path = path
         self._max_line = max_line
         self._decoder = TextDecoder(compression, max_body)
-        self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events)
+        self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events, dead_letters)
         # text that has not been read, and the size from which on it is worth another look
         self._text: list[bytes] = []
         self._size = 0

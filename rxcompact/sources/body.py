@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from gzip import BadGzipFile
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
@@ -13,7 +13,6 @@ from aiohttp import web
 
 from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode
-from rxcompact.reader.items import ItemsPath
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import is_gzip
@@ -45,10 +44,8 @@ class Part(NamedTuple):
     position: Position
 
 
-async def read_parts(
-    request: web.Request, *, items: ItemsPath | None, max_body: int, max_event: int, max_events: int
-) -> list[Part]:
-    """Read the events of a body. The loop has its turn after each few milliseconds.
+async def read_parts(request: web.Request, *, max_body: int, **options: Any) -> list[Part]:
+    """Read the events of a body, with the options of `Reader`. The loop has its turn after each few milliseconds.
 
     Raises:
         RequestError: for a body that cannot be read.
@@ -62,7 +59,7 @@ async def read_parts(
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
     if request.content_type.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    reader = Reader(items=items, compression=compression, max_body=max_body, max_event=max_event, max_events=max_events)
+    reader = Reader(compression=compression, max_body=max_body, **options)
     parts: list[Part] = []
     try:
         async for block in _blocks(request, max_body):
@@ -102,6 +99,9 @@ async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
 class Counts:
     """What becomes of the events of a body, for the answer."""
 
+    status: int | None = None
+    headers: Mapping[str, str] | None = None
+
     def __init__(self) -> None:
         self.accepted = 0
         self.rejected = 0
@@ -113,9 +113,13 @@ class Counts:
         for event, error in rejected:
             self.accepted -= 1
             self.rejected += 1
-            if len(self._errors) < SHOWN:
-                place = part.position.find(event)
-                self._errors.append({**(place._asdict() if place else {}), "reason": str(error)})
+            self.reject(part, event, error)
+
+    def reject(self, part: Part, event: Any, error: BaseException | None) -> None:
+        """Note why an event is rejected."""
+        if len(self._errors) < SHOWN:
+            place = part.position.find(event)
+            self._errors.append({**(place._asdict() if place else {}), "reason": str(error)})
 
     def body(self) -> dict[str, Any]:
         """Return the body of the answer."""

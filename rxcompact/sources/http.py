@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import ItemsPath
 from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, in_slices, read_parts
+from rxcompact.sources.bulk import BulkCounts
 from rxcompact.sources.connections import Server
 
 MIB = 1024 * 1024
@@ -33,7 +35,8 @@ class HttpSource:
     The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
     408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
 
-    PUT is taken as POST. The field ``payload`` of a form is taken as the body.
+    PUT is taken as POST. The field ``payload`` of a form is taken as the body. Where ``path`` ends in ``/_bulk`` bodies
+    are those of Elasticsearch's bulk API, and so is the answer: see `BulkCounts`.
 
     ``GET /healthz`` answers 200 while the process lives, ``/metrics`` with the account (extra ``metrics``), ``/readyz``
     while it takes events: 503 when it starts or drains, and from the first post without capacity until a fifth of it is
@@ -84,9 +87,11 @@ class HttpSource:
         success_status: int = 202,
         linger: float = 0.0,
     ) -> None:
+        bulk = path.endswith("/_bulk")
         for argument, value, allowed, expected in (
             ("port", port, 0 <= port < 1 << 16, "from 0 to 65535"),
             ("path", path, path.startswith("/") and not set(path) & set("{}?#"), "a path that begins with '/'"),
+            ("items", items, not bulk or items is None, "left out where the path ends in /_bulk"),
             ("token", token, token != "", "not empty"),
             ("max_body", max_body, max_body > 0, "at least 1"),
             ("max_event", max_event, max_event > 0, "at least 1"),
@@ -108,8 +113,10 @@ class HttpSource:
             items=None if items is None else ItemsPath(items),
             max_body=max_body,
             max_event=max_event,
-            max_events=max_events,
+            max_events=max_events * (1 + bulk),  # with a line more for each
+            dead_letters=not bulk,
         )
+        self._bulk = bulk
         self._body_timeout = seconds("body_timeout", body_timeout)
         self._retry_after = retry_after
         self._new_server = partial(
@@ -225,12 +232,16 @@ class HttpSource:
             raise RequestError(408, why, CLOSE) from None
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
             raise RequestError(400, "cut off") from None
-        if self._strict and (counts := await count_malformed(parts)).rejected:
-            return _answer(400, {**counts.body(), "accepted": 0})
+        counts = Counts()
+        if self._bulk:
+            counts = bulk = BulkCounts()
+            parts = await bulk.events_of(parts)
+        if self._strict and (malformed := await count_malformed(parts)).rejected:
+            return _answer(400, {**malformed.body(), "accepted": 0})
         async with self._pushing:  # the capacity that a body finds is its own
-            return await self._push(parts)
+            return await self._push(parts, counts)
 
-    async def _push(self, parts: list[Part]) -> web.Response:
+    async def _push(self, parts: list[Part], counts: Counts) -> web.Response:
         """Push all of a body, or nothing. The loop has its turn between slices."""
         observer, demand = self._observer, self._demand
         if observer is None or demand is None:
@@ -240,14 +251,14 @@ class HttpSource:
                 raise RequestError(413, f"more distinct events than can be held at all: {demand.limit}")
             self._full = True
             raise self._unavailable("no capacity")
-        counts = Counts()
         async for part in in_slices(parts):
             if self._observer is not observer:
                 raise self._unavailable("stopping")
             chunk = Chunk(part.events)
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
-        return _answer(400 if counts.rejected and not counts.accepted else self._success_status, counts.body())
+        status = counts.status or (400 if counts.rejected and not counts.accepted else self._success_status)
+        return _answer(status, counts.body(), counts.headers)
 
     def _unavailable(self, why: str) -> RequestError:
         return RequestError(503, why, {"Retry-After": str(self._retry_after)})
@@ -296,7 +307,7 @@ async def _accepted(parts: list[Part], demand: Demand) -> bool:
     return True
 
 
-def _answer(status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> web.Response:
+def _answer(status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
     if status >= 400:  # noqa: PLR2004
         body = {"status": status, **body}  # as in Elasticsearch: rsyslog takes JSON without it for success
     return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type="application/json")

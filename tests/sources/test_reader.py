@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from rxcompact import key_of, time_of
 from rxcompact.errors import ArgumentError, DecodeError, TooLargeError
 from rxcompact.fields import Field, decode
 from rxcompact.reader.items import ItemsPath
@@ -58,6 +59,15 @@ def outcomes(data: bytes, block: int = 128 * KIB, **options: Any) -> list[tuple[
             why = reason(event)
             found.append((decode(event).get("id") if why is None else why, reader.position.find(event)))
     return found
+
+
+def shown(data: bytes, block: int = 128 * KIB, **options: Any) -> list[tuple[Any, Place | None]]:
+    """Each event, or why it is rejected, and where it stands."""
+    return [
+        (reason(event) or decode(event), reader.position.find(event))
+        for reader, chunk in chunks(data, block, **options)
+        for event in chunk
+    ]
 
 
 # ── shapes ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -278,6 +288,63 @@ def test_the_line_of_an_element_in_a_wrapper_is_its_own() -> None:
 def test_a_path_that_leads_nowhere_is_an_argument_error(items: str) -> None:
     with pytest.raises(ArgumentError, match="items"):
         ItemsPath(items)
+
+
+LOKI = b"""{"streams":[{"stream":{"job":"a"},"values":[["1","x"],
+["2","y}, {"]]},{"values":[["3","x",{"n":[1]}],{"id":"z"},4,[]]}]}"""
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_an_item_that_is_an_array_is_an_event_whose_fields_are_its_positions(block: int) -> None:
+    found = [(event, place) for event, place in shown(LOKI, block, items="streams[].values[]")]
+    assert found == [
+        ({"0": "1", "1": "x"}, Place(1, 1)),
+        ({"0": "2", "1": "y}, {"}, Place(2, 2)),
+        ({"0": "3", "1": "x", "2": {"n": [1]}}, Place(3, 2)),
+        ({"id": "z"}, Place(4, 2)),
+        ("not a JSON object but int", Place(5, 2)),
+        ({}, Place(6, 2)),
+    ]
+    events = read(LOKI, block, items="streams[].values[]")
+    assert key_of("1").many(events[:3]) == ["x", "y}, {", "x"]
+    assert time_of("0").many(events[:3]) == [1.0, 2.0, 3.0]
+
+
+def test_an_item_that_is_an_array_and_damaged_or_very_wide_is_rejected() -> None:
+    wide = b'{"v":[[%b1],["a"]]}' % (b"1," * 70_000)
+    found = [event for event, _ in shown(b'{"v":[[1,,2],["a"]]}\n' + wide, items="v")]
+    assert found == ["JSON is malformed: invalid character (byte 9)", "an array of more than 65536 values", {"0": "a"}]
+
+
+# ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+@pytest.mark.parametrize("form", [b"%b\n%b\n%b", b"[%b,%b,%b]", b"%b%b%b"])
+def test_of_a_dead_letter_the_event_inside_is_read_as_often_as_it_was_counted(form: bytes, block: int) -> None:
+    letter = b'{"dead_letter":"failed","key":"a","count":3,"event":{"id":"a"}}'
+    raw = b'{"dead_letter":"rejected","event":"{\\"id\\":1, no JSON"}'
+    found = shown(form % (letter, A, raw), block)
+    assert [event for event, _ in found] == [{"id": "a"}] * 4 + [
+        "JSON is malformed: object keys must be strings (byte 9)"
+    ]
+    if b"\n" in form:
+        assert [place for _, place in found] == [Place(1, 1), Place(2, 1), Place(3, 1), Place(4, 2), Place(5, 3)]
+
+
+@pytest.mark.parametrize("rest", [b'"event":', b'"event":{}', b'"count":2}', b'"event":{},"count":"x"}'])
+def test_a_dead_letter_that_is_none_is_an_event_as_any_other(rest: bytes) -> None:
+    line = b'{"dead_letter":"failed",' + rest
+    assert read(line + b"\n" + A) == [line, A]
+
+
+def test_a_dead_letter_of_more_than_a_million_events_is_rejected() -> None:
+    letter = b'{"dead_letter":"failed","event":{"id":"a"},"count":%d}'
+    assert len(read(letter % 1_000_000)) == 1_000_000
+    [rejected] = read(letter % 1_000_001)
+    assert reason(rejected) == "a dead letter of 1000001 events: at most 1000000"
+    with pytest.raises(TooLargeError):
+        read(letter % 101, max_events=100)
 
 
 # ── encodings and compression ─────────────────────────────────────────────────────────────────────────────────────────
