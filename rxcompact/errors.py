@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -42,6 +43,17 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
         yield error
         seen.append(error)
         error = error.__cause__
+
+
+@contextmanager
+def isolated(on_error: Callable[[BaseException], object]) -> Iterator[None]:
+    """Call a function with whatever a caller's code raises; SystemExit and KeyboardInterrupt end the program."""
+    try:
+        yield
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # noqa: BLE001 - the caller's code may raise anything
+        on_error(error)
 
 
 class KeyMapperError(RxCompactError, reason="key"):

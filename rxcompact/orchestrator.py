@@ -89,7 +89,7 @@ class Orchestrator(Observables):
         if report:
             self.attach(ReportObserver())
         self.pipeline = pipeline
-        self._supervise: Callable[[Run], Supervisor] = partial(
+        self._new_supervisor: Callable[[Run], Supervisor] = partial(
             Supervisor,
             pipeline.source,
             wait=retry_policy(wait).wait,
@@ -180,7 +180,8 @@ class Orchestrator(Observables):
             self.restarts += 1
             self._set_state("running")
             self._supervisor.pause()  # after observers were notified, which may take its time
-            self._supervisor = self._supervise(self._run)
+            self._supervisor = self._new_supervisor(self._run)
+            self._supervisor.subscribe()
 
     async def _drained(self) -> None:
         """Wait for the end of a drain. A run whose loop was closed before its end has ended.
@@ -219,8 +220,9 @@ class Orchestrator(Observables):
             metrics=lambda: exposition(self.statistics.snapshot()),
         )
         self._run.ended.add_done_callback(self._on_ended)
+        self._supervisor = self._new_supervisor(self._run)
         self._set_state("running")
-        self._supervisor = self._supervise(self._run)
+        self._supervisor.subscribe()
 
     def _on_source_ended(self, error: Exception | None) -> None:
         self._source_error = error

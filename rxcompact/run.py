@@ -21,7 +21,7 @@ from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
 from rxcompact.contracts import Demand, Holder, NamedSource, OneShotSource, Source, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
-from rxcompact.errors import AbandonedError, DecodeError
+from rxcompact.errors import AbandonedError, DecodeError, TransientError, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
 from rxcompact.operators.retry import full_jitter
@@ -163,7 +163,11 @@ class Run(Demand):
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         chunk = self._chunk if letter.outcome == "rejected" else None
         origin = chunk.origin if chunk is not None else None
-        letter = replace(letter, origin=(origin(letter.event) if callable(origin) else origin) or self._source_name)
+        if callable(origin):
+            function, origin = origin, None
+            with isolated(partial(self.report, "the origin of an event raised")):
+                origin = function(letter.event)
+        letter = replace(letter, origin=origin or self._source_name)
         self._dead_letters[letter.stage] += 1
         self._counts[letter.outcome] += 1
         if letter.error is not None:
@@ -193,6 +197,10 @@ class Run(Demand):
         self._room.set()
         self._notify_delivered(delivered)
         self._acks.settle(delivered.batch)
+
+    def report(self, message: str, error: BaseException) -> None:
+        """Report what a caller's code raised, where it is no event's fault."""
+        self.loop.call_exception_handler({"message": message, "exception": error})
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -303,7 +311,7 @@ class Supervisor:
         self._failures = 0
         self._timer: asyncio.TimerHandle | None = None
         self._retired = False
-        self._subscribe()
+        self._subscription = SingleAssignmentDisposable()
 
     def retire(self) -> None:
         """Subscribe no more, whatever becomes of the source: it is being closed."""
@@ -317,19 +325,15 @@ class Supervisor:
         self._unsubscribe()
 
     def _unsubscribe(self) -> None:
-        try:
+        with isolated(partial(self._run.report, "unsubscribing from the source failed")):
             self._subscription.dispose()
-        except Exception as error:  # noqa: BLE001 - a source may fail in any way
-            self._report("unsubscribing from the source failed", error)
 
-    def _report(self, message: str, error: Exception) -> None:
-        self._run.loop.call_exception_handler({"message": message, "exception": error})
-
-    def _subscribe(self) -> None:
+    def subscribe(self) -> None:
+        """Ask the source for its stream, and subscribe to it."""
         self._since = self._run.loop.time()
         subscription = self._subscription = SingleAssignmentDisposable()
 
-        def end(error: Exception | None = None) -> None:
+        def end(error: BaseException | None = None) -> None:
             if subscription is self._subscription and not subscription.is_disposed:
                 self._unsubscribe()
                 if error is None:
@@ -337,20 +341,21 @@ class Supervisor:
                 else:
                     self._failed(error)
 
-        try:
+        with isolated(end):
             subscription.disposable = self._source.stream(self._run).subscribe(
                 self._run.push, end, end, scheduler=self._run.scheduler
             )
-        except Exception as error:  # noqa: BLE001 - as above
-            end(error)
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
+            cause, error = error, TransientError(f"the source raised {error!r}")
+            error.__cause__ = cause
         healthy = self._run.loop.time() - self._since >= self._healthy_after
         self._failures = 1 if healthy else self._failures + 1
         given_up = self._failures >= self._max_failures
         wait = None if given_up else self._next_wait(error)
         if wait is not None and not self._retired:
-            self._timer = self._run.loop.call_later(wait, self._subscribe)
+            self._timer = self._run.loop.call_later(wait, self.subscribe)
         self._run.errors["source"] = error
         self._on_failure(SourceFailed(error, self._failures, wait))
         if given_up:
@@ -360,8 +365,6 @@ class Supervisor:
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = self._failures
         state.set_exception((type(error), error, error.__traceback__))
-        try:
+        with isolated(partial(self._run.report, "the wait of the source raised")):
             return max(0.0, float(self._wait(state)))
-        except Exception as raised:  # noqa: BLE001 - the caller's function may raise anything, and supervision goes on
-            self._report("the wait of the source raised", raised)
-            return full_jitter(state)
+        return full_jitter(state)

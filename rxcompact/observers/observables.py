@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from types import MethodType
@@ -85,7 +84,9 @@ class Hub(Observable[T], Generic[T]):
     def _call(self, observer: ObserverBase[T], item: T) -> None:
         try:
             observer.on_next(item)
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - an observer may raise anything
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
             failures = self._failures[observer] = self._failures.get(observer, 0) + 1
             detached = failures >= MAX_FAILURES
             if detached:

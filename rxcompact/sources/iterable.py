@@ -43,6 +43,7 @@ class IterableSource:
         self._events: Any = events
         self._chunk_size = count("chunk_size", chunk_size)
         self._next: asyncio.Task[Any] | None = None
+        self._closing: asyncio.Task[Any] | None = None  # that `aclose` cancelled
         self.restartable = not isinstance(events, Iterator | AsyncIterator)
 
     def stream(self, demand: Demand = UNBOUNDED) -> Observable[list[Any]]:
@@ -87,12 +88,14 @@ class IterableSource:
 
         while True:
             # not cancelled with the subscription: that would end a generator, and lose what it was about to give
-            self._next = self._next or asyncio.ensure_future(following())
+            pending = self._next = self._next or asyncio.ensure_future(following())
             try:
-                event = await asyncio.shield(self._next)
-            except Exception as error:
-                self._next = None
-                if isinstance(error, StopAsyncIteration):
+                event = await asyncio.shield(pending)
+            except BaseException as error:
+                failed = pending.done() and (pending.cancelled() or pending.exception() is not None)
+                if failed:
+                    self._next = None
+                if isinstance(error, StopAsyncIteration) or (failed and pending is self._closing):
                     return
                 raise
             self._next = None
@@ -100,7 +103,7 @@ class IterableSource:
 
     async def aclose(self) -> None:
         """Wait for no more of an async iterable; a generator that was waiting itself ends by that."""
-        pending = self._next
+        pending = self._closing = self._next
         if pending is not None:
             pending.cancel()
             await asyncio.wait({pending})
@@ -114,7 +117,7 @@ def _pulled(events: Iterator[Any], size: Callable[[], int]) -> Iterator[list[Any
         chunk: list[Any] = []
         try:
             chunk.extend(islice(events, size()))
-        except Exception:
+        except BaseException:
             if chunk:
                 yield chunk
             raise

@@ -47,7 +47,7 @@ def pull(
             # on the trampoline: the subscriber has the disposable before the first chunk
             CurrentThreadScheduler.singleton().schedule(lambda *_: _pull_now(chunks(), observer, stopped))
             return stopped
-        task = loop.create_task(_pull_live(live(), observer, demand), name="rxcompact source")
+        task = loop.create_task(_pull_live(_parts(live(), demand), observer), name="rxcompact source")
 
         def cancel() -> None:
             task.cancel()
@@ -69,20 +69,26 @@ def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], st
     return None
 
 
-async def _pull_live(
-    chunks: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]], demand: Demand
-) -> None:
-    capacity = await demand.wait()
-    async with aclosing(chunks):
+async def _pull_live(parts: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]]) -> None:
+    async with aclosing(parts):
         while True:
             try:
-                chunk = await anext(chunks, None)
-            except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
-                return observer.on_error(error)
-            if chunk is None:
+                part = await anext(parts, None)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever ends it; an observer that has gone is not notified
+                return observer.on_error(error)  # type: ignore[arg-type]
+            if part is None:
                 return observer.on_completed()
+            observer.on_next(part)
+
+
+async def _parts(chunks: AsyncGenerator[list[Any], None], demand: Demand) -> AsyncGenerator[list[Any], None]:
+    capacity = await demand.wait()
+    async with aclosing(chunks):
+        async for chunk in chunks:
             start = 0
             while start < len(chunk):
-                observer.on_next(chunk[start : start + capacity] if start or capacity < len(chunk) else chunk)
+                yield chunk[start : start + capacity] if start or capacity < len(chunk) else chunk
                 start += capacity
                 capacity = await demand.wait()

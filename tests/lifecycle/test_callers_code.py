@@ -1,0 +1,201 @@
+"""What a source, an observer or a wait of the caller's may raise; no source dies unnoticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+import pytest
+import reactivex as rx
+from orchestrators import events, orchestrated
+from pipelines import simple_pipeline
+from reactivex.disposable import Disposable
+
+from rxcompact import Ack, Chunk, Orchestrator, key_of
+from rxcompact.signals import ObserverFailed, SourceFailed
+
+
+class OddError(BaseException):
+    """No Exception."""
+
+
+ODD = [
+    OddError("odd"),
+    BaseExceptionGroup("odd", [OddError()]),
+    GeneratorExit(),
+    asyncio.CancelledError(),
+    OSError("odd"),
+]
+odd = pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def function(*_: Any) -> Any:
+        raise error
+
+    return function
+
+
+class Source:
+    """Emits an event with each subscription, and may fail in any of its methods."""
+
+    def __init__(self, **methods: Callable[..., Any]) -> None:
+        self.methods = methods
+        self.subscriptions = 0
+
+    def stream(self, _: Any) -> Any:
+        self.subscriptions += 1
+        self.methods.get("stream", bool)()
+        return rx.Observable(self.subscribe)
+
+    def subscribe(self, observer: Any, _: Any = None) -> Any:
+        observer.on_next([{"id": self.subscriptions}])
+        self.methods.get("subscribe", bool)()
+        if "on_error" in self.methods:
+            observer.on_error(self.methods["on_error"]())
+        return Disposable(self.methods.get("dispose", bool))
+
+    async def aclose(self) -> None:
+        self.methods.get("aclose", bool)()
+
+
+@odd
+@pytest.mark.parametrize("method", ["stream", "subscribe", "on_error", "generator", "async generator", "function"])
+async def test_b1_whatever_ends_a_source_is_a_failure_of_the_source(method: str, error: BaseException) -> None:
+    if method == "async generator" and isinstance(error, GeneratorExit):
+        pytest.skip("asyncio itself takes that for a generator that is closed")
+
+    def generator() -> Iterator[Any]:
+        yield {"id": 1}
+        raise error
+
+    async def async_generator() -> AsyncIterator[Any]:
+        yield {"id": 1}
+        raise error
+
+    made = {"generator": generator, "async generator": async_generator, "function": raising(error)}
+    given = (lambda: error) if method == "on_error" else raising(error)
+    source = made.get(method) or Source(**{method: given})
+    out: list[Any] = []
+    orchestrator = Orchestrator(
+        simple_pipeline(source=source, key_mapper="id", timespan=10, sink=out.extend, max_age=60),
+        wait=lambda _: 1.0,
+        max_failures=3,
+    )
+    failures: list[int] = []
+    orchestrator.attach(lambda signal: failures.append(signal.failures) if isinstance(signal, SourceFailed) else None)
+    await orchestrator.start()
+    with pytest.raises(Exception, match="odd|the source raised"):
+        await asyncio.wait_for(orchestrator.wait(), 60)
+    assert failures == [1, 2, 3]
+    assert orchestrator.state == "failed"
+    assert sum(compacted.count for compacted in out) == orchestrator.account.received
+    assert orchestrator.account.received == (0 if method in ("stream", "function") else 3)
+
+
+async def test_b1_a_source_whose_task_is_cancelled_from_outside_has_failed() -> None:
+    async def waiting() -> AsyncIterator[Any]:
+        yield {"id": 1}
+        await asyncio.sleep(20)
+        yield {"id": 2}
+
+    orchestrator, out = orchestrated(waiting)
+    failures: list[Any] = []
+    orchestrator.attach(lambda signal: failures.append(signal.error) if isinstance(signal, SourceFailed) else None)
+    await orchestrator.start()
+    await asyncio.sleep(1)
+    (task,) = (task for task in asyncio.all_tasks() if task.get_name() == "rxcompact source")
+    task.cancel()
+    await orchestrator.wait()
+    assert [str(error) for error in failures] == ["the source raised CancelledError()"]
+    # what the first generator was about to give is not lost, then the function is called again
+    assert [compacted.key for compacted in out] == [1, 2, 1, 2]
+
+
+@odd
+async def test_a_source_that_fails_to_end_delays_nothing(error: BaseException) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    orchestrator, out = orchestrated(Source(dispose=raising(error), aclose=raising(error)))
+    await orchestrator.start()
+    report = await orchestrator.stop(5)
+    assert (report.account.published, report.in_time, len(out)) == (1, True, 1)
+    closing = [] if isinstance(error, asyncio.CancelledError) else ["closing failed"]
+    assert reported == [*closing, "unsubscribing from the source failed"]
+
+
+@odd
+async def test_a_wait_that_raises_is_reported_and_the_source_is_subscribed_to_again(error: BaseException) -> None:
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    source = Source(on_error=lambda: OSError("died"))
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=len, max_age=60)
+    orchestrator = Orchestrator(pipeline, wait=raising(error), max_failures=4)
+    await orchestrator.start()
+    with pytest.raises(OSError, match="died"):
+        await orchestrator.wait()
+    assert source.subscriptions == 4
+    assert reported == ["the wait of the source raised"] * 3
+
+
+@odd
+async def test_an_origin_that_raises_is_none(error: BaseException) -> None:
+    settled: list[str] = []
+    chunk = Chunk([{}, {"id": 1}], Ack(lambda: settled.append("message")), origin=raising(error))
+    source = rx.Subject[Any]()
+
+    class Durable:
+        def stream(self, _: Any) -> Any:
+            return source
+
+    asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+    orchestrator, out = orchestrated(Durable(), key_mapper=key_of("id", missing="reject"))
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    async with orchestrator:
+        source.on_next(chunk)
+        source.on_next(events(2))
+    assert [(letter.outcome, letter.origin) for letter in letters] == [("rejected", None)]
+    assert sorted(compacted.key for compacted in out) == [1, 2]
+    assert settled == ["message"]
+
+
+@odd
+@pytest.mark.parametrize("observable", ["signals", "windows", "batches", "outcomes", "dead_letters", "states"])
+async def test_an_observer_that_raises_anything_is_reported_and_detached(observable: str, error: BaseException) -> None:
+    source = rx.Subject[Any]()
+    orchestrator, out = orchestrated(source, key_mapper=key_of("id", missing="reject"), timespan=1)
+    failed: list[ObserverFailed] = []
+    orchestrator.attach(lambda signal: failed.append(signal) if isinstance(signal, ObserverFailed) else None)
+    calls: list[Any] = []
+
+    def observer(item: Any) -> None:
+        calls.append(item)
+        raise error
+
+    getattr(orchestrator, observable).subscribe(observer)
+    async with orchestrator:
+        for key in range(5):
+            for event in ({"id": key}, {}):
+                source.on_next(event)
+            await asyncio.sleep(3)
+        await orchestrator.restart()
+    assert (len(out), orchestrator.account.published, orchestrator.account.rejected) == (5, 5, 5)
+    assert [(each.failures, each.detached) for each in failed] == [(1, False), (2, False), (3, True)]
+    assert {each.error for each in failed} == {error}
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["SystemExit", "KeyboardInterrupt"])
+def test_what_ends_the_program_is_not_kept_from_it(error: BaseException) -> None:
+    async def main() -> None:
+        source = rx.Subject[Any]()
+        orchestrator, _ = orchestrated(source, timespan=0.01)
+        orchestrator.windows.subscribe(raising(error))
+        async with orchestrator:
+            source.on_next({"id": 1})
+            await asyncio.sleep(60)
+
+    with pytest.raises(type(error)):
+        asyncio.run(main())
