@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, groupby
@@ -180,9 +180,4 @@ def simulate(
 
 def peak(calls: Sequence[float]) -> int:
     """Return the most calls in any one second."""
-    most = first = 0
-    for last, at in enumerate(calls):
-        while calls[first] <= at - 1.0:
-            first += 1
-        most = max(most, last - first + 1)
-    return most
+    return max((last - bisect_right(calls, at - 1.0) for last, at in enumerate(calls, 1)), default=0)

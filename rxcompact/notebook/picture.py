@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
 
 from rxcompact.format import duration
-from rxcompact.render.axis import ROUND
+from rxcompact.render.marble import ROUND
 
 # of Okabe and Ito, distinct to the colour-blind too
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")

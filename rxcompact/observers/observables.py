@@ -172,9 +172,8 @@ class Observables:
     def _on_window(self, window: Window) -> None:
         self.statistics.on_window(window)
         self.windows.notify(window)
-        if self.signals.observed:
-            bounds = window.opened, window.closed, window.trigger
-            self.signals.notify(WindowClosed(*bounds, window.received, len(window)))
+        bounds = window.opened, window.closed, window.trigger
+        self.signals.notify(WindowClosed(*bounds, window.received, len(window)))
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)

@@ -144,8 +144,6 @@ class Statistics:
         self._counts = Snapshot()
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=SAMPLES)  # when, received, published
 
-    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
-
     def on_state(self, old: State, new: State) -> None:
         if new == "running" and old in ENDED:
             self._loop = asyncio.get_running_loop()
@@ -205,13 +203,11 @@ class Statistics:
         """Calls that failed and were scheduled again."""
         return self._counts.retried
 
-    # ── what is known ─────────────────────────────────────────────────────────────────────────────────────────────
-
     def snapshot(self) -> Snapshot:
         """Return the statistics as they are now; from another thread, when the loop takes its next turn.
 
         Cost:
-            Some tenths of a millisecond, and some milliseconds for each ten thousand events in flight.
+            A millisecond, and another for each ten thousand events in flight.
 
         Raises:
             TimeoutError: in another thread, when the loop did not take a turn for five seconds.
@@ -240,9 +236,6 @@ class Statistics:
             old = (each for each in reversed(self._samples) if now[0] - each[0] >= HORIZON)
             then = next(old, self._samples[0] if self._samples else then)
         return _rate(then, now)
-
-    def __repr__(self) -> str:
-        return f"<Statistics of {self._run!r}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return self.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]

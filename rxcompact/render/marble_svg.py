@@ -11,7 +11,7 @@ from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
 from rxcompact.format import OUTCOMES, duration, instant, short
-from rxcompact.render.axis import Axis, axes, symbols, within
+from rxcompact.render.marble import Axis, axes, symbols, within
 from rxcompact.render.svg import WIDTH, document, element
 
 if TYPE_CHECKING:

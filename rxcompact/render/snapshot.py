@@ -28,9 +28,6 @@ LOW = 28.0
 MINUTE = 60.0
 
 
-# ── text ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def snapshot_title(now: Any) -> str:
     """Return the state, and for how long it has run."""
     return f"{now.state}, {duration(now.uptime)}{restarts(now.restarts)}"
@@ -109,9 +106,6 @@ def _blocks(bins: list[tuple[float, int]]) -> str:
     most = max(count for _, count in bins) or 1
     bars = "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for _, count in bins)
     return f"{duration(bins[0][0])} ┤{bars[:-1]}│{bars[-1]}"
-
-
-# ── HTML and SVG ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def snapshot_html(now: Any) -> str:

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from reactivex.observable.marbles import parse
 
 from rxcompact.observers import Recorder, Recording
-from rxcompact.render.axis import Axis
-from rxcompact.render.marble import COLUMNS, Element, line, marble
+from rxcompact.render.marble import COLUMNS, Axis, Element, line, marble
 
 
 def lanes(recording: Recording) -> dict[str, str]:
