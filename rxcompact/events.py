@@ -197,10 +197,18 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "age": self.age,
             "origin": self.origin,
             **found,
-            "event": event.decode("utf-8", "replace") if isinstance(event, bytes) else event,
+            "event": _readable(event) if isinstance(event, bytes) else event,
         }
 
     _repr_html_ = shown_by("dead_letter_html")
+
+
+def _readable(line: bytes) -> Any:
+    """Return a JSON line as the object that it is, else as text."""
+    try:
+        return msgspec.json.decode(line, type=dict)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return line.rstrip(b"\0").decode("utf-8", "replace")
 
 
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed

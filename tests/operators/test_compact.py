@@ -143,6 +143,27 @@ def test_a_source_that_falls_idle_has_its_buckets_closed_by_the_clock() -> None:
     assert [(letter.reason, letter.event["ts"]) for letter in bench.letters] == [("late", 9.0)]
 
 
+def test_i8_a_pause_shorter_than_idle_makes_no_event_late_and_a_longer_one_closes_windows() -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=0, idle=5)
+    bench.at(1000, {"id": "a", "ts": 8.0})
+    bench.at(1004, {"id": "a", "ts": 9.0})  # the clock alone would have closed the window at 1002
+    bench.at(1008.9, {"id": "b", "ts": 3.0})
+    bench.at(1013.8)
+    assert (bench.windows, bench.letters) == ([], [])
+    bench.at(1013.9)
+    assert [(w.opened, w.closed, w.trigger, w.received) for w in bench.windows] == [(0, 10, "time", 3)]
+
+
+@pytest.mark.parametrize("options", [{"lateness": 0, "idle": float("inf")}, {"lateness": float("inf")}])
+def test_windows_that_no_clock_closes_are_closed_at_the_end(options: Any) -> None:
+    bench = Bench(10, key_mapper="id", time_mapper="ts", **options)
+    bench.at(1000, {"id": "a", "ts": 8.0})
+    bench.at(500_000, {"id": "a", "ts": 9.0})
+    assert (bench.windows, bench.letters) == ([], [])
+    bench.source.on_completed()
+    assert [window.received for window in bench.windows] == [2]
+
+
 def test_events_of_long_ago_are_given_the_same_time_by_the_clock() -> None:
     bench = Bench(10, key_mapper="id", time_mapper="ts", lateness=0)
     bench.at(1_000_003.0, {"id": "a", "ts": 57.0})
