@@ -225,7 +225,9 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
     if failed.done():  # later failures are retried; this one is for whoever typed the address
         ready.cancel()
         await orchestrator.stop()
-        raise failed.result()
+        if isinstance(error := failed.result(), OSError):
+            raise OSError(f"--listen {options.listen}: {error}") from error
+        raise error
     if ready.done():
         note(ready.result())
     stopping = asyncio.ensure_future(_stop_without_reader(orchestrator, gone))

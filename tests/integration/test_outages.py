@@ -295,6 +295,13 @@ def test_the_log_of_serve_is_json_lines_from_a_level_on(level: str, warned: bool
     asyncio.run(main())
 
 
+def test_h6_an_address_that_cannot_be_listened_on_is_named() -> None:
+    command = [*RXCOMPACT, "serve", "--listen=no.such.host.invalid:80", "--key=id", "--timespan=1", "--max-age=2"]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"error: --listen no.such.host.invalid:80: " in done.stderr.splitlines()[-1]
+
+
 # ── limits ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
