@@ -19,7 +19,7 @@ from rxcompact.contracts import Enricher, KeyedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.pool import Entry, Job, Loss
+from rxcompact.operators.pool import Entry, Job, Loss, deadline_of
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
@@ -152,7 +152,7 @@ class EnrichStage(PooledStage):
         for entry in entries:
             if entry.deadline <= now:
                 self._lost("expired", entry)
-            elif (cached := self._cached(entry.compacted.key)) is not UNKNOWN:
+            elif self._cache is not None and (cached := self._cached(self._cache, entry)) is not UNKNOWN:
                 self._succeed(entry, cached, None)
             elif not self._join(entry):
                 leaders.append(entry)
@@ -166,7 +166,7 @@ class EnrichStage(PooledStage):
         if leader is entry or (self._merge is None and not _same(entry.compacted.event, leader.compacted.event)):
             return False
         leader.others = leader.others or []
-        insort(leader.others, entry, key=attrgetter("deadline"))
+        insort(leader.others, entry, key=deadline_of)
         if entry.deadline < leader.deadline:  # it expires before the call is looked at again
             self._loop.call_at(entry.deadline, self._expire_others, leader)
         return True
@@ -182,17 +182,16 @@ class EnrichStage(PooledStage):
             raise AnswerError(f"the enricher must return a list of {len(entries)} results, got {short(results)}")
         return results
 
-    def _cached(self, key: Hashable) -> Any:
+    def _cached(self, cache: MutableMapping[Hashable, Any], entry: Entry) -> Any:
         try:
-            return UNKNOWN if self._cache is None else self._cache.get(key, UNKNOWN)
+            return cache.get(entry.compacted.key, UNKNOWN)
         except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
             self._log("read", text=type(error).__name__)
             return UNKNOWN
 
-    def _store(self, key: Hashable, result: Any) -> None:
+    def _store(self, cache: MutableMapping[Hashable, Any], entry: Entry, result: Any) -> None:
         try:
-            if self._cache is not None:
-                self._cache[key] = result
+            cache[entry.compacted.key] = result
         except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
             self._log("written", text=type(error).__name__)
 
@@ -200,7 +199,8 @@ class EnrichStage(PooledStage):
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         for entry, result in zip(entries, results, strict=True):
-            self._store(entry.compacted.key, result)
+            if self._cache is not None:
+                self._store(self._cache, entry, result)
             for each in self._landed(entry):
                 self._succeed(each, result, job)
 

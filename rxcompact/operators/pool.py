@@ -9,6 +9,7 @@ from contextvars import copy_context
 from copy import copy
 from heapq import heappop, heappush
 from itertools import count
+from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -31,6 +32,9 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     compacted: Compacted
     others: list[Entry] | None = None
     """Events that the same answer serves, by deadline."""
+
+
+deadline_of = attrgetter("deadline")
 
 
 class Job(Attempts):
@@ -60,7 +64,7 @@ class Job(Attempts):
         """Go on with these alone."""
         self.entries = entries
         if entries:
-            deadlines = [entry.deadline for entry in entries]
+            deadlines = [*map(deadline_of, entries)]
             self.earliest, self.latest = min(deadlines), max(deadlines)
 
     def split(self, entries: list[Entry]) -> Job:
@@ -143,7 +147,7 @@ class Pool(ABC):
     def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
         """Add entries to a job that waits, and have it wait no longer than this."""
         job.entries += entries
-        deadlines = [entry.deadline for entry in entries]
+        deadlines = [*map(deadline_of, entries)]
         job.earliest, job.latest = min(job.earliest, *deadlines), max(job.latest, *deadlines)
         job.due = min(job.due, self._loop.time() + wait)
         self._arm(job)
@@ -234,21 +238,21 @@ class Pool(ABC):
         self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
 
     async def _attempt(self, job: Job) -> None:
+        results: Sequence[Any]
         try:
-            now = self._loop.time()
-            if job.earliest <= now + TICK:
-                self._expire(job, now + TICK)
-            if not job.entries:
-                self._remove(job)
-                return
-            job.task = asyncio.current_task()
-            job.count += 1
-            job.timed_out = False
-            job.due = now + self._timeout
-            self._arm(job)
-            entries = job.entries
-            results: Sequence[Any]
             try:
+                now = self._loop.time()
+                if job.earliest <= now + TICK:
+                    self._expire(job, now + TICK)
+                entries = job.entries
+                if not entries:
+                    self._remove(job)
+                    return
+                job.task = asyncio.current_task()
+                job.count += 1
+                job.timed_out = False
+                job.due = now + self._timeout
+                self._arm(job)
                 results = await self._call(entries)
             except BaseException as error:
                 if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -256,6 +260,12 @@ class Pool(ABC):
                 if job.timed_out and isinstance(error, asyncio.CancelledError):
                     error = TimeoutError(f"no answer within {self._timeout} s")
                 results = (without_our_frames(error),) * len(entries)
+            finally:
+                self._calls -= 1
+                while self._queue and self._calls < self._max_concurrent:
+                    queued = heappop(self._queue)[2]
+                    if queued in self._jobs:
+                        self._start(queued)
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
                 await self._settle(job, entries, results)
@@ -264,11 +274,6 @@ class Pool(ABC):
             self._close()
             raise
         finally:
-            self._calls -= 1
-            while self._queue and self._calls < self._max_concurrent:
-                queued = heappop(self._queue)[2]
-                if queued in self._jobs:
-                    self._start(queued)
             self._settled()
 
     async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
@@ -284,6 +289,7 @@ class Pool(ABC):
         parts = [(job if len(groups) == 1 else job.split([]), group) for group in groups]
         for part, group in parts:  # which may expire, or be abandoned, while the policy looks at those before
             part.narrow_to([entry for entry, _ in group])
+            part.due = INFINITY
             self._jobs[part] = None
             self._arm(part)
         if taken:

@@ -15,8 +15,8 @@ from rxcompact.contracts import Sink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
-from rxcompact.operators.pool import Entry, Job
-from rxcompact.operators.retry import is_about_events, is_transient, verdict, without_frames
+from rxcompact.operators.pool import Entry, Job, deadline_of
+from rxcompact.operators.retry import is_about_events, is_transient, verdict, without_frames, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 
 PAUSE = 10.0
@@ -163,7 +163,7 @@ class Delivery:
         return results
 
     async def _halve(self, events: Sequence[Compacted], error: BaseException, limit: int) -> Sequence[Any]:
-        results: list[Any] = [error] * len(events)
+        results: list[Any] = [without_our_frames(error)] * len(events)
         self._fruitless, self._again = True, asyncio.get_running_loop().time() + PAUSE
         failures = 0
         parts = _halves(0, len(events))
@@ -172,12 +172,14 @@ class Delivery:
             try:
                 results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)
                 failures = 0
-            except (Exception, asyncio.CancelledError) as failed:  # noqa: BLE001 - of this part; others were taken
-                failures += 1
+            except BaseException as failed:
+                if isinstance(failed, SystemExit | KeyboardInterrupt):
+                    raise
+                failures += 1  # of this part; others were taken
                 parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
                 over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"
                 for first, last in ((start, end), *(parts if over else ())):
-                    results[first:last] = [failed] * (last - first)
+                    results[first:last] = [without_our_frames(failed)] * (last - first)
                 if over:
                     break
         return results
@@ -239,8 +241,8 @@ class PublishStage(PooledStage):
 
     def _wait(self, entries: list[Entry]) -> float:
         # for no more than half of what is left to the oldest of these
-        left = min(entry.deadline for entry in entries) - self._loop.time()
-        return max(0.0, min(self._linger, left / 2))
+        left = min(map(deadline_of, entries)) - self._loop.time()
+        return float(max(0.0, min(self._linger, left / 2)))
 
     def _open_batch(self) -> Job | None:
         job = self._open

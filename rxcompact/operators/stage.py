@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
 from itertools import count as numbers
+from operator import attrgetter
 from time import monotonic
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ from rxcompact.operators.retry import (
 )
 from rxcompact.signals import RetryScheduled
 
+_first_seen = attrgetter("first_seen")
 STALL = 1.0
 """Seconds that a function may take, before it is logged that it holds up the event loop."""
 
@@ -165,7 +167,7 @@ class PooledStage(Pool, ObserverBase[Any]):
     def _deadlines(self, items: Sequence[Compacted]) -> Sequence[float]:
         """Return when events are too old; without a birth they begin to age now."""
         now, wall, max_age = self._loop.time(), self._clock.wall, self._max_age
-        births = [item.first_seen for item in items]
+        births = list(map(_first_seen, items))
         if wall.past:  # the wall clock was set: a birth is by what it showed then
             return [max_age + (now if born is None else wall.instant(born)) for born in births]
         latest = now + max_age

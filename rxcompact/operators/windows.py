@@ -159,7 +159,7 @@ class Windows(SerializedEmitter, ABC):
         bucket = self._bucket(index)
         count, max_keys = self._options.count, self._options.max_keys
         new = len(keys)
-        if (count is None or len(bucket) + new < count) and (max_keys is None or self._held + new <= max_keys()):
+        if (count is None or len(bucket.table) + new < count) and (max_keys is None or self._held + new <= max_keys()):
             self._add_to(bucket, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
@@ -169,13 +169,13 @@ class Windows(SerializedEmitter, ABC):
                     self._add_to(self._bucket(index), (key,), (event,), at)
             except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError(str(error)))
-            if count is not None and len(self._bucket(index)) >= count:
+            if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
 
     def _add_to(self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        before = len(bucket)
+        before = len(bucket.table)
         bucket.add(keys, events, seen)
-        self._held += len(bucket) - before
+        self._held += len(bucket.table) - before
         if self._ack is not None:
             bucket.retain(self._ack, keys)
 

@@ -135,6 +135,7 @@ class Pulled:
         self.feed = feed
         self.waiting: list[dict[str, Any]] = []
         self.error = self.ended = False
+        self.raised = -1.0  # when it last did
         self.source = IterableSource(_Again(self.sync) if sync else self)
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -145,16 +146,20 @@ class Pulled:
             await asyncio.sleep(0.05)
             if self.error or self.ended:
                 error, self.error, self.ended = self.error, False, False
-                raise OSError("died") if error else StopAsyncIteration
+                raise self.death() if error else StopAsyncIteration
         return self.feed.give([self.waiting.pop(0)])[0]
 
     def sync(self) -> Any:
         if self.error and self.feed.dice.random() < 0.5:  # in the middle of a chunk
             self.error = False
-            raise OSError("died")
+            raise self.death()
         if not self.waiting:  # an iterator cannot wait: it ends, and the next start continues
             raise StopIteration
         return self.feed.give([self.waiting.pop(0)])[0]
+
+    def death(self) -> OSError:
+        self.raised = asyncio.get_running_loop().time()
+        return OSError("died")
 
     def push(self, events: list[dict[str, Any]]) -> None:
         self.waiting += events

@@ -214,8 +214,9 @@ class Life:
     async def die(self) -> None:
         await self.stop(10)
         self.witness.raise_if_broken()
-        given_up = isinstance(self.source, Pulled)  # an iterator cannot begin anew
-        assert self.witness.state == "stopped" or given_up, self.witness.state
+        # an iterator that raises cannot begin anew, and fails the run
+        raised = isinstance(self.source, Pulled) and self.source.raised >= self.witness.started
+        assert self.witness.state == ("failed" if raised else "stopped"), self.witness.state
         account = self.orchestrator.account
         await self.release()
         await asyncio.sleep(1000)

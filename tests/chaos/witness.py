@@ -51,6 +51,7 @@ class Witness:
         self.places: Counter[int] = Counter()
         self.published: Counter[Ident] = Counter()
         self.counts = self.turns = 0
+        self.started = 0.0
         self.broken: BaseException | None = None
         for observable, see in (
             (pipeline.windows, self.on_window),
@@ -128,6 +129,7 @@ class Witness:
         if state == "running" and self.state != "restarting":
             self.outcomes, self.before = Counter(), Account()
             self.api.run += 1
+            self.started = self.loop.time()
         self.state = state
         if state in ("stopped", "failed"):
             self.runs.update(self.orchestrator.account._asdict())

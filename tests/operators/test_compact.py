@@ -571,3 +571,29 @@ def test_the_subscriptions_own_scheduler_is_used_by_rxpy_operators_around() -> N
     rx.interval(1.0).pipe(rxo.compact(5.0, key_mapper=lambda n: n % 2)).subscribe(windows.append, scheduler=scheduler)
     scheduler.advance_to(21.0)
     assert [w.received for w in windows] == [4, 5, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("lateness", "idle"), [(float("inf"), 0), (float("inf"), 5), (0, float("inf")), (5, float("inf")), (3600, 0)]
+)
+def test_an_idle_source_sets_a_bounded_number_of_timers_whatever_the_lateness(lateness: float, idle: float) -> None:
+    scheduler, source = VirtualTimeScheduler(1_000_000_003.0), Subject[Any]()
+    windows: list[Window] = []
+    delays: list[float] = []
+    schedule = scheduler.schedule_relative
+
+    def relative(duetime: Any, action: Any, state: Any = None) -> Any:
+        delays.append(scheduler.to_seconds(duetime))
+        assert len(delays) < 5000, "a timer in a loop"
+        return schedule(duetime, action, state)
+
+    scheduler.schedule_relative = relative  # type: ignore[method-assign]
+    compact = rxo.compact(60, key_mapper="id", time_mapper="ts", lateness=lateness, idle=idle)
+    source.pipe(compact).subscribe(windows.append, scheduler=scheduler)
+    source.on_next({"id": "a", "ts": 1_000_000_003.0})
+    scheduler.advance_to(1_000_000_003.0 + 2 * 86_400)
+    assert all(0 < delay <= 86_400 for delay in delays)
+    assert len(delays) <= 2 * 86_400 / 60 + 2
+    assert len(windows) == (0 if float("inf") in (lateness, idle) else 1)
+    source.on_completed()
+    assert len(windows) == 1

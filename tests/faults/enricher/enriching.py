@@ -28,7 +28,7 @@ class Came(NamedTuple):
 
     @property
     def ends(self) -> list[tuple[str, str, str]]:
-        return [(letter.outcome, letter.stage, letter.reason.partition(",")[0]) for letter in self.letters]
+        return [(letter.outcome, letter.stage, letter.reason) for letter in self.letters]
 
     @property
     def error(self) -> BaseException | None:

@@ -113,7 +113,7 @@ async def test_e13_e16_malformed_json_is_retried_until_too_old(body: bytes) -> N
 
     async with peer(turn) as api:
         came = await enriched(api.url, count=5, max_age=0.3, wait=lambda _: 0.05)
-    assert came.ends == [("expired", "enrich", "too old")]
+    assert came.ends == [("expired", "enrich", "too old, transient")]
     assert "answer is no JSON" in str(came.error)
     assert came.letters[0].attempts == len(api.requests) - 4 >= 3
     assert sorted(event["id"] for event in came.events) == [1, 2, 3, 4]
@@ -136,6 +136,6 @@ async def test_e10_a_body_that_is_always_cut_affects_no_other_event() -> None:
 
     async with peer(turn) as api:
         came = await enriched(api.url, count=5, max_age=0.3, wait=lambda _: 0.05)
-    assert came.ends == [("expired", "enrich", "too old")]
+    assert came.ends == [("expired", "enrich", "too old, ClientPayloadError")]
     assert came.letters[0].attempts == len(api.requests) - 4 >= 3
     assert sorted(event["id"] for event in came.events) == [1, 2, 3, 4]

@@ -26,7 +26,7 @@ class Came(NamedTuple):
     @property
     def ends(self) -> dict[Any, tuple[str, str]]:
         """The outcomes and reasons of the dead letters, by key."""
-        return {letter.event.key: (letter.outcome, letter.reason.partition(",")[0]) for letter in self.letters}
+        return {letter.event.key: (letter.outcome, letter.reason) for letter in self.letters}
 
     @property
     def causes(self) -> set[str]:

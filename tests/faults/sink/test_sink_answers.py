@@ -13,7 +13,6 @@ from rxcompact import Orchestrator
 from rxcompact.observers import LogObserver, Statistics
 
 TAKEN = responds(answer(b""))
-TOO_OLD = ("expired", "too old")
 
 
 def store(poison: int, status: str = "500 Cannot parse input") -> tuple[Turn, list[list[int]]]:
@@ -35,7 +34,7 @@ async def test_k1_a_row_that_gets_500_is_isolated() -> None:
     turn, took = store(poison=5)
     async with peer(turn) as it:
         came = await published(it.url, count=8, max_age=0.4, wait=lambda _: 0.1)
-    assert came.ends == {5: TOO_OLD}
+    assert came.ends == {5: ("expired", "too old, HTTP 500")}
     assert sorted(key for keys in took for key in keys) == [0, 1, 2, 3, 4, 6, 7]
     # the others were stored in the first attempt
     assert [keys_in(request) for request in it.requests[:7]] == [
@@ -100,7 +99,7 @@ async def test_k6_denied_credentials_are_logged_and_retried(status: int) -> None
     assert errors == [f"{it.url} answers HTTP {status}: are the credentials right?"]  # once a minute
     async with peer(no) as it:
         came = await published(it.url, max_age=0.3, wait=lambda _: 0.05)
-    assert came.ends == dict.fromkeys(range(3), TOO_OLD)
+    assert came.ends == dict.fromkeys(range(3), ("expired", f"too old, HTTP {status}"))
     assert came.causes == {"TransientError"}
 
 
@@ -123,7 +122,7 @@ async def test_k7_events_that_expire_while_a_store_is_down_are_counted_and_logge
             came = await published(url, count=5, max_age=0.3, wait=lambda _: 0.05, observers=[kept, LogObserver()])
     finally:
         logger.remove(sink)
-    assert came.ends == dict.fromkeys(range(5), TOO_OLD)
+    assert came.ends == dict.fromkeys(range(5), ("expired", "too old, ClientConnectorError"))
     assert came.causes == {"ClientConnectorError"}
     assert came.account.expired == sum(kept.statistics.snapshot().dead_letters.values()) == 5
     assert kept.statistics.snapshot().dead_letters["expired", "publish", "too old, ClientConnectorError"] == 5

@@ -22,7 +22,7 @@ LONG = b" " * (1024 * 1024 + 1)
 
 @pytest.mark.parametrize(
     ("status", "end"),
-    [("500 Cannot parse input", ("expired", "too old")), ("400 Bad Request", ("failed", "HTTP 400"))],
+    [("500 Cannot parse input", ("expired", "too old, HTTP 500")), ("400 Bad Request", ("failed", "HTTP 400"))],
     ids=["k1", "k2"],
 )
 @wire_test
@@ -59,7 +59,7 @@ async def test_k4_the_rest_of_a_batch_has_another_idempotency_key() -> None:
         came = await published(
             it.url, source=events, count=2, time_mapper="ts", max_age=0.8, batch_timeout=0.1, wait=lambda _: 0.25
         )
-    assert came.ends == {0: ("expired", "too old")}
+    assert came.ends == {0: ("expired", "too old, TimeoutError")}
     assert [keys_in(request) for request in it.requests] == [
         [0, 1],
         [0],
