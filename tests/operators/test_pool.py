@@ -116,6 +116,27 @@ async def test_a_job_queued_with_others_expires_at_its_own_deadline_too() -> Non
     assert len(bench.calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("at_once", "order"), [(1, ["late", "early", "middle"]), (2, ["early", "middle", "late"])]
+)
+async def test_a_queue_is_by_deadline_and_one_call_at_a_time_is_in_order(at_once: int, order: list[str]) -> None:
+    bench = Bench(lambda *_: takes(3), {"late": 50.0, "early": 20.0, "middle": 30.0}, max_concurrent=at_once)
+    for name in ("first", "second")[:at_once]:
+        bench.submit(name)
+    for name in ("late", "early", "middle"):
+        bench.submit(name)
+    await asyncio.sleep(30)
+    assert [name for _, (name,) in bench.calls[at_once:]] == order
+
+
+async def test_a_job_that_is_tried_again_is_behind_those_that_wait_where_one_call_is_made_at_a_time() -> None:
+    bench = Bench(lambda name, attempt: takes(4, TransientError() if (name, attempt) == ("a", 1) else "fine"))
+    for name in "abcd":
+        bench.submit(name)
+    await asyncio.sleep(30)
+    assert [name for _, (name,) in bench.calls] == ["a", "b", "c", "d", "a"]
+
+
 async def test_of_a_queued_batch_the_old_expire_and_the_rest_is_called_once() -> None:
     bench = Bench(
         lambda name, attempt: takes(20) if name == "slow" else TransientError() if attempt == 1 else "fine",
