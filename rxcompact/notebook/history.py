@@ -21,11 +21,8 @@ from rxcompact.events import DeadLetter, Delivered, Window
 from rxcompact.fields import decode
 from rxcompact.mappers import Mapper
 from rxcompact.operators import compact, enrich, publish
-from rxcompact.operators.bucket import Field
 from rxcompact.operators.operator import registering
 from rxcompact.testing import DAY, YEAR_ONE, run, virtual_loop
-
-BIRTHS: tuple[Field, ...] = ("first_seen",)
 
 
 class Closed(NamedTuple):
@@ -102,7 +99,7 @@ class History:
         operator = compact(
             timespan,
             key_mapper=key_mapper,
-            fields=BIRTHS,
+            fields=["first_seen"],
             time_mapper=self._time_mapper,
             lateness=lateness,
             chunked=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import ceil, floor, fsum, isfinite, log2
+from math import ceil, floor, isfinite, log2
 
 from rxcompact.errors import ArgumentError
 
@@ -48,7 +48,7 @@ class Histogram:
             return
         births.sort()
         bounds, counts, oldest, end = self.bounds, self.counts, at - births[0], len(births)
-        self.total += end * at - fsum(births)
+        self.total += end * at - sum(births)
         self.most = max(self.most, oldest)
         index, last = bisect_left(bounds, at - births[-1]), bisect_left(bounds, oldest)
         # a look-up for each bound that lies among the ages: of a batch there are fewer than ages

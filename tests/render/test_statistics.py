@@ -229,6 +229,18 @@ def test_percentiles_are_right_within_a_bucket(ages: list[float], percent: int, 
         assert count == sum(age <= bound for age in ages) or bound == 1e9
 
 
+@given(st.lists(st.floats(1e-3, 1e5), min_size=1, max_size=200))
+def test_ages_counted_from_births_are_those_counted_as_ages(ages: list[float]) -> None:
+    by_age, by_birth = Histogram(age_bounds(60.0)), Histogram(age_bounds(60.0))
+    by_age.add(ages)
+    by_birth.add_ages([1.7e9 - age for age in ages], 1.7e9)
+    assert by_birth.count == by_age.count
+    assert by_birth.total == pytest.approx(by_age.total, abs=1e-2)  # instants have a resolution
+    assert by_birth.most == pytest.approx(by_age.most, abs=1e-6)
+    for percent in (0, 50, 100):
+        assert by_birth.percentile(percent) == pytest.approx(by_age.percentile(percent), rel=0.045, abs=1e-6)
+
+
 def test_memory_of_a_histogram_does_not_grow_with_values() -> None:
     histogram = Histogram(age_bounds(300.0))
     rng = random.Random(1)
