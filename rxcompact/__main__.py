@@ -10,6 +10,7 @@ from io import TextIOWrapper
 
 from rxcompact import __version__
 from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment, reserve_standard_descriptors
+from rxcompact.errors import ArgumentError
 
 COMMANDS = {
     "compact": "compact JSON events from files or standard input",
@@ -29,12 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rxcompact", description="Each distinct event once per time bucket.")
     parser.add_argument("--version", action="version", version=f"rxcompact {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for name, description in COMMANDS.items():
+    for name, text in COMMANDS.items():
+        raw = argparse.RawDescriptionHelpFormatter
+        command = commands.add_parser(name, help=text, formatter_class=raw, allow_abbrev=False)
         if given[:1] == [name]:  # only its imports take time
-            command = import_module(f"rxcompact.commands.{name}").add_parser(commands, description)
+            module = import_module(f"rxcompact.commands.{name}")
+            command.description, command.epilog = module.DESCRIPTION, module.EPILOG
+            module.add_arguments(command)
+            command.set_defaults(command=command, run=module.run)
             given[1:] = from_environment(command, given[1:])
-        else:
-            commands.add_parser(name, help=description)
     options = parser.parse_args(given)
     try:
         code: int = options.run(options)
@@ -45,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return SIGNALLED + SIGPIPE
     except KeyboardInterrupt:
         return SIGNALLED + SIGINT
+    except (argparse.ArgumentError, ArgumentError, OSError) as error:
+        options.command.error(str(error))
     return code
 
 

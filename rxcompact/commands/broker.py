@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 from rxcompact.brokers.source import BrokerSource
-from rxcompact.commands.common import duration
+from rxcompact.commands.common import kind_of
 from rxcompact.errors import ArgumentError
 from rxcompact.format import redacted
 
 EXPECTED = "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM"
-NATS: dict[str, Any] = {"consumer": str, "start": str, "ack_wait": duration, "max_ack_pending": int, "prefetch": int}
-REDIS: dict[str, Any] = dict.fromkeys(("group", "consumer", "field", "start"), str)
-REDIS |= {"min_idle_time": duration, "max_pending": int, "prefetch": int}
+NATS = ("consumer", "start", "ack_wait", "max_ack_pending", "prefetch")
+REDIS = ("group", "consumer", "field", "start", "min_idle_time", "max_pending", "prefetch")
 NAME = "rxcompact"
 """Of the consumer or group, where the URL has none."""
 
@@ -48,34 +47,32 @@ def broker_source(url: str, partitions: Sequence[int] | None, start: str | None)
         raise ArgumentError("--source", redacted(url), EXPECTED)
     if on_redis and partitions is not None:
         raise ArgumentError("--partitions", partitions, "absent: a stream of Redis has none")
-    named: dict[str, Any] = {"group": NAME} if on_redis else {"consumer": NAME, "partitions": partitions}
-    options: dict[str, Any] = named | {"stream": unquote(stream)} | _options(url, query, REDIS if on_redis else NATS)
-    if start is not None:
-        options["start"] = start
+    where: Any = server
+    options: dict[str, Any] = {"group": NAME} if on_redis else {"consumer": NAME, "partitions": partitions}
+    source: Callable[..., BrokerSource]
     try:
         if on_redis:
             from rxcompact.brokers.redis import RedisStreamSource  # noqa: PLC0415 - an extra
 
-            return RedisStreamSource(server, **options)
-        from rxcompact.brokers.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
+            source = RedisStreamSource
+        else:
+            from rxcompact.brokers.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
 
-        scheme, _, hosts = server.partition("://")
-        servers = [f"{scheme}://{host}" for host in hosts.split(",")]
-        return JetStreamSource(servers, **options)
+            source = JetStreamSource
+            scheme, _, hosts = server.partition("://")
+            where = [f"{scheme}://{host}" for host in hosts.split(",")]
     except ImportError:
         extra = "redis" if on_redis else "nats"
         raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
-
-
-def _options(url: str, query: str, types: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(parse_qsl(query, keep_blank_values=True))
-    if unknown := found.keys() - types.keys():
-        expected = f"without {', '.join(sorted(unknown))}; its options are {', '.join(types)}"
-        raise ArgumentError("--source", redacted(url), expected)
-    options: dict[str, Any] = {}
-    for name, text in found.items():
+    names = REDIS if on_redis else NATS
+    for name, text in parse_qsl(query, keep_blank_values=True):
+        if name not in names:
+            expected = f"without {name}; its options are {', '.join(names)}"
+            raise ArgumentError("--source", redacted(url), expected)
         try:
-            options[name] = types[name](text)
+            options[name] = kind_of(source, name)[0](text)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ArgumentError(f"{name} of --source", text, str(error)) from None
-    return options
+    if start is not None:
+        options["start"] = start
+    return source(where, stream=unquote(stream), **options)

@@ -1,4 +1,4 @@
-"""What the commands share: options, the environment, standard streams, the log, the event loop."""
+"""What the commands share: options, the environment, the log, standard streams, the event loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
-from inspect import signature
+from functools import partial
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -19,21 +20,19 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from rxcompact.contracts import Sink
-from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
 from rxcompact.mappers import Mapper, key_of, time_of
+from rxcompact.operators import compact
 from rxcompact.sinks.encoding import encoder
 from rxcompact.sinks.ndjson import NdjsonSink
 
 T = TypeVar("T")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+DURATIONS = "durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h\n\n"
 PREFIX = "RXCOMPACT_"
-TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off", ""}
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
 SIGNALLED = 128
 """Added to a signal's number it is the exit code of a command that a signal ended."""
-_duration = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|[smhd]))+")
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 # ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -41,75 +40,49 @@ _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 def duration(text: str) -> float:
     """Return a duration in seconds: ``10``, ``0.5``, ``500ms``, ``10s``, ``5m``, ``1h``, ``1h30m``, ``inf``."""
-    if _duration.fullmatch(text.strip()):
-        return sum(float(number) * SECONDS[unit] for number, unit in _part.findall(text))
+    parts = _part.findall(text)
+    if parts and not _part.sub("", text).strip():
+        return sum(float(number) * SECONDS[unit] for number, unit in parts)
     try:
         return float(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"not a duration: {text!r} (10, 0.5, 500ms, 10s, 5m, 1h)") from None
 
 
-def fields(text: str) -> list[str]:
-    """Return the names of a comma-separated list of fields."""
-    try:
-        return list(parse_names(text, "FIELD"))
-    except ArgumentError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def timezone(name: str) -> tzinfo:
     """Return a time zone by its name or offset."""
     try:
         if name.startswith(("+", "-")):
-            return datetime.fromisoformat(f"1970-01-01T00:00:00{name}").tzinfo or UTC
+            return datetime.strptime(name, "%z").tzinfo or UTC
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
 
 
-def add_parser(commands: Any, name: str, description: str, text: str, epilog: str = "") -> argparse.ArgumentParser:
-    """Add a command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name,
-        help=description,
-        description=text,
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    return parser
+KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "int": (int, "N"),
+    "float": (duration, "T"),
+    "Seconds": (duration, "T"),
+}
 
 
-def add_event_arguments(parser: argparse.ArgumentParser, time: str) -> None:
-    """Add the options of all commands that compact events."""
-    add = parser.add_argument
-    key = "what makes events equal; a.b reaches into objects; may be repeated (default: all of the event)"
-    add("--key", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help=key)
-    add("--exclude", type=fields, action="extend", default=[], metavar="FIELD[,FIELD...]", help="all but these")
-    null = "key of an event without a field: null, or reject the event (%(default)s)"
-    add("--missing", choices=["null", "reject"], default="null", help=null)
-    add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
-    add("--timespan", required=True, type=duration, metavar="T", help="length of a window")
-    add("--time", metavar="FIELD", help=time)
-    add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
-    add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
-    letters = "write what was rejected, expired or failed there as JSON lines, which are read as input again"
-    add("--dead-letters", metavar="FILE|URL", help=letters)
-    add("--log-level", choices=LEVELS, default="INFO", help="of what is logged to standard error (%(default)s)")
-    add("--log-format", choices=["text", "json"], default="text", help="of standard error (%(default)s)")
+def kind_of(call: Callable[..., Any], name: str) -> tuple[Callable[[str], Any], str]:
+    """Return what makes a parameter of a call from an option's text, by its annotation, and the option's metavar."""
+    return KINDS.get(signature(call).parameters[name].annotation.partition(" | ")[0], (str, name.upper()))
 
 
 def add_parameters(parser: Any, call: Callable[..., Any], texts: Mapping[str, str]) -> None:
-    """Add an option for each of these parameters of a call: of the type of its default, which the help shows."""
+    """Add an option for each of these parameters of a call: required, or with its default, which the help shows."""
     for name, text in texts.items():
         default = signature(call).parameters[name].default
-        flag = f"--{name.replace('_', '-')}"
+        add, (kind, metavar) = partial(parser.add_argument, f"--{name.replace('_', '-')}"), kind_of(call, name)
         if default is False:
-            parser.add_argument(flag, action="store_true", help=text)
+            add(action="store_true", help=text)
+        elif default is Parameter.empty:
+            add(type=kind, required=True, metavar=metavar, help=text)
         else:
-            kind, metavar = {int: (int, "N"), float: (duration, "T")}.get(type(default), (str, name.upper()))
-            help_text = f"{text} (%(default)s)"
-            parser.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_text)
+            shown = "" if default is None else " (%(default)s)"
+            add(type=kind, default=default, metavar=metavar, help=text + shown)
 
 
 def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -117,12 +90,37 @@ def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
+def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_required: bool) -> None:
+    """Add the options of all commands that compact events."""
+    add = parser.add_argument
+    keys = parser.add_mutually_exclusive_group(required=key_required)
+    names: Any = {"action": "append", "default": [], "metavar": "FIELD[,FIELD...]"}
+    key = "what makes events equal; a.b reaches into objects; may be repeated (default: all of the event)"
+    keys.add_argument("--key", help=key, **names)
+    keys.add_argument("--exclude", help="all but these", **names)
+    null = "key of an event without a field: null, or reject the event (%(default)s)"
+    add("--missing", choices=["null", "reject"], default="null", help=null)
+    add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
+    add_parameters(parser, compact, {"timespan": "length of a window"})
+    add("--time", metavar="FIELD", help=time)
+    add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
+    add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
+    letters = "write what was rejected, expired or failed there as JSON lines, which are read as input again"
+    add("--dead-letters", metavar="FILE|URL", help=letters)
+    levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
+    add("--log-level", choices=levels, default="INFO", help="of what is logged to standard error (%(default)s)")
+    add("--log-format", choices=["text", "json"], default="text", help="of standard error (%(default)s)")
+
+
 def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
     """Return the mappers to keys and times that the options describe."""
     times = None
     if options.time:
         times = time_of(options.time, timezone=options.timezone, format=options.time_format)
-    return key_of(options.key, exclude=options.exclude, missing=options.missing), times
+    key, exclude = (
+        [name for text in texts for name in parse_names(text, "FIELD")] for texts in (options.key, options.exclude)
+    )
+    return key_of(key, exclude=exclude, missing=options.missing), times
 
 
 def dead_letter_sink(place: str | None) -> Sink | None:
@@ -141,9 +139,6 @@ def dead_letter_sink(place: str | None) -> Sink | None:
         return NdjsonSink(place)
 
 
-# ── options from the environment ──────────────────────────────────────────────────────────────────────────────────────
-
-
 def from_environment(
     parser: argparse.ArgumentParser, arguments: Sequence[str], environment: Mapping[str, str] = os.environ
 ) -> list[str]:
@@ -151,23 +146,22 @@ def from_environment(
 
     An option on the command line replaces the variable, also that of an option that excludes it.
     """
-    given = {argument.partition("=")[0] for argument in arguments}
-    excluded: set[str] = set()
+    replaced = {argument.partition("=")[0] for argument in arguments}
     for group in parser._mutually_exclusive_groups:
         members = {name for action in group._group_actions for name in action.option_strings}
-        excluded |= members if members & given else set()
+        replaced |= members if members & replaced else set()
     found: list[str] = []
-    for action in parser._actions:
-        name = next((name for name in action.option_strings if name.startswith("--")), "")
-        value = environment.get(PREFIX + name[2:].replace("-", "_").upper()) if name else None
-        if value is None or name in given | excluded or action.dest == "help":
+    for name, action in parser._option_string_actions.items():
+        variable = PREFIX + name.removeprefix("--").replace("-", "_").upper()
+        value = environment.get(variable)
+        if value is None or name in replaced | {"-h", "--help"}:
             continue
         if action.nargs != 0:
             found.append(f"{name}={value}")
-        elif value.lower() in TRUE:
+        elif value and value.lower() not in SWITCH:
+            parser.error(f"{variable} must be 1 or 0, got {value!r}")
+        elif SWITCH.get(value.lower()):
             found.append(name)
-        elif value.lower() not in FALSE:
-            parser.error(f"{PREFIX}{name[2:].replace('-', '_').upper()} must be 1 or 0, got {value!r}")
     return [*found, *arguments]
 
 
@@ -188,18 +182,19 @@ def configure_log(options: argparse.Namespace) -> None:
 
     def write(message: Any) -> None:
         record, text = message.record, message.rstrip("\n")
-        extra = {name: value for name, value in record["extra"].items() if name != "note"}
+        is_note = record["extra"].pop("note", False)
         if options.log_format == "json":
-            line = {"time": record["time"], "level": record["level"].name, "message": text, **extra}
+            line = {"time": record["time"], "level": record["level"].name, "message": text, **record["extra"]}
             text = encoder.encode(line).decode()
-        elif "note" not in record["extra"]:
+        elif not is_note:
             text = f"{record['time']:YYYY-MM-DD HH:mm:ss} {record['level'].name}: {text}"
         write_error(f"{text}\n")
 
+    def is_shown(record: Any) -> bool:
+        return "note" in record["extra"] or record["level"].no >= least
+
     logger.remove()
-    logger.add(
-        write, format="{message}", filter=lambda record: "note" in record["extra"] or record["level"].no >= least
-    )
+    logger.add(write, format="{message}", filter=is_shown)
 
 
 def note(text: str, level: str = "INFO", **extra: Any) -> None:
@@ -227,10 +222,11 @@ def discard_stdout() -> None:
 
 def stop_signals() -> list[signal.Signals]:
     """Return the signals that end a command, less those that its parent had it ignore, as nohup does."""
-    return [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    return [number for number in stops if signal.getsignal(number) is not signal.SIG_IGN]
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine: on uvloop where it is installed (extra ``uvloop``), which is faster over HTTP."""
     loop_factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):

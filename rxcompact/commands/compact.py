@@ -17,19 +17,32 @@ from typing import Any
 
 import reactivex as rx
 from msgspec.structs import replace
+from reactivex import Observable
 from reactivex import operators as ops
 from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
 from rxcompact.clock import LoopScheduler
-from rxcompact.commands import common
-from rxcompact.commands.common import SIGNALLED, configure_log, duration, note, stop_signals, write_error
+from rxcompact.commands.common import (
+    DURATIONS,
+    SIGNALLED,
+    add_event_arguments,
+    add_parameters,
+    configure_log,
+    dead_letter_sink,
+    given,
+    mappers,
+    note,
+    stop_signals,
+    write_error,
+)
 from rxcompact.contracts import UNBOUNDED, Demand, Sink, close
 from rxcompact.dead_letters import DeadLetterRoute
-from rxcompact.errors import ArgumentError, LateError, RxCompactError
+from rxcompact.errors import LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.mappers import ChunkMapper, Mapper
+from rxcompact.mappers import Mapper
 from rxcompact.operators.operator import registering
+from rxcompact.operators.windows import Windows
 from rxcompact.sinks.encoding import window_lines
 from rxcompact.sinks.ndjson import stdout_writer
 from rxcompact.sources.ndjson import NdjsonSource
@@ -41,9 +54,9 @@ Without --time, a window is of the time at which lines arrive: it closes by the 
 With --time, events are replayed by that field, in buckets aligned to the epoch. Of files the same input gives the same
 output; the clock of a pipe goes on, so that the windows of an input that pauses close.
 """
-EPILOG = """\
-durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
-
+EPILOG = (
+    DURATIONS
+    + """\
 output, one JSON object a line:
   opened, closed         bounds of the window, POSIX seconds
   key                    the field's value, an array for several fields, null where missing
@@ -65,6 +78,7 @@ exit code:
   2    wrong usage, a file that cannot be read, or output that cannot be written
   129, 130, 143  after SIGHUP, Ctrl-C, SIGTERM; what was held has been written
 """
+)
 PROGRESS = 0.5
 """Seconds between two progress lines."""
 MANY_LATE = 0.01
@@ -73,34 +87,71 @@ IDLE = 2.0
 """Seconds of silence after which a pipe is idle: a shorter pause of what writes to it makes no event late."""
 DRAIN = 10.0
 """Seconds for which dead letters are delivered after the end of the input."""
+WINDOWS = {
+    "lateness": "with --time: wait so long for late events; inf: to the end",
+    "count": "close a window also at this many distinct keys",
+}
 CLEAR = "\r\x1b[K"
 
 
-def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
-    """Add the command to the command line."""
-    parser = common.add_parser(commands, "compact", description, DESCRIPTION, EPILOG)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
-    common.add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns")
-    add("--lateness", type=duration, metavar="T", help="with --time: wait so long for late events; inf: to the end")
+    add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns", key_required=False)
+    add_parameters(parser, rxo.compact, WINDOWS)
     add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
-    add("--count", type=int, metavar="N", help="close a window also at this many distinct keys")
     add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
     add("--verbose", action="store_true", help="print place and reason of each line that is rejected")
-    parser.set_defaults(run=lambda options: _run(parser, options))
-    return parser
 
 
-def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
     if options.lateness is not None and options.time is None:
-        parser.error("--lateness needs --time")
+        raise argparse.ArgumentError(None, "--lateness needs --time")
     configure_log(options)
     try:
-        return asyncio.run(_Compaction(options).run())
+        return asyncio.run(_compact(_Compaction(options), dead_letter_sink(options.dead_letters)))
     except BrokenPipeError:
         return 0  # its reader is gone
-    except (ArgumentError, OSError) as error:
-        parser.error(str(error))
+
+
+async def _compact(compaction: _Compaction, sink: Sink | None) -> int:
+    """Compact until the input ends or a signal comes; return the exit code."""
+    loop = asyncio.get_running_loop()
+    stopped: Subject[int] = Subject()
+    received: list[int] = []
+
+    def stop(number: int) -> None:
+        for each in numbers:
+            loop.remove_signal_handler(each)  # a second one ends it at once
+        received.append(number)
+        stopped.on_next(number)
+
+    numbers = stop_signals()
+    for number in numbers:
+        loop.add_signal_handler(number, stop, number)
+    letters = compaction.letters = None if sink is None else _DeadLetters(sink)
+    error = None
+    try:
+        await compaction.run(stopped)
+    except BrokenPipeError:
+        raise
+    except (OSError, EOFError, ArithmeticError, ValueError) as failure:
+        error = failure
+    undelivered = 0
+    if letters is not None:
+        letters.complete()
+        await asyncio.wait({letters.ended}, timeout=DRAIN)
+        await close(sink)
+        undelivered = letters.lost + len(letters)
+    if undelivered:
+        compaction.note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
+    is_useless = compaction.report()
+    if error is not None:
+        note(f"rxcompact: {error}", "ERROR")
+        return 2
+    return SIGNALLED + received[0] if received else int(is_useless or undelivered > 0)
 
 
 def _is_file(path: str) -> bool:
@@ -120,142 +171,112 @@ def _first_time(time_mapper: Mapper, path: str) -> float:
     return inf
 
 
+class _DeadLetters(DeadLetterRoute, Demand):
+    """Delivers dead letters to a sink; the input waits while many of them wait."""
+
+    limit = 10_000
+
+    def __init__(self, sink: Sink) -> None:
+        scheduler = LoopScheduler(asyncio.get_running_loop())
+        super().__init__(sink, flushes=rx.never(), register=lambda _: None, scheduler=scheduler)
+
+    def capacity(self) -> int:
+        return max(0, self.limit - len(self))
+
+    async def wait(self) -> int:
+        while not self.capacity():
+            await asyncio.wait({self.ended}, timeout=0.05)
+        return self.capacity()
+
+
 class _Compaction:
     """One run of the command, and the account of it."""
 
+    letters: _DeadLetters | None = None
+
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
-        self._error: Exception | None = None
-        self._ended = asyncio.Event()
-        self._stopped: Subject[None] = Subject()
-        self._letters: _DeadLetters | None = None
-        self._received = self._duplicates = self._distinct = 0
+        self._received = 0
         self._rejected: Counter[str] = Counter()
         self._lateness = 0.0  # of the latest event
         self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
         self._next_progress = time.monotonic() + PROGRESS if self._is_terminal else inf
-        self._progress = False  # whether it is shown
         paths = options.paths
-        key_mapper, time_mapper = common.mappers(options)
-        replay: dict[str, Any] = {}
+        key_mapper, time_mapper = mappers(options)
+        windows: dict[str, Any] = given(options, ["timespan", "count", "keep"])
         if time_mapper is not None:
             idle = inf if all(map(_is_file, paths)) else IDLE  # history has no idle time
-            replay = {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}
+            windows |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}
             paths = sorted(paths, key=partial(_first_time, time_mapper)) if len(paths) > 1 else paths
         self._source = NdjsonSource(*paths, items=options.items)
-        compact = rxo.compact(
-            options.timespan,
-            key_mapper=key_mapper,
-            count=options.count,
-            keep=options.keep,
-            chunked=True,
-            dead_letters=self._on_dead_letter,
-            **replay,
-        )
+        compact = rxo.compact(key_mapper=key_mapper, chunked=True, dead_letters=self._on_dead_letter, **windows)
         self._compact = registering(compact, self._on_stage)
         self._write = stdout_writer()
 
-    async def run(self) -> int:
-        """Compact until the input ends or a signal comes; return the exit code."""
-        loop = asyncio.get_running_loop()
-        received: list[int] = []
-
-        def stop(number: int) -> None:
-            received.append(number)
-            for each in numbers:
-                loop.remove_signal_handler(each)  # a second one ends it at once
-            self._stopped.on_next(None)
-
-        numbers = stop_signals()
-        for number in numbers:
-            loop.add_signal_handler(number, stop, number)
-        sink = common.dead_letter_sink(self._options.dead_letters)
-        letters = self._letters = None if sink is None else _DeadLetters(sink)
-        chunks = self._source.stream(letters or UNBOUNDED).pipe(ops.take_until(self._stopped))
+    async def run(self, stopped: Observable[int]) -> None:
+        """Write windows until the input ends."""
+        chunks = self._source.stream(self.letters or UNBOUNDED).pipe(ops.take_until(stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
-        windows.subscribe(self._on_window, self._fail, self._ended.set)
-        await self._ended.wait()
-        undelivered = 0 if letters is None else await letters.close()
-        if isinstance(self._error, BrokenPipeError):
-            raise self._error
-        if undelivered:
-            self._note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
-        self._report()
-        if self._error is not None:
-            if not isinstance(self._error, OSError | EOFError | ArithmeticError | ValueError):
-                raise self._error
-            note(f"rxcompact: {self._error}", "ERROR")
-            return 2
-        if received:
-            return SIGNALLED + received[0]
-        useless = self._received > 0 and not self._distinct
-        bad = self._options.strict and self._rejected.total() > self._rejected["late"]
-        return int(useless or bad or undelivered > 0 or bool(self._mapper.unknown))
+        await windows.pipe(ops.do_action(self._on_window), ops.default_if_empty())
 
     # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_stage(self, stage: Any) -> None:
-        self._mapper: ChunkMapper = stage.mapper
+        self._stage: Windows = stage
 
     def _on_chunk(self, chunk: list[bytes]) -> None:
         self._received += len(chunk)
         if time.monotonic() >= self._next_progress:
             self._next_progress = time.monotonic() + PROGRESS
             write_error(CLEAR + self._account())
-            self._progress = True
 
     def _on_window(self, window: Window) -> None:
-        self._distinct += len(window)
-        self._duplicates += window.received - len(window)
         self._note_unknown()
-        if self._error is not None:
-            return
         self._clear()
-        try:
-            self._write(window_lines(window))
-        except Exception as error:  # noqa: BLE001 - raised in the end, where it stops the command
-            self._fail(error)
+        self._write(window_lines(window))
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
-        first = letter.reason != "late" and self._rejected.total() == self._rejected["late"]
+        if letter.outcome != "rejected":  # held, when the output failed
+            return
+        is_first = letter.reason != "late" and self._rejected.total() == self._rejected["late"]
         self._rejected[letter.reason] += 1
         if isinstance(letter.error, LateError):
             self._lateness = max(self._lateness, letter.error.late_by)
-        shown = first or self._options.verbose
-        if not shown and self._letters is None:
+        if not (is_first or self._options.verbose or self.letters):
             return
         position = self._source.position
         number = position.number(letter.event)
         where = f"{position.path}:{number}" if number else position.path
-        if self._letters is not None:
-            self._letters.push(replace(letter, origin=where))
-        if shown:
+        if self.letters is not None:
+            self.letters.push(replace(letter, origin=where), lambda: None)
+        if is_first or self._options.verbose:
             more = "" if self._options.verbose else " (--verbose shows the others)"
-            self._note(f"{where}: rejected: {letter.error}{more}", "WARNING")
-
-    def _fail(self, error: Exception) -> None:
-        self._error = self._error or error
-        self._ended.set()
+            self.note(f"{where}: rejected: {letter.error}{more}", "WARNING")
 
     # ── what is reported ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def _report(self) -> None:
+    def report(self) -> bool:
+        """Report the account; return whether the exit code is 1 for it."""
         self._note_unknown()
-        late = self._rejected["late"]
+        late, unknown = self._rejected["late"], self._stage.mapper.unknown
         if late > MANY_LATE * self._received:
             why = f"{late / self._received:.0%} of the events came after their window had closed"
-            self._note(f"rxcompact: warning: {why}; --lateness {self._by()} keeps them", "WARNING")
-        unknown, missing = self._mapper.unknown, self._mapper.missing.items()
-        self._note(self._account("".join(f", without {name} {n}" for name, n in missing if name not in unknown)))
+            self.note(f"rxcompact: warning: {why}; --lateness {self._by()} keeps them", "WARNING")
+        missing = self._stage.mapper.missing.items()
+        self.note(self._account("".join(f", without {name} {n}" for name, n in missing if name not in unknown)))
+        is_bad = self._options.strict and self._rejected.total() > late
+        return is_bad or bool(unknown) or (self._received > 0 and not self._stage.distinct)
 
     def _account(self, missing: str = "") -> str:
         late = self._rejected["late"]
         by = f" (by up to {self._by()} s; --lateness {self._by()} keeps them)" if late else ""
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._rejected.items()) if reason != "late")
         rejected = f"{self._rejected.total() - late} ({reasons})" if reasons else "0"
-        ratio = self._duplicates / self._received if self._received else 0.0
+        distinct = self._stage.distinct
+        duplicates = self._received - distinct - self._rejected.total()
+        ratio = duplicates / self._received if self._received else 0.0
         return (
-            f"received {self._received}, duplicates {self._duplicates}, distinct {self._distinct}, late {late}{by}, "
+            f"received {self._received}, duplicates {duplicates}, distinct {distinct}, late {late}{by}, "
             f"rejected {rejected}{missing}, ratio {ratio:.4f}"
         )
 
@@ -265,44 +286,15 @@ class _Compaction:
         return f"{ceil(late * 1000) / 1000:.3f}".rstrip("0").rstrip(".") if isfinite(late) else str(late)
 
     def _note_unknown(self) -> None:
-        for text in self._mapper.new_unknown():
-            self._note(f"rxcompact: {text}", "WARNING")
+        for text in self._stage.mapper.new_unknown():
+            self.note(f"rxcompact: {text}", "WARNING")
 
-    def _note(self, text: str, level: str = "INFO") -> None:
+    def note(self, text: str, level: str = "INFO") -> None:
+        """Report something, not on the line of the progress."""
         self._clear()
         note(text, level)
 
     def _clear(self) -> None:
         """Remove the progress line, so that a row does not follow it on the same line of a terminal."""
-        if self._progress:
+        if self._is_terminal:
             write_error(CLEAR)
-            self._progress = False
-
-
-class _DeadLetters(Demand):
-    """Delivers dead letters to a sink; the input waits while many of them wait."""
-
-    limit = 10_000
-
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        scheduler = LoopScheduler(asyncio.get_running_loop())
-        self._route = DeadLetterRoute(sink, flushes=rx.never(), register=lambda _: None, scheduler=scheduler)
-
-    def push(self, letter: DeadLetter) -> None:
-        self._route.push(letter, lambda: None)
-
-    def capacity(self) -> int:
-        return max(0, self.limit - len(self._route))
-
-    async def wait(self) -> int:
-        while not self.capacity():
-            await asyncio.wait({self._route.ended}, timeout=0.05)
-        return self.capacity()
-
-    async def close(self) -> int:
-        """Deliver those that wait; return how many could not be."""
-        self._route.complete()
-        await asyncio.wait({self._route.ended}, timeout=DRAIN)
-        await close(self._sink)
-        return self._route.lost + len(self._route)

@@ -13,7 +13,7 @@ import aiohttp
 from aiohttp import web
 
 from rxcompact import operators as rxo
-from rxcompact.commands.common import run
+from rxcompact.commands.common import run_loop
 from rxcompact.commands.live import live
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.orchestrator import Orchestrator, Report
@@ -25,6 +25,7 @@ DESCRIPTION = """\
 Show it at work, on this machine alone and in seconds: an alert storm is posted over HTTP, the API that enriches each
 distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
 """
+EPILOG = ""
 STORM = 8.0
 """Seconds that it lasts."""
 OUTAGE = (2.0, 5.0)
@@ -36,11 +37,13 @@ HOSTS = 60
 ALERTS = ("DiskFull", "HighLatency", "NodeDown", "CertExpires", "QueueGrows")
 
 
-def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
-    """Add the command to the command line."""
-    parser: argparse.ArgumentParser = commands.add_parser("demo", help=description, description=DESCRIPTION)
-    parser.set_defaults(run=lambda _: run(_demo()))
-    return parser
+def add_arguments(_: argparse.ArgumentParser) -> None:
+    """Add the options of the command: none."""
+
+
+def run(_: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    return run_loop(_demo())
 
 
 class World:
@@ -49,62 +52,52 @@ class World:
     def __init__(self) -> None:
         self._began = time.monotonic()
         self._random = random.Random(7)  # noqa: S311
-        self._batches: set[str] = set()
         self.accepted = self.retried = self.asked = self.failed = 0
-        self.stored: list[dict[str, Any]] = []
+        self.batches: dict[str, list[dict[str, Any]]] = {}
 
-    @property
     def elapsed(self) -> float:
         return time.monotonic() - self._began
-
-    @property
-    def down(self) -> bool:
-        return OUTAGE[0] <= self.elapsed < OUTAGE[1]
 
     async def host(self, request: web.Request) -> web.Response:
         self.asked += 1
         await asyncio.sleep(0.005)
-        if self.down:
+        if OUTAGE[0] <= self.elapsed() < OUTAGE[1]:
             self.failed += 1
-            return web.Response(status=503)
+            raise web.HTTPServiceUnavailable
         host = request.match_info["host"]
         return web.json_response({"owner": f"team-{sum(map(ord, host)) % 7}", "site": host[-1]})
 
     async def store(self, request: web.Request) -> web.Response:
-        lines = (await request.read()).splitlines()
-        if request.headers["Idempotency-Key"] not in self._batches:
-            self._batches.add(request.headers["Idempotency-Key"])
-            self.stored += map(json.loads, lines)
+        rows = list(map(json.loads, (await request.read()).splitlines()))
+        self.batches[request.headers["Idempotency-Key"]] = rows
         return web.Response(status=204)
 
     async def storm(self, url: str) -> None:
-        async with aiohttp.ClientSession() as session:
-            while self.elapsed < STORM:
-                await self._post(session, url, b"\n".join(json.dumps(self._alert(n)).encode() for n in range(POST)))
+        async with aiohttp.ClientSession(raise_for_status=True) as session:
+            while self.elapsed() < STORM:
+                body = b"\n".join(json.dumps(self._alert(number)).encode() for number in range(POST))
+                while not await self._post(session, url, body):
+                    self.retried += 1
+                    await asyncio.sleep(0.1)
                 await asyncio.sleep(PAUSE)
 
     def _alert(self, number: int) -> dict[str, Any]:
         host = int(self._random.paretovariate(0.8)) % HOSTS
         return {"host": f"host-{host:02}", "alert": self._random.choice(ALERTS), "ts": time.time(), "n": number}
 
-    async def _post(self, session: aiohttp.ClientSession, url: str, body: bytes) -> None:
-        while True:
-            try:
-                async with session.post(url, data=body) as response:
-                    if response.ok:
-                        self.accepted += (await response.json())["accepted"]
-                        return
-            except aiohttp.ClientError:  # it is being restarted
-                pass
-            self.retried += 1
-            await asyncio.sleep(0.1)
+    async def _post(self, session: aiohttp.ClientSession, url: str, body: bytes) -> bool:
+        try:
+            async with session.post(url, data=body) as response:
+                self.accepted += (await response.json())["accepted"]
+        except aiohttp.ClientError:  # no capacity, or it is being restarted
+            return False
+        return True
 
 
 async def _demo() -> int:
     world = World()
     app = web.Application(client_max_size=1 << 26)
-    app.router.add_get("/hosts/{host}", world.host)
-    app.router.add_post("/store", world.store)
+    app.add_routes([web.get("/hosts/{host}", world.host), web.post("/store", world.store)])
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -121,10 +114,10 @@ async def _demo() -> int:
         async with Orchestrator(pipeline) as orchestrator, asyncio.TaskGroup() as tasks:
             await source.listening()
             tasks.create_task(live(orchestrator))
-            storming = tasks.create_task(world.storm(source.url))
+            storm = tasks.create_task(world.storm(source.url))
             await asyncio.sleep(RESTART)
             await orchestrator.restart()
-            await storming
+            await storm
             report = await orchestrator.stop()
     except* BrokenPipeError:
         raise BrokenPipeError from None
@@ -135,18 +128,19 @@ async def _demo() -> int:
 
 def _verdict(report: Report, world: World, retries: int) -> int:
     account = report.account
+    stored = [row for rows in world.batches.values() for row in rows]
     print(f"\nposted     {world.accepted} events in {STORM:.0f} s; {world.retried} posts were retried")
     print(f"requested  {world.asked} times; {world.failed} failed, {retries} retried")
-    print(f"stored     {len(world.stored)} distinct alerts, each with its owner")
+    print(f"stored     {len(stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
     ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
         "what was accepted was received": account.received == world.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
         "distinct = published + dead letters": account.distinct == ended,
-        "what was published was stored": account.published == len(world.stored),
+        "what was published was stored": account.published == len(stored),
         "nothing was lost": account.published == account.distinct,
-        "each was enriched": all("owner" in row["event"]["enrichment"] for row in world.stored),
+        "each was enriched": all("owner" in row["event"]["enrichment"] for row in stored),
     }
     for check, holds in checks.items():
         print(f"{'✓' if holds else '✗'} {check}")

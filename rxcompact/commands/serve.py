@@ -12,9 +12,19 @@ from typing import Any
 
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
-from rxcompact.commands import common
 from rxcompact.commands.broker import broker_source, partitions
-from rxcompact.commands.common import duration, given, note, run, stop_signals
+from rxcompact.commands.common import (
+    DURATIONS,
+    add_event_arguments,
+    add_parameters,
+    configure_log,
+    dead_letter_sink,
+    given,
+    mappers,
+    note,
+    run_loop,
+    stop_signals,
+)
 from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
@@ -37,9 +47,9 @@ A body is an object, an array, NDJSON or concatenated JSON, gzip or not; 202 mea
 Retry-After that there is no capacity now. GET /healthz and /readyz are probes, /metrics is for Prometheus.
 SIGTERM, SIGHUP or Ctrl-C drains it; the last line is the account.
 """
-EPILOG = """\
-durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
-
+EPILOG = (
+    DURATIONS
+    + """\
 Every option can be given by the environment, --max-age by RXCOMPACT_MAX_AGE. What ps must not show belongs there, or
 into a file: RXCOMPACT_TOKEN or --token-file, RXCOMPACT_HEADER, an URL with a password in RXCOMPACT_PUBLISH.
 
@@ -54,6 +64,7 @@ exit code:
        standard output was closed by its reader, or the run failed
   2    wrong usage, or an address that cannot be listened on
 """
+)
 
 
 LISTENER = {
@@ -69,15 +80,14 @@ LISTENER = {
     "retry_after": "Retry-After of a 503, seconds",
     "linger": "answer /metrics so long after a drain",
 }
-PIPELINE = {"max_in_flight": "distinct events held at most"}
+PIPELINE = {"max_age": "age at which an event expires", "max_in_flight": "distinct events held at most"}
 ORCHESTRATOR = {"deadline": "duration of a drain at most"}
 ENRICHER = {"max_concurrent": "requests at once"}
 SINK = {"gzip": "compress the posts"}
 
 
-def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
-    """Add the command to the command line."""
-    parser = common.add_parser(commands, "serve", description, DESCRIPTION, EPILOG)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--listen", metavar="HOST:PORT", help="listen there; without a host on all addresses")
@@ -85,10 +95,9 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     source.add_argument("--source", metavar="URL", help=f"consume {brokers}")
     add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
     add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
-    common.add_event_arguments(parser, "an event's age counts from this field (default: its arrival)")
-    add("--max-age", required=True, type=duration, metavar="T", help="age at which an event expires")
-    common.add_parameters(parser, Pipeline, PIPELINE)
-    common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
+    add_event_arguments(parser, "an event's age counts from this field (default: its arrival)", key_required=True)
+    add_parameters(parser, Pipeline, PIPELINE)
+    add_parameters(parser, Orchestrator, ORCHESTRATOR)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
     output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")
@@ -96,23 +105,21 @@ def add_parser(commands: Any, description: str) -> argparse.ArgumentParser:
     group = parser.add_argument_group("listener")
     group.add_argument("--token", help="bearer token that senders must send; ps shows it, see below")
     group.add_argument("--token-file", metavar="FILE", help="file with that token")
-    common.add_parameters(group, HttpSource, LISTENER)
+    add_parameters(group, HttpSource, LISTENER)
 
     group = parser.add_argument_group("enrichment")
-    add, header = group.add_argument, "NAME:VALUE"
-    add("--enrich", metavar="URL", help="request this for each event; {field} is replaced by the field's value")
-    add("--enrich-header", type=_header, action="append", metavar=header, help="of the request; may be repeated")
-    common.add_parameters(group, HttpEnricher, ENRICHER)
+    header: Any = {"type": _header, "action": "append", "default": [], "metavar": "NAME:VALUE"}
+    group.add_argument("--enrich", metavar="URL", help="request this for each event; {field} is the field's value")
+    group.add_argument("--enrich-header", help="of the request; may be repeated", **header)
+    add_parameters(group, HttpEnricher, ENRICHER)
 
     group = parser.add_argument_group("publishing")
     add = group.add_argument
     add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
-    add("--header", type=_header, action="append", metavar=header, help="of the posts; may be repeated")
+    add("--header", help="of the posts; may be repeated", **header)
     add("--format", choices=["ndjson", "array"], default="ndjson", help="of a post (%(default)s)")
     add("--flat", action="store_true", help="the event's own fields with count and times beside them, as for a table")
-    common.add_parameters(group, HttpSink, SINK)
-    parser.set_defaults(run=lambda options: _run(parser, options))
-    return parser
+    add_parameters(group, HttpSink, SINK)
 
 
 # ── argument types ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -142,7 +149,7 @@ def _token(options: argparse.Namespace) -> str | None:
     return token
 
 
-# ── the pipeline ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class _Stdout(NdjsonSink):
@@ -160,46 +167,33 @@ class _Stdout(NdjsonSink):
             raise PermanentError("standard output is closed") from None
 
 
-def _source(options: argparse.Namespace) -> Source:
-    if options.source:
-        return broker_source(options.source, options.partitions, options.start)
-    host, port = _address(options.listen)
-    return HttpSource(host=host, port=port, items=options.items, token=_token(options), **given(options, LISTENER))
-
-
-def _sink(options: argparse.Namespace, gone: asyncio.Event) -> Sink:
-    to_json = flat_object if options.flat else json_object
-    if options.publish == "-":
-        return _Stdout(gone, to_json)
-    headers = dict(options.header or ())
-    return HttpSink(options.publish, format=options.format, to_json=to_json, headers=headers, **given(options, SINK))
-
-
 def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
-    key_mapper, time_mapper = common.mappers(options)
+    key_mapper, time_mapper = mappers(options)
     operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
     if options.enrich is not None:
-        enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header or ()), **given(options, ENRICHER))
-        operators.append(rxo.enrich(enricher, **given(options, ENRICHER)))
-    operators.append(rxo.publish(_sink(options, gone)))
-    letters = common.dead_letter_sink(options.dead_letters)
-    return Pipeline(
-        _source(options), *operators, max_age=options.max_age, dead_letters=letters, **given(options, PIPELINE)
-    )
+        concurrent = given(options, ENRICHER)
+        enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header), **concurrent)
+        operators.append(rxo.enrich(enricher, **concurrent))
+    to_json = flat_object if options.flat else json_object
+    sink: Sink = _Stdout(gone, to_json)
+    if options.publish != "-":
+        post = {"format": options.format, "headers": dict(options.header), **given(options, SINK)}
+        sink = HttpSink(options.publish, to_json=to_json, **post)
+    if options.source:
+        source: Source = broker_source(options.source, options.partitions, options.start)
+    else:
+        host, port = _address(options.listen)
+        listener = given(options, LISTENER)
+        source = HttpSource(host=host, port=port, items=options.items, token=_token(options), **listener)
+    letters = dead_letter_sink(options.dead_letters)
+    return Pipeline(source, *operators, rxo.publish(sink), dead_letters=letters, **given(options, PIPELINE))
 
 
-# ── the run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    if not (options.key or options.exclude):
-        parser.error("--key or --exclude is required: what makes events equal")
-    common.configure_log(options)
-    try:
-        gone = asyncio.Event()
-        return run(_serve(_pipeline(options, gone), gone, options))
-    except (ArgumentError, OSError) as error:
-        parser.error(str(error))
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    configure_log(options)
+    gone = asyncio.Event()
+    return run_loop(_serve(_pipeline(options, gone), gone, options))
 
 
 async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Namespace) -> int:
@@ -215,13 +209,12 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
         if isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError) and not failed.done():
             failed.set_result(signal.error)
 
-    first = orchestrator.attach(on_signal)
-    await orchestrator.start()
-    ready = asyncio.ensure_future(_ready(pipeline.source))
-    ended = asyncio.ensure_future(orchestrator.wait())
-    waits: set[asyncio.Future[Any]] = {ready, failed, ended}
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    first.dispose()
+    with orchestrator.attach(on_signal):
+        await orchestrator.start()
+        ready = asyncio.ensure_future(_ready(pipeline.source))
+        ended = asyncio.ensure_future(orchestrator.wait())
+        waits: set[asyncio.Future[Any]] = {ready, failed, ended}
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     if failed.done():  # later failures are retried; this one is for whoever typed the address
         ready.cancel()
         await orchestrator.stop()

@@ -20,7 +20,7 @@ from pipelines import simple_pipeline
 from service import World, balances, ended, serve
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator
-from rxcompact.commands.common import run
+from rxcompact.commands.common import run_loop
 
 pytestmark = pytest.mark.slow
 
@@ -236,4 +236,4 @@ def test_commands_run_on_uvloop_where_it_is_installed() -> None:
     async def loop() -> str:
         return type(asyncio.get_running_loop()).__module__
 
-    assert run(loop()).startswith("uvloop")
+    assert run_loop(loop()).startswith("uvloop")
