@@ -18,8 +18,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("o", "s", "^", "D")
 STYLES = ("-", "--", ":", "-.")
 QUIET = "#666666"
-TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)
-"""Round numbers of seconds."""
+TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)  # round numbers of seconds
 
 
 class Picture(Figure):

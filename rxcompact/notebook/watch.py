@@ -10,10 +10,8 @@ from rxcompact.clock import seconds as in_seconds
 from rxcompact.observers.statistics import ENDED
 from rxcompact.orchestrator import Orchestrator
 
-PERIOD, LINE = 0.25, 1.0
-"""Seconds between updates in a notebook, and where each is printed below the last."""
-EFFORT = 10
-"""An update waits at least so many times as long as the last one took: with very much in flight."""
+PERIOD, LINE = 0.25, 1.0  # seconds between updates in a notebook, and where each is printed below the last
+EFFORT = 10  # an update waits at least so many times as long as the last one took: with very much in flight
 
 
 async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -> None:

@@ -11,10 +11,8 @@ from rxcompact.errors import ArgumentError
 
 AGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Bounds of the ages that metrics export, seconds."""
-SIZES = (1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0)
-"""Bounds of the batch sizes that metrics export."""
-STEPS = 16
-"""Bounds for each doubling of an age: a percentile is right within 4.5 %."""
+SIZES = (1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0)  # bounds of the batch sizes that metrics export
+STEPS = 16  # bounds for each doubling of an age: a percentile is right within 4.5 %
 
 
 class Histogram:

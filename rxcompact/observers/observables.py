@@ -17,8 +17,7 @@ from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Sign
 
 T = TypeVar("T")
 
-MAX_FAILURES = 3
-"""Failures in a row after which an observer is detached."""
+MAX_FAILURES = 3  # failures in a row after which an observer is detached
 METHODS = {
     "on_signal": "signals",
     "on_window": "windows",

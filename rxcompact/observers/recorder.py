@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
 Span: TypeAlias = tuple[float, float]
 """From when, until when."""
-FINEST = 0.01
-"""Seconds of a timeline's bin at first."""
-STEPS = 8
-"""Instants at which an amount that was spread over time is counted."""
+FINEST = 0.01  # seconds of a timeline's bin at first
+STEPS = 8  # instants at which an amount that was spread over time is counted
 
 
 class WindowMark(NamedTuple):

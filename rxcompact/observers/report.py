@@ -15,14 +15,10 @@ from rxcompact.observers.statistics import ENDED, Cause, Snapshot
 from rxcompact.operators.retry import reason
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
 
-TICK = 1.0
-"""Seconds from the first failure to its report, and between two looks while something fails."""
-PERIOD = 60.0
-"""Seconds between two reports of a cause."""
-SPORADIC = 10
-"""A stage fails when it lets through fewer than so many events for each failed call."""
-STEADY = 10.0
-"""Seconds without failure after which a source works again, though it has emitted nothing yet."""
+TICK = 1.0  # seconds from the first failure to its report, and between two looks while something fails
+PERIOD = 60.0  # seconds between two reports of a cause
+SPORADIC = 10  # a stage fails when it lets through fewer than so many events for each failed call
+STEADY = 10.0  # seconds without failure after which a source works again, though it has emitted nothing yet
 
 
 class ReportObserver:

@@ -14,12 +14,9 @@ if TYPE_CHECKING:
     from rxcompact.observers.recorder import Recording, WindowMark
 
 COLUMNS = 88
-GROUP = 4
-"""Elements of a group that are listed; of a larger group the number is."""
-NAME = 8
-"""Distinct events of a window that are listed."""
-LEGEND = 12
-"""Keys that are listed."""
+GROUP = 4  # elements of a group that are listed; of a larger group the number is
+NAME = 8  # distinct events of a window that are listed
+LEGEND = 12  # keys that are listed
 ENDS = {"stopped": "|", "failed": "#"}
 ROUND = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Round numbers of seconds."""

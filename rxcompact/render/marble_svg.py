@@ -17,25 +17,20 @@ from rxcompact.render.svg import WIDTH, document, element
 if TYPE_CHECKING:
     from rxcompact.observers.recorder import Recording, StateMark
 
-LEFT, RIGHT = 128, 932
-"""Where time starts and ends."""
+LEFT, RIGHT = 128, 932  # where time starts and ends
 COLOURS = ("#2f6fd6", "#c2571a", "#1f8a5b", "#8a4fc4", "#b8324f", "#0f7f95", "#8a6d0b", "#5b6b7d")
 """Of keys, in turn: each is a contrast to white text, to white paper and to black paper."""
 MOST_CIRCLES, MOST_WINDOWS, MOST_RETRIES, MOST_STATES = 160, 100, 60, 60
 """What is drawn one by one; of outcomes, each kind."""
 RADIUS = 10.0
-ROW, ROWS = 24.0, 4
-"""Circles at one instant are drawn on top of each other, so many; the rest is counted."""
-CROWD = 0.2
-"""Share of the circles that may be counted instead of drawn."""
+ROW, ROWS = 24.0, 4  # circles at one instant are drawn on top of each other, so many; the rest is counted
+CROWD = 0.2  # share of the circles that may be counted instead of drawn
 WAIT_ROW, WAIT_ROWS = 17.0, 7
 BAR, BINS = 46.0, 120
-LETTER = 6.6
-"""Width of a letter, about."""
+LETTER = 6.6  # width of a letter, about
 TICKS = 8
 TIMES = "\N{MULTIPLICATION SIGN}"
-LEGEND = 12
-"""Keys that are listed."""
+LEGEND = 12  # keys that are listed
 STATES = {"restarting": "restart", "draining": "drain", "source failed": "source failed", "failed": "failed"}
 """States that are labelled, and their labels."""
 

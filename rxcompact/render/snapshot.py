@@ -12,19 +12,15 @@ from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
 UNKNOWN = "\N{EN DASH}"
-BINS = 24
-"""Bars of ages, each √2 times as old as the one before; the last ends at ``max_age``."""
-LONGEST = 3600.0
-"""Where they end if there is no ``max_age``, seconds."""
+BINS = 24  # bars of ages, each √2 times as old as the one before; the last ends at ``max_age``
+LONGEST = 3600.0  # where they end if there is no ``max_age``, seconds
 BLOCKS = " ▁▂▃▄▅▆▇█"
 LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age")
 
 MARGIN = 20.0
-HALF = 440.0
-"""Width of each of two charts."""
+HALF = 440.0  # width of each of two charts
 BAR = 72.0
-LOW = 28.0
-"""Heights of bars."""
+LOW = 28.0  # heights of bars
 MINUTE = 60.0
 
 

@@ -13,8 +13,7 @@ _TABLE = "border-collapse:collapse;font-size:13px;margin:4px 0"
 _CAPTION = "caption-side:top;text-align:left;padding:2px 0 6px;color:inherit;white-space:nowrap"
 _CELL = "padding:3px 10px;border-bottom:1px solid rgba(128,128,128,0.3);text-align:"
 _QUIET = "opacity:0.7"
-MAX_ROWS = 10
-"""Events of a window that are shown."""
+MAX_ROWS = 10  # events of a window that are shown
 EVENT_COLUMNS = ("key", "count", "first seen", "last seen", "event")
 STAGE_COLUMNS = ("stage", "what", "in", "out", "in flight", "oldest", "dead letters", "last error")
 Cell: TypeAlias = str | int | float | None
