@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import cast
 
 from aiohttp import web
@@ -37,7 +37,7 @@ class Server:
         retry_after: Seconds after which a rejected client may retry.
     """
 
-    def __init__(self, app: web.Application, *, max_connections: int, header_timeout: float, retry_after: int) -> None:
+    def __init__(self, app: web.Application, max_connections: int, header_timeout: float, retry_after: int) -> None:
         self._runner = web.AppRunner(
             app,
             auto_decompress=False,
@@ -53,10 +53,8 @@ class Server:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
         self._listener: asyncio.Server | None = None
-        self._rejected: dict[asyncio.Transport, asyncio.TimerHandle] = {}
-        self._busy = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._rejected: set[asyncio.Transport] = set()
+        self._requests: set[asyncio.Future[None]] = set()  # done when they are answered
 
     async def open(self, host: str, port: int) -> int:
         """Listen; return the port.
@@ -87,7 +85,8 @@ class Server:
             transport.set_protocol(handler)
             handler.connection_made(transport)
         elif len(self._rejected) < self._max:
-            self._rejected[transport] = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+            self._rejected.add(transport)
+            asyncio.get_running_loop().call_later(LINGER, transport.abort)
             transport.write(self._rejection)
             transport.write_eof()
         else:
@@ -95,25 +94,23 @@ class Server:
 
     def forget(self, transport: asyncio.Transport) -> None:
         """Forget a rejected connection that is closed."""
-        if timer := self._rejected.pop(transport, None):
-            timer.cancel()
+        self._rejected.discard(transport)
 
     @contextmanager
     def busy(self) -> Generator[None]:
         """Have `wait_idle` and `close` wait while a request is handled."""
-        self._busy += 1
-        self._idle.clear()
+        answered = asyncio.get_running_loop().create_future()
+        self._requests.add(answered)
         try:
             yield
         finally:
-            self._busy -= 1
-            if not self._busy:
-                self._idle.set()
+            self._requests.remove(answered)
+            answered.set_result(None)
 
     async def wait_idle(self) -> None:
         """Wait a moment for the requests under way."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), GRACE)
+        if self._requests:
+            await asyncio.wait(self._requests, timeout=GRACE)
 
     def stop_listening(self) -> None:
         """Accept nothing more; what was rejected is closed at once."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hmac
+from base64 import b64encode
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -25,10 +25,12 @@ from rxcompact.sources.bulk import BulkCounts
 from rxcompact.sources.connections import Server
 
 MIB = 1024 * 1024
+SUCCESS = range(200, 300)
 RECOVERED = 0.2
 """Share of the capacity that is free when it is ready again after it was full."""
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HttpSource:
     """A server that takes events by POST: JSON in every shape, compressed or not.
 
@@ -67,67 +69,44 @@ class HttpSource:
 
     raw = True
 
-    def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        port: int = 8080,
-        path: str = "/",
-        items: str | None = None,
-        token: str | None = None,
-        basic: tuple[str, str] | None = None,
-        max_body: int = 16 * MIB,
-        max_event: int = 2 * MIB,
-        max_events: int = 100_000,
-        body_timeout: float = 30.0,
-        header_timeout: float = 75.0,
-        max_connections: int = 1000,
-        strict: bool = False,
-        retry_after: int = 1,
-        success_status: int = 202,
-        linger: float = 0.0,
-    ) -> None:
-        bulk = path.endswith("/_bulk")
-        for argument, value, allowed, expected in (
-            ("port", port, 0 <= port < 1 << 16, "from 0 to 65535"),
-            ("path", path, path.startswith("/") and not set(path) & set("{}?#"), "a path that begins with '/'"),
-            ("items", items, not bulk or items is None, "left out where the path ends in /_bulk"),
-            ("token", token, token != "", "not empty"),
-            ("max_body", max_body, max_body > 0, "at least 1"),
-            ("max_event", max_event, max_event > 0, "at least 1"),
-            ("max_events", max_events, max_events > 0, "at least 1"),
-            ("max_connections", max_connections, max_connections > 0, "at least 1"),
-            ("retry_after", retry_after, retry_after >= 0, "at least 0"),
-            ("success_status", success_status, success_status in range(200, 300), "from 200 to 299"),
+    host: str = "127.0.0.1"
+    port: int = 8080
+    path: str = "/"
+    items: str | None = None
+    token: str | None = None
+    basic: tuple[str, str] | None = None
+    max_body: int = 16 * MIB
+    max_event: int = 2 * MIB
+    max_events: int = 100_000
+    body_timeout: float = 30.0
+    header_timeout: float = 75.0
+    max_connections: int = 1000
+    strict: bool = False
+    retry_after: int = 1
+    success_status: int = 202
+    linger: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._bulk = self.path.endswith("/_bulk")
+        positive = ("max_body", "max_event", "max_events", "max_connections")
+        for name, allowed, expected in (
+            *((name, getattr(self, name) > 0, "at least 1") for name in positive),
+            ("port", 0 <= self.port < 1 << 16, "from 0 to 65535"),
+            ("path", self.path.startswith("/") and not set(self.path) & set("{}?#"), "a path that begins with '/'"),
+            ("items", not self._bulk or self.items is None, "left out where the path ends in /_bulk"),
+            ("token", self.token != "", "not empty"),
+            ("retry_after", self.retry_after >= 0, "at least 0"),
+            ("success_status", self.success_status in SUCCESS, "from 200 to 299"),
         ):
             if not allowed:
-                raise ArgumentError(argument, value, expected)
-        self._host = host
-        self._port = port
-        self._path = path
-        self._credentials = [f"Bearer {token}".encode()] if token is not None else []
-        if basic is not None:
-            self._credentials.append(b"Basic " + base64.b64encode(":".join(basic).encode()))
-        self._read_parts = partial(
-            read_parts,
-            items=None if items is None else ItemsPath(items),
-            max_body=max_body,
-            max_event=max_event,
-            max_events=max_events * (1 + bulk),  # with a line more for each
-            dead_letters=not bulk,
-        )
-        self._bulk = bulk
-        self._body_timeout = seconds("body_timeout", body_timeout)
-        self._retry_after = retry_after
-        self._new_server = partial(
-            Server,
-            max_connections=max_connections,
-            header_timeout=seconds("header_timeout", header_timeout),
-            retry_after=retry_after,
-        )
-        self._strict = strict
-        self._success_status = success_status
-        self._linger = seconds("linger", linger, zero=True)
+                raise ArgumentError(name, getattr(self, name), expected)
+        self.body_timeout = seconds("body_timeout", self.body_timeout)
+        self.header_timeout = seconds("header_timeout", self.header_timeout)
+        self.linger = seconds("linger", self.linger, zero=True)
+        self._items = None if self.items is None else ItemsPath(self.items)
+        self._credentials = [f"Bearer {self.token}".encode()] if self.token is not None else []
+        if self.basic is not None:
+            self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
         self._draining = False
         self._full = False
         self._server: Server | None = None
@@ -135,14 +114,14 @@ class HttpSource:
         self._demand: Demand | None = None
         self._listening = asyncio.Event()
         self._pushing = asyncio.Lock()
-        self._starting: asyncio.Future[None] | None = None
-        self._closing: asyncio.Future[None] | None = None
+        self._changing = asyncio.Lock()  # of the server, in the order of the calls
+        self._change: asyncio.Future[None] | None = None
 
     @property
     def url(self) -> str:
         """URL of the posts; the port is known once it listens."""
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._port}{self._path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}{self.path}"
 
     async def listening(self) -> None:
         """Wait until it listens."""
@@ -159,35 +138,33 @@ class HttpSource:
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
             self._observer, self._demand, self._draining = observer, demand, False
-            starting = self._starting = asyncio.ensure_future(self._start(observer, self._closing))
+            self._change = asyncio.ensure_future(self._open(observer))
 
             def dispose() -> None:
                 self._observer = None
                 self._listening.clear()
                 if not self._draining:  # else `release` closes it
-                    self._closing = asyncio.ensure_future(self._close(starting))
+                    self._change = asyncio.ensure_future(self._close())
 
             return Disposable(dispose)
 
         return Observable(subscribe)
 
-    async def _start(self, observer: ObserverBase[list[Any]], after: asyncio.Future[None] | None) -> None:
-        if after is not None:
-            await after
-        if self._server is None:
-            app = web.Application()
-            app.router.add_post(self._path, self._post)
-            app.router.add_put(self._path, self._post)
-            for path, handler in (("/healthz", self._healthz), ("/readyz", self._readyz), ("/metrics", self._metrics)):
-                app.router.add_get(path, handler)
-            server = self._new_server(app)
-            try:
-                self._port = await server.open(self._host, self._port)
-            except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
-                observer.on_error(error)
-                return
-            self._server = server
-        self._listening.set()
+    async def _open(self, observer: ObserverBase[list[Any]]) -> None:
+        async with self._changing:
+            if self._server is None:
+                app = web.Application()
+                app.add_routes([web.post(self.path, self._post), web.put(self.path, self._post)])
+                probes = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+                app.add_routes([web.get(path, handler) for path, handler in probes.items()])
+                server = Server(app, self.max_connections, self.header_timeout, self.retry_after)
+                try:
+                    self.port = await server.open(self.host, self.port)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
+                    observer.on_error(error)
+                    return
+                self._server = server
+            self._listening.set()
 
     async def aclose(self) -> None:
         """Take no more events, but those of the requests under way; probes and metrics are answered until `release`."""
@@ -198,17 +175,16 @@ class HttpSource:
     async def release(self) -> None:
         """Stop listening; awaited when everything is settled."""
         try:
-            await asyncio.sleep(self._linger)
+            await asyncio.sleep(self.linger)
         finally:
-            await self._close(self._starting)
+            await self._close()
 
-    async def _close(self, starting: asyncio.Future[None] | None) -> None:
-        if starting is not None:  # cancelled, it would leave its socket open
-            await asyncio.wait({starting})
-        server, self._server = self._server, None
-        self._listening.clear()
-        if server is not None:
-            await server.close()
+    async def _close(self) -> None:
+        async with self._changing:
+            server, self._server = self._server, None
+            self._listening.clear()
+            if server is not None:
+                await server.close()
 
     # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,11 +200,13 @@ class HttpSource:
     async def _handle_post(self, request: web.Request) -> web.Response:
         if self._credentials and not self._authorized(request):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+        limits = {"max_body": self.max_body, "max_event": self.max_event}
+        limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
         try:
-            async with asyncio.timeout(self._body_timeout):
-                parts = await self._read_parts(request)
+            async with asyncio.timeout(self.body_timeout):
+                parts = await read_parts(request, items=self._items, dead_letters=not self._bulk, **limits)
         except TimeoutError:
-            why = f"the body took longer than {self._body_timeout:g} s (body_timeout)"
+            why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
             raise RequestError(400, "cut off") from None
@@ -236,7 +214,7 @@ class HttpSource:
         if self._bulk:
             counts = bulk = BulkCounts()
             parts = await bulk.events_of(parts)
-        if self._strict and (malformed := await count_malformed(parts)).rejected:
+        if self.strict and (malformed := await count_malformed(parts)).rejected:
             return _answer(400, {**malformed.body(), "accepted": 0})
         async with self._pushing:  # the capacity that a body finds is its own
             return await self._push(parts, counts)
@@ -257,15 +235,15 @@ class HttpSource:
             chunk = Chunk(part.events)
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
-        status = counts.status or (400 if counts.rejected and not counts.accepted else self._success_status)
+        status = counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
         return _answer(status, counts.body(), counts.headers)
 
     def _unavailable(self, why: str) -> RequestError:
-        return RequestError(503, why, {"Retry-After": str(self._retry_after)})
+        return RequestError(503, why, {"Retry-After": str(self.retry_after)})
 
     def _authorized(self, request: web.Request) -> bool:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        return any([hmac.compare_digest(given, wanted) for wanted in self._credentials])  # noqa: C419 - constant time
+        sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
 
     # ── probes and metrics ────────────────────────────────────────────────────────────────────────────────────
 
