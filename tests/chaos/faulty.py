@@ -5,11 +5,53 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
+from contextvars import ContextVar
 from typing import Any
 
 from rxcompact.errors import PermanentError, RateLimitedError, TransientError
 
 Ident = tuple[Any, ...]
+SEEN: ContextVar[str] = ContextVar("seen", default="nobody's")
+"""Set by calls; none may see what another set."""
+
+
+class OddError(BaseException):
+    """No Exception."""
+
+
+async def fail_oddly(mood: str, released: asyncio.Event) -> None:
+    """Fail as caller's code does that knows asyncio too well."""
+    match mood:
+        case "raises no Exception":
+            raise random.choice([OddError("odd"), BaseExceptionGroup("odd", [OddError()]), GeneratorExit("odd")])
+        case "task group":
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(100))
+                group.create_task(_raise(ConnectionResetError("of a child")))
+        case "time-outs":
+            async with asyncio.timeout(100), asyncio.timeout(0.01):
+                await asyncio.sleep(50)
+        case "sets context":
+            assert SEEN.get() == "nobody's", "another call's context"
+            SEEN.set("mine")
+        case "cancels":
+            raise asyncio.CancelledError
+        case "cancels its task":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        case "stubborn":
+            while not released.is_set():
+                try:
+                    await released.wait()
+                except asyncio.CancelledError:
+                    continue
+
+
+async def _raise(error: Exception) -> None:
+    await asyncio.sleep(0.01)
+    raise error
 
 
 def ident(compacted: Any) -> Ident:
@@ -56,7 +98,7 @@ class Api:
         try:
             await asyncio.sleep(self.dice.choice([0, 0.001, 0.1, 0.5]))
             await self._fail(mood)
-            return event | {"enriched": True}
+            return ValueError("returned") if mood == "returns an error" else event | {"enriched": True}
         finally:
             self.under_way[run] -= 1
 
@@ -74,19 +116,8 @@ class Api:
                 raise self.dice.choice([ValueError, KeyError, RuntimeError, StopAsyncIteration])("garbage")
             case "refuses":
                 raise PermanentError("no")
-            case "cancels":
-                raise asyncio.CancelledError
-            case "cancels its task":
-                task = asyncio.current_task()
-                assert task is not None
-                task.cancel()
-                await asyncio.sleep(0)
-            case "stubborn":
-                while not self.released.is_set():
-                    try:
-                        await self.released.wait()
-                    except asyncio.CancelledError:
-                        continue
+            case _:
+                await fail_oddly(mood, self.released)
 
 
 class Store:
@@ -96,9 +127,15 @@ class Store:
         self.dice = dice
         self.took: Counter[Ident] = Counter()
         self.denied: Counter[Ident] = Counter()
+        self.released = asyncio.Event()
 
-    async def publish(self, batch: Any) -> Any:
+    def publish(self, batch: Any) -> Any:
         mood = self.dice.mood("sink")
+        if mood == "raises at once":
+            raise ConnectionError("no coroutine even")
+        return self._publish(batch, mood)
+
+    async def _publish(self, batch: Any, mood: str) -> Any:
         await asyncio.sleep(self.dice.choice([0, 0.01, 0.2]))
         idents = list(map(ident, batch))
         failed: dict[int, Any] = {}
@@ -126,11 +163,11 @@ class Store:
                 failed = dict.fromkeys(range(len(batch)), TransientError("all"))
             case "beyond":  # positions out of range
                 failed = {len(batch) + 3: TransientError("beyond"), -1: TransientError("before")}
-            case "cancels":
-                raise asyncio.CancelledError
             case "answers nonsense":
                 self.denied.update(idents)
                 return self.dice.choice([[], "ok", True, False])
+            case _:
+                await fail_oddly(mood, self.released)
         self.took.update(each for position, each in enumerate(idents) if position not in failed)
         return failed or self.dice.choice([None, {}, [None] * len(batch)])
 
@@ -155,19 +192,21 @@ class Cache(dict[Any, Any]):
         super().__setitem__(key, value)
 
 
+ODD = ["raises no Exception", "task group", "time-outs", "sets context"]
 MOODS = {
-    "event": ["no key", "unhashable", "no time"],
+    "event": ["no key", "unhashable", "no time", "odd key"],
     "source": [
         "stream raises", "subscribe raises", "dispose raises", "close raises", "close hangs", "close is stubborn",
     ],
     "api": [
         "down", "down", "slow", "hangs", "limits", "garbage", "refuses", "cancels", "cancels its task", "stubborn",
-        "raises at once",
+        "raises at once", "returns an error", *ODD,
     ],
     "sink": [
         "down", "down", "slow", "hangs", "limits", "took and raises", "took and hangs", "half", "picky", "all",
-        "beyond", "cancels", "answers nonsense",
+        "beyond", "cancels", "answers nonsense", "raises at once", "cancels its task", "stubborn", *ODD,
     ],
     "cache": ["unreadable", "unwritable"],
-    "observer": ["raises", "cancels", "stops", "restarts", "pushes"],
+    "observer": ["raises", "raises no Exception", "cancels", "stops", "restarts", "pushes"],
+    "wait": ["raises", "raises no Exception", "nonsense"],
 }  # fmt: skip

@@ -8,12 +8,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import reactivex as rx
-from faulty import Dice
+from faulty import Dice, OddError
 from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
 from rxcompact.sources.iterable import IterableSource
 from rxcompact.sources.observable import ObservableSource
+
+
+class OddKey:
+    """A key that raises no Exception when it is hashed."""
+
+    def __hash__(self) -> int:
+        raise OddError("of a key")
 
 
 class Feed:
@@ -39,6 +46,8 @@ class Feed:
             del event["id"]
         elif bad == "unhashable":
             event["id"] = {object()}
+        elif bad == "odd key":
+            event["id"] = OddKey()
         elif bad == "no time":
             event["ts"] = float("nan")
         return event

@@ -6,19 +6,20 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any
 
-from faulty import MOODS, Api, Cache, Dice, Store
+from faulty import MOODS, Api, Cache, Dice, OddError, Store
 from feeds import Feed, Hot, Pulled, Streamed
 from pipelines import held, simple_pipeline
 from witness import Witness
 
 from rxcompact import Orchestrator, key_of
+from rxcompact.operators.retry import full_jitter
 from rxcompact.testing import START, virtual_loop
 
 SMALL = 1e-3
 SOURCE_ERRORS = {"died", "stream", "subscribe"}
 """Of sources that were given up."""
-EXPECTED = ("closing failed", "unsubscribing from the source failed")
-"""Messages of the loop's exception handler when closing a source fails on purpose."""
+EXPECTED = ("closing failed", "unsubscribing from the source failed", "the wait of the source raised")
+"""Messages of the loop's exception handler when a source or a wait fails on purpose."""
 
 
 class Life:
@@ -47,8 +48,9 @@ class Life:
                 cache=Cache(dice) if dice.random() < 0.3 else None, batch_count=dice.choice([1, 3, 100]),
                 batch_timespan=dice.choice([0.0, 0.5, 5.0]), max_in_flight=self.room,
                 overflow=dice.choice(["drop_oldest", "drop_newest", "error"]),
+                wait=self.wait_for if dice.random() < 0.5 else full_jitter,
             ),
-            healthy_after=10.0,
+            healthy_after=10.0, wait=self.wait_for if dice.random() < 0.5 else full_jitter,
         )  # fmt: skip
         self.witness = Witness(
             self.orchestrator, self.feed, self.api, self.store, merges=self.merges, most=self.max_concurrent
@@ -61,6 +63,16 @@ class Life:
         if self.dice.mood("event") == "no key":
             raise RuntimeError("accumulator")
         return kept | {"ns": kept["ns"] + event["ns"]}
+
+    def wait_for(self, _: Any) -> Any:
+        match self.dice.mood("wait"):
+            case "raises":
+                raise ZeroDivisionError
+            case "raises no Exception":
+                raise OddError("of a wait")
+            case "nonsense":
+                return self.dice.choice([None, "soon", float("nan"), -1])
+        return self.dice.uniform(0, 3)
 
     def on_exception(self, _: Any, context: dict[str, Any]) -> None:
         if not context["message"].startswith(EXPECTED):
@@ -85,9 +97,11 @@ class Life:
             await self.release()
 
     async def release(self) -> None:
-        self.api.released.set()
+        for released in (self.api.released, self.store.released):
+            released.set()
         await asyncio.sleep(0.01)
-        self.api.released.clear()
+        for released in (self.api.released, self.store.released):
+            released.clear()
 
     async def stop(self, deadline: float) -> None:
         began = self.loop.time()
@@ -163,6 +177,8 @@ class Life:
         match self.dice.mood("observer"):
             case "raises":
                 raise ZeroDivisionError
+            case "raises no Exception":
+                raise OddError("of an observer")
             case "cancels":
                 raise asyncio.CancelledError
             case "stops" if self.dice.random() < 0.1:
