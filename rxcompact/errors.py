@@ -45,15 +45,20 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
+def contained(error: BaseException) -> BaseException:
+    """Return what a caller's code raised, but raise again what ends the program: SystemExit and KeyboardInterrupt."""
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        raise error
+    return error
+
+
 @contextmanager
 def isolated(on_error: Callable[[BaseException], object]) -> Iterator[None]:
-    """Call a function with whatever a caller's code raises; SystemExit and KeyboardInterrupt end the program."""
+    """Call a function with whatever a caller's code raises."""
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):
-        raise
     except BaseException as error:  # noqa: BLE001 - the caller's code may raise anything
-        on_error(error)
+        on_error(contained(error))
 
 
 class KeyMapperError(RxCompactError, reason="key"):

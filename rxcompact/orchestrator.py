@@ -45,7 +45,7 @@ class Report:
 
 
 class Orchestrator(Observables):
-    """Owns the subscription of a pipeline.
+    """Owns the subscription of a pipeline. What happens can be observed: see `Observables`.
 
     ::
 
@@ -53,24 +53,21 @@ class Orchestrator(Observables):
                    ▲     │                                                       │
                    └─────┴── restart (of the source: nothing held is lost)       └── start ──▶ running
 
-    It belongs to the loop it was started in; its methods may be called from any task there, again and again.
-
-    A source that dies is subscribed to again, after a wait that grows with each failure and is short again once it has
-    been healthy for a while. What the stages hold stays where it is meanwhile.
+    It belongs to the loop it was started in; its methods may be called from any task there, again and again. A source
+    that dies is subscribed to again, after a wait that grows with each failure and is short again once it has been
+    healthy for a while. What the stages hold stays where it is meanwhile.
 
     ``stop`` ends in steps: 1. the source takes no more; 2. the open windows close; 3. every wait is cut short, for one
     last attempt; 4. what was enriched is published; 5. at nine tenths of the deadline what is not settled is abandoned;
     6. dead letters that wait are delivered.
 
     Args:
-        pipeline: What to run.
         wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
         healthy_after: Seconds without failure after which a source's failures are forgotten.
         max_failures: Failures in a row at which the run has failed. A source that cannot begin anew fails it at once.
         deadline: Seconds that a drain may take, where `stop` gives no others.
         report: Log losses and failures, as `ReportObserver` does.
 
-    What happens can be observed: see `Observables`.
     """
 
     def __init__(
@@ -106,7 +103,6 @@ class Orchestrator(Observables):
         self._deadline: Deadline
         self._ending: asyncio.Task[Report] | None = None
         self._finished: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
-        self._stops: set[asyncio.Future[Report]] = set()
         self._signal_handlers = SerialDisposable()
         self._time: Callable[[], float] = float
         self._started_at, self._ended_at = 0.0, 0.0
@@ -184,7 +180,12 @@ class Orchestrator(Observables):
             self._supervisor.subscribe()
 
     async def _drained(self) -> None:
-        """Wait for the end of a drain. A run whose loop was closed before its end has ended.
+        self._check_loop()
+        while self._ending is not None and not self._ending.done():
+            await asyncio.wait({self._ending})
+
+    def _check_loop(self) -> None:
+        """End a run whose loop was closed before its end.
 
         Raises:
             LoopError: where it runs on another loop.
@@ -192,14 +193,12 @@ class Orchestrator(Observables):
         run = self._run
         if run is not None and self._state not in ENDED and run.loop is not asyncio.get_running_loop():
             if not run.loop.is_closed():
-                raise LoopError("it runs on another loop: stop it there first")
+                raise LoopError("it runs on another loop: stop it there")
             lost = run.account().in_flight
             logger.warning("the loop was closed before the pipeline was stopped: {} events in flight are lost", lost)
             self._supervisor.pause()
             self._ending = None
             self._set_state("stopped")
-        while self._ending is not None and not self._ending.done():
-            await asyncio.wait({self._ending})
 
     def _start(self) -> None:
         other = _running.get(id(self.pipeline.source))
@@ -236,21 +235,26 @@ class Orchestrator(Observables):
         """Stop, and return what the run came to, by the deadline.
 
         Args:
-            deadline: Seconds; by default the orchestrator's. Of several calls the earliest holds, also when its
-                caller was cancelled.
+            deadline: Seconds; by default the orchestrator's. Of several the earliest holds, caller cancelled or not.
+
+        Raises:
+            LoopError: where it runs on another loop.
         """
-        limit = self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
+        limit = self._limit(deadline)
+        self._check_loop()
         ending = self._ending
         if ending is not None:
             self._deadline.shorten(limit)
         elif self._run is None or self._state in ENDED:
-            return Report(self.account, 0.0, in_time=True)
+            return Report(self.account, 0.0, in_time=not self.account.in_flight)
         else:
             ending = self._begin_drain(self._run, limit)
         return await asyncio.shield(ending)
 
+    def _limit(self, deadline: Seconds | None) -> float:
+        return self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
+
     def _on_ended(self, _: asyncio.Future[None]) -> None:
-        """End the run when its source completed or its stream failed."""
         if self._ending is None and self._run is not None:
             self._begin_drain(self._run, self._drain_seconds)
 
@@ -278,10 +282,9 @@ class Orchestrator(Observables):
             closings.append(source.release())
         await asyncio.gather(*map(deadline.limit, closings))
         failed = run.ended.exception() is not None or self._source_error is not None
-        report = Report(run.account(), deadline.took(), in_time and not failed)
         self._set_state("failed" if failed else "stopped")
         self._signal_handlers.disposable = Disposable()
-        return report
+        return Report(run.account(), deadline.took(), in_time and not failed)
 
     async def wait(self) -> Report:
         """Wait until it has stopped.
@@ -290,9 +293,10 @@ class Orchestrator(Observables):
             Exception: what the source died of, when it failed too often or cannot begin anew; or what the stream failed
                 with: a bug, or no capacity under the policy "error".
         """
+        self._check_loop()
         run = self._run
-        if run is None:
-            return Report(Account(), 0.0, in_time=True)
+        if run is None or (self._ending is None and self._state in ENDED):
+            return await self.stop()
         ending = await asyncio.shield(self._finished)
         run.ended.result()
         if self._source_error is not None:
@@ -304,13 +308,13 @@ class Orchestrator(Observables):
 
         A second one cuts the drain short. The handlers that were there before are put back.
         """
+        limit = self._limit(deadline)
 
         def stop() -> None:
             if self._ending is not None:
                 self._deadline.shorten(0.0)
-            task = asyncio.ensure_future(self.stop(deadline))
-            self._stops.add(task)
-            task.add_done_callback(self._stops.discard)
+            elif self._run is not None and self._state not in ENDED:
+                self._begin_drain(self._run, limit)
 
         numbers = numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self._signal_handlers.disposable = CompositeDisposable([add_signal_handler(each, stop) for each in numbers])
@@ -341,13 +345,11 @@ class Deadline:
         self._shortened: asyncio.Future[None] = self._loop.create_future()
 
     def took(self) -> float:
-        """Return how many seconds are over."""
         return self._loop.time() - self._began
 
     def shorten(self, seconds: float) -> None:
-        """Have it end so many seconds from now, unless it ends sooner already."""
-        if self.took() + seconds < self._seconds:
-            self._seconds = self.took() + seconds
+        if (shorter := self.took() + seconds) < self._seconds:
+            self._seconds = shorter
             self._shortened.set_result(None)
             self._shortened = self._loop.create_future()
 
@@ -367,8 +369,7 @@ class Deadline:
             self._loop.call_exception_handler({"message": "closing failed", "exception": error})
 
 
-_handlers: defaultdict[int, list[Callable[[], object]]] = defaultdict(list)
-"""Ours, by signal."""
+_handlers: defaultdict[int, list[Callable[[], object]]] = defaultdict(list)  # ours, by signal
 _handlers_before: dict[int, Any] = {}
 
 

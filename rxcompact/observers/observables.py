@@ -11,6 +11,7 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
+from rxcompact.errors import contained
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.observers.statistics import Statistics
 from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Signal, State, StateChanged, WindowClosed
@@ -83,9 +84,8 @@ class Hub(Observable[T], Generic[T]):
     def _call(self, observer: ObserverBase[T], item: T) -> None:
         try:
             observer.on_next(item)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
+        except BaseException as raised:  # noqa: BLE001 - an observer may raise anything
+            error = contained(raised)
             failures = self._failures[observer] = self._failures.get(observer, 0) + 1
             detached = failures >= MAX_FAILURES
             if detached:

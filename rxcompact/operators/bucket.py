@@ -9,7 +9,7 @@ from itertools import repeat
 from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack
-from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError
+from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError, contained
 from rxcompact.events import Bounds, Compacted, Window
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
@@ -67,7 +67,8 @@ class Bucket(Collection[Compacted]):
         """Have an ack wait for keys that were added."""
         try:
             added = dict.fromkeys(keys)
-        except Exception:  # noqa: BLE001 - a key that cannot be hashed was rejected
+        except BaseException as error:  # noqa: BLE001 - a key that cannot be hashed was rejected
+            contained(error)
             added = dict.fromkeys(filter(self._holds, keys))
         if added:
             ack.retain()
@@ -76,8 +77,8 @@ class Bucket(Collection[Compacted]):
     def _holds(self, key: Hashable) -> bool:
         try:
             return key in self.table
-        except Exception:  # noqa: BLE001 - as above
-            return False
+        except BaseException as error:  # noqa: BLE001 - as above
+            return not contained(error)
 
     def close(self, bounds: Bounds) -> Window:
         """Return the window; nothing may be added after."""
@@ -101,13 +102,14 @@ class EventBucket(Bucket):
             else:
                 deque(map(self.table.setdefault, keys, events), maxlen=0)
             self.received += len(keys)
-        except Exception:  # noqa: BLE001 - a key's own methods may raise anything; whose it is shows one by one
+        except BaseException as raised:  # noqa: BLE001 - a key's own methods may raise anything
+            contained(raised)  # whose it is shows one by one
             for key, event in zip(keys, events, strict=True):
                 try:
                     self.table[key] = event if self._last else self.table.get(key, event)
                     self.received += 1
-                except Exception as error:  # noqa: BLE001
-                    self._reject(event, KeyMapperError(str(error)))
+                except BaseException as error:  # noqa: BLE001
+                    self._reject(event, KeyMapperError(str(contained(error))))
         self._arrivals.extend(repeat(seen, len(self.table) - len(self._arrivals)))
 
     def oldest(self) -> float | None:
@@ -158,8 +160,8 @@ class RowBucket(Bucket):
                         if last:
                             row[0] = event
                 return  # noqa: TRY300
-            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._refuse(event, KeyMapperError(str(error)))
+            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
+                self._refuse(event, KeyMapperError(str(contained(error))))
 
     def _add_timed(self, triples: Iterator[tuple[Hashable, Any, float]]) -> None:
         table, get, event = self.table, self.table.get, None
@@ -174,8 +176,8 @@ class RowBucket(Bucket):
                     if accumulate is not None:
                         try:
                             row[0] = accumulate(row[0], event)
-                        except Exception as cause:  # noqa: BLE001 - the caller's function may raise anything
-                            error = AccumulatorError(f"accumulator raised {cause!r}")
+                        except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
+                            error = AccumulatorError(f"accumulator raised {contained(cause)!r}")
                             error.__cause__ = cause
                             self._refuse(event, error)
                             continue
@@ -187,8 +189,8 @@ class RowBucket(Bucket):
                     elif time < row[2]:
                         row[2] = time
                 return  # noqa: TRY300
-            except Exception as error:  # noqa: BLE001 - as above
-                self._refuse(event, KeyMapperError(str(error)))
+            except BaseException as error:  # noqa: BLE001 - as above
+                self._refuse(event, KeyMapperError(str(contained(error))))
 
     def _refuse(self, event: Any, error: RxCompactError) -> None:
         self.received -= 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import accumulate, compress, repeat
 from operator import floordiv
@@ -15,7 +14,16 @@ from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack
 from rxcompact.clock import INFINITY, TICK, Clock
-from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, LateError, NoRoomError, RxCompactError
+from rxcompact.errors import (
+    AbandonedError,
+    FutureError,
+    KeyMapperError,
+    LateError,
+    NoRoomError,
+    RxCompactError,
+    contained,
+    isolated,
+)
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
 from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket, Seen
@@ -167,8 +175,8 @@ class Windows(SerializedEmitter, ABC):
             try:
                 if self._has_capacity(index, key, event):
                     self._add_to(self._bucket(index), (key,), (event,), at)
-            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._reject(event, KeyMapperError(str(error)))
+            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
+                self._reject(event, KeyMapperError(str(contained(error))))
             if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
 
@@ -265,7 +273,7 @@ class TumblingWindows(Windows):
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
-                with suppress(Exception):
+                with isolated(bool):
                     if key not in table:
                         before.add(key)
         return len(before)

@@ -13,7 +13,7 @@ from reactivex.disposable import BooleanDisposable, Disposable
 from reactivex.scheduler import CurrentThreadScheduler
 
 from rxcompact.contracts import Demand
-from rxcompact.errors import LoopError
+from rxcompact.errors import LoopError, contained
 
 
 def running_loop(message: str) -> asyncio.AbstractEventLoop:
@@ -74,10 +74,8 @@ async def _pull_live(parts: AsyncGenerator[list[Any], None], observer: ObserverB
         while True:
             try:
                 part = await anext(parts, None)
-            except (SystemExit, KeyboardInterrupt):
-                raise
             except BaseException as error:  # noqa: BLE001 - whatever ends it; an observer that has gone is not notified
-                return observer.on_error(error)  # type: ignore[arg-type]
+                return observer.on_error(contained(error))  # type: ignore[arg-type]
             if part is None:
                 return observer.on_completed()
             observer.on_next(part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -114,6 +115,44 @@ async def test_l10_a_second_orchestrator_on_a_source_that_runs_is_refused() -> N
         assert second.state == "running"
 
 
+async def test_l10_two_pipelines_on_one_subject_are_independent() -> None:
+    subject: rx.Subject[Any] = rx.Subject()
+    outs: list[list[Any]] = [[], []]
+    first, second = (Orchestrator(described(subject, out.extend)) for out in outs)
+    async with first:
+        async with second:
+            subject.on_next({"id": 1})
+        subject.on_next({"id": 2})
+    assert [[compacted.key for compacted in out] for out in outs] == [[1, 2], [1]]
+
+
+@pytest.mark.parametrize("call", ["start", "restart"])
+@pytest.mark.parametrize("state", ["running", "draining", "stopped", "failed", "deleted"])
+async def test_l10_a_source_may_be_run_by_another_once_the_first_has_ended(state: str, call: str) -> None:
+    pipeline = described(PushSource(), lambda _: asyncio.sleep(5), overflow="error", max_in_flight=1)
+    first: Any = Orchestrator(pipeline)
+    second = Orchestrator(pipeline)
+    if state == "deleted":
+        del first
+        first = Orchestrator(described([], ignore))
+    await first.start()
+    if state != "deleted":
+        first._run.push([{"id": 1}])
+    if state == "failed":
+        first._run.push([{"id": 2}])
+        await asyncio.sleep(30)
+        assert first.state == "failed"
+    stopping = asyncio.ensure_future(first.stop() if state != "running" else asyncio.sleep(0))
+    await asyncio.sleep(60 if state == "stopped" else 0)
+    if state in ("running", "draining"):
+        with pytest.raises(InUseError, match="another orchestrator runs its source"):
+            await getattr(second, call)()
+    else:
+        await getattr(second, call)()
+        assert second.state == "running"
+    await asyncio.gather(stopping, first.stop(), second.stop())
+
+
 @pytest.mark.parametrize("value", [1e3, float("nan"), True, "3", 0, None])
 def test_l11_a_count_that_is_none_is_refused_at_construction(value: Any) -> None:
     with pytest.raises(ArgumentError, match="max_in_flight must be a whole number, at least 1"):
@@ -183,6 +222,21 @@ async def test_l24_a_push_source_answers_whether_events_were_taken() -> None:
     assert sorted((each.key, each.count) for each in out) == [(1, 2), (2, 2), (3, 1)]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "taken", "received"),
+    [([], True, 0), (({"id": n} for n in range(2)), True, 2), ([{"id": n} for n in range(3)], False, 0),
+     ([{"id": 1}] * 5, True, 5), ([{"other": 1}, {"id": 1}], True, 2)],
+    ids=["nothing", "a generator", "too many keys", "duplicates", "one without a key"],
+)  # fmt: skip
+async def test_l24_a_push_is_taken_whole_or_not_at_all(pushed: Any, taken: bool, received: int) -> None:
+    source = PushSource()
+    async with Orchestrator(described(source, ignore, max_in_flight=2, timespan=10, max_age=100)) as orchestrator:
+        assert source.push(pushed) is taken
+        assert orchestrator.account.received == received
+        await orchestrator.restart()
+        assert source.push([{"id": 1}])
+
+
 def test_l24_a_push_from_another_thread_is_an_error() -> None:
     async def main() -> None:
         source = PushSource()
@@ -193,19 +247,130 @@ def test_l24_a_push_from_another_thread_is_an_error() -> None:
     asyncio.run(main())
 
 
-def test_l19_an_orchestrator_whose_loop_was_closed_starts_anew_in_another() -> None:
-    subject: rx.Subject[Any] = rx.Subject()
-    orchestrator = Orchestrator(described(subject, lambda _: None))
-    loop = asyncio.new_event_loop()
-    loop.run_until_complete(orchestrator.start())
-    loop.close()
+CLOSED = ["running", "draining", "draining, and a start waits", "waited for", "with signal handlers"]
 
-    async def main() -> int:
+
+def in_a_closed_loop(how: str) -> tuple[Orchestrator, rx.Subject[Any]]:
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(described(subject, lambda _: None, timespan=0.05))
+
+    async def main() -> None:
+        await orchestrator.start()
+        subject.on_next({"id": 0})
+        if how.startswith("draining"):
+            calls.append(asyncio.ensure_future(orchestrator.stop(50)))
+            await asyncio.sleep(0)
+        if "start" in how:
+            calls.append(asyncio.ensure_future(orchestrator.start()))
+        if how == "waited for":
+            calls.append(asyncio.ensure_future(orchestrator.wait()))
+        if how == "with signal handlers":
+            orchestrator.stop_on(signal.SIGUSR1)
+        await asyncio.sleep(0)
+
+    calls: list[asyncio.Future[Any]] = []
+    loop = asyncio.new_event_loop()
+    loop.set_exception_handler(lambda *_: None)
+    loop.run_until_complete(main())
+    for call in calls:
+        call.cancel()
+    loop.close()
+    return orchestrator, subject
+
+
+@pytest.mark.filterwarnings("ignore:coroutine", "ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("then", ["start", "restart", "stop", "wait"])
+@pytest.mark.parametrize("how", CLOSED)
+def test_l19_an_orchestrator_whose_loop_was_closed_works_in_another(how: str, then: str) -> None:
+    before = signal.getsignal(signal.SIGUSR1)
+
+    async def main(orchestrator: Orchestrator, subject: rx.Subject[Any]) -> str:
+        report = await asyncio.wait_for(getattr(orchestrator, then)(), 10)
+        assert report is None or (report.account.in_flight, report.in_time) == (1, False)
         await orchestrator.start()
         subject.on_next({"id": 1})
-        return (await orchestrator.stop()).account.published
+        assert (await orchestrator.stop()).account.published == 1
+        return orchestrator.state
 
-    assert asyncio.run(main()) == 1
+    assert asyncio.run(main(*in_a_closed_loop(how))) == "stopped"
+    assert signal.getsignal(signal.SIGUSR1) is before
+    gc.collect()  # what the closed loop left
+
+
+async def test_l19_calls_from_another_loop_while_it_runs_are_errors() -> None:
+    orchestrator = Orchestrator(described(rx.Subject(), lambda _: None))
+
+    def elsewhere(call: str) -> None:
+        with pytest.raises(LoopError, match="it runs on another loop"):
+            asyncio.run(getattr(orchestrator, call)())
+
+    async with orchestrator:
+        for call in ("start", "stop", "restart", "wait"):
+            await asyncio.to_thread(elsewhere, call)
+        assert orchestrator.state == "running"
+
+
+BEFORE: list[Any] = [signal.SIG_DFL, signal.SIG_IGN, lambda *_: None]
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["first in, first out", "first in, last out"])
+@pytest.mark.parametrize("before", BEFORE, ids=["default", "ignored", "a function"])
+def test_l20_the_last_handler_to_go_puts_back_what_was_there(before: Any, first: int) -> None:
+    async def main() -> None:
+        both = [Orchestrator(described(rx.Subject(), ignore)) for _ in range(2)]
+        for orchestrator in both:
+            orchestrator.stop_on(signal.SIGUSR1)
+            orchestrator.stop_on(signal.SIGUSR1, signal.SIGUSR2)  # instead
+            await orchestrator.start()
+        await both[first].stop()
+        assert signal.getsignal(signal.SIGUSR1) is not before
+        signal.raise_signal(signal.SIGUSR1)
+        await both[1 - first].wait()
+
+    previous = signal.signal(signal.SIGUSR1, before)
+    try:
+        asyncio.run(main())
+        assert signal.getsignal(signal.SIGUSR1) is before
+    finally:
+        signal.signal(signal.SIGUSR1, previous)
+
+
+def test_l20_a_handler_of_the_loop_is_there_again_after() -> None:
+    async def main() -> None:
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, came.set)
+        orchestrator = Orchestrator(described(rx.Subject(), ignore))
+        orchestrator.stop_on(signal.SIGUSR1)
+        await orchestrator.start()
+        signal.raise_signal(signal.SIGUSR1)
+        await orchestrator.wait()
+        came.clear()
+        signal.raise_signal(signal.SIGUSR1)
+        await asyncio.wait_for(came.wait(), 10)
+        assert loop.remove_signal_handler(signal.SIGUSR1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("seconds", [0, 0.3, 1, 2.5, 9])
+async def test_l20_async_with_in_a_timeout_takes_no_longer_than_both(seconds: float) -> None:
+    async def swallows(_: Any) -> None:
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                continue
+
+    loop, released = asyncio.get_running_loop(), asyncio.Event()
+    began = loop.time()
+    orchestrator = Orchestrator(described(rx.of({"id": 1}), swallows, max_age=1e5), deadline=seconds)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2), orchestrator:
+            await asyncio.sleep(100)
+    assert loop.time() - began <= 2 + seconds + 1e-6
+    assert orchestrator.account.abandoned == 1
+    released.set()
+    await asyncio.sleep(1)
 
 
 def test_l20_the_handlers_that_were_there_are_put_back() -> None:

@@ -116,9 +116,7 @@ async def test_a_job_queued_with_others_expires_at_its_own_deadline_too() -> Non
     assert len(bench.calls) == 2
 
 
-@pytest.mark.parametrize(
-    ("at_once", "order"), [(1, ["late", "early", "middle"]), (2, ["early", "middle", "late"])]
-)
+@pytest.mark.parametrize(("at_once", "order"), [(1, ["late", "early", "middle"]), (2, ["early", "middle", "late"])])
 async def test_a_queue_is_by_deadline_and_one_call_at_a_time_is_in_order(at_once: int, order: list[str]) -> None:
     bench = Bench(lambda *_: takes(3), {"late": 50.0, "early": 20.0, "middle": 30.0}, max_concurrent=at_once)
     for name in ("first", "second")[:at_once]:
