@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 
 class RxCompactError(Exception):
@@ -63,6 +63,11 @@ def isolated(on_error: Callable[[BaseException], object]) -> Iterator[None]:
 
 class KeyMapperError(RxCompactError, reason="key"):
     """The key mapper raised, or its key cannot be hashed; the cause is chained."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self:
+        """Return it for what a key's own methods raised."""
+        return cls(str(contained(error)))
 
 
 class TimeMapperError(RxCompactError, reason="time"):

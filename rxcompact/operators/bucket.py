@@ -109,7 +109,7 @@ class EventBucket(Bucket):
                     self.table[key] = event if self._last else self.table.get(key, event)
                     self.received += 1
                 except BaseException as error:  # noqa: BLE001
-                    self._reject(event, KeyMapperError(str(contained(error))))
+                    self._reject(event, KeyMapperError.of(error))
         self._arrivals.extend(repeat(seen, len(self.table) - len(self._arrivals)))
 
     def oldest(self) -> float | None:
@@ -161,7 +161,7 @@ class RowBucket(Bucket):
                             row[0] = event
                 return  # noqa: TRY300
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._refuse(event, KeyMapperError(str(contained(error))))
+                self._refuse(event, KeyMapperError.of(error))
 
     def _add_timed(self, triples: Iterator[tuple[Hashable, Any, float]]) -> None:
         table, get, event = self.table, self.table.get, None
@@ -190,7 +190,7 @@ class RowBucket(Bucket):
                         row[2] = time
                 return  # noqa: TRY300
             except BaseException as error:  # noqa: BLE001 - as above
-                self._refuse(event, KeyMapperError(str(contained(error))))
+                self._refuse(event, KeyMapperError.of(error))
 
     def _refuse(self, event: Any, error: RxCompactError) -> None:
         self.received -= 1

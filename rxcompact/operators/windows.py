@@ -14,16 +14,7 @@ from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack
 from rxcompact.clock import INFINITY, TICK, Clock
-from rxcompact.errors import (
-    AbandonedError,
-    FutureError,
-    KeyMapperError,
-    LateError,
-    NoRoomError,
-    RxCompactError,
-    contained,
-    isolated,
-)
+from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, LateError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
 from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket, Seen
@@ -176,7 +167,7 @@ class Windows(SerializedEmitter, ABC):
                 if self._has_capacity(index, key, event):
                     self._add_to(self._bucket(index), (key,), (event,), at)
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._reject(event, KeyMapperError(str(contained(error))))
+                self._reject(event, KeyMapperError.of(error))
             if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
 
@@ -273,9 +264,11 @@ class TumblingWindows(Windows):
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
-                with isolated(bool):
+                try:
                     if key not in table:
                         before.add(key)
+                except BaseException as error:  # noqa: BLE001 - it will be rejected
+                    KeyMapperError.of(error)
         return len(before)
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
