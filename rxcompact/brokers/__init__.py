@@ -1,16 +1,14 @@
 """Beyond one process: events from a broker, which keeps them until they are settled.
 
-The pipeline stays as it is; a durable source takes the place of another. Such a source follows the acknowledgement
-contract (`Source`, `DurableSource`, `Closable`, `RawSource` of `rxcompact.contracts`):
+The pipeline stays as it is; a durable source takes the place of another. `BrokerSource` is all of one but what a broker
+adds: how to bind to it, to fetch messages, to send replies, to disconnect.
 
-- ``stream(demand)`` returns an Observable. It may be subscribed to again, after a restart or a failure, and
-  acknowledgements that are outstanding stay valid: unsubscribing ends the fetching and nothing else. A failure goes to
-  ``on_error``; the orchestrator reports it, waits and subscribes again.
-- It emits `Chunk`: events, and an `Ack` that is settled, by a call on the loop, when each of them is published or a
-  dead letter that was delivered. Then the message is acknowledged. A duplicate is settled with the event that survives.
-  What is abandoned at a stop's deadline never is.
-- `Intake` makes chunks of message bodies: it pushes them as there is capacity (a large message in parts), keeps the
-  others, and puts small messages together. While it holds any, or ``demand.capacity()`` is 0, no more are fetched.
+- It may be subscribed to again, after a restart or a failure, and acknowledgements that are outstanding stay valid:
+  unsubscribing ends the fetching and nothing else. A failure goes to ``on_error``; the orchestrator reports it, waits
+  and subscribes again.
+- It pushes `Chunk`: the events of small messages together, those of a large one in parts, as there is capacity. While
+  some wait for it no more are fetched. Their `Ack` is settled when each of them is published or a dead letter that was
+  delivered, a duplicate with the event that survives; what is abandoned at a stop's deadline never is.
 - `UnackedMessages` queues an acknowledgement for each message that is settled. For one that is held for long an "in
   progress" is sent, so that it is not delivered again. One that is delivered again all the same is not pushed again.
 - ``aclose()`` is awaited first when the pipeline stops: it ends the fetching, and gives back what was not pushed.
@@ -27,8 +25,22 @@ Windows of arrival reject nothing, but give the same event another id each time.
 Brokers: `rxcompact.brokers.jetstream` (extra ``nats``), `rxcompact.brokers.redis` (extra ``redis``).
 """
 
-from rxcompact.brokers.identity import event_id
-from rxcompact.brokers.intake import Intake
+from rxcompact.brokers.source import BrokerSource
 from rxcompact.brokers.unacked import UnackedMessages
+from rxcompact.clock import Seconds, seconds
+from rxcompact.events import Batch, Compacted
 
-__all__ = ["Intake", "UnackedMessages", "event_id"]
+__all__ = ["BrokerSource", "UnackedMessages", "event_id"]
+
+
+def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
+    """Return what is the same in every process for the same key and birth, whatever else was merged with it.
+
+    Args:
+        compacted: The event; by arrival every delivery has another birth.
+        timespan: Of two births in the same bucket of this many seconds, aligned to the epoch, make one.
+    """
+    born = compacted.first_seen
+    if timespan is not None and born is not None:
+        born = born // seconds("timespan", timespan)
+    return Batch((Compacted(compacted.key, None, None, born),)).idempotency_key

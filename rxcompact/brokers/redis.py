@@ -20,7 +20,6 @@ from redis.exceptions import RedisError, ResponseError
 from rxcompact.brokers.source import BrokerSource, RefusedError, Start, start_time
 from rxcompact.brokers.unacked import ACK, IN_PROGRESS, UnackedMessages
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, RxCompactError, TransientError
 from rxcompact.reader.position import Malformed
 
@@ -47,7 +46,7 @@ for _, found in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
 end
 """
 
-Entry: TypeAlias = tuple[bytes | None, list[bytes] | None]
+Entry: TypeAlias = tuple[bytes, list[bytes] | None]
 """An id, and names and values by turns; without them when it is no longer in the stream."""
 
 
@@ -115,11 +114,9 @@ class RedisStreamSource(BrokerSource):
         host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
         self._address: str = self._options.get("path") or f"{host}:{port}/{self._options.get('db', 0)}"
         self._stream, self._group = stream, group
-        self._consumer = consumer or f"{socket.gethostname()}-{os.getpid()}"
-        self._place = stream, group, self._consumer
+        self._place = stream, group, consumer or f"{socket.gethostname()}-{os.getpid()}"
         self._field = None if field is None else field.encode()
-        since = start_time(start)
-        # the group begins after this id
+        since = start_time(start)  # the group begins after an id
         after = f"{int((since or 0) * 1000) - 1}-{LAST_IN_MILLISECOND}"
         self._start = {"all": "0", "new": "$"}.get(str(start), after)
         self._min_idle_time = seconds("min_idle_time", min_idle_time)
@@ -140,13 +137,12 @@ class RedisStreamSource(BrokerSource):
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Redis]:
         """Yield the client; an error names the address, and is a RefusedError where the server answered with one."""
-        client = self._client
-        if client is None:
-            client = self._client = Redis.from_pool(ConnectionPool(**self._options))
-            for command in ("XREADGROUP", "XAUTOCLAIM"):
-                client.set_response_callback(command, _as_it_is)
+        if self._client is None:
+            self._client = Redis.from_pool(ConnectionPool(**self._options))
+            for command in ("XREADGROUP", "XAUTOCLAIM"):  # whatever redis-py's settings and version would make of it
+                self._client.set_response_callback(command, lambda response, **_: response)
         try:
-            yield client
+            yield self._client
         except RxCompactError:
             raise
         except ResponseError as error:
@@ -182,46 +178,35 @@ class RedisStreamSource(BrokerSource):
 
     # ── fetching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
-        self._intake.push()
-        capacity, left = demand.capacity(), self._max_pending - len(self._unacked)
-        if not capacity:
-            return demand.wait()
-        if left <= 0:
+    async def _fetch(self, number: int) -> Coroutine[Any, Any, object] | None:
+        number = min(number, self._prefetch, self._max_pending - len(self._unacked))
+        if number <= 0:
             return self._unacked.fewer(self._max_pending)
-        wanted = max(1, int(capacity / self._intake.events_each))
-        self._take(await self._next(min(wanted, left, self._prefetch)))
+        self._on_entries(await self._next(number))
         return None
 
     async def _next(self, number: int) -> list[Entry]:
         """Return what this consumer has pending from before, then what others have left, then what is new."""
+        if self._after == NEW and time.monotonic() >= self._next_scan:
+            async with self._connected() as client:
+                idle = int(self._min_idle_time * 1000)
+                self._cursor, entries, gone = await client.xautoclaim(*self._place, idle, self._cursor, number)
+            if self._cursor == FIRST:
+                self._next_scan = time.monotonic() + min(SCAN, self._min_idle_time / 4)
+                await self._remove_dead_consumers()
+            return [*entries, *((identity, None) for identity in gone)]
+        async with self._connected() as client:
+            stream, group, consumer = self._place
+            reply: Any = await client.xreadgroup(group, consumer, {stream: self._after}, number, int(BLOCK * 1000))
+        entries = reply[0][1] if reply else []
         if self._after != NEW:
-            entries = await self._read(self._after, number)
-            self._after = (entries[-1][0] if entries else None) or NEW
-            return entries
-        if time.monotonic() < self._next_scan:
-            return await self._read(NEW, number)
-        async with self._connected() as client:
-            idle = int(self._min_idle_time * 1000)
-            self._cursor, entries, gone = await client.xautoclaim(*self._place, idle, self._cursor, number)
-        if self._cursor == FIRST:
-            self._next_scan = time.monotonic() + min(SCAN, self._min_idle_time / 4)
-            await self._remove_dead_consumers()
-        return [*entries, *((identity, None) for identity in gone)]
-
-    async def _read(self, after: bytes, number: int) -> list[Entry]:
-        """Return entries that are new, or after an id of those that this consumer has already."""
-        async with self._connected() as client:
-            reply: Any = await client.xreadgroup(
-                self._group, self._consumer, {self._stream: after}, number, int(BLOCK * 1000)
-            )
-        return reply[0][1] if reply else []
+            self._after = entries[-1][0] if entries else NEW
+        return entries
 
     async def _remove_dead_consumers(self) -> None:
-        now = time.monotonic()
-        if now < self._next_removal:
+        if time.monotonic() < self._next_removal:
             return
-        self._next_removal = now + DEAD * self._min_idle_time
+        self._next_removal = time.monotonic() + DEAD * self._min_idle_time
         try:
             await self._remove_consumers()
         except RefusedError as error:
@@ -230,16 +215,15 @@ class RedisStreamSource(BrokerSource):
 
     async def _remove_consumers(self, *, own: bool = False) -> None:
         """Remove consumers that hold nothing and are idle for long, and this one if it holds nothing."""
-        idle = int(DEAD * self._min_idle_time * 1000)
         async with self._connected() as client:
-            await client.eval(REMOVE_CONSUMERS, 1, *self._place, idle, int(own))
+            await client.eval(REMOVE_CONSUMERS, 1, *self._place, int(DEAD * self._min_idle_time * 1000), int(own))
 
-    def _take(self, entries: list[Entry]) -> None:
-        bodies = {key: self._body(fields) for key, fields in entries if key is not None and fields is not None}
+    def _on_entries(self, entries: list[Entry]) -> None:
+        bodies = {identity: self._body(fields) for identity, fields in entries if fields is not None}
         identities = list(bodies)
-        self._intake.take(*self._unacked.take(identities, identities, list(bodies.values())))
-        gone = [identity for identity, fields in entries if identity is not None and fields is None]
-        if gone and (lost := self._unacked.drop(gone)):
+        self._take(identities, identities, list(bodies.values()))
+        lost = self._unacked.drop(identity for identity, fields in entries if fields is None)
+        if lost:
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
     def _body(self, fields: list[bytes]) -> bytes:
@@ -266,8 +250,3 @@ class RedisStreamSource(BrokerSource):
 
     def _describe(self, identity: bytes) -> str:
         return f"stream {self._stream}, entry {identity.decode()}"
-
-
-def _as_it_is(response: Any, **_: object) -> Any:
-    """Return a reply as the server sent it, whatever redis-py's settings and version would make of it."""
-    return response

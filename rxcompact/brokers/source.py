@@ -1,25 +1,34 @@
-"""What the sources of brokers share: one task that fetches messages, and one that replies for them."""
+"""What the sources of brokers share: messages are fetched, pushed as there is capacity, acknowledged, given back."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from typing import Any, TypeAlias
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
-from rxcompact.brokers.intake import Intake
-from rxcompact.brokers.unacked import UnackedMessages
-from rxcompact.contracts import Demand
-from rxcompact.errors import ArgumentError, TimeMapperError, TransientError
+from rxcompact.acks import Ack, Chunk
+from rxcompact.brokers.unacked import Identity, UnackedMessages
+from rxcompact.clock import count
+from rxcompact.contracts import UNBOUNDED, Demand
+from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
+from rxcompact.reader.position import SHOWN, Malformed
+from rxcompact.reader.reader import Reader
+from rxcompact.reader.scan import are_objects
+from rxcompact.reader.text import MIB
 from rxcompact.timestamps import posix
 
-PAUSE = 0.25
-"""Seconds until replies that could not be sent are sent again."""
+MAX_BODY = 16 * MIB  # of the largest message, decompressed
+WEIGHT = 1 / 64  # of the latest message in the average of events a message has
+PAUSE = 0.25  # seconds until replies that could not be sent are sent again
 
 Start: TypeAlias = str | float | datetime
 """Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
@@ -40,16 +49,28 @@ class RefusedError(TransientError):
 
 
 class BrokerSource(ABC):
-    """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed."""
+    """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed.
+
+    Args:
+        unacked: Messages that are not settled.
+        together: Messages that are pushed, and so settled, together at most: an acknowledgement for each costs several
+            times as much as its message, and an event that waits for long keeps so many from being settled.
+    """
 
     raw = True
 
     def __init__(self, unacked: UnackedMessages, together: int) -> None:
         self._unacked = unacked
-        self._intake = Intake(unacked.settle, together=together, describe=self._describe)
+        self._together = count("together", together)
+        # messages that wait for capacity; before the others those that were parsed and did not fit, with their events
+        self._waiting: deque[tuple[Identity, bytes | list[bytes]]] = deque()
+        self._partial: Ack | None = None  # of the first of them, when a part of it has been pushed
+        self._events_each = 1.0  # how many events a message has, on average of the latest
+        self._observer: ObserverBase[list[Any]] | None = None
+        self._demand: Demand = UNBOUNDED
+        self._ended: asyncio.Future[None] | None = None  # of the latest subscription
         self._fetching: asyncio.Future[None] | None = None
         self._replying: asyncio.Future[None] | None = None
-        self._ended: asyncio.Future[None] | None = None  # of the subscription, with what it failed with
         self._bound = asyncio.Event()
 
     async def bound(self) -> None:
@@ -63,8 +84,8 @@ class BrokerSource(ABC):
         """Connect, and create what is missing; what it raises is the stream's error."""
 
     @abstractmethod
-    async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
-        """Fetch messages that there is capacity for; return what to wait for before the next call."""
+    async def _fetch(self, number: int) -> Coroutine[Any, Any, object] | None:
+        """Fetch so many messages at most, and `_take` them; return what to wait for before the next call."""
 
     @abstractmethod
     async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
@@ -73,15 +94,13 @@ class BrokerSource(ABC):
         What it could not send is sent again; all errors but TransientError fail the stream, and so does RefusedError.
         """
 
-    @abstractmethod
-    def _describe(self, identity: bytes) -> str: ...
-
-    async def _stop_receiving(self) -> None:  # noqa: B027 - not every broker sends without being asked
-        """Take what is on its way, when no more is fetched."""
-
     async def _confirmed(self) -> bool:
         """Return whether the broker has read all replies that were sent."""
         return True
+
+    @abstractmethod
+    def _describe(self, identity: Identity) -> str:
+        """Return the origin of a message's events."""
 
     @abstractmethod
     async def _disconnect(self) -> None: ...
@@ -97,51 +116,43 @@ class BrokerSource(ABC):
         """
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+            self._observer, self._demand = observer, demand
             ended = self._ended = asyncio.get_running_loop().create_future()
-            self._fetching = asyncio.ensure_future(self._run(observer, demand, ended, self._fetching))
-            return Disposable(lambda: self._end(ended))
+            self._fetching = asyncio.ensure_future(self._run(ended, self._fetching))
+            return Disposable(partial(self._end, ended))
 
         return Observable(subscribe)
 
-    def _end(self, ended: asyncio.Future[None] | None, error: Exception | None = None) -> None:
+    def _end(self, ended: asyncio.Future[None] | None) -> None:
         """End a subscription. Its task is not cancelled: messages may be on their way, and have to be given back."""
-        if ended is self._ended:  # another may have begun already
-            self._intake.detach()
-        if ended is not None and not ended.done():
-            if error is None:
-                ended.set_result(None)
-            else:
-                ended.set_exception(error)
+        if ended is not None:
+            ended.cancel()
+        if ended is self._ended:  # there is no later one
+            self._observer = None
 
     def _fail(self, error: Exception) -> None:
-        self._end(self._ended, error)
+        if self._observer is not None:
+            self._observer.on_error(error)  # which unsubscribes
 
-    async def _run(
-        self,
-        observer: ObserverBase[list[Any]],
-        demand: Demand,
-        ended: asyncio.Future[None],
-        before: asyncio.Future[None] | None,
-    ) -> None:
+    async def _run(self, ended: asyncio.Future[None], before: asyncio.Future[None] | None) -> None:
         if before is not None:
             await asyncio.wait({before})
         try:
             await self._bind()
             self._bound.set()
-            if self._replying is None:
-                self._replying = asyncio.ensure_future(self._reply())
-            if not ended.done():
-                self._intake.attach(observer, demand)
+            self._replying = self._replying or asyncio.ensure_future(self._reply())
             while not ended.done():
-                if (condition := await self._fetch(demand)) is not None:
+                self._push()
+                capacity = self._demand.capacity()
+                number = max(1, int(capacity / self._events_each))
+                condition = await self._fetch(number) if capacity else self._demand.wait()
+                if condition is not None:
                     waiting: asyncio.Future[Any] = asyncio.ensure_future(condition)
                     await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
                     waiting.cancel()
-            ended.result()
         except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
-            if not ended.done() or ended.exception() is not None:
-                self._intake.detach()
-                observer.on_error(error)
+            if not ended.done():
+                self._fail(error)
 
     async def _stop_fetching(self) -> None:
         self._end(self._ended)
@@ -164,9 +175,11 @@ class BrokerSource(ABC):
         """Fetch no more; what was not pushed is given back."""
         try:
             await self._stop_fetching()
-            await self._stop_receiving()
         finally:
-            self._unacked.give_back(self._intake.leave())
+            identities = [identity for identity, _ in self._waiting]
+            self._unacked.give_back(identities[1:] if self._partial else identities)
+            self._waiting.clear()
+            self._partial = None
 
     async def release(self) -> None:
         """Send the replies that are left, give back what was not settled, and disconnect.
@@ -190,3 +203,73 @@ class BrokerSource(ABC):
                     await asyncio.sleep(PAUSE)
         finally:
             await self._disconnect()
+
+    # ── pushing ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> None:
+        """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
+        self._waiting.extend(zip(*self._unacked.take(identities, replies, bodies), strict=True))
+
+    def _push(self) -> None:
+        """Push what there is capacity for."""
+        while self._waiting and self._observer is not None:
+            identity, content = self._waiting[0]
+            if isinstance(content, bytes):
+                self._push_together(self._observer)
+            elif not self._push_part(self._observer, identity, content):
+                return
+
+    def _push_together(self, observer: ObserverBase[list[Any]]) -> None:
+        """Push the next messages as one chunk; if they do not fit, they wait to be pushed one by one."""
+        number = min(self._together, len(self._waiting))
+        identities, bodies = zip(*[self._waiting.popleft() for _ in range(number)], strict=True)
+        contents = _parsed(bodies)
+        origin = partial(self._origin, identities, contents)
+        chunk = Chunk(chain.from_iterable(contents), Ack(partial(self._unacked.settle, identities)), origin=origin)
+        self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
+        if len(chunk) <= self._demand.capacity():
+            observer.on_next(chunk)
+        else:
+            self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
+
+    def _origin(self, identities: Sequence[Identity], contents: Sequence[list[bytes]], event: Any) -> str | None:
+        for identity, events in zip(identities, contents, strict=True):
+            if any(each is event for each in events):
+                return self._describe(identity)
+        return None
+
+    def _push_part(self, observer: ObserverBase[list[Any]], identity: Identity, events: list[bytes]) -> bool:
+        """Push the first message if it fits or its keys are held already, or else a part; return whether any was."""
+        number = len(events) if self._demand.accepts(events) else self._demand.capacity()
+        if number == 0 < len(events):
+            return False
+        if self._partial is None:
+            self._partial = Ack(partial(self._unacked.settle, (identity,)))
+            self._partial.retain()  # until the last part is pushed
+        ack = self._partial
+        self._waiting[0] = identity, events[number:]
+        observer.on_next(Chunk(events[:number], ack, origin=self._describe(identity)))
+        if number >= len(events):
+            self._waiting.popleft()
+            self._partial = None
+            ack.release()
+        return True
+
+
+def _parsed(bodies: Sequence[bytes]) -> list[list[bytes]]:
+    """Return the events of each message."""
+    block = b"\n".join(bodies)
+    if all(bodies) and block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block):
+        return [[body] for body in bodies]
+    return list(map(_events, bodies))
+
+
+def _events(body: bytes) -> list[bytes]:
+    if isinstance(body, Malformed):  # by the source
+        return [body]
+    reader = Reader(max_body=MAX_BODY)
+    try:
+        events = [event for chunk in (*reader.feed(body), *reader.end()) for event in chunk]
+    except (DecodeError, OSError, EOFError) as error:
+        return [Malformed(body[:SHOWN], str(error))]
+    return [body] if reader.blank else events

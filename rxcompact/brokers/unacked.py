@@ -15,6 +15,8 @@ AT_ONCE = 1_000
 
 Identity: TypeAlias = bytes
 """What a message is called, however often it is delivered."""
+Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]
+"""The identities and the bodies of some."""
 
 
 class UnackedMessages:
@@ -50,7 +52,7 @@ class UnackedMessages:
         return any(self._queues.values())
 
     def take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> Messages:
-        """Add messages; return the identities and bodies of those that are neither held already nor settled."""
+        """Add messages; return those that are neither held already nor settled."""
         # not only where the broker marks a message as redelivered: one that was killed may not know
         known = (self._replies.keys(), self._settled, self._settled_before)
         if len(set(identities)) == len(identities) and all(some.isdisjoint(identities) for some in known):
@@ -59,7 +61,7 @@ class UnackedMessages:
         new: dict[Identity, bytes] = {}
         for identity, reply, body in zip(identities, replies, bodies, strict=True):
             if self._is_settled(identity):
-                self._queue_reply(ACK, [reply])
+                self._queue(ACK, [reply])
                 continue
             if self._since.pop(identity, None) is None:  # else it moves to the end
                 new[identity] = body
@@ -68,8 +70,7 @@ class UnackedMessages:
 
     def forget(self) -> None:
         """Take settled messages again: the consumer was made anew."""
-        self._settled.clear()
-        self._settled_before.clear()
+        self._settled, self._settled_before = set(), set()
         for queue in self._queues.values():
             queue.clear()
 
@@ -88,7 +89,7 @@ class UnackedMessages:
     def drop(self, identities: Iterable[Identity]) -> list[Identity]:
         """Acknowledge messages that the broker removed, unless they are held; return those that were never taken."""
         gone = [identity for identity in identities if identity not in self._replies]
-        self._queue_reply(ACK, gone)
+        self._queue(ACK, gone)
         return [identity for identity in gone if not self._is_settled(identity)]
 
     async def fewer(self, limit: int) -> None:
@@ -108,14 +109,13 @@ class UnackedMessages:
                 given_back.pop(reply, None)
 
     def _release(self, identities: Iterable[Identity], kind: bytes) -> None:
-        self._queue_reply(kind, [reply for identity in identities if (reply := self._replies.pop(identity, None))])
+        self._queue(kind, [reply for identity in identities if (reply := self._replies.pop(identity, None))])
         for identity in identities:
             self._since.pop(identity, None)
 
-    def _queue_reply(self, kind: bytes, replies: Sequence[bytes]) -> None:
-        if replies:
-            self._queues[kind].update(dict.fromkeys(replies))
-            self._queued.set()
+    def _queue(self, kind: bytes, replies: Sequence[bytes]) -> None:
+        self._queues[kind].update(dict.fromkeys(replies))
+        self._queued.set()
 
     # ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -145,6 +145,3 @@ class UnackedMessages:
                 for reply in replies:
                     queue.pop(reply, None)
                 await asyncio.sleep(0)
-
-
-Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]

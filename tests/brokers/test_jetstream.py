@@ -16,7 +16,7 @@ pytest.importorskip("nats")
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig, SubjectTransform
 from nats.js.errors import NotFoundError
 
-from rxcompact.brokers.jetstream import JetStreamSource, consumer
+from rxcompact.brokers.jetstream import JetStreamSource, source
 from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.brokers.jetstream.source import identity_of
 from rxcompact.errors import ArgumentError, TransientError
@@ -28,7 +28,7 @@ from .support import PATIENCE, logged, until
 
 
 async def test_a_request_that_expires_is_made_again(nats: NatsRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "EXPIRES", 0.2)
+    monkeypatch.setattr(source, "EXPIRES", 0.2)
     await nats.pipeline(source={"prefetch": 3}).start()
     for number in range(4):
         await asyncio.sleep(0.35)
@@ -47,7 +47,7 @@ async def test_messages_of_many_bytes_come_in_several_requests(nats: NatsRig) ->
 
 
 async def test_a_flush_waits_for_all_that_was_published_before_it(nats: NatsRig) -> None:
-    client = await Servers(nats.url, None).connect(print)
+    client = await Servers(nats.url).connect()
     await client.subscribe("to.me")
     await client.publish_many([b"to.me"] * 10_000, b".")
     await client.flush()
@@ -171,7 +171,7 @@ async def test_partitions_are_hashes_of_keys(make_server: Any, tmp_path: Path) -
     config.write_text('mappings = {"keys.*": "shard.{{partition(7,1)}}.{{wildcard(1)}}"}\n')
     server = make_server(NatsServer, "-c", str(config))
     server.start()
-    client = await Servers(server.url, None).connect(print)
+    client = await Servers(server.url).connect()
     subscription = await client.subscribe("shard.*.*")
     keys = ["foobar", "ä", *(f"host{number}" for number in range(200))]
     for key in keys:

@@ -1,4 +1,4 @@
-"""Intake behind a broker that is a list: a source in a few lines, which a pipeline runs in virtual time."""
+"""Intake of a broker that is a list: a source in a few lines, which a pipeline runs in virtual time."""
 
 from __future__ import annotations
 
@@ -11,47 +11,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelines import simple_pipeline
-from reactivex import Observable
-from reactivex.disposable import Disposable
 
 from rxcompact import Orchestrator
-from rxcompact.brokers import Intake
+from rxcompact.brokers import BrokerSource, UnackedMessages
+from rxcompact.brokers.unacked import ACK, NAK
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.testing import run
 
 
-class ListSource:
+class ListSource(BrokerSource):
     """All of its messages come at once; what there is no room for waits."""
 
-    raw = True
-
     def __init__(self, bodies: list[bytes], together: int) -> None:
+        super().__init__(UnackedMessages(100, ack_wait=10**6), together)
         self.settled: list[int] = []
         self.returned: list[int] = []
-        self._intake = Intake(self.settled.extend, together=together)
-        self._intake.take(range(len(bodies)), bodies)
+        names = [b"%d" % number for number in range(len(bodies))]
+        self._take(names, names, bodies)
 
-    def stream(self, demand: Any) -> Observable[Any]:
-        def subscribe(observer: Any, _: Any = None) -> Disposable:
-            self._intake.attach(observer, demand)
-            task = asyncio.ensure_future(self._push(demand))
+    async def _bind(self) -> None: ...
 
-            def dispose() -> None:
-                self._intake.detach()
-                task.cancel()
+    async def _fetch(self, number: int) -> Any:
+        return asyncio.Event().wait()
 
-            return Disposable(dispose)
+    async def _send(self, kind: bytes, replies: Any) -> None:
+        {ACK: self.settled, NAK: self.returned}[kind].extend(map(int, replies))
 
-        return Observable(subscribe)
+    def _describe(self, identity: bytes) -> str:
+        return identity.decode()
 
-    async def _push(self, demand: Any) -> None:
-        while self._intake:
-            await demand.wait()
-            self._intake.push()
+    async def _disconnect(self) -> None: ...
 
-    async def aclose(self) -> None:
-        self._intake.detach()
-        self.returned = self._intake.leave()
+    async def release(self) -> None:
+        returned = self.returned.copy()
+        await super().release()
+        self.returned = returned
 
 
 def started(source: ListSource, **options: Any) -> tuple[Orchestrator, list[Any]]:
@@ -119,7 +113,7 @@ async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> 
 
 def test_together_is_at_least_one() -> None:
     with pytest.raises(ArgumentError, match="together"):
-        Intake(print, together=0)
+        ListSource([], together=0)
 
 
 bodies = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=7), max_size=15)

@@ -23,26 +23,27 @@ OPTIONS: Mapping[str, Any] = {
 FIXED: Mapping[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
 CLOSING = 1.0
 """Seconds that closing a connection may take."""
-DELIVERED = b"$JS.ACK."
-"""What the replies to messages of a consumer begin with."""
 
 
 class Connection(Client):
     """A client that receives and publishes many short messages at the cost of a few; nats-py has no public way to.
 
     Attributes:
-        deliver: Called with the subscription's number, the reply and the body of what a pull consumer sends, instead of
-            the subscription's callback.
+        deliver: By a subscription's number, what is called with the reply and the body of a message, instead of the
+            subscription's callback, if there is a reply.
         lost: Called once, when it is closed by anything but `close`.
     """
 
-    deliver: Callable[[int, bytes, bytes], object]
     lost: Callable[[Exception], object] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliver: dict[int, Callable[[bytes, bytes], object]] = {}
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         # without the queue and the task of a subscription, which cost more than all that is done with a message
-        if reply.startswith(DELIVERED):
-            self.deliver(sid, reply, data)
+        if reply and sid in self.deliver:
+            self.deliver[sid](reply, data)
         else:
             await super()._process_msg(sid, subject, reply, data, headers)
 
@@ -78,20 +79,20 @@ class Connection(Client):
         if self.is_connected and task is not None and not task.cancelling():
             await self._process_op_err(ConnectionResetError("connection lost"))
 
-    async def _process_op_err(self, e: Exception) -> None:
-        self._on_lost(e)  # closing may take its time
-        await super()._process_op_err(e)
-
     async def _close(self, status: int, do_cbs: bool = True) -> None:
         # what could not be sent would raise once more; whoever closes has flushed
         self._pending, self._pending_data_size = [], 0
-        self._on_lost(self._err or ConnectionResetError("closed"))
+        lost, self.lost = self.lost, None
+        if lost is not None:  # before it is closed, which may take its time
+            lost(self._err or ConnectionResetError("closed"))
         await super()._close(status, do_cbs)
 
-    def _on_lost(self, error: Exception) -> None:
-        lost, self.lost = self.lost, None
-        if lost is not None:
-            lost(error)
+    def fail_requests(self, error: Exception) -> None:
+        """Have all requests raise an error that are not answered yet."""
+        for answer in list(self._resp_map.values()):
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # nobody may be waiting yet
 
     async def close(self) -> None:
         """Close it, in a second at most: after a failed TLS handshake nats-py waits for ever."""
@@ -102,33 +103,51 @@ class Connection(Client):
 
 
 class Servers:
-    """Where NATS is, and how to log in.
+    """Where NATS is, and a connection to it.
 
     Args:
         urls: One or several; they may hold credentials, which are shown nowhere.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
+        failed: Called when a connection is lost, and with what the server refuses without a reply, such as a
+            permission. Requests that are not answered raise the same.
+
+    Attributes:
+        connection: The latest; it may have been lost.
     """
 
-    def __init__(self, urls: str | Sequence[str], options: Mapping[str, Any] | None) -> None:
+    def __init__(
+        self,
+        urls: str | Sequence[str],
+        options: Mapping[str, Any] | None = None,
+        failed: Callable[[TransientError], object] = bool,
+    ) -> None:
         self._urls = [urls] if isinstance(urls, str) else list(urls)
         self._options = {**OPTIONS, **(options or {}), **FIXED}
+        self._failed = failed
+        self._connecting = asyncio.Lock()
+        self.connection: Connection | None = None
         if not all(self._urls) or not self._urls:
             raise ArgumentError("servers", str(self), "one URL or more")
 
-    async def connect(self, failed: Callable[[TransientError], object]) -> Connection:
-        """Return a connection.
-
-        Args:
-            failed: Called when it is lost, and with what the server refuses without a reply, such as a permission.
+    async def connect(self) -> Connection:
+        """Return the connection; make one where there is none.
 
         Raises:
-            TransientError: when there is none.
+            TransientError: when that fails.
         """
+        async with self._connecting:
+            if self.connection is None or not self.connection.is_connected:
+                self.connection = await self._connect()
+            return self.connection
+
+    async def _connect(self) -> Connection:
         client = Connection()
         errors: list[Exception] = []
 
         def fail(error: Exception) -> None:
-            failed(TransientError(f"connection to NATS at {self}: {error}"))
+            failure = TransientError(f"connection to NATS at {self}: {error}")
+            client.fail_requests(failure)
+            self._failed(failure)
 
         async def on_error(error: Exception) -> None:
             errors.append(error)
@@ -143,6 +162,12 @@ class Servers:
             raise TransientError(f"no connection to NATS at {self}: {cause}") from cause
         client.lost = fail
         return client
+
+    async def close(self) -> None:
+        """Close the connection."""
+        client, self.connection = self.connection, None
+        if client is not None:
+            await client.close()
 
     def __str__(self) -> str:
         hosts = (url.rpartition("@")[2].rpartition("//")[2] for url in self._urls)

@@ -11,8 +11,8 @@ from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import BadRequestError, NoStreamResponseError
 
-from rxcompact.brokers.identity import event_id
-from rxcompact.brokers.jetstream.connection import Connection, Servers
+from rxcompact.brokers import event_id
+from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
@@ -48,10 +48,6 @@ class JetStreamSink:
         self._to_json = to_json
         self._identity = identity
         self._timeout = seconds("timeout", timeout)
-        self._client: Connection | None = None
-        self._connecting = asyncio.Lock()
-        self._calls: set[asyncio.Future[Exception | None]] = set()
-        self._lost = TransientError("not sent")  # why calls were cancelled
 
     def __repr__(self) -> str:
         return f"JetStreamSink({str(self._servers)!r}, subject={self._subject!r})"
@@ -62,46 +58,27 @@ class JetStreamSink:
         Raises:
             TransientError: when there is no connection.
         """
-        stream = await self._connected()
-        calls = [asyncio.ensure_future(self._publish(stream, compacted)) for compacted in batch]
-        self._calls.update(calls)
-        try:
-            await asyncio.gather(*calls, return_exceptions=True)
-        finally:
-            self._calls.difference_update(calls)
-        errors = [self._lost if call.cancelled() else call.result() for call in calls]
-        return {position: error for position, error in enumerate(errors) if error is not None} or None
+        stream = (await self._servers.connect()).jetstream(timeout=self._timeout)
+        published = (self._publish(stream, compacted) for compacted in batch)
+        results = await asyncio.gather(*published, return_exceptions=True)
+        return {position: error for position, error in enumerate(results) if error is not None} or None
 
-    async def _publish(self, stream: JetStreamContext, compacted: Compacted) -> Exception | None:
+    async def _publish(self, stream: JetStreamContext, compacted: Compacted) -> None:
         try:
             subject = self._subject if isinstance(self._subject, str) else self._subject(compacted)
             headers = {Header.MSG_ID.value: self._identity(compacted)}
             body = encoder.encode(self._to_json(compacted))
         except Exception as error:  # noqa: BLE001 - of one event; the others go on
-            return PermanentError(f"cannot be made a message: {type(error).__name__}")
+            raise PermanentError(f"cannot be made a message: {type(error).__name__}") from None
         try:
             await stream.publish(subject, body, headers=headers)
         except (MaxPayloadError, BadSubjectError, BadRequestError) as error:
-            return PermanentError(str(error))
-        except NoStreamResponseError:
-            return TransientError("no stream stores this subject")
+            raise PermanentError(str(error)) from error
+        except NoStreamResponseError as error:
+            raise TransientError("no stream stores this subject") from error
         except Error as error:
-            return TransientError(str(getattr(error, "description", None) or error))
-        return None
-
-    def _fail(self, error: TransientError) -> None:
-        self._lost = error
-        for call in self._calls:  # what was on its way will not be answered
-            call.cancel()
-
-    async def _connected(self) -> JetStreamContext:
-        async with self._connecting:
-            if self._client is None or not self._client.is_connected:
-                self._client = await self._servers.connect(self._fail)
-            return self._client.jetstream(timeout=self._timeout)
+            raise TransientError(str(getattr(error, "description", None) or error)) from error
 
     async def aclose(self) -> None:
         """Disconnect."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._servers.close()

@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+import json
+import time
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from loguru import logger
+from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.errors import Error
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
-from nats.js.errors import ServiceUnavailableError
+from nats.js.errors import NotFoundError, ServiceUnavailableError
 
 from rxcompact.brokers.jetstream.connection import Connection, Servers
-from rxcompact.brokers.jetstream.consumer import EXPIRES, GRACE, PullConsumer
 from rxcompact.brokers.source import BrokerSource, Start, start_time
 from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError, TransientError
 
 MIB = 1 << 20
+EXPIRES = 10.0
+"""Seconds for which the server remembers a request."""
+GRACE = 0.5
+PAUSE = 1.0
+"""Seconds before the next request, when the server ended one that had brought nothing."""
+OVERHEAD = 64 * 1024
+"""Bytes of a message beside its body."""
+TIMEOUT, NOT_FOUND, CONFLICT = "408", "404", "409"
+PASSING = {"Message Size Exceeds MaxBytes", "Batch Completed", "Leadership Change", "Server Shutdown"}
+"""Conflicts that end a request, and nothing else."""
 POLICIES = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
 V1 = 9
 """Parts of a reply subject without a domain."""
@@ -80,7 +90,7 @@ class JetStreamSource(BrokerSource):
     ) -> None:
         if partitions is not None and (subjects or not partitions or min(partitions) < 0):
             raise ArgumentError("partitions", partitions, "numbers of partitions, without subjects")
-        self._servers = Servers(servers, options)
+        self._servers = Servers(servers, options, self._fail)
         self._stream = stream
         self._consumer = consumer
         self._partitioned = partitions is not None
@@ -103,16 +113,12 @@ class JetStreamSource(BrokerSource):
                 prefetch=max(1, count("prefetch", prefetch) // len(filters)),
                 max_bytes=count("max_bytes", max_bytes) // len(filters),
                 wake=self._woken.set,
+                take=self._on_messages,
                 fail=self._fail,
             )
             for name, some in filters.items()
         ]
-        self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
-        self._bodies: list[bytes] = []
-        self._sids: list[int] = []
-        self._connecting = asyncio.Lock()
-        self._client: Connection | None = None
-        self._subscriptions: dict[int, tuple[PullConsumer, Subscription]] = {}  # of the connection
+        self._subscribed: Connection | None = None  # the connection that messages come through
         super().__init__(UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait)), together)
 
     def __repr__(self) -> str:
@@ -121,7 +127,7 @@ class JetStreamSource(BrokerSource):
     # ── fetching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _bind(self) -> None:
-        client = await self._connected()
+        client = await self._servers.connect()
         with self._errors():
             found = [await consumer.bind(client) for consumer in self._consumers]
             if any(made for _, made in found):  # whoever made one anew wants all of it anew
@@ -130,12 +136,10 @@ class JetStreamSource(BrokerSource):
                     await self._warn(client, [info for info, _ in found])
             self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info, _ in found)
             self._unacked.wake()  # it may be less than before
-            if not self._subscriptions:
-                client.deliver = self._receive
+            if self._subscribed is not client:
                 for consumer in self._consumers:
-                    subscription = await consumer.subscribe(client)
-                    number = subscription._id  # pyright: ignore[reportPrivateUsage] - which is in no other place
-                    self._subscriptions[number] = consumer, subscription
+                    await consumer.subscribe(client)
+                self._subscribed = client
 
     async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
         """Warn when the messages of the stream are in none of the partitions."""
@@ -150,17 +154,10 @@ class JetStreamSource(BrokerSource):
             transform.dest if transform else ", ".join(info.config.subjects or [">"]),
         )
 
-    async def _fetch(self, demand: Demand) -> Coroutine[Any, Any, object] | None:
-        self._intake.push()
-        capacity = demand.capacity()
-        if not capacity:
-            return demand.wait()
-        if self._intake:
-            return None
-        each = int(capacity / self._intake.events_each / len(self._consumers))
+    async def _fetch(self, number: int) -> Coroutine[Any, Any, object]:
         with self._errors():
             for consumer in self._consumers:
-                await consumer.request(each)
+                await consumer.request(number // len(self._consumers))
         return self._arrival()
 
     async def _arrival(self) -> None:
@@ -169,66 +166,41 @@ class JetStreamSource(BrokerSource):
                 await self._woken.wait()
         self._woken.clear()
 
-    def _receive(self, sid: int, reply: bytes, body: bytes) -> None:
-        self._sids.append(sid)
-        self._replies.append(reply)
-        self._bodies.append(body)
-        if len(self._bodies) == 1:  # more may come in this turn of the loop
-            asyncio.get_running_loop().call_soon(self._push)
-
-    def _push(self) -> None:
-        replies, bodies, sids = self._replies, self._bodies, self._sids
-        self._replies, self._bodies, self._sids = [], [], []
-        self._intake.take(*self._unacked.take([*map(identity_of, replies)], replies, bodies))
-        for sid, messages in Counter(sids).items():
-            if sid in self._subscriptions:
-                self._subscriptions[sid][0].arrived(messages)
+    def _on_messages(self, replies: list[bytes], bodies: list[bytes]) -> None:
+        self._take([*map(identity_of, replies)], replies, bodies)
         try:
-            self._intake.push()
+            self._push()
         except Exception as error:  # noqa: BLE001 - of whoever observes; nobody else would notice it
             self._fail(error)
-        if self._intake:
+        if self._waiting:
             self._woken.set()
 
-    async def _stop_receiving(self) -> None:
-        try:
-            for _, subscription in self._subscriptions.values():
-                with suppress(Error):  # what is on its way is received, and given back
-                    await subscription.drain()  # type: ignore[no-untyped-call]
-        finally:
-            self._subscriptions = {}
-            self._push()  # what arrived in this turn of the loop
+    async def _stop_fetching(self) -> None:
+        await super()._stop_fetching()
+        self._subscribed = None
+        for consumer in self._consumers:
+            with suppress(Error):  # what is on its way is received, and given back
+                await consumer.unsubscribe()
 
     # ── replying ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
-        client = await self._connected()
+        client = await self._servers.connect()
         with self._errors():
             await client.publish_many(replies, kind)
 
     async def _confirmed(self) -> bool:
-        if self._client is not None and self._client.is_connected:
+        client = self._servers.connection
+        if client is not None and client.is_connected:
             with suppress(Error):
-                await self._client.flush()
+                await client.flush()
         return not self._unacked.pending_replies
+
+    async def _disconnect(self) -> None:
+        await self._servers.close()
 
     def _describe(self, identity: bytes) -> str:
         return f"stream {self._stream}, message {identity.partition(b'.')[0].decode()}"
-
-    # ── connection ────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _connected(self) -> Connection:
-        async with self._connecting:
-            client = self._client
-            if client is None or not client.is_connected:
-                self._subscriptions = {}
-                client = self._client = await self._servers.connect(self._fail)
-            return client
-
-    async def _disconnect(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
 
     @contextmanager
     def _errors(self) -> Generator[None]:
@@ -239,6 +211,146 @@ class JetStreamSource(BrokerSource):
             if isinstance(error, ServiceUnavailableError) and not error.description:
                 reason = "JetStream is not enabled, or has no leader"
             raise TransientError(f"stream {self._stream!r} at NATS {self._servers}: {reason}") from error
+
+
+class PullConsumer:
+    """A durable consumer, made where it is missing, and what was requested from it: some ahead of what is pushed.
+
+    Calls ``wake`` when it may be time for another request, ``take`` with the reply subjects and the bodies of messages
+    that came in a turn of the loop, ``fail`` with the reason why no more come.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        config: ConsumerConfig,
+        *,
+        prefetch: int,
+        max_bytes: int,
+        wake: Callable[[], object],
+        take: Callable[[list[bytes], list[bytes]], object],
+        fail: Callable[[TransientError], object],
+    ) -> None:
+        self._stream = stream
+        self._config = config
+        self._name = config.durable_name or ""
+        self.subjects = config.filter_subjects or []
+        self._prefetch = prefetch
+        self._max_bytes = max_bytes
+        self._wake, self._take, self._fail = wake, take, fail
+        self._created: datetime | None = None
+        self._client: Connection  # since `subscribe`
+        self._subscription: Subscription | None = None
+        self._inbox = ""
+        self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
+        self._bodies: list[bytes] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        self._outstanding = 0  # messages that were requested and have not come
+        self._idle = False  # nothing came since the last request
+        self._not_before = self._expires = 0.0
+
+    async def bind(self, client: Connection) -> tuple[ConsumerInfo, bool]:
+        """Return what the server knows of the consumer, and whether it was made since the last time.
+
+        Raises:
+            ArgumentError: when its messages cannot be requested, or acknowledged one by one.
+        """
+        manager = client.jsm()
+        try:
+            info = await manager.consumer_info(self._stream, self._name)
+        except NotFoundError:
+            info = await manager.add_consumer(self._stream, self._config)
+        if info.config.deliver_subject:
+            raise ArgumentError("consumer", self._name, "a pull consumer, not one that pushes")
+        if info.config.ack_policy != AckPolicy.EXPLICIT:
+            raise ArgumentError("consumer", self._name, "one with explicit acknowledgements")
+        made = info.created != self._created
+        if made:
+            for warning in self._differences(info.config):
+                logger.warning("consumer {} of stream {}: {}", self._name, self._stream, warning)
+        self._created = info.created
+        self._reset()
+        return info, made
+
+    def _differences(self, found: ConsumerConfig) -> Iterator[str]:
+        """Yield what may surprise whoever uses a consumer that somebody else made."""
+        if (limit := found.max_deliver or 0) > 0:
+            yield f"max_deliver is {limit}: a message is lost when {limit} workers stopped while they held it"
+        wanted = self._config.max_ack_pending or 0
+        if 0 < (most := found.max_ack_pending or 0) < wanted:
+            yield f"max_ack_pending is {most}, not {wanted}: no more than {most} messages are compacted together"
+        subjects = found.filter_subjects or ([found.filter_subject] if found.filter_subject else [])
+        if set(subjects) != set(self.subjects):
+            yield f"its subjects are {', '.join(subjects) or 'all'}, not {', '.join(self.subjects) or 'all'}"
+
+    async def subscribe(self, client: Connection) -> None:
+        """Receive on a connection that is new."""
+        self._client, self._inbox = client, client.new_inbox()
+        # no message must be too long to be ever sent
+        self._max_bytes = max(self._max_bytes, client.max_payload + OVERHEAD)
+        # what comes is bounded by what was requested
+        self._subscription = await client.subscribe(
+            self._inbox, cb=self._on_status, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        number = self._subscription._id  # pyright: ignore[reportPrivateUsage] - which is in no other place
+        client.deliver[number] = self._on_message
+
+    async def unsubscribe(self) -> None:
+        """Receive what is on its way, and nothing more."""
+        subscription, self._subscription = self._subscription, None
+        try:
+            if subscription is not None:
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        finally:
+            self._on_turn()
+
+    async def request(self, capacity: int) -> None:
+        """Request as many messages as there is capacity for, less those that are requested already."""
+        now = time.monotonic()
+        if now >= self._expires:  # not even that the request expired was received
+            self._outstanding = 0
+        wanted = min(self._prefetch, max(1, capacity))
+        if self._outstanding > wanted // 2 or now < self._not_before:
+            return
+        batch = wanted - self._outstanding
+        self._outstanding += batch
+        self._idle = True
+        self._expires = now + EXPIRES + GRACE
+        request = {"batch": batch, "max_bytes": self._max_bytes, "expires": int(EXPIRES * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
+        await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
+
+    def _on_message(self, reply: bytes, body: bytes) -> None:
+        self._replies.append(reply)
+        self._bodies.append(body)
+        if len(self._bodies) == 1:  # more may come in this turn of the loop
+            asyncio.get_running_loop().call_soon(self._on_turn)
+
+    def _on_turn(self) -> None:
+        replies, bodies = self._replies, self._bodies
+        self._replies, self._bodies = [], []
+        self._idle = False
+        self._outstanding = max(0, self._outstanding - len(replies))
+        if self._outstanding <= self._prefetch // 2:
+            self._wake()
+        self._take(replies, bodies)
+
+    async def _on_status(self, message: Msg) -> None:
+        # https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
+        headers: dict[str, Any] = message.headers or {}
+        status, description = headers.get("Status"), headers.get("Description", "")
+        if status not in (TIMEOUT, NOT_FOUND) and not (status == CONFLICT and description in PASSING):
+            self._fail(TransientError(f"consumer {self._name} sends no messages: {status} {description}".rstrip()))
+            return
+        left = headers.get("Nats-Pending-Messages", "")
+        self._outstanding = max(0, self._outstanding - int(left)) if left.isdigit() else 0
+        if status != TIMEOUT and self._idle:  # not again and again at once
+            self._not_before = time.monotonic() + PAUSE
+            asyncio.get_running_loop().call_later(PAUSE, self._wake)
+        else:
+            self._wake()
 
 
 def identity_of(reply: bytes) -> Identity:
