@@ -13,7 +13,7 @@ import reactivex as rx
 
 from rxcompact import Batch, Compacted, key_of, time_of
 from rxcompact import operators as rxo
-from rxcompact.brokers.identity import event_id
+from rxcompact.brokers import event_id
 from rxcompact.errors import TimeMapperError
 from rxcompact.keys import Json, json_key, plain
 from rxcompact.timestamps import posix
