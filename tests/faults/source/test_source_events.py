@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import math
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -122,6 +123,7 @@ def test_s41_an_event_too_old_on_arrival_expires_without_a_call() -> None:
     served(test, {"time_mapper": "ts", "max_age": 60, "enricher": enrich})
 
 
+@pytest.mark.slow
 def test_s42_late_events_equal_the_reference(shared: Path) -> None:
     """zeek_dns is out of order by up to 670 s; posted 700 events at a time."""
     directory = shared / "zeek_dns"
@@ -132,7 +134,7 @@ def test_s42_late_events_equal_the_reference(shared: Path) -> None:
     async def replayed(lateness: float, expected: Any) -> None:
         options = {
             "key_mapper": key_of(key), "time_mapper": result["time_field"], "timespan": span, "lateness": lateness,
-            "max_age": 1e12,
+            "idle": math.inf, "max_age": 1e12,
         }  # fmt: skip
         async with serving(options) as service:
             for start in range(0, len(events), 700):
