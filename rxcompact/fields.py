@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from operator import attrgetter, is_
 from types import BuiltinFunctionType, FunctionType, MethodType, MethodWrapperType
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -20,8 +20,6 @@ Group: TypeAlias = tuple[tuple[str, str], ...]
 Errors: TypeAlias = dict[int, RxCompactError]
 """Of a chunk: the positions of the events of which something cannot be read, and why."""
 
-Read: TypeAlias = tuple[list[Sequence[Any]], Errors, bool]
-"""Columns of a chunk, the errors, and whether all values are of the types that they usually have."""
 MISSING: Any = msgspec.UNSET
 FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
 TEXT = (bytes, str, bytearray, memoryview)
@@ -31,6 +29,7 @@ ROUTINES = (MethodType, FunctionType, BuiltinFunctionType, MethodWrapperType)
 ESCAPED = {".": "\ufdd0", ",": "\ufdd1", "[": "\ufdd2", "]": "\ufdd3"}
 UNESCAPED = {ord(stand_in): mark for mark, stand_in in ESCAPED.items()}
 INDEX = re.compile(r"\[(-?[0-9]+|\*|\?.*|'.*'|\".*\"|:)\]")
+EXPECTED = r'a field, such as "host", "labels.app", "tags[].name", or a tuple of them; \. \, \[ are part of a name'
 
 _decode = msgspec.json.Decoder().decode
 
@@ -98,58 +97,39 @@ class Field:
     [1, 2]
     """
 
-    __slots__ = ("groups", "name", "whole")
+    __slots__ = ("flat", "groups", "name", "whole")
 
     def __init__(self, name: str, argument: str = "field") -> None:
         self.groups = _parse(name, argument)
         """The parts of the name between ``[]``."""
         self.name = name.strip()
         self.whole = self.groups[0][0][0]
-
-    @property
-    def flat(self) -> bool:
+        self.flat = len(self.groups) == len(self.groups[0]) == 1
         """Whether the name is looked up whole alone: no dot, no ``[]``."""
-        return len(self.groups) == len(self.groups[0]) == 1
 
     def __call__(self, event: Any) -> Any:
         event = decode(event)
-        if _access(event.__class__) is _nothing:
+        if _access(event.__class__) is None:
             raise DecodeError(f"not an object but {type(event).__name__}")
-        found = find(event, self.groups)
-        return None if found is MISSING else found
+        return find(event, self.groups)
 
     def __repr__(self) -> str:
         return f"Field({self.name!r})"
 
 
 def parse_names(texts: str | Iterable[str], argument: str = "key") -> tuple[str, ...]:
-    r"""Return the names of fields that a command was given, each once: separated by commas, or several texts of them.
-
-    Raises:
-        ArgumentError: for a name that cannot be one.
-
-    >>> parse_names(["host, alert", "k.labels.app"])
-    ('host', 'alert', 'k.labels.app')
-    """
+    """Return the names of fields that a command was given, each once: separated by commas, or several texts of them."""
     parts = [part for text in ([texts] if isinstance(texts, str) else texts) for part in re.split(r"(?<!\\),", text)]
     return tuple(dict.fromkeys(Field(part, argument).name for part in parts))
 
 
 def _parse(name: Any, argument: str) -> tuple[Group, ...]:
-    def refuse(expected: str) -> NoReturn:
-        raise ArgumentError(argument, name, f"a field{expected}")
-
-    if not isinstance(name, str) or not name.strip():
-        refuse("'s name")
-    text = re.sub(r"\\([.,\[\]])", lambda found: ESCAPED[found[1]], name.strip())
-    if "," in text:
-        refuse(r', such as "host", or a tuple of them ("host", "alert"); \, is a comma')
+    text = re.sub(r"\\([.,\[\]])", lambda found: ESCAPED[found[1]], name.strip()) if isinstance(name, str) else ""
     first, *others = text.split("[]")
     groups = [first.split("."), *(other.split(".")[1:] for other in others)]
-    if not first or first.startswith("$.") or INDEX.search(text) or any(other[:1] not in ("", ".") for other in others):
-        refuse(', such as "host", "labels.app", "tags[].name": [] goes through a list')
-    if not all(map(all, groups)):
-        refuse(r' without an empty part: "labels.app"; \. is a dot of a name')
+    wrong = "," in text or text.startswith("$.") or INDEX.search(text) or not all(map(all, groups))
+    if wrong or any(other[:1] not in ("", ".") for other in others):
+        raise ArgumentError(argument, name, EXPECTED)
     return tuple(
         tuple((".".join(parts[at:]).translate(UNESCAPED), parts[at].translate(UNESCAPED)) for at in range(len(parts)))
         for parts in groups
@@ -157,40 +137,38 @@ def _parse(name: Any, argument: str) -> tuple[Group, ...]:
 
 
 def find(value: Any, groups: Sequence[Group]) -> Any:
-    """Return what `Field.groups` name in a value, or MISSING."""
+    """Return what `Field.groups` name in a value; None where it is missing."""
     found = value
     for whole, head in groups[0]:
-        found = value.get(whole, MISSING) if type(value) is dict else _access(value.__class__)(value, whole)
-        if found is not MISSING or len(whole) == len(head):
+        found = _get(value, whole)
+        if found is not MISSING:
             break
-        value = value.get(head, MISSING) if type(value) is dict else _access(value.__class__)(value, head)
+        value = MISSING if head == whole else _get(value, head)
         if value is MISSING:
-            return MISSING
+            return None
     rest = groups[1:]
-    if not rest or found is MISSING:
+    if not rest:
         return found
-    if not isinstance(found, (list, tuple)):
-        return MISSING
-    items = [each for item in found if (each := find(item, rest)) is not MISSING and each is not None]
-    if len(rest) > 1:
-        items = [each for inner in items for each in inner]
-    return items or MISSING
+    items = [find(item, rest) for item in found] if isinstance(found, (list, tuple)) else []
+    items = [item for item in items if item is not None]
+    return (list(chain.from_iterable(items)) if len(rest) > 1 else items) or None
+
+
+def _get(value: Any, name: str) -> Any:
+    if type(value) is dict:
+        return value.get(name, MISSING)
+    access = _access(value.__class__)
+    return MISSING if access is None else access(value, name)
 
 
 @lru_cache(maxsize=1024)
-def _access(kind: type) -> Callable[[Any, str], Any]:
-    """Return what looks a name up in values of a class."""
-    if issubclass(kind, dict):
-        return lambda value, name: dict.get(value, name, MISSING)
+def _access(kind: type) -> Callable[[Any, str], Any] | None:
+    """Return what looks a name up in values of a class; None for those that have no fields."""
     if issubclass(kind, Mapping):
         return lambda value, name: value.get(name, MISSING)
     if hasattr(kind, "__getitem__") and (hasattr(kind, "keys") or hasattr(kind, "dtype")):
         return _item  # rows of databases and of frames
-    return _nothing if kind.__module__ == "builtins" else _attribute
-
-
-def _nothing(value: Any, name: str) -> Any:  # noqa: ARG001 - a number or a text has no fields
-    return MISSING
+    return None if kind.__module__ == "builtins" else _attribute
 
 
 def _item(value: Any, name: str) -> Any:
@@ -221,51 +199,39 @@ def members(event: Any) -> Any:
 
 def without(value: Any, groups: Sequence[Group]) -> Any:
     """Return a mapping without the field that `Field.groups` name; the mapping itself, where it has none."""
-    (level, *deeper), *rest = groups
-    if not isinstance(value, Mapping):
+    ((whole, head), *deeper), *rest = groups
+    if not isinstance(value, Mapping) or (whole not in value and head not in value):
         return value
-    whole, head = level
-    if whole in value:
-        if not rest or not rest[0]:
-            return {name: each for name, each in value.items() if name != whole}
-        inner: Any = value[whole]
-        if not isinstance(inner, (list, tuple)):
-            return value
-        items = [without(item, rest) for item in inner]
-        return value if all(map(is_, items, inner)) else {**value, whole: items}
-    if not deeper or head not in value:
+    if whole not in value:
+        inner = without(value[head], (tuple(deeper), *rest))
+        return value if inner is value[head] else {**value, head: inner}
+    if not rest or not rest[0]:
+        return {name: each for name, each in value.items() if name != whole}
+    items = value[whole]
+    if not isinstance(items, (list, tuple)):
         return value
-    inner = without(value[head], (tuple(deeper), *rest))
-    return value if inner is value[head] else {**value, head: inner}
+    fewer = [without(item, rest) for item in items]
+    return value if all(map(is_, fewer, items)) else {**value, whole: fewer}
 
 
 def map_each(
-    function: Callable[..., Any], items: Sequence[Any], error_class: type[RxCompactError], *constants: Any
+    function: Callable[[Any], Any], items: Iterable[Any], error_class: type[RxCompactError]
 ) -> tuple[list[Any], Errors]:
     """Map each item, once; where it raises, None is in its place and the error, of that class, beside."""
     values: list[Any] = []
     errors: Errors = {}
-    rest = iter(items)
-    while len(values) < len(items):
-        cause: BaseException = StopIteration()  # `extend` takes it for the end
+    for item in items:
         try:
-            values.extend(map(function, rest, *map(repeat, constants)))  # keeps what came before an error
-            if len(values) == len(items):
-                break
+            values.append(function(item))
         except FATAL:
             raise
         except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
-            cause = error
-        errors[len(values)] = _caused(cause, error_class)
-        values.append(None)
+            errors[len(values)] = error if isinstance(error, RxCompactError) else _caused(error, error_class)
+            values.append(None)
     return values, errors
 
 
 def _caused(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
-    if isinstance(cause, RxCompactError):
-        # its frames hold all other errors of the chunk: a cycle, of which a bad body makes 100,000
-        cause.__context__ = None
-        return cause.with_traceback(None)
     text = type(cause).__name__
     with suppress(Exception):  # its own text may raise
         text += f": {cause}"
@@ -287,18 +253,23 @@ class Columns:
     def __init__(self, fields: Sequence[tuple[Field, Any]]) -> None:
         self.fields = [field for field, _ in fields]
         self._flat = all(field.flat for field in self.fields)
-        usual = {field.whole: kind for field, kind in fields}
-        names = list(dict.fromkeys(name for field in self.fields for name in field.groups[0][0]))
-        members = [attrgetter(f"f{number}") for number in range(len(names))]
-        self._getters = [tuple(members[names.index(name)] for name in field.groups[0][0]) for field in self.fields]
+        usual: dict[str, tuple[Any, Any]] = {}
+        for field, kind in fields:
+            whole, head = field.groups[0][0]
+            usual.setdefault(head, (kind if self._flat else Any, None))
+            if whole != head:
+                usual[whole] = Any, MISSING
         self._decode = self._decode_usual = None
-        if all(map(can_be_member, names)):
-            self._decode = members_decoder(dict.fromkeys(names, (Any, None if self._flat else MISSING)))
-            if self._flat and all(usual[field.whole] == kind for field, kind in fields):
-                self._decode_usual = members_decoder({name: (usual[name], None) for name in names})
+        ambiguous = any(field.flat and usual[field.whole][1] is MISSING for field in self.fields)  # `a\.b` beside `a.b`
+        if all(map(can_be_member, usual)) and not ambiguous:
+            self._decode_usual = members_decoder(usual)
+            self._decode = members_decoder({name: (Any, default) for name, (_, default) in usual.items()})
+            self._columns = [_column_of(field, list(usual)) for field in self.fields]
 
-    def read(self, events: Sequence[Any], error_class: type[RxCompactError]) -> Read:
-        """Return the fields of a chunk."""
+    def read(
+        self, events: Sequence[Any], error_class: type[RxCompactError]
+    ) -> tuple[list[Sequence[Any]], Errors, bool]:
+        """Return the columns of a chunk, its errors, and whether all values are of the types that they usually have."""
         if not events:
             return [()] * len(self.fields), {}, True
         try:
@@ -308,53 +279,26 @@ class Columns:
         except BaseException:  # noqa: BLE001 - of whichever event, and a property may raise anything
             rows, errors = map_each(self._row, events, error_class)
             nothing = [None] * len(self.fields)
-            return list(zip(*(nothing if row is None else row for row in rows), strict=True)), errors, False
+            return list(zip(*(row or nothing for row in rows), strict=True)), errors, False
         return columns, {}, usual
 
     def _all(self, events: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
-        if not isinstance(events[0], TEXT):
-            return self._objects(events), False
+        if self._decode is None or self._decode_usual is None or not isinstance(events[0], TEXT):
+            return [_values(field, events) for field in self.fields], False
         lines = events if type(events[0]) is bytes else list(map(_utf8, events))
-        if self._decode is None:
-            return self._objects(list(map(decode, lines))), False
-        if self._decode_usual is not None:
-            try:
-                return self._lines(self._decode_usual, lines), True
-            except msgspec.ValidationError:  # a value of another type, or no object
-                pass
-        return self._lines(self._decode, lines), False
-
-    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
         if not all(map(bytes.isascii, lines)):
             for line in lines:
                 line.decode()  # raises for what is no UTF-8, which is not noticed where it is skipped
+        try:
+            return self._lines(self._decode_usual, lines), self._flat
+        except msgspec.ValidationError:  # a value of another type, or no object
+            return self._lines(self._decode, lines), False
+
+    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
         if self._flat and len(self.fields) == 1:
             return [[struct.f0 for struct in map(decode_line, lines)]]
         structs = list(map(decode_line, lines))
-        return [self._column(structs, *each) for each in zip(self.fields, self._getters, strict=True)]
-
-    def _column(self, structs: Sequence[Any], field: Field, getters: tuple[Callable[[Any], Any], ...]) -> Sequence[Any]:
-        column: list[Any] = list(map(getters[0], structs))
-        if self._flat:
-            return column
-        (_, *deeper), *rest = field.groups
-        heads = map(getters[1], structs)
-        for at, (found, head) in enumerate(zip(column, heads, strict=True)):
-            if found is MISSING and deeper and head is not MISSING:
-                found = find(head, (tuple(deeper), *rest))  # noqa: PLW2901
-            elif found is not MISSING and rest:
-                found = find(found, ((), *rest))  # noqa: PLW2901
-            column[at] = None if found is MISSING else found
-        return column
-
-    def _objects(self, events: Sequence[Any]) -> list[Sequence[Any]]:
-        try:
-            return [
-                list(map(dict.get, events, repeat(field.whole)) if field.flat else map(field, events))
-                for field in self.fields
-            ]
-        except TypeError:  # not all are dicts
-            return [list(map(field, events)) for field in self.fields]
+        return [column(structs) for column in self._columns]
 
     def _row(self, event: Any) -> list[Any]:
         try:
@@ -362,6 +306,27 @@ class Columns:
         except MALFORMED:
             decode(event)  # raises with the better message
             raise
+
+
+def _column_of(field: Field, names: Sequence[str]) -> Callable[[Sequence[Any]], list[Any]]:
+    """Return what makes the column of a field of what `members_decoder` decodes."""
+    level, *rest = field.groups
+    whole, head = (attrgetter(f"f{names.index(name)}") for name in level[0])
+    if field.flat:
+        return lambda structs: list(map(whole, structs))
+    inside, deeper = ((), *rest), (level[1:], *rest)
+
+    def pick(found: Any, parent: Any) -> Any:
+        return find(parent, deeper) if found is MISSING else find(found, inside)
+
+    return lambda structs: list(map(pick, map(whole, structs), map(head, structs)))
+
+
+def _values(field: Field, events: Sequence[Any]) -> list[Any]:
+    if field.flat:
+        with suppress(TypeError):  # not all are dicts
+            return list(map(dict.get, events, repeat(field.whole)))
+    return list(map(field, events))
 
 
 def _utf8(line: Any) -> bytes:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
+from functools import partial
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from rxcompact.errors import ArgumentError, KeyMapperError, RxCompactError, TimeMapperError
+from rxcompact.errors import ArgumentError, DecodeError, KeyMapperError, RxCompactError, TimeMapperError
 from rxcompact.fields import TEXT, Columns, Errors, Field, map_each, members, without
 from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, json_key, plain_key
 from rxcompact.timestamps import parser, posix_of_usual
@@ -27,9 +29,6 @@ FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}
 """Classes that are functions of an event as well."""
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
-Counts: TypeAlias = Mapping[str, int]
-NO_ERRORS: Errors = {}
-NOTHING: Counts = {}
 
 
 class Column(list[Any]):
@@ -38,17 +37,16 @@ class Column(list[Any]):
     Attributes:
         errors: The positions of these, and why.
         missing: The names of fields that events lack, and how many events.
-        unread: How many events could not be read at all.
     """
 
-    __slots__ = ("errors", "missing", "unread")
+    __slots__ = ("errors", "missing")
 
     def __init__(
-        self, values: Iterable[Any] = (), errors: Errors = NO_ERRORS, missing: Counts = NOTHING, unread: int = 0
+        self, values: Iterable[Any] = (), errors: Errors | None = None, missing: Mapping[str, int] | None = None
     ) -> None:
         super().__init__(values)
-        self.errors, self.missing, self.unread = errors, missing, unread
-        for at in errors:
+        self.errors, self.missing = errors or {}, missing or {}
+        for at in self.errors:
             self[at] = None
 
 
@@ -155,35 +153,34 @@ class FieldKeys(Mapper):
         self._columns = Columns(self.fields)
         self._reject = missing == "reject"
         self._max_length = max_length
+        self._key = partial(json_key, max_length=max_length)
 
     def many(self, events: Sequence[Any]) -> Column:
         return self.convert(*self._columns.read(events, KeyMapperError))
 
     def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool) -> Column:
         """Return the keys that the values of the fields make; ``usual`` ones are keys already."""
-        unread = len(errors)
         missing: dict[str, int] = {}
         keys: list[Sequence[Hashable]] = []
         for name, values in zip(self.names, columns, strict=True):
-            column, more = (values, NO_ERRORS) if usual else self._convert(values)
+            column = values
+            if not usual and not self._are_keys(values):
+                column, more = map_each(self._key, values, KeyMapperError)
+                errors = errors | more
             keys.append(column)
-            errors = errors | more
             # few keys are false
             absent = [] if all(column) else [at for at, key in enumerate(column) if key is None and at not in errors]
             if absent:
                 missing[name] = len(absent)
-                if self._reject:
-                    errors = errors | dict.fromkeys(absent, KeyMapperError(f"no field {name!r}"))
-        return Column(keys[0] if len(keys) == 1 else zip(*keys, strict=True), errors, missing, unread)
+            if absent and self._reject:
+                errors = errors | dict.fromkeys(absent, KeyMapperError(f"no field {name!r}"))
+        return Column(keys[0] if len(keys) == 1 else zip(*keys, strict=True), errors, missing)
 
-    def _convert(self, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
+    def _are_keys(self, values: Sequence[Any]) -> bool:
         kinds = set(map(type, values))
         if kinds <= {str, NONE}:
-            if max(map(len, filter(None, values)), default=0) <= self._max_length:
-                return values, NO_ERRORS
-        elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
-            return values, NO_ERRORS
-        return map_each(json_key, values, KeyMapperError, self._max_length)
+            return max(map(len, filter(None, values)), default=0) <= self._max_length
+        return kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT
 
 
 class EventKeys(Mapper):
@@ -191,20 +188,18 @@ class EventKeys(Mapper):
 
     def __init__(self, exclude: Sequence[Field], missing: Missing, max_length: int) -> None:
         self.names = tuple(field.name for field in exclude)
-        self._exclude = exclude
-        self._reject = missing == "reject"
-        self._max_length = max_length
+        self._exclude, self._missing, self._max_length = exclude, missing, max_length
 
     def many(self, events: Sequence[Any]) -> Column:
-        missing: dict[str, int] = {}
+        missing: Counter[str] = Counter()
 
         def key(event: Any) -> Hashable:
             rest = members(event)
             for field in self._exclude:
                 before, rest = rest, without(rest, field.groups)
                 if rest is before:
-                    missing[field.name] = missing.get(field.name, 0) + 1
-                    if self._reject:
+                    missing[field.name] += 1
+                    if self._missing == "reject":
                         raise KeyMapperError(f"no field {field.name!r}")
             return json_key(rest, self._max_length)
 
@@ -290,32 +285,28 @@ class Times(Mapper):
 
     def many(self, events: Sequence[Any]) -> Column:
         if self.fields:
-            return self.convert(*self._columns.read(events, TimeMapperError))
-        values, errors = _called(self._function, events, TimeMapperError)
-        return self.convert([values], errors)
+            (values,), errors, _ = self._columns.read(events, TimeMapperError)
+        else:
+            values, errors = _called(self._function, events, TimeMapperError)
+        return self.convert(values, errors)
 
-    def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, _: bool = False) -> Column:
+    def convert(self, values: Sequence[Any], errors: Errors) -> Column:
         """Return the times that the values of the field are."""
-        values = columns[0]
         kinds = set(map(type, values))
         if NONE not in kinds:
-            return Column(*self._parsed(values, kinds))
+            with suppress(Exception):  # of whichever value
+                if self._usual:
+                    return Column(posix_of_usual(values, kinds, self._timezone))
+            return Column(*map_each(self._parse, values, TimeMapperError))
         present = [at for at, value in enumerate(values) if value is not None]
-        found, more = self._parsed([values[at] for at in present], kinds - {NONE})
-        times: list[Any] = [None] * len(values)
+        found = self.convert([values[at] for at in present], {})
+        times: list[float | None] = [None] * len(values)
         for at, time in zip(present, found, strict=True):
             times[at] = time
         absent = set(range(len(values))).difference(present, errors)
-        name = "".join(self.names)
-        error = TimeMapperError(f"no field {name!r}" if name else "no time")
-        more = {present[at]: error for at, error in more.items()} | dict.fromkeys(absent, error)
-        return Column(times, errors | more, {name: len(absent)} if name and absent else NOTHING, len(errors))
-
-    def _parsed(self, values: Sequence[Any], kinds: set[type]) -> tuple[Sequence[float], Errors]:
-        with suppress(Exception):  # of whichever value
-            if self._usual:
-                return posix_of_usual(values, kinds, self._timezone), {}
-        return map_each(self._parse, values, TimeMapperError)
+        error = TimeMapperError(f"no field {self.names[0]!r}" if self.names else "no time")
+        errors = errors | {present[at]: each for at, each in found.errors.items()} | dict.fromkeys(absent, error)
+        return Column(times, errors, dict.fromkeys(self.names, len(absent)) if absent else None)
 
 
 class ChunkMapper:
@@ -330,7 +321,7 @@ class ChunkMapper:
     def __init__(self, key_mapper: Mapper, time_mapper: Mapper | None) -> None:
         self.read = 0
         self._reported: set[str] = set()
-        self.missing: dict[str, int] = {}
+        self.missing: Counter[str] = Counter()
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._keys, self._times = key_mapper, time_mapper
         self._both: tuple[FieldKeys, Times, Columns] | None = None
@@ -340,7 +331,7 @@ class ChunkMapper:
     @property
     def unknown(self) -> tuple[str, ...]:
         """The fields that no event had, so far."""
-        return tuple(name for name in self.names if self.missing.get(name) == self.read) if self.read else ()
+        return tuple(name for name in self.names if self.missing[name] == self.read) if self.read else ()
 
     def new_unknown(self) -> Iterator[str]:
         """Yield a line for each field that no event had, so far; once."""
@@ -354,10 +345,10 @@ class ChunkMapper:
         if self._both is not None and events and isinstance(events[0], TEXT):  # JSON is decoded once
             key_mapper, time_mapper, both = self._both
             (*found, last), bad, usual = both.read(events, KeyMapperError)
-            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert([last], bad)
+            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert(last, bad)
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
-        self.read += len(events) - max(keys.unread, times.unread)
-        for name, count in {**times.missing, **keys.missing}.items():
-            self.missing[name] = self.missing.get(name, 0) + count
-        return keys, times, times.errors | keys.errors
+        errors = times.errors | keys.errors
+        self.read += len(events) - sum(isinstance(error, DecodeError) for error in errors.values())
+        self.missing.update(times.missing | keys.missing)
+        return keys, times, errors

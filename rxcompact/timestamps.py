@@ -10,26 +10,25 @@ from functools import partial
 from itertools import repeat
 from math import isfinite
 from operator import itemgetter, sub
-from reprlib import Repr
 from typing import Any
 
 from rxcompact.errors import ArgumentError, TimeMapperError
+from rxcompact.format import short
 from rxcompact.keys import plain
 
 LONGEST = 64
 """Characters of a timestamp. What is longer is not looked at."""
 SECONDS = 1e11
-"""An epoch below is in seconds, up to the year 5138."""
 # an epoch in a unit lies between that unit's 1e11 and 1e14: seconds up to the year 5138, milliseconds from 1973, …
 UNITS = ((SECONDS, 1), (1e14, 1_000), (1e17, 1_000_000), (1e20, 1_000_000_000))
 NANO = 1_000_000_000
+DAY = 86_400.0
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - to subtract from others that have no zone, which is fast
 YEAR_TWO = -62_104_060_800.0
-NOTHING = timedelta()
 SHOWN = 60  # characters of what is no time
 
-NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?|[0-9.]*")
+NUMBER = re.compile(r"[+-]?[0-9]*+\.?[0-9]*+")
 COMPACT = re.compile(r"(?:19[7-9]\d|2\d{3})\d{4}(?:\d{6})?", re.ASCII)
 """Digits that are a day, or a day and a time, since 1970 where they can be, and an epoch otherwise."""
 _TIME = r"(?P<hour>\d\d):?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d*))?)?"
@@ -54,8 +53,6 @@ CENTURY = 69
 
 _read_iso = datetime.fromisoformat
 _hour_colon, _minute_colon = itemgetter(13), itemgetter(16)
-_brief = Repr()
-_brief.maxstring = _brief.maxother = _brief.maxlong = 2 * SHOWN
 
 
 def posix(value: object, timezone: tzinfo = UTC) -> float:
@@ -71,21 +68,20 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     Raises:
         TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
     """
-    kind = type(value)
-    if kind is str:
-        return _text(value, timezone)  # type: ignore[arg-type]
-    if kind is float or kind is int:
-        return _epoch(value, value)  # type: ignore[arg-type]
-    simple: Any = plain(value)
-    if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
-        simple = simple.to_pydatetime(warn=False)
-    if isinstance(simple, datetime):
-        return _seconds(simple, NOTHING, timezone, value)
-    if isinstance(simple, date):
-        return _seconds(datetime(simple.year, simple.month, simple.day), NOTHING, timezone, value)  # noqa: DTZ001 - has it next
-    if type(simple) in (str, float, int):
-        return posix(simple, timezone)
-    raise not_a_time(value)
+    # not a boolean
+    simple: Any = value if type(value) in (str, float, int) else plain(value)
+    with suppress(ValueError, OverflowError):
+        if type(simple) is str:
+            return _text(simple, timezone)
+        if type(simple) in (float, int):
+            return _epoch(simple)
+        if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
+            simple = simple.to_pydatetime(warn=False)
+        if isinstance(simple, datetime):
+            return _instant(simple, timezone)
+        if isinstance(simple, date):
+            return _instant(datetime(simple.year, simple.month, simple.day), timezone)  # noqa: DTZ001 - has it next
+    raise _not_a_time(value)
 
 
 def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) -> Sequence[float]:
@@ -127,45 +123,39 @@ def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[objec
     def parse(value: object) -> float:
         if not isinstance(value, str):
             return posix(value, timezone)
-        if len(value) > LONGEST:
-            raise not_a_time(value)
-        try:
-            return _seconds(datetime.strptime(value.strip(), format), NOTHING, timezone, value)  # noqa: DTZ007 - has it next
-        except ValueError:
-            raise TimeMapperError(f"{not_a_time(value)} of the format {format}") from None
+        with suppress(ValueError, OverflowError):
+            if len(value) <= LONGEST:
+                return _instant(datetime.strptime(value.strip(), format), timezone)  # noqa: DTZ007 - has it next
+        raise _not_a_time(value, f" of the format {format}")
 
     return parse
 
 
 def _text(value: str, timezone: tzinfo) -> float:
     if len(value) > LONGEST:
-        raise TimeMapperError(f"not a timestamp: a text of {len(value)} characters, {value[:20]!r}…")
-    if len(value) > 16 and value[13] == ":" == value[16]:  # noqa: PLR2004 - with seconds, as most are
+        raise _not_a_time(value, f" of at most {LONGEST} characters")
+    if value[13:14] == ":" == value[16:17]:  # with seconds, as most are
         with suppress(ValueError):
-            return _seconds(_read_iso(value), NOTHING, timezone, value)
+            return _instant(_read_iso(value), timezone)
     text = value.strip()
     if NUMBER.fullmatch(text):
         if COMPACT.fullmatch(text):
             with suppress(ValueError):
-                return _seconds(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), NOTHING, timezone, value)
-        with suppress(ValueError):
-            return _epoch(float(text) if "." in text else int(text), value)
-        raise not_a_time(value)
-    found = next(filter(None, (form.fullmatch(text) for form in FORMS)), None)
-    with suppress(ValueError):
-        if found is not None:
-            return _seconds(*_written(found, value), timezone, value)
-        if not set(text) & set(".,"):  # `datetime` reads a fraction of an hour as one of a second
-            return _seconds(_read_iso(text.upper()), NOTHING, timezone, value)
-    raise not_a_time(value)
+                return _instant(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), timezone)
+        return _epoch(float(text) if "." in text else int(text))
+    for form in FORMS:
+        if found := form.fullmatch(text):
+            return _written(found, timezone)
+    if set(text) & set(".,"):
+        raise ValueError("`datetime` reads a fraction of an hour as one of a second")
+    return _instant(_read_iso(text.upper()), timezone)
 
 
-def _written(found: re.Match[str], value: object) -> tuple[datetime, timedelta]:
-    """Return a moment, and how much later ISO 8601 has it: a leap second, or 24:00."""
+def _written(found: re.Match[str], timezone: tzinfo) -> float:
     offset, zone, month = found["offset"], found["zone"], found["month"].lower()
     if zone:
         if zone.upper() not in ZONES:
-            raise TimeMapperError(f"{not_a_time(value)}: no zone {zone} is known")
+            raise _not_a_time(found.string, f": no zone {zone} is known")
         offset = f"{ZONES[zone.upper()]:+03}:00"
     year, hour, minute, second = (int(found[name] or 0) for name in ("year", "hour", "minute", "second"))
     if len(found["year"]) == len("26"):
@@ -176,30 +166,25 @@ def _written(found: re.Match[str], value: object) -> tuple[datetime, timedelta]:
     day, month = int(found["day"]), MONTHS.index(month) + 1 if month in MONTHS else int(month)
     zone = _read_iso(f"2000-01-01T00:00{offset}").tzinfo if offset else None
     moment = datetime(year, month, day, 0 if midnight else hour, minute, second - leap, micro, zone)
-    return moment, timedelta(days=midnight, seconds=leap)
+    return _instant(moment, timezone) + leap + DAY * midnight
 
 
-def _seconds(moment: datetime, more: timedelta, timezone: tzinfo, value: object) -> float:
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone)
-    if moment.year > 1:
-        with suppress(OverflowError):
-            return (moment - EPOCH + more if more else moment - EPOCH).total_seconds()
-    raise not_a_time(value)
+def _instant(moment: datetime, timezone: tzinfo) -> float:
+    if moment.year == 1:
+        raise ValueError("Go's no time")
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=timezone)) - EPOCH).total_seconds()
 
 
-def _epoch(number: float, value: object) -> float:
+def _epoch(number: float) -> float:
     for limit, unit in UNITS:
         if -limit < number < limit:
             if unit == NANO:
                 # cut to the microsecond, as nine digits of ISO are; a float is not exact enough for that
                 number = (number // 1_000 if isinstance(number, int) else round(number / 1_000)) * 1_000
             return number / unit
-    raise not_a_time(value)
+    raise ValueError("out of range")
 
 
-def not_a_time(value: object) -> TimeMapperError:
-    """Return the error for a value that is no time; the message shows at most 60 characters of it."""
-    # repr of a huge integer raises, and that of a deep list recurses
-    text = "an integer of many digits" if isinstance(value, int) and abs(value) > 10**SHOWN else _brief.repr(value)
-    return TimeMapperError(f"not a timestamp: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")
+def _not_a_time(value: object, more: str = "") -> TimeMapperError:
+    text = repr(value[:SHOWN]) if isinstance(value, str) else short(value)
+    return TimeMapperError(f"not a timestamp{more}: {text if len(text) <= SHOWN else text[:SHOWN] + '…'}")
