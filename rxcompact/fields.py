@@ -109,7 +109,7 @@ class Field:
 
     def __call__(self, event: Any) -> Any:
         event = decode(event)
-        if _access(event.__class__) is None:
+        if _access(event.__class__) is _nothing:
             raise DecodeError(f"not an object but {type(event).__name__}")
         return find(event, self.groups)
 
@@ -140,10 +140,11 @@ def find(value: Any, groups: Sequence[Group]) -> Any:
     """Return what `Field.groups` name in a value; None where it is missing."""
     found = value
     for whole, head in groups[0]:
-        found = _get(value, whole)
+        get: Callable[..., Any] = dict.get if type(value) is dict else _access(value.__class__)
+        found = get(value, whole, MISSING)
         if found is not MISSING:
             break
-        value = MISSING if head == whole else _get(value, head)
+        value = get(value, head, MISSING)
         if value is MISSING:
             return None
     rest = groups[1:]
@@ -154,33 +155,30 @@ def find(value: Any, groups: Sequence[Group]) -> Any:
     return (list(chain.from_iterable(items)) if len(rest) > 1 else items) or None
 
 
-def _get(value: Any, name: str) -> Any:
-    if type(value) is dict:
-        return value.get(name, MISSING)
-    access = _access(value.__class__)
-    return MISSING if access is None else access(value, name)
-
-
 @lru_cache(maxsize=1024)
-def _access(kind: type) -> Callable[[Any, str], Any] | None:
-    """Return what looks a name up in values of a class; None for those that have no fields."""
+def _access(kind: type) -> Callable[[Any, str, Any], Any]:
+    """Return what looks a name up in values of a class, with a default."""
     if issubclass(kind, Mapping):
-        return lambda value, name: value.get(name, MISSING)
+        return kind.get
     if hasattr(kind, "__getitem__") and (hasattr(kind, "keys") or hasattr(kind, "dtype")):
         return _item  # rows of databases and of frames
-    return None if kind.__module__ == "builtins" else _attribute
+    return _nothing if kind.__module__ == "builtins" else _attribute
 
 
-def _item(value: Any, name: str) -> Any:
+def _nothing(value: Any, name: str, default: Any) -> Any:  # noqa: ARG001 - a number or a text has no fields
+    return default
+
+
+def _item(value: Any, name: str, default: Any) -> Any:
     try:
         return value[name]
     except (LookupError, TypeError, ValueError):
-        return MISSING
+        return default
 
 
-def _attribute(value: Any, name: str) -> Any:
-    found = getattr(value, name, MISSING)
-    return MISSING if isinstance(found, ROUTINES) else found  # a method is no field
+def _attribute(value: Any, name: str, default: Any) -> Any:
+    found = getattr(value, name, default)
+    return default if isinstance(found, ROUTINES) else found  # a method is no field
 
 
 def members(event: Any) -> Any:

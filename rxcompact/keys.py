@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
 from os import PathLike, fspath
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -23,13 +23,15 @@ MAX_LENGTH = 65_536
 """Characters of a key."""
 MISSING_TYPES = {"NAType", "NaTType"}
 """Names of the types of pandas' missing values."""
+CONVERSIONS = (("as_py", ""), ("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds"))
+"""Of scalars of Arrow and pandas, unless they have what Python's cannot hold."""
 MEMBERS = {None: "null", True: "true", False: "false"}
 """Names of an object's members; as values msgspec encodes these three itself."""
 CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "model_dump", "item")
 """Of values of numpy, pandas, polars, Arrow and pydantic."""
 
 
-class Json(NamedTuple):
+class Json(msgspec.Struct, frozen=True, gc=False):
     """The JSON of a key that Python would take for another, or cannot hash: a boolean, a float, an array and so on."""
 
     text: str
@@ -48,24 +50,21 @@ def json_key(value: Any, max_length: int = MAX_LENGTH) -> Hashable:
         KeyMapperError: when it is longer than so many characters.
         TypeError: when it can neither be hashed nor written as JSON.
     """
-    key = _json_key(value)
-    length = len(key.text) if type(key) is Json else len(key) if type(key) is str else 0
-    if length > max_length:
-        raise KeyMapperError(f"a key of {length} characters: at most {max_length}")
-    return key
-
-
-def _json_key(value: Any) -> Hashable:
     kind = type(value)
-    if kind is str or value is None:
+    if value is None or (kind is int and -LIMIT <= value <= LIMIT):
         return value  # type: ignore[no-any-return]
     if kind is int:
-        return value if -LIMIT <= value <= LIMIT else Json(str(value))
-    if isinstance(value, (bool, list, tuple, dict)) or (kind is float and isfinite(value)):
-        return Json(_canonical(value))
-    if (simple := plain(value)) is not value:
-        return _json_key(simple)
-    return Json(_canonical(value)) if kind.__hash__ is None else value  # type: ignore[no-any-return]
+        value = Json(str(value))
+    elif isinstance(value, (bool, list, tuple, dict)) or (kind is float and isfinite(value)):
+        value = Json(_canonical(value))
+    elif kind is not str and (simple := plain(value)) is not value:
+        return json_key(simple, max_length)
+    elif kind.__hash__ is None:
+        value = Json(_canonical(value))
+    text = value.text if type(value) is Json else value
+    if type(text) is str and len(text) > max_length:
+        raise KeyMapperError(f"a key of {len(text)} characters: at most {max_length}")
+    return value  # type: ignore[no-any-return]
 
 
 def json_value(key: Any) -> Any:
@@ -86,34 +85,25 @@ def plain(value: Any) -> Any:
     if isinstance(value, Enum):
         return plain(value.value)
     if isinstance(value, str):
-        return value if kind is str else str.__str__(value)
+        return str.__str__(value)
     if hasattr(kind, "dtype") and hasattr(kind, "tolist"):
         value = _numpy(value)
-    elif hasattr(kind, "as_py"):
-        value = value.as_py()
-    elif hasattr(kind, "to_pydatetime"):
-        value = value if value.nanosecond else value.to_pydatetime()
-    elif hasattr(kind, "to_pytimedelta"):
-        value = value if value.nanoseconds else value.to_pytimedelta()
-    elif isinstance(value, (int, float)) and kind not in NUMBERS:
-        value = int(value) if isinstance(value, int) else float(value)
-    return None if _is_nan(value) else value
+    elif isinstance(value, (int, float)):
+        value = value if kind in NUMBERS else int(value) if isinstance(value, int) else float(value)
+    for name, finer in CONVERSIONS:
+        if hasattr(kind, name) and not getattr(value, finer, 0):
+            value = getattr(value, name)()
+    try:
+        return None if value != value else value  # noqa: PLR0124 - so are NaN and a decimal one known
+    except Exception:  # noqa: BLE001 - of an array, or of a class of the caller's
+        return value
 
 
 def _numpy(value: Any) -> Any:
     if value.dtype.kind in "mM" and not value.shape:
         exact = value.astype(f"{value.dtype.kind}8[us]")
-        if value != value:  # noqa: PLR0124 - NaT
-            return None
-        return exact.tolist() if exact == value else str(value)
+        return exact.tolist() if exact == value or value != value else str(value)  # noqa: PLR0124 - NaT
     return value.tolist()
-
-
-def _is_nan(value: Any) -> bool:
-    try:
-        return bool(value != value)  # noqa: PLR0124 - so are NaN and a decimal one known
-    except Exception:  # noqa: BLE001 - of an array, or of a class of the caller's
-        return False
 
 
 def json_form(value: Any) -> Any:
@@ -171,8 +161,8 @@ def stable(value: object) -> str:
     kind = type(value)
     if kind is str or value is None:
         return repr(value)
-    if isinstance(value, tuple):
-        return "(" + ",".join(map(stable, value)) + ",)"
+    if isinstance(value, (tuple, Json)):
+        return "(" + ",".join(map(stable, (value.text,) if isinstance(value, Json) else value)) + ",)"
     if isinstance(value, frozenset):
         return "{" + ",".join(sorted(map(stable, value))) + "}"
     value = value if kind in NUMBERS else plain(value)

@@ -68,9 +68,8 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     Raises:
         TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
     """
-    # not a boolean
-    simple: Any = value if type(value) in (str, float, int) else plain(value)
-    with suppress(ValueError, OverflowError):
+    simple: Any = value if type(value) in (str, float, int) else plain(value)  # not a boolean
+    try:
         if type(simple) is str:
             return _text(simple, timezone)
         if type(simple) in (float, int):
@@ -81,6 +80,8 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
             return _instant(simple, timezone)
         if isinstance(simple, date):
             return _instant(datetime(simple.year, simple.month, simple.day), timezone)  # noqa: DTZ001 - has it next
+    except (ValueError, OverflowError):
+        raise _not_a_time(value) from None
     raise _not_a_time(value)
 
 
