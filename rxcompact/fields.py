@@ -251,6 +251,7 @@ class Columns:
     def __init__(self, fields: Sequence[tuple[Field, Any]]) -> None:
         self.fields = [field for field, _ in fields]
         self._flat = all(field.flat for field in self.fields)
+        self._typed = self._flat and any(kind is not Any for _, kind in fields)
         usual: dict[str, tuple[Any, Any]] = {}
         for field, kind in fields:
             whole, head = field.groups[0][0]
@@ -288,7 +289,7 @@ class Columns:
             for line in lines:
                 line.decode()  # raises for what is no UTF-8, which is not noticed where it is skipped
         try:
-            return self._lines(self._decode_usual, lines), self._flat
+            return self._lines(self._decode_usual, lines), self._typed
         except msgspec.ValidationError:  # a value of another type, or no object
             return self._lines(self._decode, lines), False
 

@@ -23,12 +23,12 @@ KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
 """A field's name, several of them, or a function of the event."""
 TimeSpec: TypeAlias = str | Callable[[Any], Any]
 """A field's name, or a function of the event."""
-Missing: TypeAlias = Literal["null", "reject"]
 
 FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}
 """Classes that are functions of an event as well."""
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
+NO_ERRORS: Errors = {}
 
 
 class Column(list[Any]):
@@ -71,18 +71,93 @@ class Mapper(ABC):
     def many(self, events: Sequence[Any]) -> Column:
         """Return those of a chunk."""
 
-    def __str__(self) -> str:
-        return ", ".join(self.names)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
+
+
+class ValueMapper(Mapper):
+    """Makes keys or times of the values of fields, or of those that a function gives.
+
+    Args:
+        source: Fields, each with the type that most of its values have; such values are not converted. Or a function.
+        convert: Converts a column.
+        error_class: Of what it raises, and of events that lack a field and are to be rejected.
+    """
+
+    def __init__(
+        self,
+        source: Sequence[tuple[Field, Any]] | Callable[[Any], Any],
+        convert: Callable[[Sequence[Any]], tuple[Sequence[Any], Errors]],
+        error_class: type[RxCompactError],
+        *,
+        reject: bool,
+    ) -> None:
+        self.fields: Sequence[tuple[Field, Any]] = () if callable(source) else source
+        self._function = source if callable(source) else None
+        self.names = tuple(field.name for field, _ in self.fields)
+        self._columns = Columns(self.fields)
+        self._convert, self._error_class, self._reject = convert, error_class, reject
+
+    def many(self, events: Sequence[Any]) -> Column:
+        if self._function is None:
+            return self.convert(*self._columns.read(events, self._error_class))
+        values, errors = _called(self._function, events, self._error_class)
+        return self.convert([values], errors)
+
+    def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool = False) -> Column:
+        """Return the keys or times that columns make."""
+        missing: dict[str, int] = {}
+        converted: list[Sequence[Any]] = []
+        for name, values in zip(self.names or ("",), columns, strict=True):
+            column, more = (values, NO_ERRORS) if usual else self._convert(values)
+            converted.append(column)
+            if more:
+                errors = errors | more
+            if not (name or self._reject) or all(column):  # few keys are false
+                continue
+            absent = [at for at, each in enumerate(column) if each is None and at not in errors]
+            if absent and name:
+                missing[name] = len(absent)
+            if absent and self._reject:
+                error = self._error_class(f"no field {name!r}" if name else "no time")
+                errors = errors | dict.fromkeys(absent, error)
+        return Column(converted[0] if len(converted) == 1 else zip(*converted, strict=True), errors, missing)
+
+    def __str__(self) -> str:
+        return ", ".join(self.names) or getattr(self._function, "__name__", None) or repr(self._function)
+
+
+class EventKeys(Mapper):
+    """Keys of whole events, but for some fields."""
+
+    def __init__(self, exclude: Sequence[Field], max_length: int, *, reject: bool) -> None:
+        self.names = tuple(field.name for field in exclude)
+        self._exclude, self._max_length, self._reject = exclude, max_length, reject
+
+    def many(self, events: Sequence[Any]) -> Column:
+        missing: Counter[str] = Counter()
+
+        def key(event: Any) -> Hashable:
+            rest = members(event)
+            for field in self._exclude:
+                before, rest = rest, without(rest, field.groups)
+                if rest is before:
+                    missing[field.name] += 1
+                    if self._reject:
+                        raise KeyMapperError(f"no field {field.name!r}")
+            return json_key(rest, self._max_length)
+
+        return Column(*map_each(key, events, KeyMapperError), missing)
+
+    def __str__(self) -> str:
+        return f"all but {', '.join(self.names)}" if self.names else "all"
 
 
 def key_of(
     spec: KeySpec = (),
     *,
     exclude: str | Sequence[str] = (),
-    missing: Missing = "null",
+    missing: Literal["null", "reject"] = "null",
     max_length: int = MAX_LENGTH,
     argument: str = "key_mapper",
 ) -> Mapper:
@@ -103,8 +178,6 @@ def key_of(
     Raises:
         ArgumentError: for anything else.
 
-    >>> key_of("id")(b'{"id": "a", "n": 1}')
-    'a'
     >>> key_of(("id", "n.x")).many([b'{"id": "a", "n": {"x": true}}', {"id": 1}])
     [('a', Json(text='true')), (1, None)]
     >>> key_of(exclude="ts")({"id": 1, "ts": 5})
@@ -112,121 +185,40 @@ def key_of(
     """
     if missing not in ("null", "reject"):
         raise ArgumentError("missing", missing, '"null" or "reject"')
-    excluded = _fields([exclude] if isinstance(exclude, str) else exclude, "exclude")
+    reject = missing == "reject"
+    excluded = _fields(exclude, "exclude")
     if isinstance(spec, (str, tuple, list)):
-        fields = _fields([spec] if isinstance(spec, str) else spec, argument)
+        fields = _fields(spec, argument)
         if fields and excluded:
             raise ArgumentError("exclude", exclude, f"left out where {argument} names fields")
-        return FieldKeys(fields, missing, max_length) if fields else EventKeys(excluded, missing, max_length)
+        if not fields:
+            return EventKeys(excluded, max_length, reject=reject)
+        text: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
+        usual = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
+        convert = partial(_field_keys, max_length)
+        return ValueMapper([(field, usual) for field in fields], convert, KeyMapperError, reject=reject)
     if excluded:
         raise ArgumentError("exclude", exclude, f"left out where {argument} is a function")
     if isinstance(spec, Mapper):
         return spec
-    return FunctionKeys(_function(spec, argument, "a field's name, a tuple of names, or a function of the event"))
+    function = _function(spec, argument, "a field's name, a tuple of names, or a function of the event")
+    return ValueMapper(function, _function_keys, KeyMapperError, reject=False)
 
 
 def _fields(names: Any, argument: str) -> list[Field]:
+    names = [names] if isinstance(names, str) else names
     if not isinstance(names, (tuple, list)):
         raise ArgumentError(argument, names, "a field's name, or a tuple of names")
     return [Field(name, argument) for name in names]
 
 
 def _function(spec: Any, argument: str, expected: str) -> Callable[[Any], Any]:
-    if not callable(spec):
-        raise ArgumentError(argument, spec, expected)
-    if isinstance(spec, type) and spec not in FUNCTIONS:
-        raise ArgumentError(argument, spec, f"{expected}, not a class")
+    if not callable(spec) or (isinstance(spec, type) and spec not in FUNCTIONS):
+        raise ArgumentError(argument, spec, f"{expected}, not a class" if isinstance(spec, type) else expected)
     for each in (spec, type(spec).__call__):
         if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each):
             raise ArgumentError(argument, spec, f"{expected} that returns at once: not a coroutine function")
     return spec  # type: ignore[no-any-return]
-
-
-class FieldKeys(Mapper):
-    """Keys of named fields."""
-
-    def __init__(self, fields: Sequence[Field], missing: Missing, max_length: int) -> None:
-        self.names = tuple(field.name for field in fields)
-        text: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
-        usual: Any = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
-        self.fields = [(field, usual) for field in fields]
-        self._columns = Columns(self.fields)
-        self._reject = missing == "reject"
-        self._max_length = max_length
-        self._key = partial(json_key, max_length=max_length)
-
-    def many(self, events: Sequence[Any]) -> Column:
-        return self.convert(*self._columns.read(events, KeyMapperError))
-
-    def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool) -> Column:
-        """Return the keys that the values of the fields make; ``usual`` ones are keys already."""
-        missing: dict[str, int] = {}
-        keys: list[Sequence[Hashable]] = []
-        for name, values in zip(self.names, columns, strict=True):
-            column = values
-            if not usual and not self._are_keys(values):
-                column, more = map_each(self._key, values, KeyMapperError)
-                errors = errors | more
-            keys.append(column)
-            # few keys are false
-            absent = [] if all(column) else [at for at, key in enumerate(column) if key is None and at not in errors]
-            if absent:
-                missing[name] = len(absent)
-            if absent and self._reject:
-                errors = errors | dict.fromkeys(absent, KeyMapperError(f"no field {name!r}"))
-        return Column(keys[0] if len(keys) == 1 else zip(*keys, strict=True), errors, missing)
-
-    def _are_keys(self, values: Sequence[Any]) -> bool:
-        kinds = set(map(type, values))
-        if kinds <= {str, NONE}:
-            return max(map(len, filter(None, values)), default=0) <= self._max_length
-        return kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT
-
-
-class EventKeys(Mapper):
-    """Keys of whole events, but for some fields."""
-
-    def __init__(self, exclude: Sequence[Field], missing: Missing, max_length: int) -> None:
-        self.names = tuple(field.name for field in exclude)
-        self._exclude, self._missing, self._max_length = exclude, missing, max_length
-
-    def many(self, events: Sequence[Any]) -> Column:
-        missing: Counter[str] = Counter()
-
-        def key(event: Any) -> Hashable:
-            rest = members(event)
-            for field in self._exclude:
-                before, rest = rest, without(rest, field.groups)
-                if rest is before:
-                    missing[field.name] += 1
-                    if self._missing == "reject":
-                        raise KeyMapperError(f"no field {field.name!r}")
-            return json_key(rest, self._max_length)
-
-        return Column(*map_each(key, events, KeyMapperError), missing)
-
-    def __str__(self) -> str:
-        return f"all but {super().__str__()}" if self.names else "all"
-
-
-class FunctionKeys(Mapper):
-    """Keys that a function gives."""
-
-    def __init__(self, function: Callable[[Any], Hashable]) -> None:
-        self._function = function
-
-    def many(self, events: Sequence[Any]) -> Column:
-        keys, errors = _called(self._function, events, KeyMapperError)
-        kinds = set(map(type, keys))
-        if kinds == {tuple}:
-            kinds = set(map(type, chain.from_iterable(keys)))
-        if not kinds <= PLAIN:
-            keys, more = map_each(plain_key, keys, KeyMapperError)
-            errors = errors | more
-        return Column(keys, errors)
-
-    def __str__(self) -> str:
-        return getattr(self._function, "__name__", None) or repr(self._function)
 
 
 def _called(
@@ -237,10 +229,27 @@ def _called(
         with suppress(Exception):  # of whichever event
             values = list(many(events))
             if len(values) == len(events):
-                return values, {}
+                return values, NO_ERRORS
             error = error_class(f"{many!r} returned {len(values)} values for {len(events)} events")
             return [None] * len(events), dict.fromkeys(range(len(events)), error)
     return map_each(function, events, error_class)
+
+
+def _field_keys(max_length: int, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
+    kinds = set(map(type, values))
+    if kinds <= {str, NONE}:
+        if max(map(len, filter(None, values)), default=0) <= max_length:
+            return values, NO_ERRORS
+    elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
+        return values, NO_ERRORS
+    return map_each(partial(json_key, max_length=max_length), values, KeyMapperError)
+
+
+def _function_keys(keys: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
+    kinds = set(map(type, keys))
+    if kinds == {tuple}:
+        kinds = set(map(type, chain.from_iterable(keys)))
+    return (keys, NO_ERRORS) if kinds <= PLAIN else map_each(plain_key, keys, KeyMapperError)
 
 
 def time_of(
@@ -268,45 +277,21 @@ def time_of(
     if isinstance(spec, Mapper):
         return spec
     expected = "a field's name, or a function of the event"
-    source = Field(spec, argument) if isinstance(spec, str) else _function(spec, argument, expected)
-    return Times(source, timezone, format)
+    source = [(Field(spec, argument), Any)] if isinstance(spec, str) else _function(spec, argument, expected)
+    parse = parser(timezone, format)
 
-
-class Times(Mapper):
-    """Times of a field, or those that a function gives."""
-
-    def __init__(self, source: Callable[[Any], Any], timezone: tzinfo, format: str | None) -> None:  # noqa: A002
-        self._function = source
-        self._parse = parser(timezone, format)
-        self._usual, self._timezone = format is None, timezone
-        self.fields = [(source, Any)] if isinstance(source, Field) else []
-        self._columns = Columns(self.fields)
-        self.names = tuple(field.name for field, _ in self.fields)
-
-    def many(self, events: Sequence[Any]) -> Column:
-        if self.fields:
-            (values,), errors, _ = self._columns.read(events, TimeMapperError)
-        else:
-            values, errors = _called(self._function, events, TimeMapperError)
-        return self.convert(values, errors)
-
-    def convert(self, values: Sequence[Any], errors: Errors) -> Column:
-        """Return the times that the values of the field are."""
+    def convert(values: Sequence[Any]) -> tuple[Sequence[Any], Errors]:
         kinds = set(map(type, values))
-        if NONE not in kinds:
-            with suppress(Exception):  # of whichever value
-                if self._usual:
-                    return Column(posix_of_usual(values, kinds, self._timezone))
-            return Column(*map_each(self._parse, values, TimeMapperError))
-        present = [at for at, value in enumerate(values) if value is not None]
-        found = self.convert([values[at] for at in present], {})
-        times: list[float | None] = [None] * len(values)
-        for at, time in zip(present, found, strict=True):
-            times[at] = time
-        absent = set(range(len(values))).difference(present, errors)
-        error = TimeMapperError(f"no field {self.names[0]!r}" if self.names else "no time")
-        errors = errors | {present[at]: each for at, each in found.errors.items()} | dict.fromkeys(absent, error)
-        return Column(times, errors, dict.fromkeys(self.names, len(absent)) if absent else None)
+        present = [value for value in values if value is not None] if NONE in kinds else values
+        with suppress(Exception):  # of whichever value
+            if format is None:
+                times = posix_of_usual(present, kinds - {NONE}, timezone)
+                rest = iter(times)
+                gaps = len(times) < len(values)
+                return [None if value is None else next(rest) for value in values] if gaps else times, NO_ERRORS
+        return map_each(lambda value: None if value is None else parse(value), values, TimeMapperError)
+
+    return ValueMapper(source, convert, TimeMapperError, reject=True)
 
 
 class ChunkMapper:
@@ -320,13 +305,13 @@ class ChunkMapper:
 
     def __init__(self, key_mapper: Mapper, time_mapper: Mapper | None) -> None:
         self.read = 0
-        self._reported: set[str] = set()
         self.missing: Counter[str] = Counter()
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
+        self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
-        self._both: tuple[FieldKeys, Times, Columns] | None = None
-        if isinstance(key_mapper, FieldKeys) and isinstance(time_mapper, Times) and time_mapper.fields:
-            self._both = key_mapper, time_mapper, Columns([*key_mapper.fields, *time_mapper.fields])
+        both = [each for each in (key_mapper, time_mapper) if isinstance(each, ValueMapper) and each.fields]
+        self._both = both if time_mapper in both and key_mapper in both else None
+        self._columns = Columns([field for each in both for field in each.fields])
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -343,12 +328,12 @@ class ChunkMapper:
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""
         if self._both is not None and events and isinstance(events[0], TEXT):  # JSON is decoded once
-            key_mapper, time_mapper, both = self._both
-            (*found, last), bad, usual = both.read(events, KeyMapperError)
-            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert(last, bad)
+            key_mapper, time_mapper = self._both
+            (*found, last), bad, usual = self._columns.read(events, KeyMapperError)
+            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert([last], bad)
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
         errors = times.errors | keys.errors
-        self.read += len(events) - sum(isinstance(error, DecodeError) for error in errors.values())
-        self.missing.update(times.missing | keys.missing)
+        self.read += len(events) - list(map(type, errors.values())).count(DecodeError)
+        self.missing.update({**times.missing, **keys.missing})
         return keys, times, errors
