@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from gzip import BadGzipFile
 from typing import Any
 
@@ -41,6 +42,7 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Client:
     """An aiohttp session, created at the first request; it follows no redirects.
 
@@ -50,11 +52,10 @@ class Client:
         max_answer: Bytes of the longest answer that is read, unpacked.
     """
 
-    def __init__(self, *, limit: int, headers: Mapping[str, str] | None = None, max_answer: int) -> None:
-        self._limit = limit
-        self._headers = {"Accept-Encoding": "gzip", **(headers or {})}
-        self._max_answer = max_answer
-        self._session: aiohttp.ClientSession | None = None
+    limit: int
+    headers: Mapping[str, str] | None = None
+    max_answer: int = 1024 * KIB
+    _session: aiohttp.ClientSession | None = None
 
     async def request(
         self, method: str, url: URL, *, max_answer: int = 0, allowed: Collection[int] = (), **options: Any
@@ -71,8 +72,8 @@ class Client:
         """
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=self._limit),
-                headers=self._headers,
+                connector=_Connector(limit=self.limit),
+                headers={"Accept-Encoding": "gzip", **(self.headers or {})},
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
                 auto_decompress=False,  # aiohttp does not notice gzip that is cut short
@@ -82,12 +83,12 @@ class Client:
                 if response.status in allowed:
                     return response.status, "", b""
                 if response.status not in SUCCESS:
-                    raise failure(response.status, origin(url), await _excerpt(response), response.headers)
-                body = await _body(response, max(self._max_answer, max_answer))
+                    raise failure(response.status, url.origin(), await _excerpt(response), response.headers)
+                body = await _body(response, max(self.max_answer, max_answer))
                 kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
                 return response.status, kind, body
         except aiohttp.ClientConnectorCertificateError as error:
-            logger.error("{}: the certificate is not trusted: {}", origin(url), error.certificate_error)
+            logger.error("{}: the certificate is not trusted: {}", url.origin(), error.certificate_error)
             raise
         except aiohttp.ClientResponseError as error:  # whose text has the URL, which may have credentials
             raise TransientError(f"answer is not HTTP: {_clean(error.message)}") from None
@@ -123,7 +124,7 @@ async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
 
 
 def failure(
-    status: int, where: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    status: int, where: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> TransientError | PermanentError:
     """Return the error of a status that is no success, with the beginning of the body.
 
@@ -166,8 +167,3 @@ def absolute_url(argument: str, url: str, shown: str = "") -> URL:
     if found.scheme not in ("http", "https") or not found.host:
         raise ArgumentError(argument, shown or redacted(url), "an absolute URL, http://HOST/PATH")
     return found
-
-
-def origin(url: URL) -> str:
-    """Return a URL's scheme, host and port: the part that may be logged."""
-    return str(url.origin())

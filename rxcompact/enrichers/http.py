@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 from yarl import URL
 
-from rxcompact.client import KIB, Client, absolute_url, is_html, origin
+from rxcompact.client import KIB, Client, absolute_url, is_html
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.fields import Field
 from rxcompact.format import redacted
@@ -96,7 +96,7 @@ def _template(url: str) -> Callable[[Any], URL]:
     before, _, after = url.partition("{")
     if after and "://" in before and not set(before.partition("://")[2]) & {"/", "?"}:
         raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
-    where = origin(absolute_url("url", before, redacted(url)))
+    where = absolute_url("url", before, redacted(url)).origin()
     if "" in (name for _, name in parts):
         raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
     fields = [(text, name, None if name is None else Field(name, "url")) for text, name in parts]

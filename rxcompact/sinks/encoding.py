@@ -43,28 +43,22 @@ def encoded(
     good: list[Any] = []
     failed: dict[int, BaseException] = {}
     for position, compacted in enumerate(batch):
-        try:
-            found = to_json(compacted)
-            msgspec.json.decode(encoder.encode(found))
-        except Exception as error:  # noqa: BLE001 - of one event; the others go on
-            failed[position] = PermanentError(f"{_culprit(compacted.event)}{_why(error)}")
+        if why := _why_not(compacted, to_json):
+            fields = compacted.event.items() if isinstance(compacted.event, Mapping) else ()
+            culprit = next((f"field {name!r}: " for name, value in fields if _why_not(value)), "")
+            failed[position] = PermanentError(culprit + why)
         else:
-            good.append(found)
+            good.append(to_json(compacted))
     return encode(good), failed
 
 
-def _why(error: Exception) -> str:
-    # the text of others may hold parts of the event
-    return str(error) if isinstance(error, TypeError) else f"no JSON form: {type(error).__name__}"
-
-
-def _culprit(event: Any) -> str:
-    """Return the field that has no JSON form, where it is one of a mapping."""
-    for name, value in event.items() if isinstance(event, Mapping) else ():
-        try:
-            msgspec.json.decode(encoder.encode(value))
-        except Exception:  # noqa: BLE001 - whatever it is
-            return f"field {name!r}: "
+def _why_not(value: Any, to_json: Callable[[Any], Any] = lambda value: value) -> str:
+    """Return why a value has no JSON form; nothing where it has one."""
+    try:
+        msgspec.json.decode(encoder.encode(to_json(value)))
+    except Exception as error:  # noqa: BLE001 - of one event; the others go on
+        # the text of others may hold parts of the event
+        return str(error) if isinstance(error, TypeError) else f"no JSON form: {type(error).__name__}"
     return ""
 
 

@@ -5,17 +5,28 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import msgspec
 from multidict import CIMultiDict
 
-from rxcompact.client import KIB, SUCCESS, Client, absolute_url, failure, is_html, origin
+from rxcompact.client import KIB, SUCCESS, Client, absolute_url, failure, is_html
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.sinks.encoding import encoded, encoder, json_object
 
-CONTENT_TYPES = {"ndjson": "application/x-ndjson", "array": "application/json", "lines": "text/plain; charset=utf-8"}
+
+def _lines(texts: list[str]) -> bytes:
+    return "\n".join([*texts, ""]).encode()
+
+
+FORMATS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
+    "ndjson": ("application/x-ndjson", encoder.encode_lines),
+    "array": ("application/json", encoder.encode),
+    "lines": ("text/plain; charset=utf-8", _lines),
+}
 
 
 class _Item(msgspec.Struct):
@@ -30,19 +41,7 @@ class _Bulk(msgspec.Struct):  # what Elasticsearch and compatible stores answer
 _bulk = msgspec.json.Decoder(_Bulk)
 
 
-def _lines(texts: list[str]) -> bytes:
-    return "\n".join([*texts, ""]).encode()
-
-
-def _has_errors(answer: bytes) -> bool:
-    """Return whether a bulk answer that msgspec rejects has errors; the standard library decodes more."""
-    try:
-        found = json.loads(answer)
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(found, dict) and found.get("errors") is True and isinstance(found.get("items"), list)
-
-
+@dataclass(eq=False, repr=False)
 class HttpSink:
     """Posts each batch as NDJSON or as an array, with an idempotency key.
 
@@ -62,31 +61,27 @@ class HttpSink:
         https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        format: Literal["ndjson", "array", "lines"] = "ndjson",  # noqa: A002 - the field's word
-        to_json: Callable[[Compacted], Any] = json_object,
-        gzip: bool = False,
-        headers: Mapping[str, str] | None = None,
-        idempotency_header: str = "Idempotency-Key",
-        max_concurrent: int = 10,
-    ) -> None:
-        if format not in CONTENT_TYPES:
-            raise ArgumentError("format", format, f"one of {', '.join(map(repr, CONTENT_TYPES))}")
-        if format == "lines" and to_json is json_object:
-            raise ArgumentError("to_json", to_json, 'a function that returns a line, where format is "lines"')
-        self._url = absolute_url("url", url)
-        self._encode = {"ndjson": encoder.encode_lines, "array": encoder.encode, "lines": _lines}[format]
-        self._to_json = to_json
-        self._gzip = gzip
-        self._idempotency_header = idempotency_header
-        self._headers = CIMultiDict({"Content-Type": CONTENT_TYPES[format]})
-        if gzip:
+    url: str
+    _: KW_ONLY
+    format: Literal["ndjson", "array", "lines"] = "ndjson"
+    to_json: Callable[[Compacted], Any] = json_object
+    gzip: bool = False
+    headers: Mapping[str, str] | None = None
+    idempotency_header: str = "Idempotency-Key"
+    max_concurrent: int = 10
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ArgumentError("format", self.format, f"one of {', '.join(map(repr, FORMATS))}")
+        if self.format == "lines" and self.to_json is json_object:
+            raise ArgumentError("to_json", self.to_json, 'a function that returns a line, where format is "lines"')
+        self._url = absolute_url("url", self.url)
+        content_type, self._encode = FORMATS[self.format]
+        self._headers = CIMultiDict({"Content-Type": content_type})
+        if self.gzip:
             self._headers["Content-Encoding"] = "gzip"
-        self._headers.update(headers or {})
-        self._client = Client(limit=max_concurrent, max_answer=1024 * KIB)
+        self._headers.update(self.headers or {})
+        self._client = Client(limit=self.max_concurrent)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
         """Post a batch; return the error of each position that was not taken.
@@ -96,16 +91,16 @@ class HttpSink:
             PermanentError: for any other.
             aiohttp.ClientError: when there was no answer. The batch may have been stored all the same.
         """
-        body, failed = encoded(batch, self._to_json, self._encode)
+        body, failed = encoded(batch, self.to_json, self._encode)
         if len(failed) == len(batch):
             return failed
         longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
-        if self._gzip:
+        if self.gzip:
             body = zlib.compress(body, wbits=31)
-        headers = {**self._headers, self._idempotency_header: Batch.of(batch).idempotency_key}
+        headers = {**self._headers, self.idempotency_header: Batch.of(batch).idempotency_key}
         _, _, answer = await self._client.request("POST", self._url, data=body, headers=headers, max_answer=longest)
         if is_html(answer):
-            raise TransientError(f"answer is an HTML page, not that of a store: {origin(self._url)}")
+            raise TransientError(f"answer is an HTML page, not that of a store: {self._url.origin()}")
         sent = [position for position in range(len(batch)) if position not in failed]
         return (failed | dict(self._failed(sent, answer))) or None
 
@@ -114,8 +109,10 @@ class HttpSink:
         try:
             bulk = _bulk.decode(answer)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            if _has_errors(answer):
-                raise TransientError("answer has errors in an unknown form") from None
+            with suppress(ValueError, RecursionError):
+                found = json.loads(answer)  # which decodes more
+                if isinstance(found, dict) and found.get("errors") is True and isinstance(found.get("items"), list):
+                    raise TransientError("answer has errors in an unknown form") from None
             return  # no bulk answer
         if not bulk.errors:
             return
@@ -124,7 +121,7 @@ class HttpSink:
         for position, item in zip(sent, bulk.items, strict=True):
             for result in item.values():
                 if result.status not in SUCCESS:
-                    yield position, failure(result.status, origin(self._url))
+                    yield position, failure(result.status, self._url.origin())
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from rxcompact.events import Compacted
@@ -41,20 +42,20 @@ class LineWriter:
         """
         if not lines:
             return
-        size = os.fstat(self._fd).st_size
-        if self._torn or (self._regular and size and self._ends_torn(size)):
+        if self._torn or (self._regular and self._ends_torn()):
             lines = b"\n" + lines
+        size = os.fstat(self._fd).st_size
         start = os.lseek(self._fd, 0, os.SEEK_CUR) if self._regular else 0
         rest = memoryview(lines)
         try:
             while rest:
                 rest = rest[self._write(rest) :]
         except OSError as error:
-            self._torn = self._torn or len(rest) < len(lines)
             if self._regular:
                 os.ftruncate(self._fd, size)
                 os.lseek(self._fd, start, os.SEEK_SET)
-                self._torn = False
+            elif len(rest) < len(lines):
+                self._torn = True
             raise OSError(error.errno, error.strerror, self._path) from None
         self._torn = False
 
@@ -65,14 +66,12 @@ class LineWriter:
             select.select([], [self._fd], [])
             return 0
 
-    def _ends_torn(self, size: int) -> bool:
+    def _ends_torn(self) -> bool:
         """Return whether the file's last line has no end."""
-        with suppress(OSError):  # standard output may be open for writing only
-            fd = os.open(self._path if self._path != "-" else f"/dev/fd/{self._fd}", os.O_RDONLY)
-            try:
-                return os.pread(fd, 1, size - 1) not in (b"\n", b"")
-            finally:
-                os.close(fd)
+        path = Path(self._path if self._path != "-" else f"/dev/fd/{self._fd}")
+        with suppress(OSError), path.open("rb") as file:  # it may be empty, or standard output for writing only
+            file.seek(-1, os.SEEK_END)
+            return file.read() != b"\n"
         return False
 
 
@@ -117,16 +116,13 @@ class NdjsonSink:
             OSError: when it cannot be written; then the file holds no part of it.
         """
         lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
-        if self._write is None:
-            self._write = self._opened()
+        if self._write is None and self._path == "-":
+            self._write = stdout_writer()
+        elif self._write is None:
+            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._write = LineWriter(self._fd, self._path).write
         self._write(lines)
         return failed or None
-
-    def _opened(self) -> Callable[[bytes], object]:
-        if self._path == "-":
-            return stdout_writer()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        return LineWriter(self._fd, self._path).write
 
     async def aclose(self) -> None:
         """Close the file."""
