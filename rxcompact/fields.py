@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from rxcompact.errors import ArgumentError, DecodeError, RxCompactError
+from rxcompact.format import error_text
 
 Group: TypeAlias = tuple[tuple[str, str], ...]
 """Of a name without ``[]``, at each level: all that is left of it, and that up to its first dot."""
@@ -35,11 +36,7 @@ _decode = msgspec.json.Decoder().decode
 
 
 def decode(line: Any) -> dict[str, Any]:
-    """Decode a line of JSON, bytes or text, in full; anything else is returned as it is.
-
-    Raises:
-        DecodeError: when it is no JSON object, with the reason and where.
-    """
+    """Decode a line of JSON, bytes or text, in full, or raise DecodeError; anything else is returned as it is."""
     if not isinstance(line, TEXT):
         return line  # type: ignore[no-any-return]
     try:
@@ -65,13 +62,13 @@ def why_malformed(error: Exception, line: Any) -> str:
     return "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
 
 
-def can_be_member(name: str) -> bool:
-    """Return whether `members_decoder` takes a name: one that JSON does not escape."""
-    return name.isprintable() and not set(name) & {'"', "\\"}
+def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], Any] | None:
+    """Return what decodes of a JSON object these members alone, as ``f0``, ``f1``, …; each has a type and a default.
 
-
-def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], Any]:
-    """Return what decodes of a JSON object these members alone, as ``f0``, ``f1``, …; each has a type and a default."""
+    None for names that JSON escapes.
+    """
+    if not all(name.isprintable() and '"' not in name and "\\" not in name for name in members):
+        return None
     fields = [(f"f{number}", *member) for number, member in enumerate(members.values())]
     names = {f"f{number}": name for number, name in enumerate(members)}
     return msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names, gc=False)).decode
@@ -91,8 +88,6 @@ class Field:
     Raises:
         ArgumentError: for a name that cannot be one.
 
-    >>> Field("k.labels.app.kubernetes.io/name")({"k": {"labels": {"app.kubernetes.io/name": "api"}}})
-    'api'
     >>> Field("tags[].n")(b'{"tags": [{"n": 1}, {"n": 2}]}')
     [1, 2]
     """
@@ -224,28 +219,19 @@ def map_each(
         except FATAL:
             raise
         except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
-            errors[len(values)] = error if isinstance(error, RxCompactError) else _caused(error, error_class)
+            found = error if isinstance(error, RxCompactError) else error_class(error_text(error))
+            if found is not error:
+                found.__cause__ = error
+            errors[len(values)] = found
             values.append(None)
     return values, errors
-
-
-def _caused(cause: BaseException, error_class: type[RxCompactError]) -> RxCompactError:
-    text = type(cause).__name__
-    with suppress(Exception):  # its own text may raise
-        text += f": {cause}"
-    error = error_class(text)
-    error.__cause__ = cause
-    return error
 
 
 class Columns:
     """Reads fields of a chunk of events, a column a field; None where one is missing.
 
-    Of each line of JSON these fields alone are decoded; the rest of it is checked for being JSON and UTF-8. A number
-    that does not fit a double is an error only where it is read.
-
-    Args:
-        fields: Each with the type that most of its values have: other types cost a second look.
+    Of each line of JSON these fields alone are decoded; the rest of it is checked for being JSON and UTF-8. Each field
+    has the type that most of its values have: other types cost a second look.
     """
 
     def __init__(self, fields: Sequence[tuple[Field, Any]]) -> None:
@@ -258,12 +244,11 @@ class Columns:
             usual.setdefault(head, (kind if self._flat else Any, None))
             if whole != head:
                 usual[whole] = Any, MISSING
-        self._decode = self._decode_usual = None
-        ambiguous = any(field.flat and usual[field.whole][1] is MISSING for field in self.fields)  # `a\.b` beside `a.b`
-        if all(map(can_be_member, usual)) and not ambiguous:
-            self._decode_usual = members_decoder(usual)
-            self._decode = members_decoder({name: (Any, default) for name, (_, default) in usual.items()})
-            self._columns = [_column_of(field, list(usual)) for field in self.fields]
+        self._decode_usual = members_decoder(usual)
+        self._decode = members_decoder({name: (Any, default) for name, (_, default) in usual.items()})
+        self._columns = [_column_of(field, list(usual)) for field in self.fields]
+        if any(field.flat and usual[field.whole][1] is MISSING for field in self.fields):  # `a\.b` beside `a.b`
+            self._decode = None
 
     def read(
         self, events: Sequence[Any], error_class: type[RxCompactError]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Collection, Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -25,8 +26,6 @@ MISSING_TYPES = {"NAType", "NaTType"}
 """Names of the types of pandas' missing values."""
 CONVERSIONS = (("as_py", ""), ("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds"))
 """Of scalars of Arrow and pandas, unless they have what Python's cannot hold."""
-MEMBERS = {None: "null", True: "true", False: "false"}
-"""Names of an object's members; as values msgspec encodes these three itself."""
 CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "model_dump", "item")
 """Of values of numpy, pandas, polars, Arrow and pydantic."""
 
@@ -107,13 +106,9 @@ def _numpy(value: Any) -> Any:
 
 
 def json_form(value: Any) -> Any:
-    """Return a value that msgspec does not encode, as one that it does.
-
-    Raises:
-        TypeError: when JSON has no form for it.
-    """
-    if value is None or value is True or value is False:
-        return MEMBERS[value]
+    """Return a value that msgspec does not encode as one that it does, or raise TypeError."""
+    if value is None or value is True or value is False:  # names of an object's members
+        return json.dumps(value)
     if (simple := plain(value)) is not value and (simple is None or not hasattr(value, "isoformat")):
         return simple
     for name in CONVERTERS:
@@ -143,11 +138,7 @@ def _canonical(value: Any) -> str:
 
 
 def plain_key(key: Any) -> Hashable:
-    """Return what a function gave as a key: as it is, but for what is missing, and for scalars of numpy and others.
-
-    Raises:
-        KeyMapperError: when it is a coroutine.
-    """
+    """Return what a function gave as a key: as it is, but for what is missing, and for scalars of numpy and others."""
     if type(key) is tuple:
         return tuple(map(plain_key, key))
     if inspect.iscoroutine(key):

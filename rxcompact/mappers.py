@@ -32,12 +32,7 @@ NO_ERRORS: Errors = {}
 
 
 class Column(list[Any]):
-    """The keys or times of a chunk; None for the events that have none.
-
-    Attributes:
-        errors: The positions of these, and why.
-        missing: The names of fields that events lack, and how many events.
-    """
+    """The keys or times of a chunk; None for events that have ``errors``. ``missing`` counts events without a field."""
 
     __slots__ = ("errors", "missing")
 
@@ -57,11 +52,7 @@ class Mapper(ABC):
     """The fields that it reads, or leaves out."""
 
     def __call__(self, event: Any) -> Any:
-        """Return the key or time of an event.
-
-        Raises:
-            RxCompactError: when it has none.
-        """
+        """Return the key or time of an event, or raise RxCompactError."""
         column = self.many((event,))
         if column.errors:
             raise column.errors[0]
@@ -295,17 +286,13 @@ def time_of(
 
 
 class ChunkMapper:
-    """Maps the chunks of one subscription to keys and times, and counts the events that lack a field.
-
-    Attributes:
-        names: The fields that are read.
-        read: Events that could be read.
-        missing: How many of them lack a field, by its name.
-    """
+    """Maps the chunks of one subscription to keys and times, and counts the events that lack a field."""
 
     def __init__(self, key_mapper: Mapper, time_mapper: Mapper | None) -> None:
         self.read = 0
+        """Events that could be read."""
         self.missing: Counter[str] = Counter()
+        """How many of them lack a field, by its name."""
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper

@@ -103,11 +103,7 @@ def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) ->
 
 
 def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002
-    """Return a `posix` for texts of this format, where one is given.
-
-    Args:
-        timezone: The zone of a timestamp without an offset.
-        format: As for `datetime.strptime`: ``"%d.%m.%Y %H:%M:%S"``.
+    """Return a `posix` for texts of this format of `datetime.strptime`, where one is given.
 
     Raises:
         ArgumentError: for a format that cannot give an instant.

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from rxcompact.errors import ArgumentError, TooLargeError
-from rxcompact.fields import Field, Group, can_be_member, members_decoder, why_malformed
+from rxcompact.fields import Field, Group, members_decoder, why_malformed
 from rxcompact.reader.position import SHOWN, Malformed, Position, locate
 from rxcompact.reader.scan import EVENTS, elements_of, split_array
 
@@ -56,7 +56,7 @@ class ItemsPath:
     def __init__(self, path: str) -> None:
         parts = path.strip().removesuffix("[]").split("[]")
         groups = Field("[]".join(parts), "items").groups
-        if not all(groups) or not all(can_be_member(whole) for (whole, _), *_ in groups):
+        if not all(groups) or any(members_decoder({whole: (Any, None)}) is None for (whole, _), *_ in groups):
             raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
         self.steps: list[Step] = [
             partial(_list_in, "[]".join(parts[:number]), _look_up(group)) for number, group in enumerate(groups, 1)
@@ -76,11 +76,11 @@ def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes
 def _look_up(group: Group) -> Callable[[bytes], bytes | None]:
     """Return what looks up a field, and decodes no other."""
     (whole, head), *rest = group
-    decode = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
+    decode: Any = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
     inner = _look_up(tuple(rest)) if rest else None
 
     def look_up(wrapper: bytes) -> bytes | None:
-        found: Any = decode(wrapper)
+        found = decode(wrapper)
         if found.f0 is not UNSET:
             return bytes(found.f0)
         return inner(bytes(found.f1)) if inner is not None and found.f1 is not UNSET else None
