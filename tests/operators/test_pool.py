@@ -225,6 +225,26 @@ async def test_a_call_under_way_is_cancelled_when_the_last_of_its_entries_is_too
     bench._close()
 
 
+async def test_a_call_that_ignores_its_cancellation_is_cancelled_at_its_limit_and_at_its_deadline() -> None:
+    cancelled: list[float] = []
+
+    async def stubborn() -> None:
+        while bench.loop.time() < 30:
+            try:
+                await asyncio.sleep(1000)
+            except asyncio.CancelledError:
+                cancelled.append(bench.loop.time())
+                if len(cancelled) == 2:
+                    await asyncio.sleep(10)
+
+    bench = Bench(lambda name, _: stubborn() if name == "a" else "fine", {"a": 20.0}, timeout=4.0)
+    bench.submit("a")
+    bench.submit("b")
+    await asyncio.sleep(50)
+    assert cancelled == [4, 20]
+    assert bench.outcomes == [(20, "a", "expired"), (30, "b", "succeeded")]
+
+
 async def test_close_abandons_everything_once_and_later_submissions_at_once() -> None:
     bench = Bench(lambda name, _: takes(100) if name == "called" else TransientError(), max_concurrent=2)
     bench.submit("waits")
