@@ -99,15 +99,13 @@ class RayRunner:
 
     Batches cross processes, not events; one is acknowledged when all of its events are settled. An actor that died is
     started again by Ray, and what it had not acknowledged is sent again: at least once. Its account begins anew.
+    `ray.init` is up to the caller.
 
     Args:
         definition: Makes the pipeline of a shard, given its source.
         shards: How many.
         batch: Events sent at once.
-        max_unacknowledged: Batches of a shard that may be on their way. `push` waits when they are; a window's worth of
-            events has to fit.
-
-    `ray.init` is up to the caller.
+        max_unacknowledged: Batches of a shard that may be on their way, or `push` waits. A window's worth has to fit.
 
     Attributes:
         acknowledged: Events whose batches were.

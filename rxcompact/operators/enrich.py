@@ -144,8 +144,6 @@ class EnrichStage(PooledStage):
         self._next = 0  # place, of those that complete in order
         self._completed: dict[int, Compacted | None] = {}  # that wait for one before them
 
-    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def _handle(self, entries: list[Entry]) -> None:
         leaders: list[Entry] = []
         now = self._loop.time()
@@ -194,8 +192,6 @@ class EnrichStage(PooledStage):
             cache[entry.compacted.key] = result
         except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
             self._log("written", text=type(error).__name__)
-
-    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         for entry, result in zip(entries, results, strict=True):

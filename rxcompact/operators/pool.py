@@ -90,6 +90,7 @@ class Pool(ABC):
         self._context = copy_context()
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
         self._queue: list[tuple[float, int, Job]] = []  # a heap; some may have expired
+        self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
         self._numbers = count()
         self._calls = 0
         self._guard: asyncio.Task[None] | None = None
@@ -162,9 +163,34 @@ class Pool(ABC):
         if self._calls < self._max_concurrent:
             self._start(job)
             return
-        place = job.earliest if self._max_concurrent > 1 else 0.0  # one after another is in order
-        heappush(self._queue, (place, next(self._numbers), job))
-        self._arm(job)
+        if self._max_concurrent > 1:
+            self._push(job)
+        else:  # one after another is in order
+            heappush(self._queue, (0.0, next(self._numbers), job))
+            self._arm(job)
+
+    def _push(self, job: Job) -> None:
+        heappush(self._queue, (job.earliest, next(self._numbers), job))
+        if self._expiry is None or job.earliest < self._expiry.when():  # a timer for each would cost 3 µs
+            self._arm_queue()
+
+    def _arm_queue(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+        at = self._queue[0][0] if self._queue else INFINITY
+        self._expiry = self._loop.call_at(at, self._expire_queued) if at < INFINITY else None
+
+    def _expire_queued(self) -> None:
+        now = self._loop.time() + TICK
+        while self._queue and self._queue[0][0] <= now:
+            job = heappop(self._queue)[2]
+            self._expire(job, now)
+            if job.entries:
+                self._push(job)
+            else:
+                self._remove(job)
+        self._arm_queue()
+        self._settled()
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
@@ -263,9 +289,7 @@ class Pool(ABC):
             finally:
                 self._calls -= 1
                 while self._queue and self._calls < self._max_concurrent:
-                    queued = heappop(self._queue)[2]
-                    if queued in self._jobs:
-                        self._start(queued)
+                    self._start(heappop(self._queue)[2])
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
                 await self._settle(job, entries, results)
@@ -351,8 +375,9 @@ class Pool(ABC):
         self._stopping = self._closed = True
         jobs, self._jobs = self._jobs, {}
         self._queue.clear()
-        if self._guard is not None:
-            self._guard.cancel()
+        for timer in (self._guard, self._expiry):
+            if timer is not None:
+                timer.cancel()
         for job in jobs:
             self._remove(job)
             if job.task is not None:

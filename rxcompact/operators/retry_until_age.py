@@ -12,7 +12,6 @@ import reactivex as rx
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, SerialDisposable, SingleAssignmentDisposable
-from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, Clock, LoopScheduler, Seconds, default_scheduler, seconds
 from rxcompact.errors import ExpiredError
@@ -93,44 +92,57 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
     def __call__(self, what: Any) -> Any:
         return self._observable(what) if isinstance(what, Observable) else self._function(what)
 
-    def _call(self, scheduler: SchedulerBase, *args: Any, **kwargs: Any) -> _Call:
+    def _begin(self, scheduler: SchedulerBase, *args: Any, **kwargs: Any) -> tuple[Attempts, Callable[[], float]]:
+        """Return the attempts at one call, and what gives the seconds that are left to it."""
         clock = Clock(scheduler)
-        now = clock.wall()
-        born = now if self._born is None else self._born(*args, **kwargs) if callable(self._born) else self._born
-        return _Call(self._policy, self._max_age, clock.monotonic, clock.monotonic() + self._max_age - (now - born))
+        age = 0.0
+        if self._born is not None:
+            age = clock.wall() - (self._born(*args, **kwargs) if callable(self._born) else self._born)
+        deadline = clock.monotonic() + self._max_age - age
+        return Attempts(self._policy, self._max_age), lambda: deadline - clock.monotonic()
 
-    # ── a coroutine function ──────────────────────────────────────────────────────────────────────────────────────
+    async def _wait(self, attempts: Attempts, error: Exception, left: float) -> float:
+        """Return how long to wait, at most until it is too old; raise what retrying cannot mend."""
+        if await attempts.failed(error) is None:
+            raise error
+        wait = attempts.fit(left)
+        if wait == INFINITY:
+            return left
+        await attempts.before_sleep(wait)
+        return wait
+
+    def _expired(self, attempts: Attempts, left: float) -> ExpiredError:
+        return expired_error(self._max_age - left, self._max_age, attempts.count, attempts.error)
 
     def _function(self, function: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
         @wraps(function)
         async def until_age(*args: P.args, **kwargs: P.kwargs) -> T:
-            call = self._call(self._scheduler or LoopScheduler(asyncio.get_running_loop()), *args, **kwargs)
-            while call.remaining() > 0:
-                call.count += 1
+            scheduler = self._scheduler or LoopScheduler(asyncio.get_running_loop())
+            attempts, left = self._begin(scheduler, *args, **kwargs)
+            while left() > 0:
+                attempts.count += 1
                 try:
-                    async with asyncio.timeout_at(call.deadline):
+                    async with asyncio.timeout(left()):
                         return await function(*args, **kwargs)
                 except Exception as error:  # noqa: BLE001 - raised again, where retrying cannot mend it
-                    wait = await call.wait_after(error)
+                    wait = await self._wait(attempts, error, left())
                 await asyncio.sleep(wait)
-            raise call.expired()
+            raise self._expired(attempts, left())
 
         return until_age
-
-    # ── an observable ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _observable(self, source: Observable[T]) -> Observable[T]:
         def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
             timers = default_scheduler(self._scheduler or scheduler)
-            call = self._call(timers)
-            attempt = SerialDisposable()
+            attempts, left = self._begin(timers)
+            attempt, expiry = SerialDisposable(), SingleAssignmentDisposable()
 
             def expire(*_: Any) -> None:
                 attempt.dispose()
-                observer.on_error(call.expired())
+                observer.on_error(self._expired(attempts, left()))
 
             def start(*_: Any) -> None:
-                call.count += 1
+                attempts.count += 1
                 attempt.disposable = subscription = SingleAssignmentDisposable()
                 subscription.disposable = source.subscribe(
                     observer.on_next, failed, observer.on_completed, scheduler=scheduler
@@ -146,46 +158,19 @@ class retry_until_age:  # noqa: N801 - an operator, named as RxPY names them
 
             async def again(error: Exception) -> None:
                 try:
-                    wait = await call.wait_after(error)
+                    wait = await self._wait(attempts, error, left())
                 except Exception as raised:  # noqa: BLE001 - the caller's wait or condition may raise anything
                     observer.on_error(raised)
                     return
-                if wait < call.remaining():
+                if wait < left():
                     attempt.disposable = pause = SingleAssignmentDisposable()
                     pause.disposable = timers.schedule_relative(wait, start)
 
-            if call.remaining() <= 0:
+            if left() <= 0:
                 expire()
-                return attempt
-            expiry = SingleAssignmentDisposable()
-            expiry.disposable = timers.schedule_relative(call.remaining(), expire)
-            start()
+            else:
+                expiry.disposable = timers.schedule_relative(left(), expire)
+                start()
             return CompositeDisposable(attempt, expiry)
 
         return Observable(subscribe)
-
-
-class _Call(Attempts):
-    """The attempts at one call, and the instant at which it is too old."""
-
-    def __init__(self, policy: Retrying, max_age: float, now: Callable[[], float], deadline: float) -> None:
-        super().__init__(policy, max_age)
-        self._now = now
-        self.deadline = deadline
-
-    def remaining(self) -> float:
-        return self.deadline - self._now()
-
-    def expired(self) -> ExpiredError:
-        return expired_error(self._max_age - self.remaining(), self._max_age, self.count, self.error)
-
-    async def wait_after(self, error: Exception) -> float:
-        """Return how long to wait, at most until it is too old; raise what retrying cannot mend."""
-        if await self.failed(error) is None:
-            raise error
-        remaining = self.remaining()
-        wait = self.fit(remaining)
-        if wait == INFINITY:
-            return remaining
-        await self.before_sleep(wait)
-        return wait

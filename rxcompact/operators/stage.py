@@ -132,8 +132,6 @@ class PooledStage(Pool, ObserverBase[Any]):
         self._places = numbers()
         self._completion: Callable[[], None] | None = None
 
-    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
         """Take a window, or one distinct event."""
         self._run(self._take, [value] if isinstance(value, Compacted) else value)
@@ -182,8 +180,6 @@ class PooledStage(Pool, ObserverBase[Any]):
         self._completion = completion
         self._settled()
 
-    # ── what is held ──────────────────────────────────────────────────────────────────────────────────────────────
-
     def held(self) -> int:
         """Return how many events are held."""
         return self._held
@@ -196,8 +192,6 @@ class PooledStage(Pool, ObserverBase[Any]):
     def _age(self, compacted: Compacted) -> float:
         born = compacted.first_seen
         return 0.0 if born is None else self._loop.time() - self._clock.wall.instant(born)
-
-    # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _settled(self) -> None:
         """End the stream, if its source has ended and nothing is held."""

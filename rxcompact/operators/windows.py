@@ -54,8 +54,6 @@ class Windows(SerializedEmitter, ABC):
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
         self._bucket_class = EventBucket if first_alone and options.time_mapper is None else RowBucket
 
-    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
     def event_handler(self) -> Callable[[Any], None]:
         """Return what takes one event."""
         return lambda event: self.add_many((event,))
@@ -89,8 +87,6 @@ class Windows(SerializedEmitter, ABC):
         """Make dead letters of what is held: the subscription is disposed."""
         self._abandoned = True
         self.flush("drain")
-
-    # ── what it holds ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def held(self) -> int:
         """Return how many keys the open buckets hold."""
@@ -136,8 +132,6 @@ class Windows(SerializedEmitter, ABC):
         step = self.clock.wall.follow()
         self._future_limit = min(self.clock.wall() + self._options.tolerance, FAR)
         return step
-
-    # ── into a bucket ─────────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
@@ -191,8 +185,6 @@ class Windows(SerializedEmitter, ABC):
             return True
         self._reject(Compacted(key, event, 1), error, "dropped")
         return False
-
-    # ── closing, and out ──────────────────────────────────────────────────────────────────────────────────────────
 
     @abstractmethod
     def due(self) -> float:

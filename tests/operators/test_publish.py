@@ -402,6 +402,28 @@ def test_keys_that_python_takes_for_one_have_several_idempotency_keys() -> None:
     assert len({Batch([Compacted(key, None, 1, 0.0, 0.0)]).idempotency_key for key in keys}) == len(keys)
 
 
+async def test_an_event_that_comes_after_a_batch_that_was_too_old_is_published() -> None:
+    bench = Bench(timespan=5)
+    bench.source.on_next(item("old", START - 60))
+    await asyncio.sleep(1)
+    bench.source.on_next(item("young"))
+    await asyncio.sleep(10)
+    assert (bench.given, [letter.event.key for _, letter in bench.letters]) == ([(6, ["young"])], ["old"])
+
+
+async def test_a_batch_that_gathers_is_held_and_no_call_that_waits_to_be_made_again() -> None:
+    def down(_: Batch) -> None:
+        raise TransientError
+
+    bench = Bench(down, timespan=5)
+    bench.source.on_next(item("a", START - 10))
+    await asyncio.sleep(4)
+    [stage] = bench.stages
+    assert (stage.held(), stage.waiting(), stage.oldest()) == (1, 0, 14)
+    await asyncio.sleep(1.5)
+    assert (stage.held(), stage.waiting(), stage.oldest()) == (1, 1, 15.5)
+
+
 # ── known defects ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
