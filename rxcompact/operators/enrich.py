@@ -131,10 +131,10 @@ class EnrichStage(PooledStage):
         super().__init__(options, observer, scheduler)
         function: Any = options.enricher
         self._merge = options.merge
-        if isinstance(function, KeyedEnricher) and options.merge is None:
+        if isinstance(options.enricher, KeyedEnricher) and options.merge is None:
             self._merge, function = options.enricher.merge, options.enricher.lookup
-        elif isinstance(function, Enricher):
-            function = function.enrich
+        elif isinstance(options.enricher, Enricher):
+            function = options.enricher.enrich
         self._enricher = awaitable(function)
         self._batch = options.batch
         self._cache = options.cache

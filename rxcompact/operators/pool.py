@@ -41,12 +41,10 @@ class Job(Attempts):
     """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
 
     Attributes:
-        entries: What it has to settle.
-        earliest, latest: Their deadlines.
+        entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
         due: When the call has taken too long, or is to be made; infinity for neither.
         timer: Due then, or at a deadline.
-        task: Makes the call, and decides what becomes of it.
-        timed_out: Whether the call was cancelled, since it took too long.
+        task: Makes the call, and decides what becomes of it; ``timed_out`` when it was cancelled for its time.
         waiting: Whether it is to be called when it is due.
     """
 
@@ -96,8 +94,6 @@ class Pool(ABC):
         self._guard: asyncio.Task[None] | None = None
         self._stopping = self._closed = False
 
-    # ── what a stage does ─────────────────────────────────────────────────────────────────────────────────────────
-
     @abstractmethod
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
         """Return as many results, an exception for an entry that failed, or raise for all.
@@ -123,8 +119,6 @@ class Pool(ABC):
     @abstractmethod
     def _settled(self) -> None:
         """Look whether anything is still held."""
-
-    # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
@@ -265,6 +259,7 @@ class Pool(ABC):
 
     async def _attempt(self, job: Job) -> None:
         results: Sequence[Any]
+        entries = job.entries
         try:
             try:
                 now = self._loop.time()

@@ -277,7 +277,7 @@ class TumblingWindows(Windows):
             # on the grid, so that late timers do not add up; a machine that slept skips what it missed
             self._due = due + self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
 
-    def _bounds(self, _: int, trigger: Trigger) -> Bounds:
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         return Bounds(self._opened, self.clock.wall(), trigger)
 
     def _close_all(self, trigger: Trigger) -> None:
