@@ -22,10 +22,8 @@ from rxcompact.reader.text import is_gzip, read_body
 
 KIB = 1024
 SUCCESS = range(200, 300)
-EXCERPT = 200
-"""Characters of a failure's body that its error shows."""
-EXCERPT_TIMEOUT = 1.0
-"""Seconds for which they are waited for."""
+EXCERPT = 200  # characters of a failure's body that its error shows
+EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 
 
 class _Connector(aiohttp.TCPConnector):

@@ -16,8 +16,7 @@ from rxcompact.format import redacted
 EXPECTED = "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM"
 NATS = ("consumer", "start", "ack_wait", "max_ack_pending", "prefetch")
 REDIS = ("group", "consumer", "field", "start", "min_idle_time", "max_pending", "prefetch")
-NAME = "rxcompact"
-"""Of the consumer or group, where the URL has none."""
+NAME = "rxcompact"  # of the consumer or group, where the URL has none
 
 
 def partitions(text: str) -> Sequence[int]:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
-from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,14 +27,10 @@ from rxcompact.sinks.ndjson import NdjsonSink
 
 T = TypeVar("T")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-DURATIONS = "durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h\n\n"
 PREFIX = "RXCOMPACT_"
 SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-SIGNALLED = 128
-"""Added to a signal's number it is the exit code of a command that a signal ended."""
+SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
-
-# ── options ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def duration(text: str) -> float:
@@ -71,18 +66,29 @@ def kind_of(call: Callable[..., Any], name: str) -> tuple[Callable[[str], Any], 
     return KINDS.get(signature(call).parameters[name].annotation.partition(" | ")[0], (str, name.upper()))
 
 
-def add_parameters(parser: Any, call: Callable[..., Any], texts: Mapping[str, str]) -> None:
-    """Add an option for each of these parameters of a call: required, or with its default, which the help shows."""
-    for name, text in texts.items():
+def _help(call: Callable[..., Any], name: str) -> str:
+    """Return what the docstring of a call has on a parameter."""
+    found = re.search(rf"^ {{8}}{name}: (.*(?:\n {{12}}.*)*)", call.__doc__ or "", re.MULTILINE)
+    text = " ".join(found[1].split()) if found else ""
+    return (text[:1].lower() + text[1:]).replace("`", "").replace("%", "%%").rstrip(".")
+
+
+def add_parameters(parser: Any, call: Callable[..., Any], names: Iterable[str]) -> None:
+    """Add an option for each of these parameters of a call: required, or with its default; the help is its docstring's.
+
+    Options of the same names may be given to the call: see `given`.
+    """
+    for name in names:
         default = signature(call).parameters[name].default
-        add, (kind, metavar) = partial(parser.add_argument, f"--{name.replace('_', '-')}"), kind_of(call, name)
+        kind, metavar = kind_of(call, name)
+        options: dict[str, Any] = {"type": kind, "metavar": metavar, "default": default, "help": _help(call, name)}
         if default is False:
-            add(action="store_true", help=text)
+            options = {"action": "store_true", "help": options["help"]}
         elif default is Parameter.empty:
-            add(type=kind, required=True, metavar=metavar, help=text)
-        else:
-            shown = "" if default is None else " (%(default)s)"
-            add(type=kind, default=default, metavar=metavar, help=text + shown)
+            options |= {"default": None, "required": True}
+        elif default is not None:
+            options["help"] += " (%(default)s)"
+        parser.add_argument(f"--{name.replace('_', '-')}", **options)
 
 
 def given(options: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
@@ -98,10 +104,9 @@ def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_requi
     key = "what makes events equal; a.b reaches into objects; may be repeated (default: all of the event)"
     keys.add_argument("--key", help=key, **names)
     keys.add_argument("--exclude", help="all but these", **names)
-    null = "key of an event without a field: null, or reject the event (%(default)s)"
-    add("--missing", choices=["null", "reject"], default="null", help=null)
+    add_parameters(parser, key_of, ["missing"])
     add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
-    add_parameters(parser, compact, {"timespan": "length of a window"})
+    add_parameters(parser, compact, ["timespan"])
     add("--time", metavar="FIELD", help=time)
     add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
     add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
@@ -165,9 +170,6 @@ def from_environment(
     return [*found, *arguments]
 
 
-# ── standard streams ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 def write_error(text: str) -> None:
     """Write to standard error, unless it is closed."""
     if sys.stderr is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
@@ -215,9 +217,6 @@ def discard_stdout() -> None:
     """Send standard output nowhere from now on, so that the interpreter's last flush does not fail."""
     with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-# ── signals, the event loop ───────────────────────────────────────────────────────────────────────────────────────────
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -23,19 +23,8 @@ from reactivex.subject import Subject
 
 from rxcompact import operators as rxo
 from rxcompact.clock import LoopScheduler
-from rxcompact.commands.common import (
-    DURATIONS,
-    SIGNALLED,
-    add_event_arguments,
-    add_parameters,
-    configure_log,
-    dead_letter_sink,
-    given,
-    mappers,
-    note,
-    stop_signals,
-    write_error,
-)
+from rxcompact.commands import common
+from rxcompact.commands.common import SIGNALLED, note, write_error
 from rxcompact.contracts import UNBOUNDED, Demand, Sink, close
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import LateError, RxCompactError
@@ -54,9 +43,9 @@ Without --time, a window is of the time at which lines arrive: it closes by the 
 With --time, events are replayed by that field, in buckets aligned to the epoch. Of files the same input gives the same
 output; the clock of a pipe goes on, so that the windows of an input that pauses close.
 """
-EPILOG = (
-    DURATIONS
-    + """\
+EPILOG = """\
+durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
+
 output, one JSON object a line:
   opened, closed         bounds of the window, POSIX seconds
   key                    the field's value, an array for several fields, null where missing
@@ -78,19 +67,11 @@ exit code:
   2    wrong usage, a file that cannot be read, or output that cannot be written
   129, 130, 143  after SIGHUP, Ctrl-C, SIGTERM; what was held has been written
 """
-)
-PROGRESS = 0.5
-"""Seconds between two progress lines."""
-MANY_LATE = 0.01
-"""Share of late events above which a warning is printed."""
-IDLE = 2.0
-"""Seconds of silence after which a pipe is idle: a shorter pause of what writes to it makes no event late."""
-DRAIN = 10.0
-"""Seconds for which dead letters are delivered after the end of the input."""
-WINDOWS = {
-    "lateness": "with --time: wait so long for late events; inf: to the end",
-    "count": "close a window also at this many distinct keys",
-}
+PROGRESS = 0.5  # seconds between two progress lines
+MANY_LATE = 0.01  # share of late events above which a warning is printed
+IDLE = 2.0  # seconds of silence after which a pipe is idle: a shorter pause of what writes to it makes no event late
+DRAIN = 10.0  # seconds for which dead letters are delivered after the end of the input
+WINDOWS = ("lateness", "count")
 CLEAR = "\r\x1b[K"
 
 
@@ -98,8 +79,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
-    add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns", key_required=False)
-    add_parameters(parser, rxo.compact, WINDOWS)
+    common.add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns", key_required=False)
+    common.add_parameters(parser, rxo.compact, WINDOWS)
     add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
     add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
     add("--verbose", action="store_true", help="print place and reason of each line that is rejected")
@@ -109,9 +90,9 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     if options.lateness is not None and options.time is None:
         raise argparse.ArgumentError(None, "--lateness needs --time")
-    configure_log(options)
+    common.configure_log(options)
     try:
-        return asyncio.run(_compact(_Compaction(options), dead_letter_sink(options.dead_letters)))
+        return asyncio.run(_compact(_Compaction(options), common.dead_letter_sink(options.dead_letters)))
     except BrokenPipeError:
         return 0  # its reader is gone
 
@@ -128,7 +109,7 @@ async def _compact(compaction: _Compaction, sink: Sink | None) -> int:
         received.append(number)
         stopped.on_next(number)
 
-    numbers = stop_signals()
+    numbers = common.stop_signals()
     for number in numbers:
         loop.add_signal_handler(number, stop, number)
     letters = compaction.letters = None if sink is None else _DeadLetters(sink)
@@ -202,8 +183,8 @@ class _Compaction:
         self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
         self._next_progress = time.monotonic() + PROGRESS if self._is_terminal else inf
         paths = options.paths
-        key_mapper, time_mapper = mappers(options)
-        windows: dict[str, Any] = given(options, ["timespan", "count", "keep"])
+        key_mapper, time_mapper = common.mappers(options)
+        windows: dict[str, Any] = common.given(options, ["timespan", "count", "keep"])
         if time_mapper is not None:
             idle = inf if all(map(_is_file, paths)) else IDLE  # history has no idle time
             windows |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}
@@ -215,11 +196,9 @@ class _Compaction:
 
     async def run(self, stopped: Observable[int]) -> None:
         """Write windows until the input ends."""
-        chunks = self._source.stream(self.letters or UNBOUNDED).pipe(ops.take_until(stopped))
+        chunks = self._source.stream(UNBOUNDED if self.letters is None else self.letters).pipe(ops.take_until(stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
         await windows.pipe(ops.do_action(self._on_window), ops.default_if_empty())
-
-    # ── what happens ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _on_stage(self, stage: Any) -> None:
         self._stage: Windows = stage
@@ -242,18 +221,17 @@ class _Compaction:
         self._rejected[letter.reason] += 1
         if isinstance(letter.error, LateError):
             self._lateness = max(self._lateness, letter.error.late_by)
-        if not (is_first or self._options.verbose or self.letters):
+        is_shown = is_first or self._options.verbose
+        if not is_shown and self.letters is None:
             return
         position = self._source.position
         number = position.number(letter.event)
         where = f"{position.path}:{number}" if number else position.path
         if self.letters is not None:
             self.letters.push(replace(letter, origin=where), lambda: None)
-        if is_first or self._options.verbose:
+        if is_shown:
             more = "" if self._options.verbose else " (--verbose shows the others)"
             self.note(f"{where}: rejected: {letter.error}{more}", "WARNING")
-
-    # ── what is reported ──────────────────────────────────────────────────────────────────────────────────────────
 
     def report(self) -> bool:
         """Report the account; return whether the exit code is 1 for it."""

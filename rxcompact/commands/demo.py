@@ -26,12 +26,10 @@ Show it at work, on this machine alone and in seconds: an alert storm is posted 
 distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
 """
 EPILOG = ""
-STORM = 8.0
-"""Seconds that it lasts."""
+STORM = 8.0  # seconds that it lasts
 OUTAGE = (2.0, 5.0)
 RESTART = 4.0
-POST = 500
-"""Events a post."""
+POST = 500  # events a post
 PAUSE = 0.04
 HOSTS = 60
 ALERTS = ("DiskFull", "HighLatency", "NodeDown", "CertExpires", "QueueGrows")

@@ -15,10 +15,8 @@ from rxcompact.render.snapshot import LETTER_COLUMNS, letter_rows, snapshot_line
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-PERIOD = 0.25
-"""Seconds between two updates of the table."""
-LINE = 1.0
-"""Seconds between two lines where it is no terminal."""
+PERIOD = 0.25  # seconds between two updates of the table
+LINE = 1.0  # seconds between two lines where it is no terminal
 
 
 async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:

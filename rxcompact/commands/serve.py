@@ -12,19 +12,8 @@ from typing import Any
 
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
+from rxcompact.commands import common
 from rxcompact.commands.broker import broker_source, partitions
-from rxcompact.commands.common import (
-    DURATIONS,
-    add_event_arguments,
-    add_parameters,
-    configure_log,
-    dead_letter_sink,
-    given,
-    mappers,
-    note,
-    run_loop,
-    stop_signals,
-)
 from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
@@ -47,9 +36,9 @@ A body is an object, an array, NDJSON or concatenated JSON, gzip or not; 202 mea
 Retry-After that there is no capacity now. GET /healthz and /readyz are probes, /metrics is for Prometheus.
 SIGTERM, SIGHUP or Ctrl-C drains it; the last line is the account.
 """
-EPILOG = (
-    DURATIONS
-    + """\
+EPILOG = """\
+durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
+
 Every option can be given by the environment, --max-age by RXCOMPACT_MAX_AGE. What ps must not show belongs there, or
 into a file: RXCOMPACT_TOKEN or --token-file, RXCOMPACT_HEADER, an URL with a password in RXCOMPACT_PUBLISH.
 
@@ -64,26 +53,14 @@ exit code:
        standard output was closed by its reader, or the run failed
   2    wrong usage, or an address that cannot be listened on
 """
-)
-
-
-LISTENER = {
-    "path": "path of the posts",
-    "strict": "answer 400 to a body with any bad line, and take none of it",
-    "success_status": "status of a body that was taken",
-    "max_body": "bytes of a body at most",
-    "max_event": "bytes of an event at most",
-    "max_events": "events of a body at most",
-    "body_timeout": "duration of a body at most",
-    "header_timeout": "of the head of a request",
-    "max_connections": "connections at once",
-    "retry_after": "Retry-After of a 503, seconds",
-    "linger": "answer /metrics so long after a drain",
-}
-PIPELINE = {"max_age": "age at which an event expires", "max_in_flight": "distinct events held at most"}
-ORCHESTRATOR = {"deadline": "duration of a drain at most"}
-ENRICHER = {"max_concurrent": "requests at once"}
-SINK = {"gzip": "compress the posts"}
+LISTENER = [
+    *("path", "strict", "success_status", "max_body", "max_event", "max_events", "body_timeout", "header_timeout"),
+    *("max_connections", "retry_after", "linger"),
+]
+PIPELINE = ("max_age", "max_in_flight")
+ORCHESTRATOR = ("deadline",)
+ENRICHER = ("max_concurrent",)
+SINK = ("gzip",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,9 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--source", metavar="URL", help=f"consume {brokers}")
     add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
     add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
-    add_event_arguments(parser, "an event's age counts from this field (default: its arrival)", key_required=True)
-    add_parameters(parser, Pipeline, PIPELINE)
-    add_parameters(parser, Orchestrator, ORCHESTRATOR)
+    common.add_event_arguments(
+        parser, "an event's age counts from this field (default: its arrival)", key_required=True
+    )
+    common.add_parameters(parser, Pipeline, PIPELINE)
+    common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
     output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")
@@ -105,13 +84,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("listener")
     group.add_argument("--token", help="bearer token that senders must send; ps shows it, see below")
     group.add_argument("--token-file", metavar="FILE", help="file with that token")
-    add_parameters(group, HttpSource, LISTENER)
+    common.add_parameters(group, HttpSource, LISTENER)
 
     group = parser.add_argument_group("enrichment")
     header: Any = {"type": _header, "action": "append", "default": [], "metavar": "NAME:VALUE"}
     group.add_argument("--enrich", metavar="URL", help="request this for each event; {field} is the field's value")
     group.add_argument("--enrich-header", help="of the request; may be repeated", **header)
-    add_parameters(group, HttpEnricher, ENRICHER)
+    common.add_parameters(group, rxo.enrich, ENRICHER)
 
     group = parser.add_argument_group("publishing")
     add = group.add_argument
@@ -119,10 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--header", help="of the posts; may be repeated", **header)
     add("--format", choices=["ndjson", "array"], default="ndjson", help="of a post (%(default)s)")
     add("--flat", action="store_true", help="the event's own fields with count and times beside them, as for a table")
-    add_parameters(group, HttpSink, SINK)
-
-
-# ── argument types ────────────────────────────────────────────────────────────────────────────────────────────────────
+    common.add_parameters(group, HttpSink, SINK)
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -149,9 +125,6 @@ def _token(options: argparse.Namespace) -> str | None:
     return token
 
 
-# ── the run ───────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
 class _Stdout(NdjsonSink):
     """Standard output; ``gone`` is set when nobody reads it any more."""
 
@@ -168,40 +141,40 @@ class _Stdout(NdjsonSink):
 
 
 def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
-    key_mapper, time_mapper = mappers(options)
+    key_mapper, time_mapper = common.mappers(options)
     operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
     if options.enrich is not None:
-        concurrent = given(options, ENRICHER)
+        concurrent = common.given(options, ENRICHER)
         enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header), **concurrent)
         operators.append(rxo.enrich(enricher, **concurrent))
     to_json = flat_object if options.flat else json_object
     sink: Sink = _Stdout(gone, to_json)
     if options.publish != "-":
-        post = {"format": options.format, "headers": dict(options.header), **given(options, SINK)}
+        post = {"format": options.format, "headers": dict(options.header), **common.given(options, SINK)}
         sink = HttpSink(options.publish, to_json=to_json, **post)
     if options.source:
         source: Source = broker_source(options.source, options.partitions, options.start)
     else:
         host, port = _address(options.listen)
-        listener = given(options, LISTENER)
+        listener = common.given(options, LISTENER)
         source = HttpSource(host=host, port=port, items=options.items, token=_token(options), **listener)
-    letters = dead_letter_sink(options.dead_letters)
-    return Pipeline(source, *operators, rxo.publish(sink), dead_letters=letters, **given(options, PIPELINE))
+    letters = common.dead_letter_sink(options.dead_letters)
+    return Pipeline(source, *operators, rxo.publish(sink), dead_letters=letters, **common.given(options, PIPELINE))
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    configure_log(options)
+    common.configure_log(options)
     gone = asyncio.Event()
-    return run_loop(_serve(_pipeline(options, gone), gone, options))
+    return common.run_loop(_serve(_pipeline(options, gone), gone, options))
 
 
 async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
-    orchestrator = Orchestrator(pipeline, report=not options.verbose, **given(options, ORCHESTRATOR))
+    orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
     if options.verbose:
         orchestrator.attach(LogObserver())
-    if numbers := stop_signals():
+    if numbers := common.stop_signals():
         orchestrator.stop_on(*numbers)
     failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
 
@@ -222,7 +195,7 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
             raise OSError(f"--listen {options.listen}: {error}") from error
         raise error
     if ready.done():
-        note(ready.result())
+        common.note(ready.result())
     stopping = asyncio.ensure_future(_stop_without_reader(orchestrator, gone))
     if options.live:
         await live(orchestrator, sys.stderr)
@@ -230,9 +203,9 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
     try:
         in_time = (await ended).in_time
     except Exception as error:  # noqa: BLE001 - whatever the source or the stream failed with
-        note(f"rxcompact: {error_text(error)}", "ERROR")
+        common.note(f"rxcompact: {error_text(error)}", "ERROR")
     account = orchestrator.account
-    note(str(account), **account._asdict())
+    common.note(str(account), **account._asdict())
     stopping.cancel()
     useless = account.received > 0 and not account.published
     return int(useless or gone.is_set() or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))

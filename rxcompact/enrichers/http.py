@@ -18,8 +18,7 @@ from rxcompact.keys import plain
 
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
-UNTYPED = {"", "text/plain", "application/octet-stream"}
-"""Content types of JSON from servers that set none."""
+UNTYPED = {"", "text/plain", "application/octet-stream"}  # content types of JSON from servers that set none
 DOTS = {".", ".."}
 
 

@@ -17,14 +17,11 @@ from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import is_gzip
 
-SLICE = 256
-"""Events of a body that are worked on at once."""
-SHOWN = 10
-"""Rejected events that an answer lists."""
+SLICE = 256  # events of a body that are worked on at once
+SHOWN = 10  # rejected events that an answer lists
 FORM = "application/x-www-form-urlencoded"
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
-CLOSE = {"Connection": "close"}
-"""The rest of the body is not read."""
+CLOSE = {"Connection": "close"}  # the rest of the body is not read
 _form = re.compile(rb"[\w.%+*-]+=")
 
 

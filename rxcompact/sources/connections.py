@@ -14,8 +14,7 @@ from aiohttp.http import HttpProcessingError
 
 LINGER = 1.0
 """Seconds a rejected client has to read the answer; closing at once would reset the connection while it still sends."""
-GRACE = 2.0
-"""Seconds that requests under way may take when the server closes."""
+GRACE = 2.0  # seconds that requests under way may take when the server closes
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:

@@ -26,8 +26,7 @@ from rxcompact.sources.connections import Server
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
-RECOVERED = 0.2
-"""Share of the capacity that is free when it is ready again after it was full."""
+RECOVERED = 0.2  # share of the capacity that is free when it is ready again after it was full
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
