@@ -8,33 +8,23 @@ by the wall clock, from the first request until the server has every acknowledge
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import itertools
 import json
-import random
-import re
 import shutil
-import socket
-import statistics
-import subprocess
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import nats
+from bench import bodies, compare, consume, main, server
 from nats.js.api import ConsumerConfig
 
-from rxcompact import Orchestrator, Pipeline
-from rxcompact import operators as rxo
 from rxcompact.brokers.jetstream import JetStreamSource
 
-KEYS, PREFETCH, MAX_BYTES = 10_000, 4_000, 8 << 20
+PREFETCH, MAX_BYTES = 4_000, 8 << 20
 ASK = {"batch": PREFETCH // 2, "max_bytes": MAX_BYTES, "expires": 10 * 10**9}
 
 
@@ -45,31 +35,8 @@ class Key(msgspec.Struct, gc=False):
 @contextmanager
 def running() -> Iterator[str]:
     binary = shutil.which("nats-server", path=f"{sysconfig.get_path('scripts')}") or "nats-server"
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as taken, Path(folder, "log").open("wb") as log:
-        taken.bind(("127.0.0.1", 0))
-        port = taken.getsockname()[1]
-        taken.close()
-        server = subprocess.Popen([binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", folder], stderr=log)
-        try:
-            while not re.search("Server is ready", Path(folder, "log").read_text()):
-                time.sleep(0.02)
-            yield f"nats://127.0.0.1:{port}"
-        finally:
-            server.kill()
-            server.wait()
-
-
-async def fill(url: str, messages: int, each: int) -> None:
-    client = await nats.connect(url)
-    stream = client.jetstream()
-    await stream.add_stream(name="IN", subjects=["in"])
-    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(KEYS)))
-    keys = iter(random.Random(7).choices(range(KEYS), cum_weights=weights, k=messages * each))
-    for number in range(messages):
-        lines = [json.dumps({"id": f"key-{key}", "n": number}).encode() for key in itertools.islice(keys, each)]
-        await stream.publish_async("in", b"\n".join(lines))
-    await stream.publish_async_completed()
-    await client.close()
+    with server(lambda port, folder: [binary, "-a", "127.0.0.1", "-p", port, "-js", "-sd", folder], "ready") as port:
+        yield f"nats://127.0.0.1:{port}"
 
 
 def compacting() -> Callable[[bytes], None]:
@@ -126,25 +93,8 @@ async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None]
 
 
 async def pipeline(url: str, name: str, messages: int, each: int) -> float:
-    source = JetStreamSource(
-        url, stream="IN", consumer=name, max_ack_pending=messages, prefetch=PREFETCH, max_bytes=MAX_BYTES
-    )
-    published = 0
-
-    def sink(batch: object) -> None:
-        nonlocal published
-        published += sum(compacted.count for compacted in batch)
-
-    orchestrator = Orchestrator(
-        Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink), max_age=600, max_in_flight=10**6)
-    )
-    began = time.perf_counter()
-    await orchestrator.start()
-    while orchestrator.account.received < messages * each:
-        await asyncio.sleep(0.005)
-    await orchestrator.stop()
-    took = time.perf_counter() - began
-    assert published == messages * each
+    options: dict[str, Any] = {"max_ack_pending": messages, "prefetch": PREFETCH, "max_bytes": MAX_BYTES}
+    took = await consume(JetStreamSource(url, stream="IN", consumer=name, **options), messages * each)
     client = await nats.connect(url)
     await check(client, name, messages)
     await client.close()
@@ -160,40 +110,25 @@ async def check(client: nats.NATS, name: str, messages: int) -> None:
     raise AssertionError(info)
 
 
-async def compare(url: str, messages: int, each: int, rounds: int) -> None:
-    await fill(url, messages, each)
-    wall: dict[str, list[float]] = {"bare": [], "dict": [], "pipeline": []}
-    cpu: dict[str, list[float]] = {"bare": [], "dict": [], "pipeline": []}
-    for number in range(rounds):
-        runs = {
+async def row(url: str, messages: int, each: int, rounds: int) -> str:
+    client = await nats.connect(url)
+    stream = client.jetstream()
+    await stream.add_stream(name="IN", subjects=["in"])
+    for body in bodies(messages, each):
+        await stream.publish_async("in", body)
+    await stream.publish_async_completed()
+    await client.close()
+    return await compare(
+        lambda number: {
             "bare": bare(url, f"bare{number}", messages),
             "dict": bare(url, f"dict{number}", messages, compacting()),
             "pipeline": pipeline(url, f"pipeline{number}", messages, each),
-        }
-        for name, run in runs.items():
-            began = time.process_time()
-            wall[name].append(await run)
-            cpu[name].append(time.process_time() - began)
-    took = {name: statistics.median(seconds) for name, seconds in wall.items()}
-    costs = {name: statistics.median(seconds) / messages * 1e6 for name, seconds in cpu.items()}
-    rates = " | ".join(f"{messages * each / seconds:,.0f}" for seconds in took.values())
-    shares = " | ".join(f"{took[name] / took['pipeline']:.0%} of {name}" for name in ("bare", "dict"))
-    print(f"| {each} | {rates} | {shares} | {' | '.join(f'{cost:.1f}' for cost in costs.values())} |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--messages", type=int, default=300_000)
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    print(
-        "| events a message | events/s: bare | dict | pipeline | share | | CPU µs a message: bare | dict | pipeline |"
+        },
+        messages,
+        each,
+        rounds,
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for each, messages in ((1, arguments.messages), (100, arguments.messages // 5)):
-        with running() as url:
-            asyncio.run(compare(url, messages, each, arguments.rounds))
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, ["bare", "dict", "pipeline"], 300_000, running, row)

@@ -13,7 +13,7 @@ import pytest
     ("name", "arguments", "rows"),
     [
         ("bench_jetstream", ["--messages=2000", "--rounds=1"], 2),
-        ("bench_redis", ["--entries=2000", "--rounds=1"], 2),
+        ("bench_redis", ["--messages=2000", "--rounds=1"], 2),
     ],
 )
 def test_it_measures(name: str, arguments: list[str], rows: int) -> None:

@@ -1,0 +1,110 @@
+"""What the benchmarks of brokers share: what is sent, the pipeline that is measured, rounds and their table."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import json
+import random
+import socket
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
+
+KEYS = 10_000
+
+Runs = Mapping[str, Awaitable[float]]
+
+
+@contextmanager
+def server(command: Callable[[str, str], list[str]], ready: str) -> Iterator[str]:
+    """Run a server, whose command a function of port and folder gives; yield its port."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket() as taken, Path(folder, "log").open("wb") as log:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        taken.close()
+        process = subprocess.Popen(command(port, folder), stdout=log, stderr=log)
+        try:
+            while ready not in Path(folder, "log").read_text():
+                time.sleep(0.02)
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def bodies(messages: int, each: int) -> Iterator[bytes]:
+    """Yield messages of so many lines, whose keys are as Zipf has them."""
+    weights = list(itertools.accumulate(1 / (rank + 1) for rank in range(KEYS)))
+    keys = iter(random.Random(7).choices(range(KEYS), cum_weights=weights, k=messages * each))
+    for number in range(messages):
+        lines = [json.dumps({"id": f"key-{key}", "n": number}).encode() for key in itertools.islice(keys, each)]
+        yield b"\n".join(lines)
+
+
+async def consume(source: Any, events: int) -> float:
+    """Return the seconds in which a pipeline consumes, compacts, publishes to a function and acknowledges."""
+    published = 0
+
+    def sink(batch: Any) -> None:
+        nonlocal published
+        published += sum(compacted.count for compacted in batch)
+
+    orchestrator = Orchestrator(
+        Pipeline(source, rxo.compact(1, key_mapper="id"), rxo.publish(sink), max_age=600, max_in_flight=10**6)
+    )
+    began = time.perf_counter()
+    await orchestrator.start()
+    while orchestrator.account.received < events:
+        await asyncio.sleep(0.005)
+    await orchestrator.stop()
+    took = time.perf_counter() - began
+    assert published == events
+    return took
+
+
+async def compare(runs_of: Callable[[int], Runs], messages: int, each: int, rounds: int) -> str:
+    """Run each contender once a round; return a row: medians of events a second, shares, CPU a message."""
+    wall: dict[str, list[float]] = {}
+    cpu: dict[str, list[float]] = {}
+    for number in range(rounds):
+        for name, run in runs_of(number).items():
+            began = time.process_time()
+            wall.setdefault(name, []).append(await run)
+            cpu.setdefault(name, []).append(time.process_time() - began)
+    took = {name: statistics.median(seconds) for name, seconds in wall.items()}
+    costs = [statistics.median(seconds) / messages * 1e6 for seconds in cpu.values()]
+    rates = [f"{messages * each / seconds:,.0f}" for seconds in took.values()]
+    shares = [f"{took[name] / took['pipeline']:.0%}" for name in took if name != "pipeline"]
+    return f"| {' | '.join([str(each), *rates, *shares, *(f'{cost:.1f}' for cost in costs)])} |"
+
+
+def main(
+    text: str | None,
+    contenders: list[str],
+    messages: int,
+    running: Callable[[], AbstractContextManager[str]],
+    row: Callable[[str, int, int, int], Awaitable[str]],
+) -> None:
+    """Print a table for messages of 1 and of 100 events."""
+    parser = argparse.ArgumentParser(description=text)
+    parser.add_argument("--messages", type=int, default=messages)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    rates = [f"{name}, events/s" for name in contenders]
+    shares = [f"share of {name}" for name in contenders if name != "pipeline"]
+    costs = [f"{name}, CPU µs a message" for name in contenders]
+    head = ["events a message", *rates, *shares, *costs]
+    print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
+    for each, number in ((1, arguments.messages), (100, arguments.messages // 5)):
+        with running() as url:
+            print(asyncio.run(row(url, number, each, arguments.rounds)))  # type: ignore[arg-type]
