@@ -27,6 +27,7 @@ from rxcompact.reader.text import MIB
 from rxcompact.timestamps import posix
 
 MAX_BODY = 16 * MIB  # of the largest message, decompressed
+SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
 
@@ -145,11 +146,14 @@ class BrokerSource(ABC):
                 self._push()
                 capacity = self._demand.capacity()
                 number = max(1, int(capacity / self._events_each))
-                condition = await self._fetch(number) if capacity else self._demand.wait()
-                if condition is not None:
-                    waiting: asyncio.Future[Any] = asyncio.ensure_future(condition)
-                    await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
-                    waiting.cancel()
+                condition: Coroutine[Any, Any, object] | None = None
+                if not capacity:
+                    condition = self._demand.wait()
+                elif not self._waiting:
+                    condition = await self._fetch(number)
+                waiting: asyncio.Future[Any] = asyncio.ensure_future(condition or asyncio.sleep(0))
+                await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
+                waiting.cancel()
         except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
             if not ended.done():
                 self._fail(error)
@@ -211,26 +215,30 @@ class BrokerSource(ABC):
         self._waiting.extend(zip(*self._unacked.take(identities, replies, bodies), strict=True))
 
     def _push(self) -> None:
-        """Push what there is capacity for."""
-        while self._waiting and self._observer is not None:
+        """Push what there is capacity for; some of it, where it is much."""
+        pushed = 0
+        while self._waiting and self._observer is not None and pushed < SLICE:
             identity, content = self._waiting[0]
             if isinstance(content, bytes):
-                self._push_together(self._observer)
-            elif not self._push_part(self._observer, identity, content):
+                pushed += self._push_together(self._observer)
+            elif (number := self._push_part(self._observer, identity, content)) is not None:
+                pushed += number
+            else:
                 return
 
-    def _push_together(self, observer: ObserverBase[list[Any]]) -> None:
+    def _push_together(self, observer: ObserverBase[list[Any]]) -> int:
         """Push the next messages as one chunk; if they do not fit, they wait to be pushed one by one."""
-        number = min(self._together, len(self._waiting))
+        number = min(self._together, len(self._waiting), max(1, int(SLICE / self._events_each)))
         identities, bodies = zip(*[self._waiting.popleft() for _ in range(number)], strict=True)
         contents = _parsed(bodies)
         origin = partial(self._origin, identities, contents)
         chunk = Chunk(chain.from_iterable(contents), Ack(partial(self._unacked.settle, identities)), origin=origin)
         self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
-        if len(chunk) <= self._demand.capacity():
+        if len(chunk) <= min(self._demand.capacity(), 2 * SLICE):
             observer.on_next(chunk)
-        else:
-            self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
+            return len(chunk)
+        self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
+        return 0
 
     def _origin(self, identities: Sequence[Identity], contents: Sequence[list[bytes]], event: Any) -> str | None:
         for identity, events in zip(identities, contents, strict=True):
@@ -238,22 +246,24 @@ class BrokerSource(ABC):
                 return self._describe(identity)
         return None
 
-    def _push_part(self, observer: ObserverBase[list[Any]], identity: Identity, events: list[bytes]) -> bool:
-        """Push the first message if it fits or its keys are held already, or else a part; return whether any was."""
-        number = len(events) if self._demand.accepts(events) else self._demand.capacity()
-        if number == 0 < len(events):
-            return False
+    def _push_part(self, observer: ObserverBase[list[Any]], identity: Identity, events: list[bytes]) -> int | None:
+        """Push a part of the first message, of which there may be one; return how many events, or None."""
+        part = events[:SLICE]
+        if not self._demand.accepts(part):
+            part = part[: self._demand.capacity()]
+        if events and not part:
+            return None
         if self._partial is None:
             self._partial = Ack(partial(self._unacked.settle, (identity,)))
             self._partial.retain()  # until the last part is pushed
         ack = self._partial
-        self._waiting[0] = identity, events[number:]
-        observer.on_next(Chunk(events[:number], ack, origin=self._describe(identity)))
-        if number >= len(events):
+        self._waiting[0] = identity, events[len(part) :]
+        observer.on_next(Chunk(part, ack, origin=self._describe(identity)))
+        if len(part) == len(events):
             self._waiting.popleft()
             self._partial = None
             ack.release()
-        return True
+        return len(part)
 
 
 def _parsed(bodies: Sequence[bytes]) -> list[list[bytes]]:

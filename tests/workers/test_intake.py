@@ -111,6 +111,21 @@ async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> 
     assert sorted(it.key for it in out) == ["a", "b", "c", "d", "e"]
 
 
+@pytest.mark.parametrize("line", [b"x", b'{"id":1}'], ids=["bad", "good"])
+@pytest.mark.parametrize("sizes", [[1, 9500, 1], [100] * 95, [1200] * 8], ids=["one", "many", "several"])
+async def test_h3_the_loop_has_its_turn_before_large_messages_are_pushed(line: bytes, sizes: list[int]) -> None:
+    source = ListSource([b"\n".join([line] * size) for size in sizes], together=32)
+    orchestrator, _ = started(source)
+    await orchestrator.start()
+    received, largest = 0, 0
+    while received < sum(sizes):
+        await asyncio.sleep(0)
+        largest, received = max(largest, orchestrator.account.received - received), orchestrator.account.received
+    assert largest <= 3000
+    await orchestrator.stop()
+    assert sorted(source.settled) == list(range(len(sizes)))
+
+
 def test_together_is_at_least_one() -> None:
     with pytest.raises(ArgumentError, match="together"):
         ListSource([], together=0)
