@@ -130,12 +130,9 @@ class _Picture:
         return True
 
     def _circle(self, x: float, y: float, dot: _Dot) -> None:
-        radius, look = RADIUS, {"fill": dot.colour, "kind": dot.kind}
-        if "ring" in dot.kind:
-            radius, look = RADIUS - 1, {"kind": dot.kind}
-        elif not dot.kind:
-            look = {"fill": dot.colour}
-        self._draw("circle", cx=x, cy=y, r=radius, **look)
+        ring = "ring" in dot.kind
+        look = ({} if ring else {"fill": dot.colour}) | ({"kind": dot.kind} if dot.kind else {})
+        self._draw("circle", cx=x, cy=y, r=RADIUS - ring, **look)
         self._text(dot.letter, x, y + 4, "middle" if dot.kind else "letter middle")
         if x + RADIUS + len(dot.badge) * LETTER < WIDTH:
             self._text(dot.badge, x + RADIUS + 1, y - 3, "small")
