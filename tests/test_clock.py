@@ -29,13 +29,32 @@ class Event:
     pass
 
 
-def test_finished_streams_hold_no_events_and_no_threads() -> None:
+def finish(how: str, event: Event) -> None:
+    """Run a stream to its end, with a window that would be open for an hour."""
+    compact = rxo.compact(3600, key_mapper=id)
+    match how:
+        case "completed":
+            rx.of(event).pipe(compact).run()
+        case "failed":
+            rx.concat(rx.of(event), rx.throw(OSError())).pipe(compact).subscribe(bool, lambda _: None)
+        case "disposed of":
+            letters = rxo.compact(3600, key_mapper=id, dead_letters=lambda _: None)
+            rx.concat(rx.of(event), rx.never()).pipe(letters).subscribe(bool).dispose()
+        case "taken from":
+            rx.of(event, event).pipe(rxo.compact(3600, key_mapper=id, count=1), rx.operators.take(1)).run()
+        case "of event time":
+            late = rxo.compact(3600, key_mapper=id, time_mapper=lambda _: time.time(), lateness=60)
+            rx.of(event).pipe(late).run()
+
+
+@pytest.mark.parametrize("how", ["completed", "failed", "disposed of", "taken from", "of event time"])
+def test_l18_finished_streams_hold_no_events_and_no_threads(how: str) -> None:
     held: list[weakref.ref[Event]] = []
     threads = threading.active_count()
     for _ in range(100):
         event = Event()
         held.append(weakref.ref(event))
-        rx.of(event).pipe(rxo.compact(3600, key_mapper=id)).run()
+        finish(how, event)
         del event
     deadline = time.monotonic() + 30
     while any(ref() is not None for ref in held) and time.monotonic() < deadline:  # threads may be on their way out
@@ -82,30 +101,49 @@ def test_other_schedulers_keep_their_timers() -> None:
 
 
 FORK = """
-import os, threading
+import os, sys, threading
 import reactivex as rx
 from rxcompact import operators as rxo
 
-def subscribed():
+def subscribed(**options):
     closed, source, windows = threading.Event(), rx.Subject(), []
-    source.pipe(rxo.compact(0.05, key_mapper=str)).subscribe(lambda w: (windows.append(w), closed.set()))
+    compact = rxo.compact(0.05, key_mapper=str, **options)
+    source.pipe(compact).subscribe(lambda w: (windows.append(w), closed.set()))
     return source, closed
 
-before, before_closed = subscribed()
-pid = os.fork()
-before.on_next("b")
-after, after_closed = subscribed()
-after.on_next("a")
-closed = before_closed.wait(20) and after_closed.wait(20)
-if pid == 0:
-    os._exit(0 if closed else 1)
-print(closed, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+def fork(then):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if then() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+def works(*subscriptions):
+    for source, _ in subscriptions:
+        source.on_next("a")
+    return all(closed.wait(20) for _, closed in subscriptions)
+
+def in_a_thread(function):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(function()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+before = subscribed()
+match sys.argv[1]:
+    case "before": good = fork(lambda: works(before))
+    case "after": good = fork(lambda: works(subscribed()))
+    case "both, with counts": good = fork(lambda: works(before, subscribed(count=2)))
+    case "a grandchild": good = fork(lambda: fork(lambda: works(before, subscribed())))
+    case "a thread forks": good = in_a_thread(lambda: fork(lambda: works(before, subscribed())))
+print(good, works(before, subscribed()))
 """
 
 
-def test_windows_close_in_a_forked_child() -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], capture_output=True, text=True, check=True)
-    assert done.stdout == "True 0\n"
+@pytest.mark.parametrize("how", ["before", "after", "both, with counts", "a grandchild", "a thread forks"])
+def test_l14_windows_close_in_a_forked_child(how: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORK, how]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "True True\n"
 
 
 def test_disposing_on_a_closed_loop_raises_nothing() -> None:

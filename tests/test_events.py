@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import pickle
 import subprocess
@@ -9,8 +10,10 @@ import sys
 from typing import Any
 
 import pytest
+import reactivex as rx
 
-from rxcompact import Bounds, Compacted, DeadLetter, Window
+from rxcompact import Bounds, Compacted, DeadLetter, Orchestrator, Pipeline, Window, errors
+from rxcompact import operators as rxo
 from rxcompact.errors import LateError
 
 BOUNDS = Bounds(10.0, 20.0, "count")
@@ -67,3 +70,74 @@ def test_windows_that_differ_in_bounds_or_events_are_not_equal() -> None:
 def test_the_events_load_no_pictures() -> None:
     code = "import sys, rxcompact.events; print([name for name in sys.modules if 'rxcompact.render' in name])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+ERRORS = [
+    errors.ArgumentError("count", 0, "at least 1"),
+    errors.LateError(20.0, 21.0, 3.0),
+    errors.FutureError(30.0, 20.0, 5.0),
+    errors.NoRoomError(7),
+    errors.RateLimitedError("slow down", retry_after=3.5),
+    errors.ExpiredError(11.0, 10.0, 4, "TransientError: away"),
+    *(kind("a text") for kind in (errors.RxCompactError, errors.KeyMapperError, errors.TimeMapperError,
+      errors.AccumulatorError, errors.DecodeError, errors.TooLargeError, errors.TransientError, errors.PermanentError,
+      errors.AnswerError, errors.AbandonedError, errors.LoopError, errors.InUseError)),
+]  # fmt: skip
+
+
+def test_l16_each_class_of_errors_is_looked_at() -> None:
+    ours = {
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RxCompactError)
+    }
+    assert {type(error) for error in ERRORS} == ours
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_l16_errors_and_dead_letters_are_pickled_and_copied(error: Any, protocol: int) -> None:
+    error.status = 503
+    letter = DeadLetter("failed", Compacted("a", {"id": "a"}, 2, window=BOUNDS), "enrich", error.reason, error, 3, 1.5)
+    for same in (pickle.loads(pickle.dumps(letter, protocol)), copy.copy(letter), copy.deepcopy(letter)):
+        assert (same.event, same.attempts, same.age) == (letter.event, 3, 1.5)
+        found = same.error
+        assert (type(found), str(found), found.args, vars(found)) == (type(error), str(error), error.args, vars(error))
+        assert found.reason == error.reason == same.reason
+
+
+@pytest.mark.parametrize(
+    ("trigger", "options"),
+    [
+        ("time", {}),
+        ("count", {"count": 1}),
+        ("completed", {}),
+        ("drain", {}),
+        ("time", {"time_mapper": "ts", "lateness": 0}),
+    ],
+    ids=["time", "count", "completed", "drain", "event time"],
+)
+async def test_l26_a_sink_sees_of_each_event_which_window_it_is_of(trigger: str, options: dict[str, Any]) -> None:
+    loop: Any = asyncio.get_running_loop()
+    source: rx.Subject[Any] = rx.Subject()
+    out: list[Compacted] = []
+    windows: list[Window] = []
+    async with Orchestrator(
+        Pipeline(
+            source,
+            rxo.compact(10, key_mapper="id", **options),
+            rxo.enrich(lambda event: event | {"more": 1}),
+            rxo.publish(out.extend, timespan=0),
+            max_age=60,
+        )
+    ) as orchestrator:
+        orchestrator.windows.subscribe(windows.append)
+        source.on_next({"id": "a", "ts": loop.wall()})
+        await asyncio.sleep(1)
+        if trigger == "completed":
+            source.on_completed()
+            await orchestrator.wait()
+        elif trigger != "drain":
+            await asyncio.sleep(30)
+    assert [compacted.window for compacted in out] == [windows[0].bounds]
+    bounds = windows[0].bounds
+    assert bounds.trigger == trigger
+    assert bounds.opened <= (out[0].first_seen or 0) <= bounds.closed <= bounds.opened + 10 + 1e-6

@@ -69,8 +69,8 @@ async def test_a_wall_clock_that_jumps_by_hours_makes_nothing_older(hours: int) 
 
 
 @pytest.mark.parametrize("lateness", [None, 0])
-@pytest.mark.parametrize("ahead", [3600, -3 * 86_400])
-async def test_a_wall_clock_that_is_put_right_is_followed(ahead: float, lateness: float | None) -> None:
+@pytest.mark.parametrize("ahead", [3600, 86_400 + 7, 30 * 86_400, -120, -3 * 86_400])
+async def test_l9_a_wall_clock_that_is_put_right_is_followed(ahead: float, lateness: float | None) -> None:
     loop: Any = asyncio.get_running_loop()
     loop.jump(ahead)
     subject: rx.Subject[Any] = rx.Subject()
@@ -87,12 +87,31 @@ async def test_a_wall_clock_that_is_put_right_is_followed(ahead: float, lateness
         await asyncio.sleep(1)
     report = await orchestrator.stop()
     logger.remove(handler)
-    assert wrong.published == 0
-    assert wrong.expired + wrong.rejected > 0  # an hour old, or days in the future
+    if abs(ahead) >= 3600:
+        assert wrong.published == 0
+        assert wrong.expired + wrong.rejected > 0  # an hour old, or days in the future
     assert {c.key for c in out} >= set(range(30, 60))
     assert report.account.published == len(out)
     step = f"the wall clock was set {'back' if ahead > 0 else 'forward'} by {abs(ahead)} s"
     assert [text for text in warnings if "wall clock" in text] == [step]
+
+
+@pytest.mark.parametrize("steps", [[0.4, 0.4], [-0.9], [3600, -3600], [1.5, 1.5, 1.5], [-7200, 30, 86_400]])
+async def test_l9_a_clock_that_is_set_while_events_are_held_ages_none_of_them(steps: list[float]) -> None:
+    loop: Any = asyncio.get_running_loop()
+    subject: rx.Subject[Any] = rx.Subject()
+    orchestrator, out = orchestrated(subject, batch_timespan=20)
+    ages: list[float | None] = []
+    orchestrator.outcomes.subscribe(lambda outcome: ages.append(outcome.age))
+    await orchestrator.start()
+    subject.on_next({"id": 1})
+    for step in steps:
+        await asyncio.sleep(11)  # a window has closed
+        loop.jump(step)
+    await asyncio.sleep(60)
+    await orchestrator.stop()
+    assert [compacted.key for compacted in out] == [1]
+    assert ages == [pytest.approx(30, abs=1e-3)]
 
 
 async def test_an_event_whose_time_is_ahead_expires_after_its_age_all_the_same() -> None:
@@ -181,9 +200,10 @@ def test_events_from_other_threads_are_all_taken() -> None:
     asyncio.run(main())
 
 
-def test_sigterm_drains() -> None:
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
+def test_a_signal_drains(name: str) -> None:
     program = """
-import asyncio, os, signal
+import asyncio, os, signal, sys
 import reactivex as rx
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
@@ -193,15 +213,17 @@ async def main():
     sink = lambda batch: print([c.key for c in batch])
     pipeline = Pipeline(subject, rxo.compact(1000, key_mapper="id"), rxo.publish(sink), max_age=2000)
     orchestrator = Orchestrator(pipeline)
-    orchestrator.stop_on()
     await orchestrator.start()
     subject.on_next({"id": "held"})
-    os.kill(os.getpid(), signal.SIGTERM)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
+    orchestrator.stop_on()
+    os.kill(os.getpid(), getattr(signal, sys.argv[1]))
     print((await orchestrator.wait()).account.published)
+    assert before == [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)]
 
 asyncio.run(main())
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", program, name], capture_output=True, text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("['held']\n1\n", "")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -307,3 +308,46 @@ def test_in_any_life_the_account_balances_and_each_event_has_one_outcome(
     life: list[tuple[str, Any]], seed: int, room: int, max_concurrent: int, overflow: str
 ) -> None:
     run(lambda: live(life, room, max_concurrent, overflow), seed=seed)
+
+
+@pytest.mark.parametrize("observable", ["signals", "windows", "batches", "outcomes", "dead_letters", "states"])
+def test_the_account_balances_whenever_an_observer_looks(observable: str) -> None:
+    for seed in range(5):
+        accounts = run(lambda: looked_at(observable, random.Random(seed)))
+        assert accounts
+        for now in accounts:
+            assert now.received == now.duplicates + now.distinct + now.rejected
+            ended = now.published + now.expired + now.failed + now.dropped + now.abandoned
+            assert now.distinct == ended + now.in_flight
+            assert min(now) >= 0
+
+
+async def looked_at(observable: str, dice: random.Random) -> list[Any]:
+    async def enrich(event: Any) -> Any:
+        await asyncio.sleep(dice.choice([0, 0.1, 2]))
+        if dice.random() < 0.3:
+            raise dice.choice([TransientError, PermanentError])("now and then")
+        return event
+
+    def sink(batch: Any) -> Any:
+        return dict.fromkeys(range(0, len(batch), 2), dice.choice([TransientError(), PermanentError()]))
+
+    source: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(
+        simple_pipeline(
+            source=source, key_mapper=key_of("id", missing="reject"), timespan=1, enricher=enrich, sink=sink, max_age=8,
+            count=dice.choice([None, 5]), max_in_flight=dice.choice([4, 30]), batch_timespan=0.5,
+            overflow=dice.choice(["drop_oldest", "drop_newest"]),
+        )
+    )  # fmt: skip
+    accounts: list[Any] = []
+    getattr(orchestrator, observable).subscribe(lambda _: accounts.append(orchestrator.account))
+    await orchestrator.start()
+    for _ in range(40):
+        for _ in range(dice.choice([1, 3, 20])):
+            source.on_next({"id": dice.randrange(30)} if dice.random() < 0.9 else {})
+        await asyncio.sleep(dice.choice([0, 0.1, 0.5]))
+        if dice.random() < 0.1:
+            await orchestrator.restart()
+    await orchestrator.stop(dice.choice([0, 0.5, 5]))
+    return accounts

@@ -11,6 +11,8 @@ import tenacity
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import held
 
+from rxcompact import Orchestrator, Pipeline, key_of
+from rxcompact import operators as rxo
 from rxcompact.errors import TransientError
 from rxcompact.testing import START, SimulatedApi
 
@@ -309,4 +311,63 @@ async def test_no_timer_is_left_after_stop() -> None:
         source.push(events(n))
         await asyncio.sleep(1)
     await orchestrator.stop(20)
+    assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+
+METHODS = (
+    "source.aclose", "source.release", "enricher.enrich", "enricher.aclose",
+    "sink.publish", "sink.aclose", "letters.publish", "letters.aclose",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("deadline", [0, 0.5, 3])
+@pytest.mark.parametrize("how", ["hangs", "swallows its cancellation", "raises when cancelled", "cancels itself"])
+@pytest.mark.parametrize("where", METHODS)
+async def test_stop_returns_by_its_deadline_whichever_part_does_what(where: str, how: str, deadline: float) -> None:
+    loop: Any = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    released = asyncio.Event()
+
+    async def misbehave() -> None:
+        if how == "cancels itself":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+        while not released.is_set():
+            try:
+                await released.wait()
+            except asyncio.CancelledError:
+                if how != "swallows its cancellation":
+                    raise (ValueError("late") if how == "raises when cancelled" else asyncio.CancelledError) from None
+
+    def method(name: str) -> Any:
+        async def call(_: Any, *given: Any) -> Any:
+            if name == where:
+                await misbehave()
+            return given[0] if name == "enricher.enrich" else None
+
+        return call
+
+    def part(name: str, *methods: str, **more: Any) -> Any:
+        return type(name, (), {each: method(f"{name}.{each}") for each in methods} | more)()
+
+    emitted = rx.of([{"id": 1}, {}]).pipe(rx.operators.concat(rx.never()))
+    pipeline = Pipeline(
+        part("source", "aclose", "release", stream=lambda *_: emitted),
+        rxo.compact(1, key_mapper=key_of("id", missing="reject")),
+        rxo.enrich(part("enricher", "enrich", "aclose"), timeout=None),
+        rxo.publish(part("sink", "publish", "aclose"), timespan=0, timeout=None),
+        max_age=1e4,
+        dead_letters=part("letters", "publish", "aclose"),
+    )
+    orchestrator = Orchestrator(pipeline)
+    await orchestrator.start()
+    await asyncio.sleep(5)
+    began = loop.time()
+    report = await orchestrator.stop(deadline)
+    assert loop.time() - began <= deadline + 1e-9
+    assert (report.account.in_flight, orchestrator.state) == (0, "stopped")
+    released.set()
+    await asyncio.sleep(10)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
     assert [timer for timer in loop._scheduled if not timer.cancelled()] == []

@@ -6,13 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
 import reactivex as rx
 import tenacity
 from loguru import logger
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
 
-from rxcompact import LogObserver, Orchestrator, key_of
+from rxcompact import LogObserver, Orchestrator, Pipeline, key_of
+from rxcompact import operators as rxo
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.signals import ObserverFailed, StateChanged
 from rxcompact.testing import START, SimulatedApi
@@ -245,3 +247,41 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
                      "rejected at compact: key", "observer ", "ZeroDivisionError"):  # fmt: skip
             assert message in text, (message, text)
         assert ("secret" in text) == bodies, text
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["objects", "JSON lines"])
+@pytest.mark.parametrize("enrichers", [0, 1, 2])
+async def test_l29_stages_are_keyed_by_name_and_looking_changes_nothing(enrichers: int, raw: bool) -> None:
+    source = ManualSource()
+    if raw:
+        source.raw = True  # type: ignore[attr-defined]
+    away = asyncio.Event()
+
+    async def enrich(event: Any) -> Any:
+        await away.wait()
+        return event
+
+    pipeline = Pipeline(
+        source,
+        rxo.compact(10, key_mapper="id"),
+        *(rxo.enrich(enrich, timeout=None) for _ in range(enrichers)),
+        rxo.publish(lambda _: None, count=10, timespan=5),
+        max_age=60,
+    )
+    orchestrator = Orchestrator(pipeline)
+    names = ["source", "compact", *["decode"] * raw, *["enrich", "enrich-2"][:enrichers], "publish"]
+    assert (orchestrator.stages, list(pipeline.stages)) == ({}, names)
+    windows: list[Any] = []
+    orchestrator.windows.subscribe(windows.append)
+    async with orchestrator:
+        source.push([b'{"id":1}', b'{"id":1}'] if raw else [{"id": 1}, {"id": 1}])
+        for at, stage in ((1, "compact"), (11, "enrich" if enrichers else "publish")):
+            await asyncio.sleep(at - asyncio.get_running_loop().time())
+            looks = [(orchestrator.stages, orchestrator.account, repr(orchestrator)) for _ in range(5)]
+            assert looks == looks[:1] * 5
+            assert list(orchestrator.stages) == names
+            assert {name: now.held for name, now in orchestrator.stages.items() if now.held} == {stage: 1}
+            assert orchestrator.stages[stage].oldest == pytest.approx(at)
+        assert len(windows) == 1
+        away.set()
+    assert not any(now.held for now in orchestrator.stages.values())
