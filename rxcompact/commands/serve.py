@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from reactivex import operators as ops
 
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
@@ -18,7 +19,7 @@ from rxcompact.commands.live import live
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
-from rxcompact.events import Compacted
+from rxcompact.events import DeadLetter
 from rxcompact.format import error_text
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator
@@ -125,22 +126,7 @@ def _token(options: argparse.Namespace) -> str | None:
     return token
 
 
-class _Stdout(NdjsonSink):
-    """Standard output; ``gone`` is set when nobody reads it any more."""
-
-    def __init__(self, gone: asyncio.Event, to_json: Callable[[Compacted], Any]) -> None:
-        super().__init__("-", to_json=to_json)
-        self._gone = gone
-
-    async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        try:
-            return await super().publish(batch)
-        except BrokenPipeError:
-            self._gone.set()
-            raise PermanentError("standard output is closed") from None
-
-
-def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
+def _pipeline(options: argparse.Namespace) -> Pipeline:
     key_mapper, time_mapper = common.mappers(options)
     operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
     if options.enrich is not None:
@@ -148,7 +134,7 @@ def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
         enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header), **concurrent)
         operators.append(rxo.enrich(enricher, **concurrent))
     to_json = flat_object if options.flat else json_object
-    sink: Sink = _Stdout(gone, to_json)
+    sink: Sink = NdjsonSink(to_json=to_json)
     if options.publish != "-":
         post = {"format": options.format, "headers": dict(options.header), **common.given(options, SINK)}
         sink = HttpSink(options.publish, to_json=to_json, **post)
@@ -165,24 +151,30 @@ def _pipeline(options: argparse.Namespace, gone: asyncio.Event) -> Pipeline:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     common.configure_log(options)
-    gone = asyncio.Event()
-    return common.run_loop(_serve(_pipeline(options, gone), gone, options))
+    return common.run_loop(_serve(_pipeline(options), options))
 
 
-async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Namespace) -> int:
+def _is_fatal(signal: Signal) -> bool:
+    return isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError)
+
+
+async def _serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
     orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
+    failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    stops: list[asyncio.Future[Any]] = []  # for want of a reader of standard output
+
+    def on_dead_letter(letter: DeadLetter) -> None:
+        error = letter.error
+        if isinstance(error, PermanentError) and isinstance(error.__cause__, BrokenPipeError) and not stops:
+            stops.append(asyncio.ensure_future(orchestrator.stop()))
+
+    orchestrator.dead_letters.subscribe(on_dead_letter)
     if options.verbose:
         orchestrator.attach(LogObserver())
     if numbers := common.stop_signals():
         orchestrator.stop_on(*numbers)
-    failed: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-
-    def on_signal(signal: Signal) -> None:
-        if isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError) and not failed.done():
-            failed.set_result(signal.error)
-
-    with orchestrator.attach(on_signal):
+    with orchestrator.signals.pipe(ops.filter(_is_fatal), ops.take(1)).subscribe(failed.set_result):
         await orchestrator.start()
         ready = asyncio.ensure_future(_ready(pipeline.source))
         ended = asyncio.ensure_future(orchestrator.wait())
@@ -191,12 +183,11 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
     if failed.done():  # later failures are retried; this one is for whoever typed the address
         ready.cancel()
         await orchestrator.stop()
-        if isinstance(error := failed.result(), OSError):
+        if isinstance(error := failed.result().error, OSError) and options.listen:
             raise OSError(f"--listen {options.listen}: {error}") from error
         raise error
     if ready.done():
         common.note(ready.result())
-    stopping = asyncio.ensure_future(_stop_without_reader(orchestrator, gone))
     if options.live:
         await live(orchestrator, sys.stderr)
     in_time = False
@@ -206,14 +197,8 @@ async def _serve(pipeline: Pipeline, gone: asyncio.Event, options: argparse.Name
         common.note(f"rxcompact: {error_text(error)}", "ERROR")
     account = orchestrator.account
     common.note(str(account), **account._asdict())
-    stopping.cancel()
     useless = account.received > 0 and not account.published
-    return int(useless or gone.is_set() or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))
-
-
-async def _stop_without_reader(orchestrator: Orchestrator, gone: asyncio.Event) -> None:
-    await gone.wait()
-    await orchestrator.stop()
+    return int(useless or bool(stops) or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))
 
 
 async def _ready(source: Source) -> str:

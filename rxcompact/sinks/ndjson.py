@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from rxcompact.errors import PermanentError
 from rxcompact.events import Compacted
 from rxcompact.sinks.encoding import encoded, encoder, json_object
 
@@ -114,15 +115,24 @@ class NdjsonSink:
 
         Raises:
             OSError: when it cannot be written; then the file holds no part of it.
+            PermanentError: when standard output has no reader any more.
         """
         lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
-        if self._write is None and self._path == "-":
-            self._write = stdout_writer()
-        elif self._write is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            self._write = LineWriter(self._fd, self._path).write
-        self._write(lines)
+        try:
+            if self._write is None:
+                self._write = self._open()
+            self._write(lines)
+        except BrokenPipeError as error:
+            if self._path != "-":
+                raise
+            raise PermanentError("standard output is closed") from error
         return failed or None
+
+    def _open(self) -> Callable[[bytes], object]:
+        if self._path == "-":
+            return stdout_writer()
+        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        return LineWriter(self._fd, self._path).write
 
     async def aclose(self) -> None:
         """Close the file."""

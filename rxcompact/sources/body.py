@@ -9,6 +9,7 @@ from gzip import BadGzipFile
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs
 
+import msgspec
 from aiohttp import web
 
 from rxcompact.errors import DecodeError, TooLargeError
@@ -19,19 +20,26 @@ from rxcompact.reader.text import is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
 SHOWN = 10  # rejected events that an answer lists
+JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
 _form = re.compile(rb"[\w.%+*-]+=")
 
 
-class RequestError(Exception):
+def encoded(status: int, body: Mapping[str, Any]) -> bytes:
+    """Return the body of an answer; of an error with the status, as in Elasticsearch."""
+    if status >= 400:  # noqa: PLR2004
+        body = {"status": status, **body}  # rsyslog takes JSON without it for success
+    return msgspec.json.encode(body)
+
+
+class RequestError(web.HTTPException):
     """A request that is answered with an error."""
 
-    def __init__(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(why)
-        self.status = status
-        self.headers = headers
+    def __init__(self, status: int, why: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status_code = status
+        super().__init__(text=encoded(status, {"error": why}).decode(), headers=headers, content_type=JSON)
 
 
 class Part(NamedTuple):
@@ -122,6 +130,10 @@ class Counts:
         """Return the body of the answer."""
         counts = {"accepted": self.accepted, "rejected": self.rejected}
         return {**counts, "errors": self._errors} if self.rejected else counts
+
+    def response(self, status: int) -> web.Response:
+        """Return the answer."""
+        return web.Response(status=status, body=encoded(status, self.body()), headers=self.headers, content_type=JSON)
 
 
 async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 from base64 import b64encode
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from aiohttp import ClientError, web
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
@@ -188,17 +186,14 @@ class HttpSource:
     # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _post(self, request: web.Request) -> web.Response:
-        try:
-            if self._server is None or self._draining:
-                raise self._unavailable("stopping")
-            with self._server.busy():
-                return await self._handle_post(request)
-        except RequestError as error:
-            return _answer(error.status, {"error": str(error)}, error.headers)
-
-    async def _handle_post(self, request: web.Request) -> web.Response:
+        if self._server is None or self._draining:
+            raise self._unavailable("stopping")
         if self._credentials and not self._authorized(request):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+        with self._server.busy():
+            return await self._take(request)
+
+    async def _take(self, request: web.Request) -> web.Response:
         limits = {"max_body": self.max_body, "max_event": self.max_event}
         limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
         try:
@@ -214,7 +209,8 @@ class HttpSource:
             counts = bulk = BulkCounts()
             parts = await bulk.events_of(parts)
         if self.strict and (malformed := await count_malformed(parts)).rejected:
-            return _answer(400, {**malformed.body(), "accepted": 0})
+            malformed.accepted = 0
+            return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
             return await self._push(parts, counts)
 
@@ -234,8 +230,9 @@ class HttpSource:
             chunk = Chunk(part.events)
             observer.on_next(chunk)
             counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
-        status = counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
-        return _answer(status, counts.body(), counts.headers)
+        return counts.response(
+            counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
+        )
 
     def _unavailable(self, why: str) -> RequestError:
         return RequestError(503, why, {"Retry-After": str(self.retry_after)})
@@ -282,9 +279,3 @@ async def _accepted(parts: list[Part], demand: Demand) -> bool:
         if not demand.accepts(part.events, keys):
             return False
     return True
-
-
-def _answer(status: int, body: dict[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
-    if status >= 400:  # noqa: PLR2004
-        body = {"status": status, **body}  # as in Elasticsearch: rsyslog takes JSON without it for success
-    return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type="application/json")
