@@ -41,8 +41,8 @@ FORMS = [
         rf"(?P<year>\d{{4}})([-/]?)(?P<month>\d\d)\2(?P<day>\d\d)(?:[Tt _]{_TIME}{_ZONE})?",
         # 28/Nov/2026:10:00:00 +0100 (web servers), Sat, 28 Nov 2026 10:00:00 GMT (RFC 9110), Saturday, 28-Nov-26 …
         rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
-        # Sat Nov 28 10:00:00 2026 (asctime), Sat Nov 28 10:00:00 UTC 2026 (date)
-        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})",
+        # Sat Nov 28 10:00:00 2026 (asctime; with UTC behind it osquery), Sat Nov 28 10:00:00 UTC 2026 (date)
+        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})(?: UTC)?",
     )
 ]
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")

@@ -78,6 +78,7 @@ class RedisStreamSource(BrokerSource):
         prefetch: Entries read at once; the server counts no bytes.
         together: Entries, of those that came at once, that are acknowledged together at most. An event that waits for
             long keeps the others of these from it.
+        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
         options: Of `redis.asyncio.Redis`, such as ``ssl_ca_certs``; ``socket_timeout``, 2 seconds, has to be above 0.2.
 
     Raises:
@@ -104,6 +105,7 @@ class RedisStreamSource(BrokerSource):
         max_pending: int = 100_000,
         prefetch: int = 1_000,
         together: int = 32,
+        items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         try:
@@ -126,7 +128,7 @@ class RedisStreamSource(BrokerSource):
         self._after = FIRST  # of what is pending for this consumer, or new
         self._cursor = FIRST  # of what is pending for any
         self._next_scan = self._next_removal = 0.0
-        super().__init__(UnackedMessages(max_pending, self._min_idle_time), together)
+        super().__init__(UnackedMessages(max_pending, self._min_idle_time), together, items)
 
     def __repr__(self) -> str:
         stream, group, consumer = self._place

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from datetime import datetime
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 from reactivex import Observable
@@ -20,13 +20,15 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
+from rxcompact.reader.items import LETTER, ItemsPath
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects
 from rxcompact.reader.text import MIB
 from rxcompact.timestamps import posix
 
-MAX_BODY = 16 * MIB  # of the largest message, decompressed
+MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
+STEPS = 2  # of the reader, a few milliseconds each, before the loop has its turn
 SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
@@ -56,12 +58,15 @@ class BrokerSource(ABC):
         unacked: Messages that are not settled.
         together: Messages that are pushed, and so settled, together at most: an acknowledgement for each costs several
             times as much as its message, and an event that waits for long keeps so many from being settled.
+        items: The path to the lists of events in each object.
     """
 
     raw = True
 
-    def __init__(self, unacked: UnackedMessages, together: int) -> None:
+    def __init__(self, unacked: UnackedMessages, together: int, items: str | None = None) -> None:
         self._unacked = unacked
+        self._items = None if items is None else ItemsPath(items)
+        self._reading: tuple[list[bytes], Iterator[None]] | None = None  # of the first message, while that takes long
         self._together = count("together", together)
         # messages that wait for capacity; before the others those that were parsed and did not fit, with their events
         self._waiting: deque[tuple[Identity, bytes | list[bytes]]] = deque()
@@ -183,7 +188,7 @@ class BrokerSource(ABC):
             identities = [identity for identity, _ in self._waiting]
             self._unacked.give_back(identities[1:] if self._partial else identities)
             self._waiting.clear()
-            self._partial = None
+            self._partial = self._reading = None
 
     async def release(self) -> None:
         """Send the replies that are left, give back what was not settled, and disconnect.
@@ -229,8 +234,12 @@ class BrokerSource(ABC):
     def _push_together(self, observer: ObserverBase[list[Any]]) -> int:
         """Push the next messages as one chunk; if they do not fit, they wait to be pushed one by one."""
         number = min(self._together, len(self._waiting), max(1, int(SLICE / self._events_each)))
-        identities, bodies = zip(*[self._waiting.popleft() for _ in range(number)], strict=True)
-        contents = _parsed(bodies)
+        bodies: list[Any] = [body for _, body in islice(self._waiting, number)]
+        contents = self._read(bodies)
+        if not contents:
+            return SLICE
+        number = len(contents)
+        identities = [self._waiting.popleft()[0] for _ in contents]
         origin = partial(self._origin, identities, contents)
         chunk = Chunk(chain.from_iterable(contents), Ack(partial(self._unacked.settle, identities)), origin=origin)
         self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
@@ -239,6 +248,39 @@ class BrokerSource(ABC):
             return len(chunk)
         self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
         return 0
+
+    def _read(self, bodies: Sequence[bytes]) -> list[list[bytes]]:
+        """Return the events of each message, up to one that takes long: the next call goes on with it."""
+        block = b"\n".join(bodies)
+        one_each = all(bodies) and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
+        if one_each and self._items is None and self._reading is None and are_objects(bodies, block):
+            return [[body] for body in bodies]
+        contents: list[list[bytes]] = []
+        for body in bodies:
+            if self._reading is None:
+                found: list[bytes] = []
+                self._reading = found, self._steps(body, found)
+            events, steps = self._reading
+            if len(list(islice(steps, STEPS))) == STEPS:
+                break
+            self._reading = None
+            contents.append(events)
+        return contents
+
+    def _steps(self, body: bytes, events: list[bytes]) -> Iterator[None]:
+        """Read the events of a message into a list."""
+        if isinstance(body, Malformed):  # by the source
+            events.append(body)
+            return
+        reader = Reader(items=self._items, max_body=MAX_BODY, max_events=MAX_EVENTS)
+        try:
+            for chunk in chain(reader.feed(body), reader.end()):
+                events += chunk
+                yield
+        except (DecodeError, OSError, EOFError) as error:
+            events[:] = [Malformed(body[:SHOWN], str(error))]
+        else:
+            events += [body] if reader.blank else []
 
     def _origin(self, identities: Sequence[Identity], contents: Sequence[list[bytes]], event: Any) -> str | None:
         for identity, events in zip(identities, contents, strict=True):
@@ -264,22 +306,3 @@ class BrokerSource(ABC):
             self._partial = None
             ack.release()
         return len(part)
-
-
-def _parsed(bodies: Sequence[bytes]) -> list[list[bytes]]:
-    """Return the events of each message."""
-    block = b"\n".join(bodies)
-    if all(bodies) and block.count(b"\n") == len(bodies) - 1 and are_objects(bodies, block):
-        return [[body] for body in bodies]
-    return list(map(_events, bodies))
-
-
-def _events(body: bytes) -> list[bytes]:
-    if isinstance(body, Malformed):  # by the source
-        return [body]
-    reader = Reader(max_body=MAX_BODY)
-    try:
-        events = [event for chunk in (*reader.feed(body), *reader.end()) for event in chunk]
-    except (DecodeError, OSError, EOFError) as error:
-        return [Malformed(body[:SHOWN], str(error))]
-    return [body] if reader.blank else events

@@ -14,8 +14,8 @@ from rxcompact.errors import ArgumentError
 from rxcompact.format import redacted
 
 EXPECTED = "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM"
-NATS = ("consumer", "start", "ack_wait", "max_ack_pending", "prefetch")
-REDIS = ("group", "consumer", "field", "start", "min_idle_time", "max_pending", "prefetch")
+NATS = ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch")
+REDIS = ("group", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch")
 NAME = "rxcompact"  # of the consumer or group, where the URL has none
 
 
@@ -28,13 +28,16 @@ def partitions(text: str) -> Sequence[int]:
     return numbers
 
 
-def broker_source(url: str, partitions: Sequence[int] | None, start: str | None) -> BrokerSource:
+def broker_source(
+    url: str, partitions: Sequence[int] | None, start: str | None, items: str | None = None
+) -> BrokerSource:
     """Return the source.
 
     Args:
         url: ``nats://HOST:PORT[,HOST:PORT…]/STREAM`` or ``redis://HOST:PORT/DB/STREAM``, with options in its query.
         partitions: Of a NATS stream.
         start: Where a consumer that is made begins.
+        items: The path to the lists of events in each message.
 
     Raises:
         ArgumentError: for a URL that is neither, options that the broker has not, and without its extra.
@@ -72,6 +75,5 @@ def broker_source(url: str, partitions: Sequence[int] | None, start: str | None)
             options[name] = kind_of(source, name)[0](text)
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ArgumentError(f"{name} of --source", text, str(error)) from None
-    if start is not None:
-        options["start"] = start
+    options |= {name: value for name, value in (("start", start), ("items", items)) if value is not None}
     return source(where, stream=unquote(stream), **options)

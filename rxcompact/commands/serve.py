@@ -139,7 +139,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
         post = {"format": options.format, "headers": dict(options.header), **common.given(options, SINK)}
         sink = HttpSink(options.publish, to_json=to_json, **post)
     if options.source:
-        source: Source = broker_source(options.source, options.partitions, options.start)
+        source: Source = broker_source(options.source, options.partitions, options.start, options.items)
     else:
         host, port = _address(options.listen)
         listener = common.given(options, LISTENER)

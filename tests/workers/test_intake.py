@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections import Counter
+from time import process_time
 from typing import Any
 
 import pytest
@@ -22,8 +24,8 @@ from rxcompact.testing import run
 class ListSource(BrokerSource):
     """All of its messages come at once; what there is no room for waits."""
 
-    def __init__(self, bodies: list[bytes], together: int) -> None:
-        super().__init__(UnackedMessages(100, ack_wait=10**6), together)
+    def __init__(self, bodies: list[bytes], together: int, items: str | None = None) -> None:
+        super().__init__(UnackedMessages(100, ack_wait=10**6), together, items)
         self.settled: list[int] = []
         self.returned: list[int] = []
         names = [b"%d" % number for number in range(len(bodies))]
@@ -124,6 +126,89 @@ async def test_h3_the_loop_has_its_turn_before_large_messages_are_pushed(line: b
     assert largest <= 3000
     await orchestrator.stop()
     assert sorted(source.settled) == list(range(len(sizes)))
+
+
+@pytest.mark.parametrize("together", [1, 4])
+async def test_i02_i03_items_are_taken_out_of_each_message(together: int) -> None:
+    bodies = [
+        b'{"Records":[{"id":"a"},{"id":"b"}]}',
+        b'{"records":[]}',
+        b'{"Records":[]}',
+        b'{"Records":[{"id":"c"}]}\n{"Records":[["d"],{"id":"a"}]}',
+    ]
+    source = ListSource(bodies, together, "Records")
+    orchestrator, out = started(source)
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    await asyncio.sleep(30)
+    await orchestrator.stop()
+    assert [(str(letter.error), letter.origin) for letter in letters] == [("no list 'Records'", "1")]
+    assert {it.key: it.count for it in out} == {"a": 2, "b": 1, "c": 1, None: 1}
+    assert [it.event for it in out if it.key is None] == [{"0": "d"}]
+    assert sorted(source.settled) == [0, 1, 2, 3]
+
+
+async def test_a_dead_letter_in_a_message_is_the_event_inside() -> None:
+    source = ListSource([b'{"dead_letter":"failed","event":{"id":"a"},"count":3}', b'{"id":"a"}'], 2)
+    orchestrator, out = started(source)
+    await orchestrator.start()
+    await asyncio.sleep(30)
+    await orchestrator.stop()
+    assert [(it.key, it.count) for it in out] == [("a", 4)]
+
+
+LARGE = {
+    "lines": b'{"id":1}\n' * 100_000,
+    "numbers": b"[" + b"1," * 10_000 + b"1]",
+    "packed": gzip.compress(b"x\n" * 10_000),
+    "wrapper": b'{"r":[' + b'{"s":[{"id":1}]},' * 100_000 + b'{"s":[]}]}',
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> None:
+    source = ListSource([LARGE[name], b'{"r":[{"s":[{"id":"last"}]}]}'], 8, "r[].s" if name == "wrapper" else None)
+    orchestrator, _ = started(source, max_in_flight=3)
+    letters: set[str | None] = set()
+    orchestrator.dead_letters.subscribe(lambda letter: letters.add(letter.origin))
+    await orchestrator.start()
+    turns, longest, last = 0, 0.0, process_time()
+    while len(source.settled) < 2:
+        if source._waiting:
+            longest = max(longest, process_time() - last)
+            turns += 1
+        last = process_time()
+        await asyncio.sleep(0 if source._waiting else 60)
+    await orchestrator.stop()
+    account = orchestrator.account
+    number = {"lines": 100_001, "numbers": 10_002, "packed": 10_001, "wrapper": 100_001}[name]
+    assert account.received == number
+    assert letters == ({"0"} if name in ("numbers", "packed") else set())
+    assert turns > 10
+    assert longest < 0.25  # seconds; on a machine that has nothing else to do a fifth of it
+
+
+async def test_h03_a_message_of_too_many_events_is_rejected() -> None:
+    source = ListSource([b"[" + b"1," * 1_000_000 + b"1]"], 1)
+    orchestrator, _ = started(source)
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    await asyncio.sleep(30)
+    await orchestrator.stop()
+    assert [str(letter.error) for letter in letters] == ["longer than 1000000 events (max_events)"]
+    assert source.settled == [0]
+
+
+async def test_what_is_read_in_part_is_returned_at_a_stop() -> None:
+    source = ListSource([b'{"id":1}', LARGE["lines"], b"{}"], 1)
+    orchestrator, _ = started(source)
+    await orchestrator.start()
+    while not source._reading:
+        await asyncio.sleep(0)
+    await orchestrator.stop()
+    assert (source.settled, source.returned) == ([0], [1, 2])
 
 
 def test_together_is_at_least_one() -> None:

@@ -66,6 +66,7 @@ class JetStreamSource(BrokerSource):
         max_bytes: Bytes of messages requested at once.
         together: Messages, of those that came at once, that are acknowledged together at most. An event that waits
             for long keeps the others of these from it; with 1 none, at several times the cost of a message.
+        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
 
     Raises:
@@ -86,6 +87,7 @@ class JetStreamSource(BrokerSource):
         prefetch: int = 4_000,
         max_bytes: int = 8 * MIB,
         together: int = 32,
+        items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         if partitions is not None and (subjects or not partitions or min(partitions) < 0):
@@ -119,7 +121,8 @@ class JetStreamSource(BrokerSource):
             for name, some in filters.items()
         ]
         self._subscribed: Connection | None = None  # the connection that messages come through
-        super().__init__(UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait)), together)
+        unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
+        super().__init__(unacked, together, items)
 
     def __repr__(self) -> str:
         return f"JetStreamSource({str(self._servers)!r}, stream={self._stream!r}, consumer={self._consumer!r})"
