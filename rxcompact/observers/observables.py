@@ -171,8 +171,8 @@ class Observables:
     def _on_window(self, window: Window) -> None:
         self.statistics.on_window(window)
         self.windows.notify(window)
-        bounds = window.opened, window.closed, window.trigger
-        self.signals.notify(WindowClosed(*bounds, window.received, len(window)))
+        opened, closed, trigger, received = window.opened, window.closed, window.trigger, window.received
+        self.signals.notify(WindowClosed(opened, closed, trigger, received, len(window)))
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)

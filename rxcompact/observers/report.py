@@ -84,13 +84,20 @@ class ReportObserver:
     def _note(self, cause: Cause, error: BaseException | None) -> None:
         if error is not None:
             self._errors[cause] = error
+        self._look_soon()
+
+    def on_window(self, _: object) -> None:
+        if self._failing:
+            self._look_soon()
+
+    def _look_soon(self) -> None:
         if self._timer is None:
             self._base = self._run.statistics.snapshot()
             self._timer = asyncio.get_running_loop().call_later(TICK, self._look)
 
     def _look(self) -> None:
-        """Report what is new; look again while something fails, or the period holds something back."""
-        again = self._report() or self._failing
+        """Report what is new; look again while what fails holds events, or the period holds something back."""
+        again = self._report() or "source" in self._failing or (self._failing and self._base.account.in_flight)
         self._timer = asyncio.get_running_loop().call_later(TICK, self._look) if again else None
 
     def _report(self) -> bool:

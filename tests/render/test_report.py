@@ -14,6 +14,7 @@ from pipelines import simple_pipeline
 
 from rxcompact import Orchestrator, key_of
 from rxcompact.errors import NoRoomError, PermanentError, TransientError
+from rxcompact.observers import ReportObserver
 
 
 class Log:
@@ -97,6 +98,31 @@ async def test_an_outage_is_reported_within_a_second_once_a_minute_and_when_it_i
     assert text.startswith("publish works again after 2")
     assert text.endswith(f"; {expired:,} events lost meanwhile")
     assert len(log.lines) == len(failing) + len(lost) + len(recovered) + 1  # and the account at the end
+
+
+async def test_a_stage_that_failed_and_holds_nothing_is_not_looked_at_until_events_come(log: Log) -> None:
+    down = True
+
+    async def lookup(event: Any) -> Any:
+        if down:
+            raise TransientError("down")
+        return event
+
+    events: rx.Subject[Any] = rx.Subject()
+    orchestrator = Orchestrator(reported(events, enricher=lookup).pipeline, report=False)
+    report = ReportObserver()
+    orchestrator.attach(report)
+    async with orchestrator:
+        await push(events, 2)
+        await asyncio.sleep(100)
+        assert orchestrator.account.expired == 20
+        assert report._timer is None
+        down = False
+        await push(events, 2)
+        await asyncio.sleep(5)
+        ((_, text),) = [line for line in log.at("INFO") if "works again" in line[1]]
+        assert text.startswith("enrich works again after")
+        assert report._timer is None
 
 
 async def test_a_call_that_fails_now_and_then_is_not_reported(log: Log) -> None:
