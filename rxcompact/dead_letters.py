@@ -7,14 +7,16 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from loguru import logger
 from reactivex import Observable
 from reactivex.abc import SchedulerBase
 from reactivex.subject import Subject
 
 from rxcompact.contracts import Holder
+from rxcompact.errors import chain_of
 from rxcompact.events import Compacted, DeadLetter, Delivered
+from rxcompact.format import error_text
 from rxcompact.operators.publish import Publish
+from rxcompact.operators.retry import OncePerMinute
 
 
 class DeadLetterRoute:
@@ -39,6 +41,7 @@ class DeadLetterRoute:
         self._letters: Subject[Compacted] = Subject()
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
         self.lost = 0
+        self._log = OncePerMinute("ERROR", "a dead letter ({} at {}, {}) could not be delivered: {text}")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
         publish = publish.having(stage="dead_letters", max_age=inf, register=register)
@@ -71,8 +74,7 @@ class DeadLetterRoute:
         lost: DeadLetter = letter.event.event
         self._callbacks.pop(id(lost), None)
         self.lost += 1
-        text = "a dead letter ({} at {}, {}) could not be delivered: {}: {}"
-        logger.error(text, lost.outcome, lost.stage, lost.reason, letter.outcome, letter.error)
+        self._log(lost.outcome, lost.stage, lost.reason, text="; ".join(map(error_text, chain_of(letter.error))))
 
     def _on_completed(self) -> None:
         if not self.ended.done():

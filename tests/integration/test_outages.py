@@ -192,9 +192,13 @@ def test_dead_letters_of_compact_are_posted() -> None:
 
 @pytest.mark.slow
 def test_dead_letters_that_cannot_be_delivered_are_reported() -> None:
-    done = compact("--dead-letters=http://127.0.0.1:9/")
+    done = compact("--dead-letters=http://127.0.0.1:9/?key=SECRET", given=BAD + b"bad\n" * 50)
     assert done.returncode == 1
-    assert b"\nrxcompact: 4 dead letters could not be delivered\n" in done.stderr
+    assert b"\nrxcompact: 54 dead letters could not be delivered\n" in done.stderr
+    # one line a cause: malformed, time, late
+    assert done.stderr.count(b" ERROR: a dead letter (rejected at compact, ") == 3
+    assert done.stderr.count(b"Cannot connect to host 127.0.0.1:9") == 3
+    assert b"SECRET" not in done.stderr
 
 
 def test_a_file_for_dead_letters_that_cannot_be_written_is_wrong_usage(tmp_path: Path) -> None:
