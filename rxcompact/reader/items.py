@@ -37,17 +37,7 @@ _decode_letter = msgspec.json.Decoder(_Letter).decode
 
 
 class ItemsPath:
-    """The path to the lists of events in a wrapper object.
-
-    Args:
-        path: A name as `Field` takes it; ``[]`` behind a list on the way:
-            ``"resourceLogs[].scopeLogs[].logRecords[]"``. At the end it may be left out.
-
-    Attributes:
-        steps: For each list on the way what returns it, as JSON; `Malformed` where it is missing.
-
-    Raises:
-        ArgumentError: for a name that cannot be one.
+    """The path to the lists of events in a wrapper object, as `Field` takes it; ``[]`` may be left out at the end.
 
     >>> [step(b'{"data": {"list": [1, 2]}}') for step in ItemsPath("data.list").steps]
     [b'[1, 2]']
@@ -58,9 +48,9 @@ class ItemsPath:
         groups = Field("[]".join(parts), "items").groups
         if not all(groups) or any(members_decoder({whole: (Any, None)}) is None for (whole, _), *_ in groups):
             raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
-        self.steps: list[Step] = [
-            partial(_list_in, "[]".join(parts[:number]), _look_up(group)) for number, group in enumerate(groups, 1)
-        ]
+        names = ["[]".join(parts[:number]) for number in range(1, len(parts) + 1)]
+        self.steps: list[Step] = [partial(_list_in, *each) for each in zip(names, map(_look_up, groups), strict=True)]
+        """For each list on the way what returns it, as JSON; `Malformed` where it is missing."""
 
 
 def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes) -> bytes:

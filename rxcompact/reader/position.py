@@ -41,11 +41,10 @@ class Place(NamedTuple):
 
 
 def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
-    """Return where a piece of a text begins, from a position on, and its line; ``line`` is that of the position.
+    """Return where a piece of a text begins, from a position on, which is on a line, and its line.
 
-    A piece that is not in the text is taken to begin at the position.
+    What is not in the text begins at the position. Of a long piece the beginning is looked for alone, which is fast.
     """
-    # the beginning of a piece will do, and searching for a long one takes long
     start = text.find((piece.content if isinstance(piece, Malformed) else piece)[:SHOWN], at)
     return (at, line) if start < 0 else (start, line + text.count(b"\n", at, start))
 

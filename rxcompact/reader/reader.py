@@ -30,9 +30,8 @@ class Reader:
     is read, as often as it was counted.
 
     Args:
-        items: The path to the lists of events in each object of the input: ``"Records"``,
-            ``"resourceLogs[].scopeLogs[].logRecords[]"``. An object without such a list is rejected. An item that is an
-            array is an event with the fields ``0``, ``1`` and so on.
+        items: The path to the lists of events in each object of the input, see `ItemsPath`. An object without such a
+            list is rejected. An item that is an array is an event with the fields ``0``, ``1`` and so on.
         path: The file, for positions and errors.
         compression: What the input must be, where that is known: ``"gzip"``, ``"bzip2"``, ``"xz"``, ``"zstd"``.
         max_line: Bytes of the longest line, element or wrapper that is held. A longer one is rejected.
@@ -41,13 +40,9 @@ class Reader:
         max_body: Bytes of the input at most, decompressed.
         dead_letters: Whether of a dead letter the event inside is read.
 
-    Attributes:
-        blank: Whether there has been nothing but white space.
-
     Errors:
-        Both methods raise DecodeError for an input that cannot be read on: an array that is malformed or cut short, an
-        unknown format; TooLargeError for more events or bytes than there may be; OSError and EOFError for compression
-        that is damaged or cut short.
+        DecodeError for an input that cannot be read on: an array that is malformed or cut short, an unknown format;
+        TooLargeError; OSError and EOFError for damaged compression.
 
     Cost:
         Each chunk takes a few milliseconds at most and has at most 2,048 events, so that an event loop may be given its
@@ -67,6 +62,7 @@ class Reader:
         dead_letters: bool = True,
     ) -> None:
         self.blank = True
+        """Whether there has been nothing but white space."""
         self._path = path
         self._max_line = max_line
         self._decoder = TextDecoder(compression, max_body)

@@ -51,26 +51,15 @@ FORMATS: dict[bytes, tuple[str, Callable[[], Any] | None]] = {
 """By their magic numbers; None are those that cannot be read."""
 
 
-def may_be_magic(head: bytes) -> bool:
-    """Return whether the first bytes of an input are a part of a magic number, and nothing else yet."""
-    return any(len(head) < len(magic) and magic.startswith(head) for magic in FORMATS)
-
-
-def detect_compression(head: bytes) -> str | None:
-    """Return the compression that an input begins with, or None; raise DecodeError for a format that cannot be read."""
-    name, new = next((found for magic, found in FORMATS.items() if head.startswith(magic)), (None, None))
-    if name is not None and new is None:
-        raise DecodeError(f"not JSON but {name}: unpack or convert it first")
-    return name
-
-
 class Decompressor:
     """Decompresses a file or body of one or more members, fed block by block."""
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._new: Callable[[], Any] = dict(FORMATS.values())[name]  # type: ignore[assignment]
-        self._member = self._new()
+        new = dict(FORMATS.values())[name]
+        if new is None:
+            raise DecodeError(f"not JSON but {name}: unpack or convert it first")
+        self._name, self._new = name, new
+        self._member = new()
 
     def feed(self, block: bytes) -> Iterator[bytes]:
         """Yield what a block decompresses to, in pieces of at most 128 KiB; raise OSError for damage."""
@@ -100,14 +89,7 @@ class Decompressor:
 
 
 class TextDecoder:
-    """Turns the blocks of a file, body or message into UTF-8 without a byte order mark.
-
-    gzip, bzip2, xz and zstd, UTF-16 and UTF-32 are recognised. Text that is taken for UTF-8 is not checked.
-
-    Args:
-        compression: What the input must be, where that is known.
-        max_body: Bytes of text at most.
-    """
+    """Turns the blocks of an input into UTF-8 without a byte order mark. What is taken for UTF-8 is not checked."""
 
     def __init__(self, compression: str | None = None, max_body: int | None = None) -> None:
         self._decompressor = Decompressor(compression) if compression else None
@@ -122,12 +104,14 @@ class TextDecoder:
         """Yield a block as text, in pieces of at most about 128 KiB."""
         if self._packed is not None:
             block = self._packed + block
-            self._packed = block if may_be_magic(block) else None
-            if self._packed is not None:
+            if any(len(block) < len(magic) and magic.startswith(block) for magic in FORMATS):
+                self._packed = block
                 return
-            if name := detect_compression(block):
+            self._packed = None
+            for name in (name for magic, (name, _) in FORMATS.items() if block.startswith(magic)):
                 self._decompressor = Decompressor(name)
-        for piece in self._decompressor.feed(block) if self._decompressor else _pieces(block):
+        pieces = (block[start : start + PIECE] for start in range(0, len(block), PIECE))
+        for piece in self._decompressor.feed(block) if self._decompressor else pieces:
             self._bytes += len(piece)
             if self._max_body is not None and self._bytes > self._max_body:
                 raise TooLargeError(f"longer than {self._max_body} bytes (max_body)")
@@ -157,11 +141,6 @@ class TextDecoder:
             return self._decoder.decode(piece, final).encode()
         except UnicodeDecodeError as error:
             raise DecodeError(f"neither UTF-8 nor {error.encoding}") from None
-
-
-def _pieces(block: bytes) -> Iterator[bytes]:
-    for start in range(0, len(block), PIECE):
-        yield block[start : start + PIECE] if len(block) > PIECE else block
 
 
 def is_gzip(content_encoding: str | None) -> bool:
