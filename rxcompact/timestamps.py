@@ -43,8 +43,11 @@ FORMS = [
         rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
         # Sat Nov 28 10:00:00 2026 (asctime; with UTC behind it osquery), Sat Nov 28 10:00:00 UTC 2026 (date)
         rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})(?: UTC)?",
+        # Nov 28 2026 10:00:00 (Cisco), Saturday, November 28, 2026 10:00:00 GMT
+        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?),? (?P<year>\d{{4}}),? {_TIME}{_ZONE}",
     )
 ]
+NAMED_ZONE = re.compile(r"([Zz]|[+-]\d\d:?\d\d)\[[\w/+-]+\]", re.ASCII)
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # those of RFC 5322; other names of zones mean one thing here and another there
 ZONES = {"Z": 0, "UT": 0, "UTC": 0, "GMT": 0, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}  # fmt: skip  # noqa: E501
@@ -135,6 +138,8 @@ def _text(value: str, timezone: tzinfo) -> float:
         with suppress(ValueError):
             return _instant(_read_iso(value), timezone)
     text = value.strip()
+    if text[-1:] == "]":  # [28/Nov/2026:10:00:00 +0100] (Apache), 2026-11-28T10:00:00+01:00[Europe/Vienna] (RFC 9557)
+        text = text[1:-1] if text[0] == "[" else NAMED_ZONE.sub(r"\1", text)
     if NUMBER.fullmatch(text):
         if COMPACT.fullmatch(text):
             with suppress(ValueError):

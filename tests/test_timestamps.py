@@ -301,6 +301,13 @@ TEN = timegm((2026, 11, 28, 10, 0, 0))
         ("Sat Nov 28 10:00:00 UTC 2026", TEN),  # date
         ("Sat Nov 28 10:00:00 +0000 2026", TEN),
         ("Sat Nov 28 10:00:00 2026 UTC", TEN),  # osquery
+        ("Nov 28 2026 10:00:00", TEN),  # Cisco
+        ("Nov  3 2026 10:00:00.5 UTC", timegm((2026, 11, 3, 10, 0, 0)) + 0.5),
+        ("Nov 28, 2026 10:00:00", TEN),
+        ("Saturday, November 28, 2026 10:00:00 GMT", TEN),
+        ("[28/Nov/2026:10:00:00 +0100]", TEN - 3600),  # Apache's %t
+        ("2026-11-28T10:00:00+01:00[Europe/Vienna]", TEN - 3600),  # RFC 9557, Java
+        ("2026-11-28T10:00:00.5Z[UTC]", TEN + 0.5),
         ("2026-11-28 10:00:00,123", TEN + 0.123),  # Python's logging, log4j
         ("20261128T100000Z", TEN),
         ("20261128", TEN - 36_000),
@@ -327,7 +334,7 @@ def test_i11_the_forms_that_people_have(text: object, expected: float) -> None:
     "text",
     ["28/Nov/2026", "28/Foo/2026:10:00:00 +0000", "31/Nov/2026:10:00:00 +0000", "Nov 28 10:00:00",
      "11/28/2026 10:00:00", "2026-11/28 10:00:00 X Y", "Sat Nov 28 10:00:00", "28 Nov 2026 25:00:00 GMT",
-     "2026/13/28 10:00:00"],
+     "2026/13/28 10:00:00", "Nov 28, 2026 10:00:00 AM", "2026-11-28T10:00:00[Europe/Vienna]", "[", "]", "[]", "[now]"],
 )  # fmt: skip
 def test_i11_what_means_no_instant_is_an_error(text: str) -> None:
     with pytest.raises(TimeMapperError):
