@@ -27,10 +27,7 @@ EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Discards an idle connection on which unexpected bytes arrived.
-
-    aiohttp would read them as the answer to the next request, and each later answer as that of the wrong request.
-    """
+    """Discards an idle connection on which bytes arrived: aiohttp takes them for the answer to the next request."""
 
     async def _get(self, key: Any, traces: Any) -> Any:
         while (connection := await super()._get(key, traces)) is not None:
@@ -76,13 +73,20 @@ class Client:
                 raise_for_status=False,
                 auto_decompress=False,  # aiohttp does not notice gzip that is cut short
             )
+        longest = max(self.max_answer, max_answer)
         try:
             async with self._session.request(method, url, allow_redirects=False, **options) as response:
                 if response.status in allowed:
                     return response.status, "", b""
                 if response.status not in SUCCESS:
                     raise failure(response.status, url.origin(), await _excerpt(response), response.headers)
-                body = await _body(response, max(self.max_answer, max_answer))
+                try:
+                    packed = is_gzip(response.headers.get("Content-Encoding"))
+                    body = await read_body(response.content, longest, compressed=packed)
+                except TooLargeError:
+                    raise PermanentError(f"answer is longer than {longest} bytes") from None
+                except (ValueError, BadGzipFile, EOFError) as error:
+                    raise TransientError(f"answer cannot be unpacked: {error}") from None
                 kind = response.headers.get("Content-Type", "").partition(";")[0].strip().lower()
                 return response.status, kind, body
         except aiohttp.ClientConnectorCertificateError as error:
@@ -109,16 +113,6 @@ async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
             return zlib.decompressobj(wbits=31).decompress(block, 4 * EXCERPT)
         return block
     return b""
-
-
-async def _body(response: aiohttp.ClientResponse, longest: int) -> bytes:
-    try:
-        compressed = is_gzip(response.headers.get("Content-Encoding"))
-        return await read_body(response.content, longest, compressed=compressed)
-    except TooLargeError:
-        raise PermanentError(f"answer is longer than {longest} bytes") from None
-    except (ValueError, BadGzipFile, EOFError) as error:
-        raise TransientError(f"answer cannot be unpacked: {error}") from None
 
 
 def failure(

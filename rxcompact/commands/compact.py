@@ -113,24 +113,19 @@ async def _compact(compaction: _Compaction, sink: Sink | None) -> int:
     for number in numbers:
         loop.add_signal_handler(number, stop, number)
     letters = compaction.letters = None if sink is None else _DeadLetters(sink)
-    error = None
+    failure = None
     try:
         await compaction.run(stopped)
     except BrokenPipeError:
         raise
-    except (OSError, EOFError, ArithmeticError, ValueError) as failure:
-        error = failure
-    undelivered = 0
-    if letters is not None:
-        letters.complete()
-        await asyncio.wait({letters.ended}, timeout=DRAIN)
-        await close(sink)
-        undelivered = letters.lost + len(letters)
+    except (OSError, EOFError, ArithmeticError, ValueError) as error:
+        failure = error
+    undelivered = 0 if letters is None else await letters.aclose()
     if undelivered:
         compaction.note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
     is_useless = compaction.report()
-    if error is not None:
-        note(f"rxcompact: {error}", "ERROR")
+    if failure is not None:
+        note(f"rxcompact: {failure}", "ERROR")
         return 2
     return SIGNALLED + received[0] if received else int(is_useless or undelivered > 0)
 
@@ -158,6 +153,7 @@ class _DeadLetters(DeadLetterRoute, Demand):
     limit = 10_000
 
     def __init__(self, sink: Sink) -> None:
+        self._sink = sink
         scheduler = LoopScheduler(asyncio.get_running_loop())
         super().__init__(sink, flushes=rx.never(), register=lambda _: None, scheduler=scheduler)
 
@@ -168,6 +164,13 @@ class _DeadLetters(DeadLetterRoute, Demand):
         while not self.capacity():
             await asyncio.wait({self.ended}, timeout=0.05)
         return self.capacity()
+
+    async def aclose(self) -> int:
+        """Deliver those that wait; return how many could not be."""
+        self.complete()
+        await asyncio.wait({self.ended}, timeout=DRAIN)
+        await close(self._sink)
+        return self.lost + len(self)
 
 
 class _Compaction:
@@ -246,22 +249,19 @@ class _Compaction:
         return is_bad or bool(unknown) or (self._received > 0 and not self._stage.distinct)
 
     def _account(self, missing: str = "") -> str:
-        late = self._rejected["late"]
+        late, distinct, received = self._rejected["late"], self._stage.distinct, self._received
         by = f" (by up to {self._by()} s; --lateness {self._by()} keeps them)" if late else ""
         reasons = ", ".join(f"{reason} {n}" for reason, n in sorted(self._rejected.items()) if reason != "late")
         rejected = f"{self._rejected.total() - late} ({reasons})" if reasons else "0"
-        distinct = self._stage.distinct
-        duplicates = self._received - distinct - self._rejected.total()
-        ratio = duplicates / self._received if self._received else 0.0
+        duplicates = received - distinct - self._rejected.total()
         return (
-            f"received {self._received}, duplicates {duplicates}, distinct {distinct}, late {late}{by}, "
-            f"rejected {rejected}{missing}, ratio {ratio:.4f}"
+            f"received {received}, duplicates {duplicates}, distinct {distinct}, late {late}{by}, "
+            f"rejected {rejected}{missing}, ratio {duplicates / max(received, 1):.4f}"
         )
 
     def _by(self) -> str:
         """Return by how many seconds events were late, rounded up."""
-        late = self._lateness
-        return f"{ceil(late * 1000) / 1000:.3f}".rstrip("0").rstrip(".") if isfinite(late) else str(late)
+        return f"{ceil(self._lateness * 1000) / 1000:.12g}" if isfinite(self._lateness) else "inf"
 
     def _note_unknown(self) -> None:
         for text in self._stage.mapper.new_unknown():

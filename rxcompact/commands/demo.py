@@ -11,6 +11,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from rxcompact import operators as rxo
 from rxcompact.commands.common import run_loop
@@ -71,25 +72,20 @@ class World:
         return web.Response(status=204)
 
     async def storm(self, url: str) -> None:
+        again = AsyncRetrying(wait=wait_fixed(0.1), retry=retry_if_exception_type(aiohttp.ClientError))
         async with aiohttp.ClientSession(raise_for_status=True) as session:
             while self.elapsed() < STORM:
                 body = b"\n".join(json.dumps(self._alert(number)).encode() for number in range(POST))
-                while not await self._post(session, url, body):
-                    self.retried += 1
-                    await asyncio.sleep(0.1)
+                async for attempt in again:  # there may be no capacity, or it is being restarted
+                    self.retried += attempt.retry_state.attempt_number > 1
+                    with attempt:
+                        async with session.post(url, data=body) as response:
+                            self.accepted += (await response.json())["accepted"]
                 await asyncio.sleep(PAUSE)
 
     def _alert(self, number: int) -> dict[str, Any]:
         host = int(self._random.paretovariate(0.8)) % HOSTS
         return {"host": f"host-{host:02}", "alert": self._random.choice(ALERTS), "ts": time.time(), "n": number}
-
-    async def _post(self, session: aiohttp.ClientSession, url: str, body: bytes) -> bool:
-        try:
-            async with session.post(url, data=body) as response:
-                self.accepted += (await response.json())["accepted"]
-        except aiohttp.ClientError:  # no capacity, or it is being restarted
-            return False
-        return True
 
 
 async def _demo() -> int:

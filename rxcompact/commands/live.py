@@ -20,12 +20,7 @@ LINE = 1.0  # seconds between two lines where it is no terminal
 
 
 async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
-    """Show the state until the run has ended: as a table on a terminal, elsewhere and without rich as a line a second.
-
-    Args:
-        orchestrator: What to show.
-        file: Where; by default standard output.
-    """
+    """Show the state until the run ends: as a table on a terminal, elsewhere and without rich as a line a second."""
     out = file or sys.stdout
     if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb" or find_spec("rich") is None:
         while orchestrator.state not in ENDED:

@@ -52,15 +52,11 @@ class Server:
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
         ).encode()
         self._listener: asyncio.Server | None = None
-        self._rejected: set[asyncio.Transport] = set()
+        self.rejected: set[asyncio.Transport] = set()
         self._requests: set[asyncio.Future[None]] = set()  # done when they are answered
 
     async def open(self, host: str, port: int) -> int:
-        """Listen; return the port.
-
-        Raises:
-            OSError: when the address cannot be listened on.
-        """
+        """Listen; return the port; raise OSError when the address cannot be listened on."""
         await self._runner.setup()
         loop = asyncio.get_running_loop()
         try:
@@ -83,17 +79,13 @@ class Server:
             handler = self._runner.server()
             transport.set_protocol(handler)
             handler.connection_made(transport)
-        elif len(self._rejected) < self._max:
-            self._rejected.add(transport)
+        elif len(self.rejected) < self._max:
+            self.rejected.add(transport)
             asyncio.get_running_loop().call_later(LINGER, transport.abort)
             transport.write(self._rejection)
             transport.write_eof()
         else:
             transport.abort()
-
-    def forget(self, transport: asyncio.Transport) -> None:
-        """Forget a rejected connection that is closed."""
-        self._rejected.discard(transport)
 
     @contextmanager
     def busy(self) -> Generator[None]:
@@ -116,7 +108,7 @@ class Server:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-        for transport in list(self._rejected):
+        for transport in list(self.rejected):
             transport.abort()
 
     async def close(self) -> None:
@@ -142,4 +134,4 @@ class _Pending(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
-        self._server.forget(self._transport)
+        self._server.rejected.discard(self._transport)
