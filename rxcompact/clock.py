@@ -209,12 +209,13 @@ class TimerThread(EventLoopScheduler):
     def __init__(self) -> None:
         super().__init__(lambda target: threading.Thread(target=target, name="rxcompact timers", daemon=True))
         self.wall = WallClock(time.time, time.monotonic)
+        self._epoch = time.time() - time.monotonic()  # never set: what is queued is due when it was
         self._disposed = 0  # timers, since the last look through the queue
         os.register_at_fork(after_in_child=self._restart)
 
     @property
     def now(self) -> datetime:
-        return datetime.fromtimestamp(self.wall(), UTC)
+        return datetime.fromtimestamp(self._epoch + time.monotonic(), UTC)
 
     def schedule_absolute(
         self, duetime: AbsoluteTime, action: ScheduledAction[T], state: T | None = None
@@ -246,7 +247,7 @@ class TimerThread(EventLoopScheduler):
     def invoke_action(self, action: ScheduledAction[Any], state: Any = None) -> DisposableBase:
         try:
             return super().invoke_action(action, state)
-        except Exception as error:  # noqa: BLE001 - whatever an observer raises
+        except BaseException as error:  # noqa: BLE001 - whatever an observer raises
             sys.excepthook(type(error), error, error.__traceback__)
             return Disposable()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -53,7 +53,7 @@ def contained(error: BaseException) -> BaseException:
 
 
 @contextmanager
-def isolated(on_error: Callable[[BaseException], object]) -> Iterator[None]:
+def isolated(on_error: Callable[[BaseException], object]) -> Generator[None]:
     """Call a function with whatever a caller's code raises."""
     try:
         yield

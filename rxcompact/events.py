@@ -111,7 +111,8 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = ()
     ) -> None:
         self.bounds = bounds
-        self.opened, self.closed, self.trigger = bounds.opened, bounds.closed, bounds.trigger
+        self.opened, self.closed = bounds.opened, bounds.closed
+        self.trigger: Trigger = bounds.trigger
         self.received = received
         self.acks = acks
         self._items = items

@@ -120,7 +120,9 @@ class Pipeline:
             raise AttributeError(f"a pipeline does not change: {name}")
         super().__setattr__(name, value)
 
-    __repr__ = shown_by("pipeline_text")
+    def __repr__(self) -> str:
+        return shown_by("pipeline_text")(self)
+
     _repr_html_ = shown_by("pipeline_html")
 
 

@@ -214,3 +214,42 @@ def test_a_time_before_the_start_is_by_the_clock_as_it_is_now() -> None:
     assert clocks.wall.instant(5040.0) == 40.0
     clocks.step(-3600.0, after=10)
     assert clocks.wall.instant(1400.0) == 0.0
+
+
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_timer_is_due_when_it_was_though_the_wall_clock_is_set_meanwhile(step: float) -> None:
+    thread = TimerThread()
+    fired: list[float] = []
+    done = threading.Event()
+    began = time.monotonic()
+    for after in (60.0, 0.2):
+        thread.schedule_relative(after, lambda *_: (fired.append(time.monotonic() - began), done.set()))  # type: ignore[func-returns-value]
+    thread.wall._system = lambda: time.time() + step
+    assert thread.wall.follow() == pytest.approx(step, abs=1)
+    thread.schedule_relative(0.0, lambda *_: None)  # which wakes the thread
+    assert done.wait(20)
+    threading.Event().wait(0.1)
+    thread.dispose()
+    assert len(fired) == 1
+    assert 0.2 <= fired[0] < 10
+
+
+def test_what_an_observer_raises_on_the_timer_thread_ends_no_others_timers(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OddError(BaseException):
+        pass
+
+    reported: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "excepthook", lambda kind, *_: reported.append(kind))
+    closed = threading.Event()
+
+    def observe(window: Any) -> None:
+        if window[0].key == "odd":
+            raise OddError
+        closed.set()
+
+    for key, timespan in (("odd", 0.01), ("other", 0.2)):
+        source: rx.Subject[str] = rx.Subject()
+        source.pipe(rxo.compact(timespan, key_mapper=str)).subscribe(observe)
+        source.on_next(key)
+    assert closed.wait(20)
+    assert reported == [OddError]
