@@ -219,10 +219,14 @@ def map_each(
         except FATAL:
             raise
         except BaseException as error:  # noqa: BLE001 - a function of the caller's may raise anything
-            found = error if isinstance(error, RxCompactError) else error_class(error_text(error))
-            if found is not error:
+            if isinstance(error, RxCompactError):
+                # its frames hold all other errors of the chunk: a cycle, of which a bad body makes 100,000
+                error.__context__ = None
+                errors[len(values)] = error.with_traceback(None)
+            else:
+                errors[len(values)] = found = error_class(error_text(error))
                 found.__cause__ = error
-            errors[len(values)] = found
+                del found
             values.append(None)
     return values, errors
 
@@ -301,7 +305,9 @@ def _column_of(field: Field, names: Sequence[str]) -> Callable[[Sequence[Any]], 
     inside, deeper = ((), *rest), (level[1:], *rest)
 
     def pick(found: Any, parent: Any) -> Any:
-        return find(parent, deeper) if found is MISSING else find(found, inside)
+        if found is MISSING:
+            return None if parent is None else find(parent, deeper)
+        return find(found, inside) if rest else found
 
     return lambda structs: list(map(pick, map(whole, structs), map(head, structs)))
 

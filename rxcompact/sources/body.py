@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from gzip import BadGzipFile
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from aiohttp import web
@@ -16,12 +16,13 @@ from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
-from rxcompact.reader.text import is_gzip
+from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
+PAYLOAD = b"&payload="
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
 _form = re.compile(rb"[\w.%+*-]+=")
@@ -85,16 +86,24 @@ async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
     """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one."""
     block = await request.content.readany()
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form
-        form = bytearray()
+        form = bytearray(b"&")
         while block:
             form += block
-            if len(form) > max_body:
+            if len(form) - 1 > max_body:
                 raise TooLargeError(f"longer than {max_body} bytes (max_body)")
             block = await request.content.readany()
-        if not (payload := parse_qs(form.decode("utf-8", "replace")).get("payload")):
+        _, field, rest = form.partition(PAYLOAD)
+        if not field:
             why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
             raise RequestError(415, why)
-        yield payload[0].encode()
+        payload = rest.partition(b"&")[0].replace(b"+", b" ")
+        at = 0
+        while at < len(payload):  # decoding all of a large one at once would take seconds
+            cut = payload.rfind(b"%", at + PIECE - 2, at + PIECE)
+            end = at + PIECE if cut < 0 else cut
+            yield unquote_to_bytes(bytes(payload[at:end]))
+            await asyncio.sleep(0)
+            at = end
     while block:
         yield block
         block = await request.content.readany()
