@@ -125,9 +125,9 @@ class Batch:
         if values:
             if len(text) > LONG:
                 yield []  # it took a while
-            flat = flat or b"[" not in text or all(value[:1] != b"[" for value in values)
-            # comparing values is faster than a search
-            if flat and not self._steps and (min(values) > AFTER_LETTERS or LETTER not in text):
+            least = min(values)  # comparing them is faster than a search
+            flat = flat or least >= b"{" or all(value[:1] != b"[" for value in values)
+            if flat and not self._steps and (least > AFTER_LETTERS or LETTER not in text):
                 self._append(self.line, text, values)
             else:
                 yield from self._unwrap(self.line, text, values, self._steps, flat=flat)

@@ -158,11 +158,11 @@ class Reader:
         last = max(text.rfind(mark, max(at, stop - SLICE)) for mark in marks) + 1
         if last and self._alone <= at:
             part = text[at:last]
-            values, objects = scan.values_of(part, cut=cut)
+            values = scan.values_of(part, cut=cut)
             if values is not None:
                 if values or not self.blank:
                     self._begin(array=False)
-                yield from self._batch.add(part, values, flat=objects)
+                yield from self._batch.add(part, values)
                 at = last
         return (yield from self._read_values(text, at, cut=cut, final=final))
 

@@ -64,21 +64,18 @@ def skip_lines(text: bytes, at: int) -> int:
     return max(at, text.rfind(b"\n", at, skip_space(text, at)) + 1)
 
 
-def values_of(text: bytes, *, cut: bool) -> tuple[Sequence[bytes] | None, bool]:
-    """Return the values of lines, or of a ``cut`` one, and whether they are objects alone; None for malformed ones.
-
-    Lines that each look like an object are not checked.
-    """
+def values_of(text: bytes, *, cut: bool) -> list[bytes] | None:
+    """Return the values of lines, or of a ``cut`` one; None for malformed ones. Lines like objects are not checked."""
     if not cut:
         lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
         del lines[-1]
         lines = lines if all(lines) else list(filter(None, lines))
         if are_objects(lines, text):
-            return lines, True
+            return lines
     try:
-        return list(map(bytes, _decode_values(text))), False
+        return list(map(bytes, _decode_values(text)))
     except (msgspec.DecodeError, RecursionError):
-        return None, False
+        return None
 
 
 def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
