@@ -43,7 +43,7 @@ Verdict: TypeAlias = Literal["rate limited", "denied", "transient", "permanent"]
 """What an error means for the next attempt; of several the first counts. Denied is retried, and logged as an error."""
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 DENIED: dict[int, Verdict] = dict.fromkeys((401, 403, 410), "denied")
-HTTP_VERDICTS: dict[int, Verdict] = DENIED | {408: "transient", 425: "transient", 429: "rate limited"}
+HTTP_VERDICTS: Mapping[int, Verdict] = {**DENIED, 408: "transient", 425: "transient", 429: "rate limited"}
 SERVER_ERROR = 500
 # a fault of the program, or of what it was given: the same call would end the same way
 BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)

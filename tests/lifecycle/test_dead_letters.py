@@ -9,6 +9,7 @@ from typing import Any
 
 import reactivex as rx
 from orchestrators import ManualSource
+from reactivex import operators as ops
 
 from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, Orchestrator, Pipeline, key_of
 from rxcompact import operators as rxo
@@ -140,3 +141,21 @@ async def test_a_stop_does_not_wait_for_a_sink_of_dead_letters_that_hangs() -> N
     began = loop.time()
     await orchestrator.stop(5)
     assert loop.time() - began <= 5
+
+
+async def test_what_a_reducer_rejects_later_is_no_rejection_of_the_body_that_came_last() -> None:
+    class Reducer:
+        def reduce(self, chunks: rx.Observable[Any], context: Any) -> rx.Observable[Any]:
+            letter = DeadLetter("rejected", {"id": 1}, "compact", "odd")
+            later = asyncio.get_running_loop().call_later
+            return chunks.pipe(ops.do_action(lambda _: later(1, context.dead_letters, letter)), ops.ignore_elements())
+
+    body = Chunk([{"id": 1}], origin="post 1")
+    source, letters = ManualSource(), []
+    pipeline = Pipeline(source, Reducer(), rxo.publish(lambda _: None), max_age=60)
+    async with Orchestrator(pipeline) as orchestrator:
+        orchestrator.dead_letters.subscribe(letters.append)
+        source.push(body)
+        await asyncio.sleep(5)
+    assert [(letter.reason, letter.origin) for letter in letters] == [("odd", None)]
+    assert body.rejected == []
