@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import repeat
+from operator import length_hint
 from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack
@@ -42,9 +43,24 @@ class Bucket(Collection[Compacted]):
     def __contains__(self, item: object) -> bool:
         return any(item == compacted for compacted in self)
 
-    @abstractmethod
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        """Add events."""
+        """Add events; one whose key cannot be hashed is rejected, and those behind it are added."""
+        self.received += len(keys)
+        rest = iter(keys)
+        columns = rest, iter(events), iter(seen) if isinstance(seen, Sequence) else seen
+        while True:
+            try:
+                self._fill(*columns)
+                return  # noqa: TRY300
+            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
+                self._refuse(events[len(keys) - length_hint(rest) - 1], KeyMapperError(str(error)))
+
+    def _refuse(self, event: Any, error: RxCompactError) -> None:
+        self.received -= 1
+        self._reject(event, error)
+
+    @abstractmethod
+    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None: ...
 
     @abstractmethod
     def oldest(self) -> float | None:
@@ -95,21 +111,11 @@ class EventBucket(Bucket):
         self._seen = "first_seen" in fields
         self._arrivals: deque[float] = deque()  # of each key, in the order of the table
 
-    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Any) -> None:
-        try:
-            if self._last:
-                self.table.update(zip(keys, events, strict=True))
-            else:
-                deque(map(self.table.setdefault, keys, events), maxlen=0)
-            self.received += len(keys)
-        except BaseException as raised:  # noqa: BLE001 - a key's own methods may raise anything
-            contained(raised)  # whose it is shows one by one
-            for key, event in zip(keys, events, strict=True):
-                try:
-                    self.table[key] = event if self._last else self.table.get(key, event)
-                    self.received += 1
-                except BaseException as error:  # noqa: BLE001
-                    self._reject(event, KeyMapperError.of(error))
+    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
+        if self._last:
+            self.table.update(zip(keys, events, strict=True))
+        else:
+            deque(map(self.table.setdefault, keys, events), maxlen=0)
         self._arrivals.extend(repeat(seen, len(self.table) - len(self._arrivals)))
 
     def oldest(self) -> float | None:
@@ -134,67 +140,50 @@ class RowBucket(Bucket):
         self._kept = tuple(field in fields for field in FIELDS)
         self._timed = False
 
-    def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        self.received += len(keys)
-        if isinstance(seen, Sequence):
+    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
+        if isinstance(seen, Iterator):
             self._timed = True
-            self._add_timed(zip(keys, events, seen, strict=True))
+            self._fill_timed(zip(keys, events, seen, strict=True))
         elif callable(self._keep):
-            self._add_timed(zip(keys, events, repeat(seen), strict=False))
+            self._fill_timed(zip(keys, events, repeat(seen), strict=False))
         else:
-            self._add_arrived(zip(keys, events, strict=True), seen)
+            self._fill_arrived(zip(keys, events, strict=True), seen)
 
-    # both loops go on behind an event that is rejected
+    def _fill_arrived(self, pairs: Iterable[tuple[Hashable, Any]], arrived: float) -> None:
+        table, get, last = self.table, self.table.get, self._keep == "last"
+        for key, event in pairs:
+            row = get(key)
+            if row is None:
+                table[key] = [event, 1, arrived, arrived]
+            else:
+                row[1] += 1
+                row[3] = arrived
+                if last:
+                    row[0] = event
 
-    def _add_arrived(self, pairs: Iterator[tuple[Hashable, Any]], arrived: float) -> None:
-        table, get, event, last = self.table, self.table.get, None, self._keep == "last"
-        while True:
-            try:
-                for key, event in pairs:
-                    row = get(key)
-                    if row is None:
-                        table[key] = [event, 1, arrived, arrived]
-                    else:
-                        row[1] += 1
-                        row[3] = arrived
-                        if last:
-                            row[0] = event
-                return  # noqa: TRY300
-            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._refuse(event, KeyMapperError.of(error))
-
-    def _add_timed(self, triples: Iterator[tuple[Hashable, Any, float]]) -> None:
-        table, get, event = self.table, self.table.get, None
+    def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
+        table, get = self.table, self.table.get
         last, accumulate = self._keep == "last", self._keep if callable(self._keep) else None
-        while True:
-            try:
-                for key, event, time in triples:
-                    row = get(key)
-                    if row is None:
-                        table[key] = [event, 1, time, time]
-                        continue
-                    if accumulate is not None:
-                        try:
-                            row[0] = accumulate(row[0], event)
-                        except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
-                            error = AccumulatorError(f"accumulator raised {contained(cause)!r}")
-                            error.__cause__ = cause
-                            self._refuse(event, error)
-                            continue
-                    elif last:
-                        row[0] = event
-                    row[1] += 1
-                    if time > row[3]:
-                        row[3] = time
-                    elif time < row[2]:
-                        row[2] = time
-                return  # noqa: TRY300
-            except BaseException as error:  # noqa: BLE001 - as above
-                self._refuse(event, KeyMapperError.of(error))
-
-    def _refuse(self, event: Any, error: RxCompactError) -> None:
-        self.received -= 1
-        self._reject(event, error)
+        for key, event, time in triples:
+            row = get(key)
+            if row is None:
+                table[key] = [event, 1, time, time]
+                continue
+            if accumulate is not None:
+                try:
+                    row[0] = accumulate(row[0], event)
+                except Exception as cause:  # noqa: BLE001 - the caller's function may raise anything
+                    error = AccumulatorError(f"accumulator raised {cause!r}")
+                    error.__cause__ = cause
+                    self._refuse(event, error)
+                    continue
+            elif last:
+                row[0] = event
+            row[1] += 1
+            if time > row[3]:
+                row[3] = time
+            elif time < row[2]:
+                row[2] = time
 
     def oldest(self) -> float | None:
         rows = self.table.values()
