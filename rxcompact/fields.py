@@ -184,7 +184,9 @@ def members(event: Any) -> Any:
         return event
     if hasattr(kind, "keys"):
         return {name: event[name] for name in event.keys()}  # noqa: SIM118 - iterating may give values
-    for names in ("_fields", "__struct_fields__", "__dataclass_fields__"):
+    # of slots only where an object is equal to itself alone
+    slots = "__slots__" if kind.__eq__ is object.__eq__ else "_fields"
+    for names in ("_fields", "__struct_fields__", "__dataclass_fields__", slots):
         if hasattr(kind, names):
             return {name: getattr(event, name) for name in getattr(kind, names)}
     return {name: each for name, each in vars(event).items() if name[0] != "_"} if hasattr(event, "__dict__") else event

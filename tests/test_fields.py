@@ -8,14 +8,17 @@ from collections import OrderedDict, namedtuple
 from dataclasses import dataclass, field
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rxcompact import key_of
 from rxcompact.errors import ArgumentError, DecodeError
 from rxcompact.fields import Field, decode, members, parse_names, without
+from rxcompact.keys import Json
 
 
 def look_up(value: Any, name: str) -> Any:
@@ -251,6 +254,21 @@ def test_a_bad_line_is_an_error_with_the_reason_and_without_the_line(line: bytes
     assert why in str(caught.value)
     assert len(str(caught.value)) < 100
     assert "nope" not in str(caught.value)
+
+
+class Slotted:
+    """It is equal to itself alone."""
+
+    __slots__ = ("alert", "host")
+
+    def __init__(self, host: str, alert: int) -> None:
+        self.host, self.alert = host, alert
+
+
+def test_l2_all_fields_of_an_object_with_slots() -> None:
+    assert members(Slotted("a", 1)) == {"alert": 1, "host": "a"}
+    assert key_of(exclude="alert").many([Slotted("a", 1), Slotted("a", 2), {"host": "a"}]) == [Json('{"host":"a"}')] * 3
+    assert key_of()(UUID(int=1)) == UUID(int=1)
 
 
 # ── all but some fields ───────────────────────────────────────────────────────────────────────────────────────────────
