@@ -179,7 +179,7 @@ def _attribute(value: Any, name: str, default: Any) -> Any:
 def members(event: Any) -> Any:
     """Return all fields of an event as a mapping; an event that has none as it is."""
     event = decode(event)
-    kind = type(event)
+    kind: Any = type(event)
     if isinstance(event, Mapping):
         return event
     if hasattr(kind, "keys"):
