@@ -58,7 +58,8 @@ class RedisStreamSource(BrokerSource):
     ``stop`` what was not settled may be claimed by others at once.
 
     Several workers may share a group: each entry goes to one of them. To have a group deliver again what it has
-    delivered (``XGROUP SETID``), stop its workers: they know what they have settled.
+    delivered (``XGROUP SETID``), stop its workers: they know what they have settled. What is trimmed (``MAXLEN``)
+    before it was delivered is never seen; what is trimmed later is logged as lost.
 
     Args:
         url: Of one server, as redis-py has it; credentials in it are shown nowhere.
@@ -68,8 +69,8 @@ class RedisStreamSource(BrokerSource):
             left, the others after ``min_idle_time``. By default of the host and the process. Consumers that hold
             nothing are removed: its own at a stop, others when they have been idle for six times ``min_idle_time``.
         field: The field of an entry that holds an event as JSON, an array or lines of them; an entry without it is
-            rejected. By default the fields are the event, and their values texts (a byte that is
-            not UTF-8 becomes an escape).
+            rejected. By default the fields are the event, and their values texts (a byte that is not UTF-8 becomes an
+            escape).
         start: Where a group that is made begins: with all that is in the stream, with what is new, or with what was
             added since an instant, POSIX seconds or a datetime.
         min_idle_time: Seconds after a crash until others claim what was left; the same for all of a group.
@@ -86,8 +87,6 @@ class RedisStreamSource(BrokerSource):
 
     Cost: an XREADGROUP for as many entries as there is capacity for, an XACK for all that settles meanwhile; a look
         through what is pending in the group (XAUTOCLAIM) once a second.
-
-    What is trimmed (``MAXLEN``) before it was delivered is never seen; what is trimmed later is logged as lost.
 
     Source: https://redis.io/docs/latest/develop/data-types/streams/ (Redis 7 or later: XAUTOCLAIM names what is gone)
     """
@@ -178,47 +177,49 @@ class RedisStreamSource(BrokerSource):
             await self._remove_consumers(own=True)
         await self._close()
 
+    async def _remove_consumers(self, *, own: bool) -> None:
+        """Remove consumers that hold nothing and are idle for long, and this one if it holds nothing."""
+        async with self._connected() as client:
+            await client.eval(REMOVE_CONSUMERS, 1, *self._place, int(DEAD * self._min_idle_time * 1000), int(own))
+
     # ── fetching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _fetch(self, number: int) -> Coroutine[Any, Any, object] | None:
         number = min(number, self._prefetch, self._max_pending - len(self._unacked))
         if number <= 0:
             return self._unacked.fewer(self._max_pending)
-        self._on_entries(await self._next(number))
+        if self._after == NEW and time.monotonic() >= self._next_scan:
+            self._on_entries(await self._claim(number))
+        else:
+            self._on_entries(await self._read(number))
         return None
 
-    async def _next(self, number: int) -> list[Entry]:
-        """Return what this consumer has pending from before, then what others have left, then what is new."""
-        if self._after == NEW and time.monotonic() >= self._next_scan:
-            async with self._connected() as client:
-                idle = int(self._min_idle_time * 1000)
-                self._cursor, entries, gone = await client.xautoclaim(*self._place, idle, self._cursor, number)
-            if self._cursor == FIRST:
-                self._next_scan = time.monotonic() + min(SCAN, self._min_idle_time / 4)
-                await self._remove_dead_consumers()
-            return [*entries, *((identity, None) for identity in gone)]
+    async def _read(self, number: int) -> list[Entry]:
+        """Return what this consumer has pending from before, then what is new."""
+        stream, group, consumer = self._place
         async with self._connected() as client:
-            stream, group, consumer = self._place
             reply: Any = await client.xreadgroup(group, consumer, {stream: self._after}, number, int(BLOCK * 1000))
         entries = reply[0][1] if reply else []
         if self._after != NEW:
             self._after = entries[-1][0] if entries else NEW
         return entries
 
-    async def _remove_dead_consumers(self) -> None:
-        if time.monotonic() < self._next_removal:
-            return
-        self._next_removal = time.monotonic() + DEAD * self._min_idle_time
-        try:
-            await self._remove_consumers()
-        except RefusedError as error:
-            logger.warning("{} removes no consumers: {}", self, error)
-            self._next_removal = float("inf")
-
-    async def _remove_consumers(self, *, own: bool = False) -> None:
-        """Remove consumers that hold nothing and are idle for long, and this one if it holds nothing."""
+    async def _claim(self, number: int) -> list[Entry]:
+        """Return what others have left; after all of it remove those that are gone."""
         async with self._connected() as client:
-            await client.eval(REMOVE_CONSUMERS, 1, *self._place, int(DEAD * self._min_idle_time * 1000), int(own))
+            idle = int(self._min_idle_time * 1000)
+            self._cursor, entries, gone = await client.xautoclaim(*self._place, idle, self._cursor, number)
+        if self._cursor == FIRST:
+            now = time.monotonic()
+            self._next_scan = now + min(SCAN, self._min_idle_time / 4)
+            if now >= self._next_removal:
+                self._next_removal = now + DEAD * self._min_idle_time
+                try:
+                    await self._remove_consumers(own=False)
+                except RefusedError as error:
+                    logger.warning("{} removes no consumers: {}", self, error)
+                    self._next_removal = float("inf")
+        return [*entries, *((identity, None) for identity in gone)]
 
     def _on_entries(self, entries: list[Entry]) -> None:
         bodies = {identity: self._body(fields) for identity, fields in entries if fields is not None}

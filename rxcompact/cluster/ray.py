@@ -19,6 +19,7 @@ from reactivex import Observable
 from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk
+from rxcompact.clock import count
 from rxcompact.contracts import Demand, Source
 from rxcompact.errors import AbandonedError, ArgumentError
 from rxcompact.keys import stable
@@ -47,17 +48,12 @@ class Shard:
         self._orchestrator.attach(self._signals.put_nowait)
         self._before = Account()  # of runs that have ended
 
-    def stream(self, demand: Demand) -> Observable[list[Any]]:
-        """Return the chunks."""
-        del demand  # whoever pushes bounds what is unacknowledged
+    def stream(self, _: Demand) -> Observable[list[Any]]:
+        """Return the chunks; whoever pushes them bounds what is unacknowledged."""
         return self._chunks
 
     async def push(self, events: list[Any]) -> None:
-        """Take events; return when all of them are settled.
-
-        Raises:
-            AbandonedError: when some are not, at a stop's deadline.
-        """
+        """Take events; return when all are settled. Raise AbandonedError when some are not, at a stop's deadline."""
         await self._orchestrator.start()
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
@@ -72,8 +68,9 @@ class Shard:
 
     async def release(self) -> None:
         """Have the pushes fail that are not settled."""
-        for settled in list(self._unsettled):
-            settled.set_exception(AbandonedError("stopped before all of its events were settled"))
+        for settled in self._unsettled:
+            if not settled.done():
+                settled.set_exception(AbandonedError("stopped before all of its events were settled"))
 
     async def signals(self) -> list[Signal]:
         """Return what happened since the last call; wait until something has."""
@@ -115,8 +112,7 @@ class RayRunner:
     def __init__(
         self, definition: Definition, *, shards: int, batch: int = 1000, max_unacknowledged: int = 256
     ) -> None:
-        if shards < 1:
-            raise ArgumentError("shards", shards, "at least 1")
+        count("shards", shards)
         reducer = definition(PushSource()).reducer
         if not isinstance(reducer, Compact):
             raise ArgumentError("definition", reducer, "a pipeline with a key_mapper")
@@ -129,16 +125,16 @@ class RayRunner:
         self._actors: list[Any] = []
         self._room = [asyncio.Semaphore(max_unacknowledged) for _ in range(shards)]
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._listeners: list[asyncio.Task[None]] = []
+        self._listening: asyncio.Future[Any] | None = None
         self.signals: Hub[Signal] = Hub(lambda failed: self.signals.notify(failed))  # noqa: PLW0108 - it is being made
         self.acknowledged = 0
 
     async def start(self) -> None:
         """Start the actors."""
-        actor: Any = ray.remote(Shard)
         options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": self._max + SPARE}
-        self._actors = [actor.options(**options).remote(self._definition) for _ in self._open]
-        self._listeners = [asyncio.create_task(self._listen(actor)) for actor in self._actors]
+        actor: Any = ray.remote(Shard).options(**options)
+        self._actors = [actor.remote(self._definition) for _ in self._open]
+        self._listening = asyncio.gather(*map(self._listen, self._actors))
 
     async def _listen(self, actor: Any) -> None:
         while True:
@@ -193,8 +189,8 @@ class RayRunner:
                 break
             await asyncio.wait(self._deliveries, timeout=0.1)
         await asyncio.gather(*self._deliveries, return_exceptions=True)
-        for task in self._listeners:
-            task.cancel()
+        if self._listening is not None:
+            self._listening.cancel()
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()

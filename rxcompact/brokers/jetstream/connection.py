@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -26,18 +26,14 @@ CLOSING = 1.0
 
 
 class Connection(Client):
-    """A client that receives and publishes many short messages at the cost of a few; nats-py has no public way to.
-
-    Attributes:
-        deliver: By a subscription's number, what is called with the reply and the body of a message, instead of the
-            subscription's callback, if there is a reply.
-        lost: Called once, when it is closed by anything but `close`.
-    """
+    """A client that receives and publishes many short messages at the cost of a few; nats-py has no public way to."""
 
     lost: Callable[[Exception], object] | None = None
+    """Called once, when it is closed by anything but `close`."""
 
     def __init__(self) -> None:
         super().__init__()
+        # by subscription, what is called with the reply and the body of messages that have one, not its callback
         self.deliver: dict[int, Callable[[bytes, bytes], object]] = {}
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
@@ -48,11 +44,7 @@ class Connection(Client):
             await super()._process_msg(sid, subject, reply, data, headers)
 
     async def publish_many(self, subjects: Sequence[bytes], body: bytes) -> None:
-        """Publish the same to each of many subjects that are valid; what `publish` does in three coroutines a message.
-
-        Raises:
-            ConnectionClosedError: when it is not connected; then nothing was sent.
-        """
+        """Publish the same to each of many subjects that are valid; `publish` costs three coroutines a message."""
         if not self.is_connected:
             raise ConnectionClosedError
         rest = b" %d\r\n%b\r\n" % (len(body), body)
@@ -66,15 +58,14 @@ class Connection(Client):
         await self._flush_pending()
 
     async def _read_loop(self) -> None:
-        await super()._read_loop()
-        await self._task_ended()
+        await self._or_close(super()._read_loop())
 
     async def _flusher(self) -> None:
-        await super()._flusher()
-        await self._task_ended()
+        await self._or_close(super()._flusher())
 
-    async def _task_ended(self) -> None:
+    async def _or_close(self, running: Coroutine[Any, Any, None]) -> None:
         """Close, when a task of nats-py ended on an error that it does not handle."""
+        await running
         task = asyncio.current_task()
         if self.is_connected and task is not None and not task.cancelling():
             await self._process_op_err(ConnectionResetError("connection lost"))
@@ -107,13 +98,13 @@ class Servers:
 
     Args:
         urls: One or several; they may hold credentials, which are shown nowhere.
-        options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
+        options: Of `nats.connect`.
         failed: Called when a connection is lost, and with what the server refuses without a reply, such as a
             permission. Requests that are not answered raise the same.
-
-    Attributes:
-        connection: The latest; it may have been lost.
     """
+
+    connection: Connection | None = None
+    """The latest; it may have been lost."""
 
     def __init__(
         self,
@@ -125,7 +116,6 @@ class Servers:
         self._options = {**OPTIONS, **(options or {}), **FIXED}
         self._failed = failed
         self._connecting = asyncio.Lock()
-        self.connection: Connection | None = None
         if not all(self._urls) or not self._urls:
             raise ArgumentError("servers", str(self), "one URL or more")
 

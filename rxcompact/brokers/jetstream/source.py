@@ -54,13 +54,12 @@ class JetStreamSource(BrokerSource):
         servers: URLs of NATS; credentials in them are shown nowhere.
         stream: The stream, which has to be there.
         consumer: The durable consumer, made where it is missing; one that is there is taken as it is.
-        subjects: Those of the stream that a consumer that is made has; by default all.
-        partitions: Numbers of partitions, such as ``range(4)``: of partition 2 the subjects are ``*.2.>``, and the
-            consumer has the suffix ``-2``.
+        subjects: Of a consumer that is made; by default all of the stream.
+        partitions: Numbers, such as ``range(4)``; of partition 2 the subjects are ``*.2.>``, the consumer ends in ``-2``.
         start: Where a consumer that is made begins: with all that is in the stream, with what is new, or with what was
             stored since an instant, POSIX seconds or a datetime.
-        ack_wait: Seconds, for a consumer that is made: how long after a crash its messages are delivered again.
-        max_ack_pending: For a consumer that is made: messages that all of its workers hold at most; no fewer than come
+        ack_wait: Of a consumer that is made: seconds after a crash until its messages are delivered again.
+        max_ack_pending: Of a consumer that is made: messages that all of its workers hold at most; no fewer than come
             in a window and in a delivery of the sink.
         prefetch: Messages requested at once.
         max_bytes: Bytes of messages requested at once.
@@ -219,8 +218,8 @@ class JetStreamSource(BrokerSource):
 class PullConsumer:
     """A durable consumer, made where it is missing, and what was requested from it: some ahead of what is pushed.
 
-    Calls ``wake`` when it may be time for another request, ``take`` with the reply subjects and the bodies of messages
-    that came in a turn of the loop, ``fail`` with the reason why no more come.
+    It calls ``wake`` when it may be time for another request, ``take`` with the replies and bodies of what came in a
+    turn of the loop, ``fail`` with the reason why no more come.
     """
 
     def __init__(
