@@ -55,7 +55,8 @@ class JetStreamSource(BrokerSource):
         stream: The stream, which has to be there.
         consumer: The durable consumer, made where it is missing; one that is there is taken as it is.
         subjects: Of a consumer that is made; by default all of the stream.
-        partitions: Numbers, such as ``range(4)``; of partition 2 the subjects are ``*.2.>``, the consumer ends in ``-2``.
+        partitions: Numbers, such as ``range(4)``: of partition 2 the subjects are ``*.2.>``, and the consumer has the
+            suffix ``-2``.
         start: Where a consumer that is made begins: with all that is in the stream, with what is new, or with what was
             stored since an instant, POSIX seconds or a datetime.
         ack_wait: Of a consumer that is made: seconds after a crash until its messages are delivered again.
