@@ -191,10 +191,10 @@ class RedisStreamSource(BrokerSource):
         if self._after == NEW and time.monotonic() >= self._next_scan:
             self._on_entries(await self._claim(number))
         else:
-            self._on_entries(await self._read(number))
+            self._on_entries(await self._read_entries(number))
         return None
 
-    async def _read(self, number: int) -> list[Entry]:
+    async def _read_entries(self, number: int) -> list[Entry]:
         """Return what this consumer has pending from before, then what is new."""
         stream, group, consumer = self._place
         async with self._connected() as client:
