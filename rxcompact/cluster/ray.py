@@ -125,7 +125,7 @@ class RayRunner:
         self._actors: list[Any] = []
         self._room = [asyncio.Semaphore(max_unacknowledged) for _ in range(shards)]
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._listening: asyncio.Future[Any] | None = None
+        self._listeners: list[asyncio.Task[None]] = []
         self.signals: Hub[Signal] = Hub(lambda failed: self.signals.notify(failed))  # noqa: PLW0108 - it is being made
         self.acknowledged = 0
 
@@ -134,7 +134,7 @@ class RayRunner:
         options = {"max_restarts": -1, "max_task_retries": -1, "max_concurrency": self._max + SPARE}
         actor: Any = ray.remote(Shard).options(**options)
         self._actors = [actor.remote(self._definition) for _ in self._open]
-        self._listening = asyncio.gather(*map(self._listen, self._actors))
+        self._listeners = [asyncio.create_task(self._listen(actor)) for actor in self._actors]
 
     async def _listen(self, actor: Any) -> None:
         while True:
@@ -189,8 +189,8 @@ class RayRunner:
                 break
             await asyncio.wait(self._deliveries, timeout=0.1)
         await asyncio.gather(*self._deliveries, return_exceptions=True)
-        if self._listening is not None:
-            self._listening.cancel()
+        for task in self._listeners:
+            task.cancel()
         for actor in self._actors:
             ray.kill(actor)
         self._actors.clear()
