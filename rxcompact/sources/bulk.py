@@ -59,11 +59,10 @@ class BulkCounts(Counts):
     def _action(self, line: bytes, part: Part) -> tuple[str, dict[str, Any]]:
         try:
             [(name, about)] = decode(line).items()
-            result = {each: about[each] for each in ("_index", "_id") if each in about}
-            known = name in (*TAKEN, "update", "delete")
+            result: dict[str, Any] = {each: about[each] for each in ("_index", "_id") if each in about}
         except (DecodeError, ValueError, TypeError):
-            known = False
-        if not known:
+            name, result = "", {}
+        if name not in (*TAKEN, "update", "delete"):
             place = part.position.find(line)
             raise RequestError(400, f"line {place.line if place else '?'} is no action of a bulk body")
         result |= {"status": 201, "result": "created"} if name in TAKEN else {"status": 400, "error": NOT_TAKEN}

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -99,11 +99,9 @@ class NdjsonSource:
 
     def _check(self) -> None:
         for path in self._paths:
-            if path == "-":
-                continue
-            if Path(path).is_dir():
+            if path != "-" and Path(path).is_dir():
                 raise _os_error(errno.EISDIR, path)
-            if not os.access(path, os.R_OK):
+            if path != "-" and not os.access(path, os.R_OK):
                 raise _os_error(errno.EACCES if Path(path).exists() else errno.ENOENT, path)
 
 
@@ -112,7 +110,7 @@ def _os_error(number: int, path: str) -> OSError:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[int]:
+def _opened(path: str) -> Generator[int]:
     """Open a file; standard input is left open."""
     if path == "-":
         if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
