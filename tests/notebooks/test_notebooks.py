@@ -37,7 +37,7 @@ def outputs(book: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(180)
 @pytest.mark.filterwarnings("default")  # of the kernel's machinery
 def test_a_notebook_runs_and_shows_what_is_shipped(path: Path) -> None:
     shipped = nbformat.read(path, as_version=4)
@@ -46,7 +46,7 @@ def test_a_notebook_runs_and_shows_what_is_shipped(path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = []
     resources = {"metadata": {"path": str(FOLDER)}}
-    NotebookClient(fresh, timeout=50, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
+    NotebookClient(fresh, timeout=120, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
     assert outputs(fresh) == outputs(shipped)
 
 
