@@ -217,7 +217,7 @@ class BrokerSource(ABC):
 
     def _take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> None:
         """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
-        self._waiting.extend(self._unacked.take(identities, replies, bodies).items())
+        self._waiting.extend(zip(*self._unacked.take(identities, replies, bodies), strict=True))
 
     def _push(self) -> None:
         """Push what there is capacity for; some of it, where it is much."""

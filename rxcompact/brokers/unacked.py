@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice, takewhile
+from itertools import islice, repeat, takewhile
 from typing import TypeAlias
 
 ACK, IN_PROGRESS, NAK = b"+ACK", b"+WPI", b"-NAK"
@@ -15,10 +15,14 @@ AT_ONCE = 1_000
 
 Identity: TypeAlias = bytes
 """What a message is called, however often it is delivered."""
+Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]
+"""The identities and the bodies of some."""
 
 
 class UnackedMessages:
     """Acknowledges messages when they are settled, and keeps the others from being delivered again meanwhile.
+
+    Nothing of a message is in a container of its own: the garbage collector would traverse it again and again.
 
     Args:
         remembered: Settled messages, at least, that are recognised when their acknowledgement was lost and they are
@@ -29,8 +33,8 @@ class UnackedMessages:
     def __init__(self, remembered: int, ack_wait: float) -> None:
         self.ack_wait = ack_wait
         self._remembered = remembered
-        # where the reply to a message goes, and when the broker began to count; the oldest first
-        self._held: dict[Identity, tuple[bytes, float]] = {}
+        self._replies: dict[Identity, bytes] = {}  # where the reply to a message goes
+        self._since: dict[Identity, float] = {}  # when the broker began to count, the oldest first
         # two generations: forgetting one is cheaper than forgetting messages one by one
         self._settled: set[Identity] = set()
         self._settled_before: set[Identity] = set()
@@ -40,29 +44,29 @@ class UnackedMessages:
         self._fewer = asyncio.Event()
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._replies)
 
     @property
     def pending_replies(self) -> bool:
         """Whether there are replies that were not sent."""
         return any(self._queues.values())
 
-    def take(
-        self, identities: Iterable[Identity], replies: Iterable[bytes], bodies: Iterable[bytes]
-    ) -> dict[Identity, bytes]:
-        """Add messages; return the bodies of those that are neither held already nor settled."""
-        new: dict[Identity, bytes] = {}
-        now, given_back = time.monotonic(), self._queues[NAK]
+    def take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> Messages:
+        """Add messages; return those that are neither held already nor settled."""
         # not only where the broker marks a message as redelivered: one that was killed may not know
+        known = (self._replies.keys(), self._settled, self._settled_before)
+        if len(set(identities)) == len(identities) and all(some.isdisjoint(identities) for some in known):
+            self._hold(identities, replies)
+            return identities, bodies
+        new: dict[Identity, bytes] = {}
         for identity, reply, body in zip(identities, replies, bodies, strict=True):
             if self._is_settled(identity):
                 self._queue(ACK, [reply])
                 continue
-            if self._held.pop(identity, None) is None:  # else it moves to the end
+            if self._since.pop(identity, None) is None:  # else it moves to the end
                 new[identity] = body
-            self._held[identity] = reply, now
-            given_back.pop(reply, None)
-        return new
+            self._hold([identity], [reply])
+        return list(new), list(new.values())
 
     def forget(self) -> None:
         """Take settled messages again: the consumer was made anew."""
@@ -80,25 +84,34 @@ class UnackedMessages:
 
     def give_back(self, identities: Iterable[Identity] | None = None) -> None:
         """Have messages, by default all, delivered again at once, to any worker."""
-        self._release(list(self._held) if identities is None else identities, NAK)
+        self._release(list(self._replies) if identities is None else identities, NAK)
 
     def drop(self, identities: Iterable[Identity]) -> list[Identity]:
         """Acknowledge messages that the broker removed, unless they are held; return those that were never taken."""
-        gone = [identity for identity in identities if identity not in self._held]
+        gone = [identity for identity in identities if identity not in self._replies]
         self._queue(ACK, gone)
         return [identity for identity in gone if not self._is_settled(identity)]
 
     async def fewer(self, limit: int) -> None:
         """Wait until fewer messages than this are not settled."""
-        while len(self._held) >= limit:
+        while len(self._replies) >= limit:
             self._fewer.clear()
             await self._fewer.wait()
 
     def _is_settled(self, identity: Identity) -> bool:
         return identity in self._settled or identity in self._settled_before
 
+    def _hold(self, identities: Sequence[Identity], replies: Sequence[bytes]) -> None:
+        self._replies.update(zip(identities, replies, strict=True))
+        self._since.update(zip(identities, repeat(time.monotonic())))
+        if given_back := self._queues[NAK]:
+            for reply in replies:
+                given_back.pop(reply, None)
+
     def _release(self, identities: Iterable[Identity], kind: bytes) -> None:
-        self._queue(kind, [held[0] for identity in identities if (held := self._held.pop(identity, None))])
+        self._queue(kind, [reply for identity in identities if (reply := self._replies.pop(identity, None))])
+        for identity in identities:
+            self._since.pop(identity, None)
 
     def _queue(self, kind: bytes, replies: Sequence[bytes]) -> None:
         self._queues[kind].update(dict.fromkeys(replies))
@@ -116,12 +129,13 @@ class UnackedMessages:
             async with asyncio.timeout(self.ack_wait / 4):
                 await self._queued.wait()
         self._queued.clear()
-        now = time.monotonic()
-        limit = now - self.ack_wait / 2
-        for identity, (reply, _) in list(takewhile(lambda held: held[1][1] <= limit, self._held.items())):
-            del self._held[identity]  # it moves to the end
-            self._held[identity] = reply, now
-            self._queues[IN_PROGRESS][reply] = None
+        limit = time.monotonic() - self.ack_wait / 2
+        due = [identity for identity, _ in takewhile(lambda held: held[1] <= limit, self._since.items())]
+        for identity in due:
+            del self._since[identity]  # it moves to the end
+        replies = [self._replies[identity] for identity in due]
+        self._hold(due, replies)
+        self._queues[IN_PROGRESS].update(dict.fromkeys(replies))
 
     async def flush(self, send: Callable[[bytes, Sequence[bytes]], Awaitable[object]]) -> None:
         """Send the replies that are queued; those for which ``send`` raises stay."""

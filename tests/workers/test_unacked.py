@@ -28,7 +28,9 @@ class Messages:
     def take(self, *replies: bytes) -> list[bytes]:
         """Return the identities of the new ones."""
         bodies = [b"body of " + reply for reply in replies]
-        return list(self.unacked.take(map(identity_of, replies), replies, bodies))
+        identities, found = self.unacked.take([*map(identity_of, replies)], replies, bodies)
+        assert len(identities) == len(found)
+        return list(identities)
 
     async def send(self, kind: bytes, replies: Sequence[bytes]) -> None:
         self.sent += [(kind, reply) for reply in replies]
