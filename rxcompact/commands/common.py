@@ -9,11 +9,12 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from configparser import ConfigParser
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
 
 from loguru import logger
@@ -26,9 +27,10 @@ from rxcompact.sinks.encoding import encoder
 from rxcompact.sinks.ndjson import NdjsonSink
 
 T = TypeVar("T")
+Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an option's text, and the metavar
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
-SWITCH = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+SWITCH = ConfigParser.BOOLEAN_STATES
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -54,15 +56,11 @@ def timezone(name: str) -> tzinfo:
         raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
 
 
-KINDS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "int": (int, "N"),
-    "float": (duration, "T"),
-    "Seconds": (duration, "T"),
-}
+KINDS: dict[str, Kind] = {"int": (int, "N"), "float": (duration, "T"), "Seconds": (duration, "T")}
 
 
-def kind_of(call: Callable[..., Any], name: str) -> tuple[Callable[[str], Any], str]:
-    """Return what makes a parameter of a call from an option's text, by its annotation, and the option's metavar."""
+def kind_of(call: Callable[..., Any], name: str) -> Kind:
+    """Return the kind of option for a parameter of a call, by its annotation."""
     return KINDS.get(signature(call).parameters[name].annotation.partition(" | ")[0], (str, name.upper()))
 
 
@@ -74,10 +72,7 @@ def _help(call: Callable[..., Any], name: str) -> str:
 
 
 def add_parameters(parser: Any, call: Callable[..., Any], names: Iterable[str]) -> None:
-    """Add an option for each of these parameters of a call: required, or with its default; the help is its docstring's.
-
-    Options of the same names may be given to the call: see `given`.
-    """
+    """Add an option for each of these parameters of a call: required, or with its default; its docstring is the help."""
     for name in names:
         default = signature(call).parameters[name].default
         kind, metavar = kind_of(call, name)
@@ -119,13 +114,14 @@ def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_requi
 
 def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
     """Return the mappers to keys and times that the options describe."""
-    times = None
-    if options.time:
-        times = time_of(options.time, timezone=options.timezone, format=options.time_format)
-    key, exclude = (
-        [name for text in texts for name in parse_names(text, "FIELD")] for texts in (options.key, options.exclude)
-    )
-    return key_of(key, exclude=exclude, missing=options.missing), times
+
+    def names(texts: Iterable[str]) -> list[str]:
+        return [name for text in texts for name in parse_names(text, "FIELD")]
+
+    keys = key_of(names(options.key), exclude=names(options.exclude), missing=options.missing)
+    if not options.time:
+        return keys, None
+    return keys, time_of(options.time, timezone=options.timezone, format=options.time_format)
 
 
 def dead_letter_sink(place: str | None) -> Sink | None:
