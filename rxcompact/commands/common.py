@@ -72,7 +72,7 @@ def _help(call: Callable[..., Any], name: str) -> str:
 
 
 def add_parameters(parser: Any, call: Callable[..., Any], names: Iterable[str]) -> None:
-    """Add an option for each of these parameters of a call: required, or with its default; its docstring is the help."""
+    """Add an option for each of these parameters of a call, required or with its default; help is the docstring."""
     for name in names:
         default = signature(call).parameters[name].default
         kind, metavar = kind_of(call, name)
