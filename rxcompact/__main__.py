@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return SIGNALLED + SIGINT
     except (argparse.ArgumentError, ArgumentError, OSError) as error:
-        options.command.error(str(error))
+        failed: argparse.ArgumentParser = options.command
+        failed.error(str(error))
     return code
 
 

@@ -144,8 +144,9 @@ class Servers:
             if client.is_connected:
                 fail(error)
 
+        options: dict[str, Any] = self._options | {"error_cb": on_error}
         try:
-            await client.connect(self._urls, **self._options | {"error_cb": on_error})
+            await client.connect(self._urls, **options)
         except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
             await client.close()
             cause = errors[0] if errors else error
