@@ -166,6 +166,7 @@ LARGE = {
 }
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("name", LARGE)
 async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> None:
     source = ListSource([LARGE[name], b'{"r":[{"s":[{"id":"last"}]}]}'], 8, "r[].s" if name == "wrapper" else None)

@@ -54,6 +54,7 @@ def test_h3_the_loop_has_its_turn_after_256_events_of_a_body(body: bytes, counts
     served(test)
 
 
+@pytest.mark.bench
 def test_h3_i13_the_loop_has_its_turn_while_a_form_is_decoded() -> None:
     body = b"x=1&payload=" + quote(ndjson(*range(90_000)) + b"\n").encode().replace(b"5", b"%35") + b"&y=2"
 
@@ -124,6 +125,7 @@ def post(url: str, body: bytes, headers: dict[str, str]) -> int:
 
 
 @pytest.mark.slow
+@pytest.mark.bench
 @pytest.mark.parametrize(
     ("body", "status"),
     [
