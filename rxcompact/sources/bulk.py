@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from typing import Any
 
 from rxcompact.errors import DecodeError
 from rxcompact.fields import decode
-from rxcompact.sources.body import Counts, Part, RequestError
+from rxcompact.sources.body import Counts, Part, RequestError, in_slices
 
 TAKEN = ("create", "index")
 NOT_TAKEN = {"type": "illegal_argument_exception", "reason": "only create and index have an event"}
@@ -32,14 +31,14 @@ class BulkCounts(Counts):
         self._results: dict[int, dict[str, Any]] = {}  # by the identity of the event
 
     async def events_of(self, parts: Iterable[Part]) -> list[Part]:
-        """Return the events alone. The loop has its turn between the parts.
+        """Return the events alone. The loop has its turn between slices of them.
 
         Raises:
             RequestError: for a line that is no action, or an action without a document.
         """
         found: list[Part] = []
         name, result = "", dict[str, Any]()  # of the action whose document is next
-        for part in parts:
+        async for part in in_slices(parts):
             events: list[bytes] = []
             for line in part.events:
                 if name:
@@ -51,7 +50,6 @@ class BulkCounts(Counts):
                     name, result = self._action(line, part)
                     name = "" if name == "delete" else name
             found.append(Part(events, part.position))
-            await asyncio.sleep(0)
         if name:
             raise RequestError(400, f"the last action, {name}, has no document")
         return found
