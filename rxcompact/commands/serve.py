@@ -136,8 +136,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     to_json = flat_object if options.flat else json_object
     sink: Sink = NdjsonSink(to_json=to_json)
     if options.publish != "-":
-        post: dict[str, Any] = {"format": options.format, "headers": dict(options.header), **common.given(options, SINK)}
-        sink = HttpSink(options.publish, to_json=to_json, **post)
+        post: dict[str, Any] = {"format": options.format, "headers": dict(options.header)}
+        sink = HttpSink(options.publish, to_json=to_json, **post, **common.given(options, SINK))
     if options.source:
         source: Source = broker_source(options.source, options.partitions, options.start, options.items)
     else:
