@@ -6,7 +6,6 @@ import asyncio
 import gzip
 import json
 from collections import Counter
-from time import process_time
 from typing import Any
 
 import pytest
@@ -174,12 +173,10 @@ async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> Non
     letters: set[str | None] = set()
     orchestrator.dead_letters.subscribe(lambda letter: letters.add(letter.origin))
     await orchestrator.start()
-    turns, longest, last = 0, 0.0, process_time()
+    turns, largest, before = 0, 0, 0
     while len(source.settled) < 2:
-        if source._waiting:
-            longest = max(longest, process_time() - last)
-            turns += 1
-        last = process_time()
+        turns += bool(source._waiting)
+        largest, before = max(largest, orchestrator.account.received - before), orchestrator.account.received
         await asyncio.sleep(0 if source._waiting else 60)
     await orchestrator.stop()
     account = orchestrator.account
@@ -187,7 +184,7 @@ async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> Non
     assert account.received == number
     assert letters == ({"0"} if name in ("numbers", "packed") else set())
     assert turns > 10
-    assert longest < 0.25  # seconds; on a machine that has nothing else to do a fifth of it
+    assert largest <= 3000
 
 
 async def test_h03_a_message_of_too_many_events_is_rejected() -> None:
