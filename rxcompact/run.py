@@ -21,10 +21,10 @@ from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
 from rxcompact.contracts import Demand, Holder, NamedSource, OneShotSource, Source, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
-from rxcompact.errors import AbandonedError, DecodeError, TransientError, isolated
+from rxcompact.errors import AbandonedError, DecodeError, TransientError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
-from rxcompact.operators.retry import full_jitter
+from rxcompact.operators.retry import full_jitter, without_frames
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
@@ -172,6 +172,8 @@ class Run(Demand):
         self._counts[letter.outcome] += 1
         if letter.error is not None:
             self.errors[letter.stage] = letter.error
+            for error in chain_of(letter.error) if letter.outcome == "rejected" else ():
+                without_frames(error)  # which hold the chunk
         if chunk is not None:
             chunk.rejected.append(letter)
         self._room.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -23,6 +24,12 @@ class OddKey:
         raise OddError("of a key")
 
 
+class Event(dict):  # type: ignore[type-arg]
+    """One that weak references may be made to."""
+
+    __slots__ = ("__weakref__",)
+
+
 class Feed:
     """Makes events, and records which of them were pushed."""
 
@@ -30,6 +37,7 @@ class Feed:
         self.dice = dice
         self.wall = wall
         self.given: set[int] = set()
+        self.references: list[weakref.ref[Event]] = []
         self.messages: list[list[int]] = []
         self.settled: Counter[int] = Counter()
         self.number = 0
@@ -40,7 +48,8 @@ class Feed:
         late = 0 if key is not None else dice.choice([0, 0, 0, 1, 5])
         if key is None:
             key = dice.choice([dice.randrange(4), dice.randrange(30), dice.randrange(1000)])
-        event = {"id": key, "ns": [self.number], "ts": self.wall() - late}
+        event = Event({"id": key, "ns": [self.number], "ts": self.wall() - late})
+        self.references.append(weakref.ref(event))
         bad = dice.mood("event") if dice.random() < 0.2 else "up"
         if bad == "no key":
             del event["id"]
@@ -51,6 +60,10 @@ class Feed:
         elif bad == "no time":
             event["ts"] = float("nan")
         return event
+
+    def alive(self) -> list[Event]:
+        """The events that something still holds."""
+        return [event for reference in self.references if (event := reference()) is not None]
 
     def give(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         self.given.update(event["ns"][0] for event in events)

@@ -206,6 +206,12 @@ class Life:
         assert self.complaints == []
         self.witness.verdict()
 
+    def events_are_freed(self) -> None:
+        """Check that of all events at most one is held for the last error of each stage."""
+        waiting = len(self.source.waiting) if isinstance(self.source, Pulled) else 0
+        held = len(self.feed.alive()) - waiting
+        assert held <= len(self.orchestrator.stages), f"{held} events are held after the end"
+
     async def recover(self) -> None:
         """Check that everything works when nothing fails any more."""
         self.dice.moods.clear()

@@ -35,6 +35,8 @@ def soak(seed: int, minutes: float = MINUTES) -> Life:
     logger.disable("rxcompact")
     try:
         run(main, seed=seed)
+        gc.collect()
+        lives[0].events_are_freed()
     except BaseException as error:
         error.add_note(f"replay: python tests/chaos/{Path(__file__).name} --seed {seed} --minutes {minutes}")
         raise
@@ -62,8 +64,6 @@ def main() -> int:
             continue
         events, turns, stops = events + len(life.feed.given), turns + life.witness.turns, stops + life.stops
         injected.update(life.dice.injected)
-        del life
-        gc.collect()
     print(f"{len(seeds)} lives: {events} events, {turns} turns checked, {stops} stops, {injected.total()} faults")
     for fault, number in sorted(injected.items()):
         print(f"  {number:8} {fault}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -199,3 +201,31 @@ def test_what_ends_the_program_is_not_kept_from_it(error: BaseException) -> None
 
     with pytest.raises(type(error)):
         asyncio.run(main())
+
+
+async def test_what_was_rejected_holds_no_chunk() -> None:
+    class Event(dict[str, Any]):
+        __slots__ = ("__weakref__",)
+
+    def key(event: Any) -> Any:
+        return 1 / event["id"]
+
+    source = rx.Subject[Any]()
+
+    class Pushed:
+        def stream(self, _: Any) -> Any:
+            return source
+
+    letters: list[Any] = []
+    orchestrator, out = orchestrated(Pushed(), key_mapper=key)
+    async with orchestrator:
+        orchestrator.dead_letters.subscribe(letters.append)
+        chunk = [Event(id=number % 10) for number in range(100)]
+        references = [weakref.ref(event) for event in chunk]
+        source.on_next(chunk)
+        del chunk
+    assert (len(letters), orchestrator.account.rejected) == (10, 10)
+    assert len(out) == 9
+    out.clear()
+    gc.collect()
+    assert len([reference for reference in references if reference() is not None]) == 10  # the letters' own
