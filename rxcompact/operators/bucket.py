@@ -52,8 +52,8 @@ class Bucket(Collection[Compacted]):
             try:
                 self._fill(*columns)
                 return  # noqa: TRY300
-            except Exception as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._refuse(events[len(keys) - length_hint(rest) - 1], KeyMapperError(str(error)))
+            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
+                self._refuse(events[len(keys) - length_hint(rest) - 1], KeyMapperError.of(error))
 
     def _refuse(self, event: Any, error: RxCompactError) -> None:
         self.received -= 1
@@ -172,8 +172,8 @@ class RowBucket(Bucket):
             if accumulate is not None:
                 try:
                     row[0] = accumulate(row[0], event)
-                except Exception as cause:  # noqa: BLE001 - the caller's function may raise anything
-                    error = AccumulatorError(f"accumulator raised {cause!r}")
+                except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
+                    error = AccumulatorError(f"accumulator raised {contained(cause)!r}")
                     error.__cause__ = cause
                     self._refuse(event, error)
                     continue

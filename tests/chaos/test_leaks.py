@@ -30,7 +30,9 @@ def parts(root: Any) -> Iterator[Any]:
     left = [root]
     while left:
         thing = left.pop()
-        if id(thing) in seen or isinstance(thing, type | types.ModuleType | asyncio.AbstractEventLoop):
+        if id(thing) in seen or isinstance(
+            thing, type | types.GenericAlias | types.ModuleType | asyncio.AbstractEventLoop
+        ):
             continue
         seen.add(id(thing))
         yield thing
