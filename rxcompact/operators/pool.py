@@ -165,7 +165,9 @@ class Pool(ABC):
 
     def _push(self, job: Job) -> None:
         heappush(self._queue, (job.earliest, next(self._numbers), job))
-        if self._expiry is None or job.earliest < _due(self._expiry):  # a timer for each would cost 3 µs
+        if (
+            self._expiry is None or job.earliest < getattr(self._expiry, "when", float)()
+        ):  # a timer for each would cost 3 µs
             self._arm_queue()
 
     def _arm_queue(self) -> None:
@@ -201,7 +203,7 @@ class Pool(ABC):
         # a call goes on while one of its entries is young enough
         at = min(job.due, job.earliest if job.task is None else job.latest)
         if job.timer is not None:
-            if _due(job.timer) == at:
+            if getattr(job.timer, "when", float)() == at:  # uvloop's handle of what is due has none
                 return
             job.timer.cancel()
         job.timer = self._loop.call_at(at, self._wake, job) if at < INFINITY else None
@@ -393,7 +395,3 @@ class Pool(ABC):
         entries, job.entries = job.entries, []
         for entry in entries:
             self._lost("abandoned", entry, job)
-
-
-def _due(timer: asyncio.TimerHandle) -> float:
-    return getattr(timer, "when", float)()  # uvloop's handle of what is due at once has none
