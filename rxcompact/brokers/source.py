@@ -28,7 +28,7 @@ from rxcompact.reader.text import MIB
 from rxcompact.timestamps import posix
 
 MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
-STEPS = 2  # of the reader, a few milliseconds each, before the loop has its turn
+STEPS = 3  # of the reader, a few milliseconds each, before the loop has its turn; a small message takes two
 SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
@@ -250,12 +250,13 @@ class BrokerSource(ABC):
         return 0
 
     def _read(self, bodies: Sequence[bytes]) -> list[list[bytes]]:
-        """Return the events of each message, up to one that takes long: the next call goes on with it."""
+        """Return the events of each message, as far as there are many: of one that takes long the next call reads on."""
         block = b"\n".join(bodies)
         one_each = all(bodies) and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
         if one_each and self._items is None and self._reading is None and are_objects(bodies, block):
             return [[body] for body in bodies]
         contents: list[list[bytes]] = []
+        number = 0
         for body in bodies:
             if self._reading is None:
                 found: list[bytes] = []
@@ -265,6 +266,8 @@ class BrokerSource(ABC):
                 break
             self._reading = None
             contents.append(events)
+            if (number := number + len(events)) >= SLICE:
+                break
         return contents
 
     def _steps(self, body: bytes, events: list[bytes]) -> Iterator[None]:
