@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import replace
+
 if TYPE_CHECKING:
-    from rxcompact.events import Compacted, DeadLetter, Window
+    from rxcompact.events import Bounds, Compacted, DeadLetter, Window
 
 
 class Ack:
@@ -65,37 +67,37 @@ class PendingAcks:
     """Releases acknowledgements as distinct events are settled."""
 
     def __init__(self) -> None:
-        # a distinct event is known by its key and birth; of two windows that have the same, the first is settled first
-        self._windows: dict[tuple[Hashable, float | None], tuple[WindowAcks, ...]] = {}
+        self._windows: dict[int, WindowAcks] = {}  # by the identity of the bounds that a window's events share
 
-    def add(self, window: Window[Any, Any]) -> None:
-        """Wait for the events of a window that closed."""
+    def add(self, window: Window[Any, Any]) -> Window[Any, Any]:
+        """Wait for the events of a window that closed; return it, with events that know its bounds."""
+        bounds = window.bounds
         if not window.acks:
-            return
-        alone = (WindowAcks({compacted.key for compacted in window}),)  # one tuple for all
-        for compacted in window:
-            identity = (compacted.key, compacted.first_seen)
-            self._windows[identity] = self._windows.get(identity, ()) + alone
+            return window
+        if any(compacted.window is not bounds for compacted in window):  # of a reducer that made them anew
+            window = window.having([replace(compacted, window=bounds) for compacted in window])
+        acks = WindowAcks(bounds, {compacted.key for compacted in window})
+        if window:
+            self._windows[id(bounds)] = acks
         for ack, keys in window.acks:
-            alone[0].wait(ack, iter(keys))
+            acks.wait(ack, iter(keys))
+        return window
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
         """Release what waited for these events."""
         for compacted in events if self._windows else ():
-            identity = (compacted.key, compacted.first_seen)
-            acks, *others = self._windows.pop(identity, (None,))
-            if others:
-                self._windows[identity] = tuple(others)
-            if acks is not None:
-                acks.settle(compacted.key)
+            acks = self._windows.get(id(compacted.window))
+            if acks is not None and acks.settle(compacted.key):
+                del self._windows[id(compacted.window)]
 
 
 class WindowAcks:
     """The acknowledgements of one window; each waits for one key at a time, so that the cost is per message."""
 
-    __slots__ = ("_outstanding", "_waiting")
+    __slots__ = ("_bounds", "_outstanding", "_waiting")
 
-    def __init__(self, keys: set[Hashable]) -> None:
+    def __init__(self, bounds: Bounds, keys: set[Hashable]) -> None:
+        self._bounds = bounds  # so that its identity is no other's
         self._outstanding = keys
         self._waiting: dict[Hashable, list[tuple[Ack, Iterator[Hashable]]]] = {}
 
@@ -107,8 +109,9 @@ class WindowAcks:
                 return
         ack.release()
 
-    def settle(self, key: Hashable) -> None:
-        """Go on to the next key, for all that waited for this one."""
+    def settle(self, key: Hashable) -> bool:
+        """Go on to the next key, for all that waited for this one; return whether it was the last."""
         self._outstanding.discard(key)
         for ack, others in self._waiting.pop(key, ()):
             self.wait(ack, others)
+        return not self._outstanding

@@ -109,7 +109,7 @@ class Run(Demand):
         if self._pipeline.raw:
             window = window.having(list(self._decoded(window)))
         self._report_unknown_fields()
-        self._acks.add(window)
+        window = self._acks.add(window)
         self._notify_window(window)
         return window
 

@@ -250,7 +250,7 @@ class BrokerSource(ABC):
         return 0
 
     def _read(self, bodies: Sequence[bytes]) -> list[list[bytes]]:
-        """Return the events of each message, as far as there are many: of one that takes long the next call reads on."""
+        """Return the events of each message, up to a slice; the next call goes on with one that takes long."""
         block = b"\n".join(bodies)
         one_each = all(bodies) and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
         if one_each and self._items is None and self._reading is None and are_objects(bodies, block):
