@@ -59,7 +59,6 @@ class Run(Demand):
         self._dead_letters: Counter[str] = Counter()  # by stage
         self.errors: dict[str, BaseException] = {}  # the last of each stage
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
-        self._source_name = pipeline.source.name if isinstance(pipeline.source, NamedSource) else None
         self._room = asyncio.Event()
         self._drain: Subject[None] = Subject()
         self._flush: Subject[None] = Subject()  # of the dead letters, when all else is settled
@@ -167,7 +166,9 @@ class Run(Demand):
             function, origin = origin, None
             with isolated(partial(self.report, "the origin of an event raised")):
                 origin = function(letter.event)
-        letter = replace(letter, origin=origin or self._source_name)
+        if origin is None and isinstance(source := self._pipeline.source, NamedSource):
+            origin = source.name
+        letter = replace(letter, origin=origin)
         self._dead_letters[letter.stage] += 1
         self._counts[letter.outcome] += 1
         if letter.error is not None:

@@ -251,5 +251,10 @@ class RedisStreamSource(BrokerSource):
             else:  # idle since 1970: whoever asks next gets them
                 await client.xclaim(*self._place, 0, list(replies), time=0, justid=True)
 
+    @property
+    def name(self) -> str:
+        """The stream."""
+        return f"stream {self._stream}"
+
     def _describe(self, identity: bytes) -> str:
-        return f"stream {self._stream}, entry {identity.decode()}"
+        return f"{self.name}, entry {identity.decode()}"

@@ -227,9 +227,7 @@ class _Compaction:
         is_shown = is_first or self._options.verbose
         if not is_shown and self.letters is None:
             return
-        position = self._source.position
-        number = position.number(letter.event)
-        where = f"{position.path}:{number}" if number else position.path
+        where = self._source.position.origin(letter.event)
         if self.letters is not None:
             self.letters.push(replace(letter, origin=where), lambda: None)
         if is_shown:

@@ -77,7 +77,7 @@ class Position:
         places = self._places.get(id(event))
         return places.pop(0) if places else None
 
-    def number(self, event: bytes) -> int | None:
-        """Return the number of the line of an event, compared by identity; each number once."""
+    def origin(self, event: bytes) -> str:
+        """Return the path and the line of an event, compared by identity; each line once."""
         place = self.find(event)
-        return place and place.line
+        return f"{self.path}:{place.line}" if place else self.path

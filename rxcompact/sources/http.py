@@ -120,6 +120,11 @@ class HttpSource:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}{self.path}"
 
+    @property
+    def name(self) -> str:
+        """URL of the posts."""
+        return self.url
+
     async def listening(self) -> None:
         """Wait until it listens."""
         await self._listening.wait()

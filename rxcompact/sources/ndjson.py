@@ -16,6 +16,7 @@ from typing import Any
 
 from reactivex import Observable
 
+from rxcompact.acks import Chunk
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.reader.items import ItemsPath
@@ -56,6 +57,11 @@ class NdjsonSource:
         self._reader = self._new_reader()
 
     @property
+    def name(self) -> str:
+        """The paths."""
+        return ", ".join(self._paths)
+
+    @property
     def position(self) -> Position:
         """Where the events of the chunk that is being emitted stand."""
         return self._reader.position
@@ -77,8 +83,8 @@ class NdjsonSource:
             with _opened(path) as fd:
                 reader = self._reader = self._new_reader(path=path)
                 while block := os.read(fd, self._block_size):
-                    yield from filter(None, reader.feed(block))
-                yield from filter(None, reader.end())
+                    yield from map(self._chunk, filter(None, reader.feed(block)))
+                yield from map(self._chunk, filter(None, reader.end()))
 
     async def _live(self) -> AsyncGenerator[list[Any], None]:
         self._check()
@@ -92,10 +98,13 @@ class NdjsonSource:
                     block = os.read(fd, self._block_size)
                     for chunk in reader.feed(block) if block else reader.end():
                         if chunk:
-                            yield chunk
+                            yield self._chunk(chunk)
                         await asyncio.sleep(0)  # a block may have many
                     if not block:
                         break
+
+    def _chunk(self, events: list[bytes]) -> Chunk:
+        return Chunk(events, origin=self._reader.position.origin)
 
     def _check(self) -> None:
         for path in self._paths:

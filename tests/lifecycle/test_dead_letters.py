@@ -11,7 +11,7 @@ import reactivex as rx
 from orchestrators import ManualSource
 from reactivex import operators as ops
 
-from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, Orchestrator, Pipeline, key_of
+from rxcompact import Ack, Chunk, DeadLetter, NdjsonSink, NdjsonSource, Orchestrator, Pipeline, key_of
 from rxcompact import operators as rxo
 from rxcompact.errors import PermanentError, TransientError
 
@@ -141,6 +141,23 @@ async def test_a_stop_does_not_wait_for_a_sink_of_dead_letters_that_hangs() -> N
     began = loop.time()
     await orchestrator.stop(5)
     assert loop.time() - began <= 5
+
+
+async def test_the_origin_of_a_rejected_event_is_its_line_and_of_any_other_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_text('{"id":"good"}\n{"no":"id"}\n\n{"id":"bad"}\n{oops\n')
+    letters: list[DeadLetter] = []
+    compact = rxo.compact(1, key_mapper=key_of("id", missing="reject"))
+    operators = compact, rxo.enrich(fail_bad), rxo.publish(lambda _: None)
+    orchestrator = Orchestrator(Pipeline(NdjsonSource(path), *operators, max_age=60))
+    orchestrator.dead_letters.subscribe(letters.append)
+    async with orchestrator:
+        await orchestrator.wait()
+    assert [(letter.reason, letter.origin) for letter in letters] == [
+        ("key", f"{path}:2"),
+        ("malformed", f"{path}:5"),
+        ("permanent", str(path)),
+    ]
 
 
 async def test_what_a_reducer_rejects_later_is_no_rejection_of_the_body_that_came_last() -> None:

@@ -567,8 +567,8 @@ def test_an_event_of_another_chunk_has_no_place() -> None:
     reader = Reader()
     [chunk] = reader.feed(A + b"\n")
     assert reader.position.find(b"{}") is None
-    assert reader.position.number(chunk[0]) == 1
-    assert reader.position.number(chunk[0]) is None  # each place once
+    assert reader.position.find(chunk[0]) == Place(1, 1)
+    assert reader.position.find(chunk[0]) is None  # each place once
 
 
 def test_a_malformed_piece_can_be_copied_and_pickled() -> None:

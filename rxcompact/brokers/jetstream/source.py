@@ -202,8 +202,13 @@ class JetStreamSource(BrokerSource):
     async def _disconnect(self) -> None:
         await self._servers.close()
 
+    @property
+    def name(self) -> str:
+        """The stream."""
+        return f"stream {self._stream}"
+
     def _describe(self, identity: bytes) -> str:
-        return f"stream {self._stream}, message {identity.partition(b'.')[0].decode()}"
+        return f"{self.name}, message {identity.partition(b'.')[0].decode()}"
 
     @contextmanager
     def _errors(self) -> Generator[None]:

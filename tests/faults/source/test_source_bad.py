@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from typing import Any
 
 import pytest
-from source_support import Answer, Service, served
+from source_support import Answer, Service, served, until
+
+from rxcompact.errors import PermanentError
 
 BAD = {
     "s01 cut": b'{"id":1',
@@ -203,3 +206,16 @@ def test_s12_every_accepted_event_can_be_encoded(field: str) -> None:
         assert all(json.dumps(compacted.event, ensure_ascii=False).encode() for compacted in service.out)
 
     served(test, {"key_mapper": "n"})
+
+
+def test_the_origin_of_a_dead_letter_is_the_url_of_the_posts() -> None:
+    def enrich(event: Any) -> Any:
+        raise PermanentError(event["id"])
+
+    async def test(service: Service) -> None:
+        assert (await service.post(b'{"id":1}\noops')).counts == (202, 1, 1)
+        await until(lambda: len(service.letters) == 2)
+        url = service.source.url
+        assert [(each.outcome, each.origin) for each in service.letters] == [("rejected", url), ("failed", url)]
+
+    served(test, {"enricher": enrich, "timespan": 0.1})
