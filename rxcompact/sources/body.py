@@ -35,12 +35,18 @@ def encoded(status: int, body: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(body)
 
 
-class RequestError(web.HTTPException):
-    """A request that is answered with an error."""
+class RequestError(Exception):
+    """A request that is answered with an error. An HTTPException is kept with its frames, and so with the body."""
 
     def __init__(self, status: int, why: str, headers: Mapping[str, str] | None = None) -> None:
-        self.status_code = status
-        super().__init__(text=encoded(status, {"error": why}).decode(), headers=headers, content_type=JSON)
+        super().__init__(why)
+        self.status = status
+        self.headers = headers
+
+    def response(self) -> web.Response:
+        """Return the answer."""
+        body = encoded(self.status, {"error": str(self)})
+        return web.Response(status=self.status, body=body, headers=self.headers, content_type=JSON)
 
 
 class Part(NamedTuple):

@@ -191,6 +191,12 @@ class HttpSource:
     # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _post(self, request: web.Request) -> web.Response:
+        try:
+            return await self._handle_post(request)
+        except RequestError as error:
+            return error.response()
+
+    async def _handle_post(self, request: web.Request) -> web.Response:
         if self._server is None or self._draining:
             raise self._unavailable("stopping")
         if self._credentials and not self._authorized(request):
