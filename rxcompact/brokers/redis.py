@@ -151,13 +151,8 @@ class RedisStreamSource(BrokerSource):
         except Exception as error:
             if not isinstance(error, RedisError):  # redis-py may keep a connection that is set up by half
                 with suppress(Exception):
-                    await self._close()
+                    await self._client.connection_pool.disconnect()
             raise TransientError(f"Redis at {self._address}: {error or type(error).__name__}") from error
-
-    async def _close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
 
     async def _bind(self) -> None:
         self._after = FIRST  # a reply may have been lost
@@ -175,7 +170,9 @@ class RedisStreamSource(BrokerSource):
     async def _disconnect(self) -> None:
         with suppress(TransientError):
             await self._remove_consumers(own=True)
-        await self._close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
 
     async def _remove_consumers(self, *, own: bool) -> None:
         """Remove consumers that hold nothing and are idle for long, and this one if it holds nothing."""
