@@ -47,7 +47,7 @@ class Bucket(Collection[Compacted]):
         """Add events; one whose key cannot be hashed is rejected, and those behind it are added."""
         self.received += len(keys)
         rest = iter(keys)
-        columns = rest, iter(events), iter(seen) if isinstance(seen, Sequence) else seen
+        columns = rest, iter(events), seen if isinstance(seen, float | int) else iter(seen)
         while True:
             try:
                 self._fill(*columns)
@@ -141,7 +141,7 @@ class RowBucket(Bucket):
         self._timed = False
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
-        if isinstance(seen, Iterator):
+        if not isinstance(seen, float | int):
             self._timed = True
             self._fill_timed(zip(keys, events, seen, strict=True))
         elif callable(self._keep):

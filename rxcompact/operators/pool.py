@@ -295,6 +295,7 @@ class Pool(ABC):
             self._close()
             raise
         finally:
+            del job, entries  # an error's traceback may hold this frame
             self._settled()
 
     async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:

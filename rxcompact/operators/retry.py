@@ -7,6 +7,7 @@ import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from inspect import iscoroutinefunction
@@ -229,6 +230,8 @@ def without_our_frames(error: BaseException) -> BaseException:
     """
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(PACKAGE):
+        with suppress(RuntimeError):  # that of the caller goes on
+            traceback.tb_frame.clear()  # since Python 3.12 the caller's frames hold ours
         traceback = traceback.tb_next
     error.__traceback__ = traceback
     return error

@@ -153,10 +153,13 @@ class Counts:
 
 async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
     """Yield the events of a body, few at once: the loop has its turn before a slice of bad ones takes 50 ms."""
+    is_first = True
     for part in parts:
         for start in range(0, len(part.events), SLICE):
+            if not is_first:
+                await asyncio.sleep(0)
+            is_first = False
             yield Part(part.events[start : start + SLICE], part.position)
-            await asyncio.sleep(0)
 
 
 async def count_malformed(parts: Iterable[Part]) -> Counts:

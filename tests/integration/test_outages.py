@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -322,7 +323,7 @@ def test_h5_every_limit_of_the_http_source_is_a_flag_of_serve(capsys: pytest.Cap
     text = capsys.readouterr().out
     parameters = inspect.signature(HttpSource).parameters
     for name in parameters.keys() - {"host", "port", "basic"}:  # --listen has these two
-        assert f"--{name.replace('_', '-')} " in text, name
+        assert re.search(rf"--{name.replace('_', '-')}\b", text), name
         default = parameters[name].default
         if isinstance(default, int | float) and not isinstance(default, bool):
             assert f"({default})" in text, name
