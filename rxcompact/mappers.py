@@ -321,6 +321,9 @@ class ChunkMapper:
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
         errors = times.errors | keys.errors
-        self.read += len(events) - list(map(type, errors.values())).count(DecodeError)
-        self.missing.update({**times.missing, **keys.missing})
+        self.read += len(events)
+        if errors:
+            self.read -= list(map(type, errors.values())).count(DecodeError)
+        if times.missing or keys.missing:
+            self.missing.update({**times.missing, **keys.missing})
         return keys, times, errors

