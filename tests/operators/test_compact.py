@@ -492,7 +492,8 @@ def test_memory_is_of_the_keys_and_not_of_the_events(options: dict[str, Any]) ->
         finally:
             tracemalloc.stop()
 
-    assert peak(100_000) < 1.2 * peak(5_000)
+    # the least of three: what other tests left in threads is counted too
+    assert min(peak(100_000) for _ in range(3)) < 1.2 * min(peak(5_000) for _ in range(3))
 
 
 @pytest.mark.bench
