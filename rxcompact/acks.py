@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec.structs import replace
-
 if TYPE_CHECKING:
     from rxcompact.events import Bounds, Compacted, DeadLetter, Window
 
@@ -75,7 +73,7 @@ class PendingAcks:
         if not window.acks:
             return window
         if any(compacted.window is not bounds for compacted in window):  # of a reducer that made them anew
-            window = window.having([replace(compacted, window=bounds) for compacted in window])
+            window = window.having([compacted.replace(window=bounds) for compacted in window])
         acks = WindowAcks(bounds, {compacted.key for compacted in window})
         if window:
             self._windows[id(bounds)] = acks

@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from commands import run_command
-from service import ended, serve
+from service import World, ended, serve
 
 from rxcompact import HttpSource
 from rxcompact.__main__ import main
@@ -27,27 +25,12 @@ from rxcompact.__main__ import main
 RXCOMPACT = [sys.executable, "-m", "rxcompact"]
 
 
-class Services:
+class Services(World):
     """An API and a store on loopback that answer 503 while they are down."""
 
     def __init__(self) -> None:
-        self.down = False
+        super().__init__()
         self.rows: list[Any] = []
-        self.url = ""
-
-    @asynccontextmanager
-    async def up(self) -> AsyncIterator[Services]:
-        app = web.Application()
-        app.router.add_get("/api/{id}", self._api)
-        app.router.add_post("/store", self._store)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        try:
-            yield self
-        finally:
-            await runner.cleanup()
 
     async def _api(self, request: web.Request) -> web.Response:
         if self.down:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -37,7 +37,7 @@ class World:
         self.url = ""
 
     @asynccontextmanager
-    async def up(self) -> AsyncIterator[World]:
+    async def up(self) -> AsyncIterator[Self]:
         app = web.Application(client_max_size=1 << 28)
         app.router.add_get("/api/{tail:.*}", self._api)
         app.router.add_post("/store", self._store)

@@ -55,6 +55,17 @@ def started(source: ListSource, **options: Any) -> tuple[Orchestrator, list[Any]
     return Orchestrator(simple_pipeline(source=source, **(settings | options))), out
 
 
+async def published(source: ListSource) -> tuple[list[Any], list[Any]]:
+    """Run for thirty seconds; return what was published, and the dead letters."""
+    orchestrator, out = started(source)
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    await asyncio.sleep(30)
+    await orchestrator.stop()
+    return out, letters
+
+
 def body(*ids: str) -> bytes:
     return json.dumps([{"id": each} for each in ids]).encode()
 
@@ -102,12 +113,7 @@ async def test_what_was_not_pushed_is_returned_at_once_and_what_was_in_part_when
 async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> None:
     bodies = [body("a"), b'{"no": ', b'[{"id": "b"}, 1, {"id": "c"}]', body("d"), b'{"id": "e"}\nx\n']
     source = ListSource(bodies, together)
-    orchestrator, out = started(source)
-    letters: list[Any] = []
-    orchestrator.dead_letters.subscribe(letters.append)
-    await orchestrator.start()
-    await asyncio.sleep(30)
-    await orchestrator.stop()
+    out, letters = await published(source)
     assert [letter.origin for letter in letters] == ["1", "2", "4"]
     assert sorted(it.key for it in out) == ["a", "b", "c", "d", "e"]
 
@@ -136,12 +142,7 @@ async def test_i02_i03_items_are_taken_out_of_each_message(together: int) -> Non
         b'{"Records":[{"id":"c"}]}\n{"Records":[["d"],{"id":"a"}]}',
     ]
     source = ListSource(bodies, together, "Records")
-    orchestrator, out = started(source)
-    letters: list[Any] = []
-    orchestrator.dead_letters.subscribe(letters.append)
-    await orchestrator.start()
-    await asyncio.sleep(30)
-    await orchestrator.stop()
+    out, letters = await published(source)
     assert [(str(letter.error), letter.origin) for letter in letters] == [("no list 'Records'", "1")]
     assert {it.key: it.count for it in out} == {"a": 2, "b": 1, "c": 1, None: 1}
     assert [it.event for it in out if it.key is None] == [{"0": "d"}]
@@ -150,10 +151,7 @@ async def test_i02_i03_items_are_taken_out_of_each_message(together: int) -> Non
 
 async def test_a_dead_letter_in_a_message_is_the_event_inside() -> None:
     source = ListSource([b'{"dead_letter":"failed","event":{"id":"a"},"count":3}', b'{"id":"a"}'], 2)
-    orchestrator, out = started(source)
-    await orchestrator.start()
-    await asyncio.sleep(30)
-    await orchestrator.stop()
+    out, _ = await published(source)
     assert [(it.key, it.count) for it in out] == [("a", 4)]
 
 
