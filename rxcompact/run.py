@@ -54,6 +54,7 @@ class Run(Demand):
         self._counts: Counter[str] = Counter()  # fields of the account
         self._distinct_of_others = 0  # distinct events of a reducer that is not ours
         self._acks = PendingAcks()
+        self._named = pipeline.source if isinstance(pipeline.source, NamedSource) else None
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._holders: dict[str, Holder] = {}  # by stage
         self._dead_letters: Counter[str] = Counter()  # by stage
@@ -166,8 +167,8 @@ class Run(Demand):
             function, origin = origin, None
             with isolated(partial(self.report, "the origin of an event raised")):
                 origin = function(letter.event)
-        if origin is None and isinstance(source := self._pipeline.source, NamedSource):
-            origin = source.name
+        if origin is None and self._named is not None:
+            origin = self._named.name
         letter = replace(letter, origin=origin)
         self._dead_letters[letter.stage] += 1
         self._counts[letter.outcome] += 1
