@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 
 from rxcompact import __version__
-from rxcompact.commands.common import SIGNALLED, discard_stdout, from_environment, reserve_standard_descriptors
+from rxcompact.commands.common import (
+    SIGNALLED,
+    configure_log,
+    discard_stdout,
+    from_environment,
+    reserve_standard_descriptors,
+)
+from rxcompact.commands.workers import Workers
 from rxcompact.errors import ArgumentError
 
 COMMANDS = {
     "compact": "compact JSON events from files or standard input",
-    "serve": "run the service: HTTP or a broker in, enrich, publish",
+    "serve": "run a service made of options: HTTP or a broker in, enrich, publish",
+    "run": "run a Pipeline of your own as a service",
     "demo": "show it at work on loopback",
 }
 SIGINT, SIGPIPE = 2, 13
@@ -40,6 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command.set_defaults(command=command, run=module.run)
             given[1:] = from_environment(command, given[1:])
     options = parser.parse_args(given)
+    if getattr(options, "workers", 1) == 1:
+        return _exit_code(options)
+    configure_log(options)
+    return Workers(options.workers, partial(_exit_code, options)).run()
+
+
+def _exit_code(options: argparse.Namespace) -> int:
     try:
         code: int = options.run(options)
         if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it

@@ -120,6 +120,13 @@ class NamedSource(Protocol):
 
 
 @runtime_checkable
+class LaggingSource(Protocol):
+    """A source that knows how many messages wait in front of it, by partition: for metrics."""
+
+    lag: Mapping[str, int]
+
+
+@runtime_checkable
 class DurableSource(Protocol):
     """A source whose chunks carry acknowledgements."""
 

@@ -17,8 +17,9 @@ from reactivex.abc import DisposableBase
 from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import DurableSource, close
+from rxcompact.contracts import Demand, DurableSource, close
 from rxcompact.errors import ArgumentError, InUseError, LoopError
+from rxcompact.events import shown_by
 from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
@@ -67,7 +68,6 @@ class Orchestrator(Observables):
         max_failures: Failures in a row at which the run has failed. A source that cannot begin anew fails it at once.
         deadline: Seconds that a drain may take, where `stop` gives no others.
         report: Log losses and failures, as `ReportObserver` does.
-
     """
 
     def __init__(
@@ -117,6 +117,11 @@ class Orchestrator(Observables):
         return self._state
 
     @property
+    def demand(self) -> Demand | None:
+        """What the stages have capacity for; None before the first start."""
+        return self._run
+
+    @property
     def account(self) -> Account:
         """What came in and what became of it, since the last start."""
         return self._run.account() if self._run is not None else Account()
@@ -136,10 +141,7 @@ class Orchestrator(Observables):
         """Seconds since the last start, or from it until the end."""
         return (self._ended_at if self._state in ENDED else self._time()) - self._started_at
 
-    def _repr_html_(self) -> str:
-        from rxcompact.render.tables import orchestrator_html  # noqa: PLC0415 - pictures are for those who look
-
-        return orchestrator_html(self.pipeline, self)
+    _repr_html_ = shown_by("orchestrator_html")
 
     def __repr__(self) -> str:
         return f"<Orchestrator {self._state}: {self.account}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, TypeAlias, get_args
 
 from loguru import logger
@@ -114,6 +115,12 @@ class Pipeline:
     def raw(self) -> bool:
         """Whether the source's events are JSON lines, which are decoded after compaction."""
         return isinstance(self.source, RawSource) and self.source.raw
+
+    def having(self, *, dead_letters: Sink | Callable[[Batch], Any] | ObserverBase[Any]) -> Pipeline:
+        """Return this pipeline with another sink for dead letters."""
+        changed = copy(self)
+        vars(changed)["dead_letters"] = as_sink(dead_letters)
+        return changed
 
     def __setattr__(self, name: str, value: object) -> None:
         if hasattr(self, "reducer"):

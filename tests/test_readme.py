@@ -43,7 +43,9 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_the_manual_has_its_pages() -> None:
-    pages = "delivery failures measurements ordering promises retry shutdown telemetry testing topology windows"
+    pages = (
+        "delivery deployment failures measurements ordering promises retry shutdown telemetry testing topology windows"
+    )
     assert [page.stem for page in PAGES[1:]] == pages.split()
 
 

@@ -167,6 +167,12 @@ class RedisStreamSource(BrokerSource):
                 return
         self._unacked.forget()  # whoever removed the group wants all of it anew
 
+    async def _measure(self) -> Mapping[str, int]:
+        async with self._connected() as client:
+            groups: list[dict[str, Any]] = await client.xinfo_groups(self._stream)
+        lags = {str(it["name"], "utf-8", "replace"): it.get("lag") for it in groups}  # which the server may not know
+        return {group: lag for group, lag in lags.items() if group == self._group and lag is not None}
+
     async def _disconnect(self) -> None:
         with suppress(TransientError):
             await self._remove_consumers(own=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from itertools import chain, islice
@@ -32,6 +33,7 @@ STEPS = 3  # of the reader, a few milliseconds each, before the loop has its tur
 SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
+LAG = 5.0  # seconds between two questions to the broker how many messages wait
 
 Start: TypeAlias = str | float | datetime
 """Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
@@ -77,7 +79,10 @@ class BrokerSource(ABC):
         self._ended: asyncio.Future[None] | None = None  # of the latest subscription
         self._fetching: asyncio.Future[None] | None = None
         self._replying: asyncio.Future[None] | None = None
+        self._measuring: asyncio.Future[None] | None = None
         self._bound = asyncio.Event()
+        self.lag: Mapping[str, int] = {}
+        """Messages that the broker has and did not deliver yet, by partition or consumer; as of the last seconds."""
 
     async def bound(self) -> None:
         """Wait until messages can be fetched."""
@@ -103,6 +108,10 @@ class BrokerSource(ABC):
     async def _confirmed(self) -> bool:
         """Return whether the broker has read all replies that were sent."""
         return True
+
+    @abstractmethod
+    async def _measure(self) -> Mapping[str, int]:
+        """Ask the broker for `lag`."""
 
     @abstractmethod
     def _describe(self, identity: Identity) -> str:
@@ -147,6 +156,7 @@ class BrokerSource(ABC):
             await self._bind()
             self._bound.set()
             self._replying = self._replying or asyncio.ensure_future(self._reply())
+            self._measuring = self._measuring or asyncio.ensure_future(self._measure_lag())
             while not ended.done():
                 self._push()
                 capacity = self._demand.capacity()
@@ -180,6 +190,12 @@ class BrokerSource(ABC):
                 await asyncio.sleep(PAUSE)
                 self._unacked.wake()
 
+    async def _measure_lag(self) -> None:
+        while self._measuring is asyncio.current_task():  # as above
+            with suppress(TransientError):  # whatever it is, fetching has it too
+                self.lag = await self._measure()
+            await asyncio.sleep(LAG)
+
     async def aclose(self) -> None:
         """Fetch no more; what was not pushed is given back."""
         try:
@@ -197,6 +213,9 @@ class BrokerSource(ABC):
             RefusedError: when the broker does not take a reply.
         """
         replying, self._replying = self._replying, None
+        measuring, self._measuring = self._measuring, None
+        if measuring is not None:
+            measuring.cancel()
         try:
             await self._stop_fetching()
             self._unacked.give_back()

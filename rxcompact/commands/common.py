@@ -20,6 +20,7 @@ from zoneinfo import ZoneInfo
 from loguru import logger
 
 from rxcompact.contracts import Sink
+from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
 from rxcompact.mappers import Mapper, key_of, time_of
 from rxcompact.operators import compact
@@ -54,6 +55,22 @@ def timezone(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
+
+
+def address(option: str, text: str) -> tuple[str, int]:
+    """Return a host, by default all addresses, and a port."""
+    host, colon, port = text.rpartition(":")
+    is_bracketed = host.startswith("[") and host.endswith("]")
+    if not colon or not port.isdecimal() or int(port) >= 1 << 16 or (":" in host and not is_bracketed):
+        raise ArgumentError(option, text, "HOST:PORT, :PORT or [IPV6]:PORT, with a port up to 65535")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for
+
+
+def positive(text: str) -> int:
+    """Return a whole number above 0."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
+    return int(text)
 
 
 KINDS: dict[str, Kind] = {"int": (int, "N"), "float": (duration, "T"), "Seconds": (duration, "T")}
@@ -105,6 +122,12 @@ def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_requi
     add("--time", metavar="FIELD", help=time)
     add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
     add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
+    add_log_arguments(parser)
+
+
+def add_log_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of all commands that run a pipeline: where dead letters go, and what is logged."""
+    add = parser.add_argument
     letters = "write what was rejected, expired or failed there as JSON lines, which are read as input again"
     add("--dead-letters", metavar="FILE|URL", help=letters)
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]

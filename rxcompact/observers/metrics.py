@@ -77,6 +77,8 @@ METRICS: Sequence[Metric] = (
            lambda now: _each({"events": now.account.in_flight / now.max_in_flight} if now.max_in_flight else {})),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
+    Metric("source_lag_events", "gauge", "{event}", ("source", "partition"),
+           "Messages that the broker did not deliver yet, as of the last seconds.", lambda now: now.lag),
     Metric("failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",
            lambda now: _each({part: now.failures[part] for part in ("source", "observer")})),
     Metric("state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",

@@ -13,6 +13,7 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from rxcompact.clock import is_running
+from rxcompact.contracts import LaggingSource, NamedSource
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
@@ -85,6 +86,9 @@ class Snapshot:
     max_in_flight: int = 0
     stages: Mapping[str, StageNow] = field(default_factory=dict[str, StageNow], repr=False)
     """By name, in the order in which events pass them."""
+
+    lag: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """Messages that a broker did not deliver yet, by source and partition."""
 
     @property
     def dedup_ratio(self) -> float | None:
@@ -220,6 +224,9 @@ class Statistics:
         now.state, now.uptime, now.restarts, now.account = run.state, run.uptime, run.restarts, run.account
         now.max_age, now.max_in_flight = pipeline.max_age, pipeline.max_in_flight
         now.stages = {name: stages[name] for name in pipeline.stages if name in stages}
+        if isinstance(source := pipeline.source, LaggingSource):
+            name = source.name if isinstance(source, NamedSource) else type(source).__name__
+            now.lag = {(name, partition): lag for partition, lag in source.lag.items()}
         now.rate = self._rate((now.uptime, now.account.received, now.account.published))
         now.rates = tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair)))
         return now

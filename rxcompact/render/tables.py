@@ -104,12 +104,12 @@ def pipeline_html(pipeline: Any) -> str:
     return table(STAGE_COLUMNS, rows, title="Pipeline", note=_limits(pipeline))
 
 
-def orchestrator_html(pipeline: Any, run: Any) -> str:
+def orchestrator_html(run: Any) -> str:
     """Return an orchestrator as a table: its state, and what is in each stage of its pipeline."""
     rows: list[tuple[Cell, ...]] = []
     # from the end: what a stage let through is what the next one took
     out, stages = run.account.published, run.stages
-    for name, what in reversed(_descriptions(pipeline).items()):
+    for name, what in reversed(_descriptions(run.pipeline).items()):
         if not stages:
             rows.append((name, what, *[None] * 5, ""))
             continue

@@ -21,10 +21,10 @@ from rxcompact.reader.items import ItemsPath
 from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, in_slices, read_parts
 from rxcompact.sources.bulk import BulkCounts
 from rxcompact.sources.connections import Server
+from rxcompact.sources.probes import Probes
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
-RECOVERED = 0.2  # share of the capacity that is free when it is ready again after it was full
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -105,7 +105,7 @@ class HttpSource:
         if self.basic is not None:
             self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
         self._draining = False
-        self._full = False
+        self._probes = Probes(self._state, lambda: self._demand)
         self._server: Server | None = None
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
@@ -124,6 +124,9 @@ class HttpSource:
     def name(self) -> str:
         """URL of the posts."""
         return self.url
+
+    def _state(self) -> str:
+        return "draining" if self._draining else "starting" if self._observer is None else "ok"
 
     async def listening(self) -> None:
         """Wait until it listens."""
@@ -156,9 +159,8 @@ class HttpSource:
         async with self._changing:
             if self._server is None:
                 app = web.Application()
-                app.add_routes([web.post(self.path, self._post), web.put(self.path, self._post)])
-                probes = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
-                app.add_routes([web.get(path, handler) for path, handler in probes.items()])
+                posts = [web.post(self.path, self._post), web.put(self.path, self._post)]
+                app.add_routes([*posts, *self._probes.routes()])
                 server = Server(app, self.max_connections, self.header_timeout, self.retry_after)
                 try:
                     self.port = await server.open(self.host, self.port)
@@ -233,7 +235,7 @@ class HttpSource:
         if not await _accepted(parts, demand):
             if demand.capacity() == demand.limit:
                 raise RequestError(413, f"more distinct events than can be held at all: {demand.limit}")
-            self._full = True
+            self._probes.full = True
             raise self._unavailable("no capacity")
         async for part in in_slices(parts):
             if self._observer is not observer:
@@ -251,34 +253,6 @@ class HttpSource:
     def _authorized(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
-
-    # ── probes and metrics ────────────────────────────────────────────────────────────────────────────────────
-
-    async def _healthz(self, _: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    async def _readyz(self, request: web.Request) -> web.Response:
-        demand = self._demand
-        source = "draining" if self._draining else "starting" if self._observer is None else "ok"
-        capacity, limit = (0, 0) if demand is None else (demand.capacity(), demand.limit)
-        if not capacity or capacity >= RECOVERED * limit:
-            self._full = not capacity
-        parts = {"source": source, "capacity": "full" if self._full else "ok"}
-        problems = [state for state in parts.values() if state != "ok"]
-        text = problems[0] if problems else "ready"
-        if "verbose" in request.query:
-            parts["capacity"] += f", {limit - capacity} of {limit} held"
-            text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
-        return web.Response(text=f"{text}\n", status=503 if problems else 200)
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        if self._demand is None:
-            return web.Response(status=503)
-        try:
-            text, content_type = self._demand.metrics()
-        except ImportError:
-            return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
-        return web.Response(body=text, headers={"Content-Type": content_type})
 
 
 async def _accepted(parts: list[Part], demand: Demand) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 import sys
 from argparse import ArgumentTypeError
@@ -11,7 +12,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, web
 
 from rxcompact.commands.broker import broker_source, partitions
 from rxcompact.errors import ArgumentError
@@ -233,3 +234,31 @@ def test_options_that_cannot_be_used_are_named(url: str, start: str | None, matc
 def test_a_stream_of_redis_has_no_partitions() -> None:
     with pytest.raises(ArgumentError, match="partitions"):
         broker_source("redis://host:6379/0/events", range(4), None)
+
+
+async def test_b7_a_worker_answers_probes_and_reports_how_far_behind_it_is(
+    broker: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RXCOMPACT_MAX_IN_FLIGHT", "10")
+    nats = broker.server.package == "nats"
+    await broker.send(*({"id": number} for number in range(100)))
+    stream = "IN" if nats else "events"
+    source = f"{broker.url}/{stream}?prefetch=20{'' if nats else '&field=data'}"
+    service = Service(source, "--timespan=1000", "--max-age=6000", "--status=127.0.0.1:0", "--log-format=json")
+    await service.start()
+    status, text = json.loads(await service.line())["message"].split()[-1], ""
+    async with ClientSession() as session, asyncio.timeout(PATIENCE):
+        lag = re.escape(f'rxcompact_source_lag_events{{partition="rxcompact",source="stream {stream}"}}')
+        while (found := re.search(rf"{lag} (\S+)", text)) is None or float(found[1]) == 100:  # as it was at first
+            async with session.get(f"{status}/metrics") as response:
+                text = await response.text()
+            await asyncio.sleep(0.05)
+        async with session.get(f"{status}/readyz?verbose") as response:
+            assert response.status == 503
+            assert await response.text() == "source: ok\ncapacity: full, 10 of 10 held\nfull\n"
+        async with session.get(f"{status}/healthz") as response:
+            assert response.status == 200
+    rig: Any = broker
+    there = (await rig.info("rxcompact")).num_pending if nats else (await rig.client.xinfo_groups("events"))[0]["lag"]
+    assert float(found[1]) == there < 100
+    assert len((await service.stop()).splitlines()) == 10

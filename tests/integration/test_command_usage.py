@@ -13,8 +13,9 @@ import pytest
 from commands import run_command
 
 from rxcompact.__main__ import main
+from rxcompact.commands.common import address as parse_address
 from rxcompact.commands.common import duration, from_environment
-from rxcompact.commands.serve import _address, _header, _token
+from rxcompact.commands.serve import _header, _token
 
 ADDRESS = "--listen must be HOST:PORT, :PORT or [IPV6]:PORT, with a port up to 65535,"
 TEMPLATE = "url must be a template with fields in braces (expected '}' before end of string),"
@@ -102,7 +103,7 @@ def test_h6_l23_a_usage_error_names_the_value_and_the_way_out(
     ],
 )
 def test_h6_addresses(text: str, address: tuple[str, int]) -> None:
-    assert _address(text) == address
+    assert parse_address("--listen", text) == address
 
 
 def test_i15_all_paths_are_checked_before_the_first_is_read(tmp_path: Path) -> None:

@@ -139,7 +139,14 @@ def run(**numbers: Any) -> SimpleNamespace:
         "publish": StageNow(held=1, oldest=50.0),
     }
     account = Account(received=100, duplicates=65, distinct=33, rejected=2, published=20, expired=4, in_flight=9)
-    known = {"state": "running", "account": account, "stages": stages, "uptime": 90.0, "restarts": 1}
+    known = {
+        "pipeline": pipeline(),
+        "state": "running",
+        "account": account,
+        "stages": stages,
+        "uptime": 90.0,
+        "restarts": 1,
+    }
     return SimpleNamespace(**known | numbers)
 
 
@@ -157,7 +164,7 @@ def test_a_pipeline_that_was_not_run_shows_its_stages() -> None:
 
 
 def test_a_flow_shows_what_went_in_and_out_of_each_stage() -> None:
-    rows = {row[0]: row[2:] for row in cells(orchestrator_html(pipeline(), run()))}
+    rows = {row[0]: row[2:] for row in cells(orchestrator_html(run()))}
     # in = out + in flight + dead letters, from publish backwards
     assert rows["publish"] == ["21", "20", "1", "50 s", "0", ""]
     assert rows["enrich"] == ["30", "21", "5", "42 s", "4", "TransientError"]
@@ -168,13 +175,13 @@ def test_a_flow_shows_what_went_in_and_out_of_each_stage() -> None:
 
 
 def test_an_orchestrator_shows_its_state() -> None:
-    html = orchestrator_html(pipeline(), run())
+    html = orchestrator_html(run())
     assert caption(html) == "Orchestrator: running 1 min 30 s, 1 restart"
     assert "received 100, duplicates 65" in html
     assert "secret" not in html
-    idle = orchestrator_html(pipeline(), run(state="idle", stages={}, account=Account()))
+    idle = orchestrator_html(run(state="idle", stages={}, account=Account()))
     assert caption(idle) == "Orchestrator: idle not started yet"
-    assert "3 restarts" in caption(orchestrator_html(pipeline(), run(restarts=3)))
+    assert "3 restarts" in caption(orchestrator_html(run(restarts=3)))
 
 
 @pytest.mark.notebook

@@ -199,6 +199,11 @@ class JetStreamSource(BrokerSource):
                 await client.flush()
         return not self._unacked.pending_replies
 
+    async def _measure(self) -> Mapping[str, int]:
+        client = await self._servers.connect()
+        with self._errors():
+            return {consumer.name: await consumer.pending(client) for consumer in self._consumers}
+
     async def _disconnect(self) -> None:
         await self._servers.close()
 
@@ -241,7 +246,7 @@ class PullConsumer:
     ) -> None:
         self._stream = stream
         self._config = config
-        self._name = config.durable_name or ""
+        self.name = config.durable_name or ""
         self.subjects = config.filter_subjects or []
         self._prefetch = prefetch
         self._max_bytes = max_bytes
@@ -267,20 +272,24 @@ class PullConsumer:
         """
         manager = client.jsm()
         try:
-            info = await manager.consumer_info(self._stream, self._name)
+            info = await manager.consumer_info(self._stream, self.name)
         except NotFoundError:
             info = await manager.add_consumer(self._stream, self._config)
         if info.config.deliver_subject:
-            raise ArgumentError("consumer", self._name, "a pull consumer, not one that pushes")
+            raise ArgumentError("consumer", self.name, "a pull consumer, not one that pushes")
         if info.config.ack_policy != AckPolicy.EXPLICIT:
-            raise ArgumentError("consumer", self._name, "one with explicit acknowledgements")
+            raise ArgumentError("consumer", self.name, "one with explicit acknowledgements")
         made = info.created != self._created
         if made:
             for warning in self._differences(info.config):
-                logger.warning("consumer {} of stream {}: {}", self._name, self._stream, warning)
+                logger.warning("consumer {} of stream {}: {}", self.name, self._stream, warning)
         self._created = info.created
         self._reset()
         return info, made
+
+    async def pending(self, client: Connection) -> int:
+        """Return how many messages the server did not deliver yet."""
+        return (await client.jsm().consumer_info(self._stream, self.name)).num_pending or 0
 
     def _differences(self, found: ConsumerConfig) -> Iterator[str]:
         """Yield what may surprise whoever uses a consumer that somebody else made."""
@@ -327,7 +336,7 @@ class PullConsumer:
         self._idle = True
         self._expires = now + EXPIRES + GRACE
         request = {"batch": batch, "max_bytes": self._max_bytes, "expires": int(EXPIRES * 1e9)}
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._name}"
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
 
     def _on_message(self, reply: bytes, body: bytes) -> None:
@@ -350,7 +359,7 @@ class PullConsumer:
         headers: dict[str, Any] = message.headers or {}
         status, description = headers.get("Status"), headers.get("Description", "")
         if status not in (TIMEOUT, NOT_FOUND) and not (status == CONFLICT and description in PASSING):
-            self._fail(TransientError(f"consumer {self._name} sends no messages: {status} {description}".rstrip()))
+            self._fail(TransientError(f"consumer {self.name} sends no messages: {status} {description}".rstrip()))
             return
         left = headers.get("Nats-Pending-Messages", "")
         self._outstanding = max(0, self._outstanding - int(left)) if left.isdigit() else 0

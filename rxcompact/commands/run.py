@@ -1,0 +1,83 @@
+"""rxcompact run: a pipeline that a Python module or file defines, as a service."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import reduce
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rxcompact.commands import common
+from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
+from rxcompact.pipeline import Pipeline
+
+DESCRIPTION = """\
+Run a Pipeline that you wrote as a service: supervised, drained on SIGTERM, SIGHUP or Ctrl-C, with probes and metrics.
+
+The pipeline is a name in a module or in a file, by default `pipeline`; or a function that returns one.
+"""
+EPILOG = f"""\
+durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
+
+Every option can be given by the environment, --status by RXCOMPACT_STATUS. Each of several workers makes the pipeline
+for itself, and has its number, from 0, in RXCOMPACT_WORKER.
+
+example, with a file alerts.py that has `pipeline = Pipeline(…)`:
+  rxcompact run alerts:pipeline --status :9090 --dead-letters dead.ndjson
+  curl http://localhost:9090/readyz?verbose
+
+{EXIT_CODES}"""
+NAME = "pipeline"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("pipeline", metavar="MODULE[:NAME]", help="module or file, and name in it (pipeline)")
+    add_service_arguments(parser)
+    common.add_log_arguments(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    common.configure_log(options)
+    pipeline = _load(options.pipeline)
+    if (sink := common.dead_letter_sink(options.dead_letters)) is not None:
+        pipeline = pipeline.having(dead_letters=sink)
+    return common.run_loop(serve(pipeline, options))
+
+
+def _load(text: str) -> Pipeline:
+    """Return the pipeline of a module or file."""
+    place, _, name = text.partition(":")
+    module = _module(place)
+    try:
+        found: Any = reduce(getattr, (name or NAME).split("."), module)
+    except AttributeError as error:
+        raise argparse.ArgumentError(None, f"{place} has no {name or NAME}: {error}") from None
+    if callable(found):
+        found = found()
+    if not isinstance(found, Pipeline):
+        raise argparse.ArgumentError(None, f"{text} is no Pipeline, and no function that returns one: {found!r}")
+    return found
+
+
+def _module(place: str) -> ModuleType:
+    path = Path(place)
+    sys.path.insert(0, str(path.parent.resolve() if path.suffix == ".py" else Path.cwd()))
+    if path.suffix != ".py":
+        try:
+            return import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):  # one that the user's module imports
+                raise
+            raise argparse.ArgumentError(None, f"no module {place!r} here, nor installed") from None
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise argparse.ArgumentError(None, f"no file {place}")
+    module = sys.modules[path.stem] = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
