@@ -9,9 +9,9 @@ from rxcompact.contracts import Enricher, Reducer, Sink, Source
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
 from rxcompact.mappers import key_of, time_of
 from rxcompact.observers import LogObserver
-from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
-from rxcompact.signals import Account
+from rxcompact.signals import Account, Report
 from rxcompact.sinks.ndjson import NdjsonSink
 from rxcompact.sources.iterable import IterableSource
 from rxcompact.sources.ndjson import NdjsonSource

@@ -7,7 +7,6 @@ import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 from weakref import WeakValueDictionary
@@ -27,22 +26,11 @@ from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import Wait, full_jitter, retry_policy
 from rxcompact.pipeline import Pipeline
 from rxcompact.run import Run, Supervisor
-from rxcompact.signals import Account, StageNow, State
+from rxcompact.signals import Account, Report, StageNow, State
 
 DEADLINE = 10.0  # seconds that a drain may take by default
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 """Shares of a stop's deadline after which its source is left behind, and what is not settled abandoned."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a run came to."""
-
-    account: Account
-    seconds: float
-    """How long stopping took."""
-    in_time: bool
-    """Whether everything was settled before the deadline; what was not was abandoned."""
 
 
 class Orchestrator(Observables):

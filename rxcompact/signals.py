@@ -58,6 +58,16 @@ class StageNow(NamedTuple):
     """Calls that failed and wait to be made again."""
 
 
+class Report(Struct, frozen=True):
+    """What a run came to."""
+
+    account: Account
+    seconds: float
+    """How long stopping took."""
+    in_time: bool
+    """Whether everything was settled before the deadline; what was not was abandoned."""
+
+
 class StateChanged(Struct, frozen=True):
     """The orchestrator went from one state to another."""
 

@@ -17,8 +17,9 @@ from rxcompact import operators as rxo
 from rxcompact.commands.common import run_loop
 from rxcompact.commands.live import live
 from rxcompact.enrichers.http import HttpEnricher
-from rxcompact.orchestrator import Orchestrator, Report
+from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
+from rxcompact.signals import Report
 from rxcompact.sinks.http import HttpSink
 from rxcompact.sources.http import HttpSource
 

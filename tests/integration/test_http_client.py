@@ -22,7 +22,7 @@ from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted, DeadLetter
 from rxcompact.format import error_text, redacted
-from rxcompact.orchestrator import Report
+from rxcompact.signals import Report
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
 
