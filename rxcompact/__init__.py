@@ -3,35 +3,56 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rxcompact import operators
-from rxcompact.acks import Ack, Chunk
-from rxcompact.contracts import Enricher, Reducer, Sink, Source
-from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
-from rxcompact.mappers import key_of, time_of
-from rxcompact.observers import LogObserver
-from rxcompact.orchestrator import Orchestrator
-from rxcompact.pipeline import Pipeline
-from rxcompact.signals import Account, Report
-from rxcompact.sinks.ndjson import NdjsonSink
-from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.ndjson import NdjsonSource
-from rxcompact.sources.observable import ObservableSource
-from rxcompact.sources.push import PushSource
-
 if TYPE_CHECKING:
+    from rxcompact import operators
+    from rxcompact.acks import Ack, Chunk
+    from rxcompact.contracts import Enricher, Reducer, Sink, Source
     from rxcompact.enrichers.http import HttpEnricher
+    from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
+    from rxcompact.mappers import key_of, time_of
+    from rxcompact.observers import LogObserver
+    from rxcompact.orchestrator import Orchestrator
+    from rxcompact.pipeline import Pipeline
+    from rxcompact.signals import Account, Report
     from rxcompact.sinks.http import HttpSink
+    from rxcompact.sinks.ndjson import NdjsonSink
     from rxcompact.sources.http import HttpSource
+    from rxcompact.sources.iterable import IterableSource
+    from rxcompact.sources.ndjson import NdjsonSource
+    from rxcompact.sources.observable import ObservableSource
+    from rxcompact.sources.push import PushSource
 
 __version__ = "0.2.0.dev0"
-_ON_DEMAND = {"HttpEnricher": "enrichers.http", "HttpSink": "sinks.http", "HttpSource": "sources.http"}
-"""What imports aiohttp, which takes longer than all the rest."""
+
+_MODULES = {
+    "acks": "Ack Chunk",
+    "contracts": "Enricher Reducer Sink Source",
+    "enrichers.http": "HttpEnricher",
+    "events": "Batch Bounds Compacted DeadLetter Outcome Published Window",
+    "mappers": "key_of time_of",
+    "observers": "LogObserver",
+    "orchestrator": "Orchestrator",
+    "pipeline": "Pipeline",
+    "signals": "Account Report",
+    "sinks.http": "HttpSink",
+    "sinks.ndjson": "NdjsonSink",
+    "sources.http": "HttpSource",
+    "sources.iterable": "IterableSource",
+    "sources.ndjson": "NdjsonSource",
+    "sources.observable": "ObservableSource",
+    "sources.push": "PushSource",
+}
+"""What is imported when it is used: a command that needs a part of it begins sooner."""
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _ON_DEMAND:
+    if name == "operators":
+        return import_module("rxcompact.operators")
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_ON_DEMAND[name]}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
 
 
 __all__ = [

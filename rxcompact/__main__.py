@@ -17,7 +17,6 @@ from rxcompact.commands.common import (
     from_environment,
     reserve_standard_descriptors,
 )
-from rxcompact.commands.workers import Workers
 from rxcompact.errors import ArgumentError
 
 COMMANDS = {
@@ -51,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     if getattr(options, "workers", 1) == 1:
         return _exit_code(options)
+    from rxcompact.commands.workers import Workers  # noqa: PLC0415 - takes 10 ms
+
     configure_log(options)
     return Workers(options.workers, partial(_exit_code, options)).run()
 
