@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -94,6 +95,8 @@ class RetryScheduled(Struct, frozen=True):
     wait: float
     """Seconds until the next."""
     error: BaseException
+    keys: tuple[Hashable, ...] = ()
+    """Of the events that the call was for."""
 
 
 class BatchPublished(Struct, frozen=True):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from math import floor
@@ -21,9 +22,12 @@ from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFail
 if TYPE_CHECKING:
     from pandas import DataFrame
 
+    from rxcompact.render.chart import Chart
+
 Span: TypeAlias = tuple[float, float]
 """From when, until when."""
 FINEST = 0.01  # seconds of a timeline's bin at first
+KEYS = 100  # of a retried batch that are kept
 STEPS = 8  # instants at which an amount that was spread over time is counted
 
 
@@ -58,6 +62,8 @@ class RetryMark(NamedTuple):
     attempt: int
     wait: float
     error: str
+    keys: tuple[Hashable, ...] = ()
+    """Of the events that the call was for, the first hundred."""
 
 
 class OutcomeMark(NamedTuple):
@@ -78,6 +84,24 @@ class StateMark(NamedTuple):
     at: float
     state: str
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Explanation:
+    """Why an alert was received, or was not; it shows itself, a line for each thing that happened."""
+
+    key: Hashable
+    events: Sequence[EventMark]
+    """Once for each window: how many were merged, when the first and the last was."""
+    retries: Sequence[RetryMark]
+    outcomes: Sequence[OutcomeMark]
+    complete: bool
+    """Whether every distinct event of the recording was kept."""
+
+    def __repr__(self) -> str:
+        from rxcompact.render.marble import explanation  # noqa: PLC0415 - pictures are for those who look
+
+        return explanation(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,6 +150,26 @@ class Recording:
         from rxcompact.render.svg import image  # noqa: PLC0415 - as above
 
         return {"text/plain": repr(self), "text/html": image(self.svg(), f"marble diagram: {self.summary}")}
+
+    def chart(self) -> Chart:
+        """Return it as a picture to touch: hover a circle to follow its key through all lanes, zoom in time."""
+        from rxcompact.render.chart import Chart  # noqa: PLC0415 - as above
+        from rxcompact.render.marble_chart import marble_spec  # noqa: PLC0415
+
+        return Chart(marble_spec(self), self.svg(), repr(self))
+
+    def explain(self, key: Hashable) -> Explanation:
+        """Return what was recorded of a key: its events, each failed call, each outcome.
+
+        A key that is missing here may be one of the oldest, which are kept no more.
+        """
+        return Explanation(
+            key,
+            [event for event in self.events if event.key == key],
+            [retry for retry in self.retries if key in retry.keys],
+            [outcome for outcome in self.outcomes if outcome.key == key],
+            self.are_all("distinct", self.events),
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, as a picture or as text, by the name's ending: .svg or .txt.
@@ -255,8 +299,11 @@ class Recorder:
         self._rates[name].add(at, at)
 
     def on_window(self, window: Window) -> None:
+        self._add(window, self._now())
+
+    def _add(self, window: Window, at: float) -> None:
         opened, closed, distinct = window.opened, window.closed, len(window)
-        mark = WindowMark(self._now(), opened, closed, window.trigger, window.received, distinct)
+        mark = WindowMark(at, opened, closed, window.trigger, window.received, distinct)
         self._opened = _union(self._opened, opened, closed)
         self._marks["windows"].append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)
@@ -285,10 +332,10 @@ class Recorder:
 
     def on_signal(self, signal: Signal) -> None:
         match signal:
-            case RetryScheduled(stage, attempt, wait, error):
+            case RetryScheduled(stage, attempt, wait, error, keys):
                 now = self._now()
                 self._count("retries", now)
-                self._marks["retries"].append(RetryMark(now, stage, attempt, wait, error_name(error)))
+                self._marks["retries"].append(RetryMark(now, stage, attempt, wait, error_name(error), keys[:KEYS]))
             case SourceFailed(error):
                 self._marks["states"].append(StateMark(self._now(), "source failed", error_name(error)))
             case ObserverFailed(observer, error):
@@ -300,6 +347,15 @@ class Recorder:
     def on_state(self, state: State) -> None:
         if state != "idle":  # the first one comes at once: time may not have begun yet
             self._marks["states"].append(StateMark(self._now(), state))
+
+
+def record(windows: Iterable[Window]) -> Recording:
+    """Return a recording of windows, as `rxcompact.testing.replay` returns them: each was recorded when it closed."""
+    recorder = Recorder(limit=sys.maxsize)
+    for window in windows:
+        recorder._clock = _union(recorder._clock, window.opened, window.closed)
+        recorder._add(window, window.closed)
+    return recorder.recording
 
 
 def _union(span: Span | None, start: float, end: float) -> Span:

@@ -213,7 +213,8 @@ class PooledStage(Pool, ObserverBase[Any]):
 
     def _retrying(self, job: Job, wait: float) -> None:
         if self._retries is not None and job.error is not None:
-            self._retries(RetryScheduled(self.stage, job.count, wait, job.error))
+            keys = tuple(entry.compacted.key for entry in job.entries)
+            self._retries(RetryScheduled(self.stage, job.count, wait, job.error, keys))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         attempts, cause = (0, None) if job is None else (job.count, job.error)

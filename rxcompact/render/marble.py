@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from math import ceil, floor, log10
+from operator import itemgetter
 from string import ascii_letters
 from typing import TYPE_CHECKING, NamedTuple
 
 from rxcompact.format import OUTCOMES, duration, instant, short
 
 if TYPE_CHECKING:
-    from rxcompact.observers.recorder import Recording, WindowMark
+    from rxcompact.observers.recorder import Explanation, Recording, WindowMark
 
 COLUMNS = 88
 GROUP = 4  # elements of a group that are listed; of a larger group the number is
@@ -187,3 +188,29 @@ def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bo
         name = names.get(window, "")
         text = name if window.distinct == len(name) <= NAME else f"{window.distinct}"
         yield Element(window.at if by_clock else window.closed, f"[{text}]")
+
+
+def explanation(found: Explanation) -> str:
+    """Return what happened to a key, a line each, in the order of time."""
+    lines: list[tuple[float, str]] = []
+    for event in found.events:
+        window, count = event.window, event.count
+        last = "" if event.last_seen in (None, event.first_seen) else f", the last at {instant(event.last_seen)}"
+        first = "first event, of a number that was not counted" if count is None else f"first event of {count:,}{last}"
+        lines.append((window.opened if event.first_seen is None else event.first_seen, first))
+        merged = f"window of {duration(window.closed - window.opened)} closed by {window.trigger}"
+        lines.append((window.closed, f"{merged}: {'all' if count is None else f'{count:,}'} merged into one"))
+    for retry in found.retries:
+        others = f" for {len(retry.keys):,} events" if len(retry.keys) > 1 else ""
+        failed = f"{retry.stage}: attempt {retry.attempt}{others} failed, {retry.error}"
+        lines.append((retry.at, f"{failed}; the next after {duration(retry.wait)}"))
+    for outcome in found.outcomes:
+        reason = f", {outcome.reason}" if outcome.reason else ""
+        age = "" if outcome.age is None else f", {duration(outcome.age)} old"
+        attempts = f"after {outcome.attempts:,} attempt{'s' * (outcome.attempts != 1)}"
+        lines.append((outcome.at, f"{outcome.stage}: {outcome.outcome} {attempts}{age}{reason}"))
+    many = sum(event.count or 1 for event in found.events)
+    title = f"{short(found.key, 60)}: {many or 'no'} event{'s' * (many != 1)} in {len(found.events):,} windows"
+    if not found.complete:
+        title += ", of those that are kept: the oldest are not"
+    return "\n".join([title, *(f"  {instant(at)}  {text}" for at, text in sorted(lines, key=itemgetter(0)))])

@@ -113,7 +113,7 @@ class _Picture:
     def _circles(self, name: str, axis: Axis, dots: Iterable[_Dot], note: str = "") -> bool:
         """Draw a lane of circles, those of one instant on top of each other; return false, and draw none, of many."""
         placed = sorted(((_x(axis, dot.at), dot) for dot in dots), key=itemgetter(0))
-        rows = _rows(((x - RADIUS, x + RADIUS + (15 if dot.badge else 1)) for x, dot in placed), ROWS)
+        rows = rows_of(((x - RADIUS, x + RADIUS + (15 if dot.badge else 1)) for x, dot in placed), ROWS)
         crowd = [x for (x, _), row in zip(placed, rows, strict=True) if row == ROWS]
         if len(crowd) > len(placed) * CROWD:
             return False
@@ -205,7 +205,7 @@ class _Picture:
         """Draw a cross for each failed call, its wait, and a ring for the next attempt; return false of too many."""
         axis, marks = self._lower, sorted(self._recording.retries)
         spans = [(_x(axis, mark.at), _x(axis, mark.at + mark.wait)) for mark in marks]
-        rows = _rows(((left - 6, max(right, left + 12) + 10) for left, right in spans), WAIT_ROWS)
+        rows = rows_of(((left - 6, max(right, left + 12) + 10) for left, right in spans), WAIT_ROWS)
         if max(rows) == WAIT_ROWS:
             return False
         for (left, right), row, mark in zip(spans, rows, marks, strict=True):
@@ -281,7 +281,7 @@ def _x(axis: Axis, at: float) -> float:
     return LEFT + (RIGHT - LEFT) * axis.share(at)
 
 
-def _rows(spans: Iterable[tuple[float, float]], most: int) -> list[int]:
+def rows_of(spans: Iterable[tuple[float, float]], most: int) -> list[int]:
     """Return a row for each of the sorted spans so that no two overlap; ``most`` where no row is free."""
     ends = [float("-inf")] * most
     chosen: list[int] = []

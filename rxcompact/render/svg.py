@@ -7,21 +7,22 @@ from base64 import b64encode
 from rxcompact.format import escape
 
 WIDTH = 960
-_COLOURS = {
-    "published": ("#1a7f37", "#7ee787"),
-    "expired": ("#bf8700", "#d29922"),
-    "rejected": ("#cf222e", "#da3633"),
-    "failed": ("#cf222e", "#da3633"),
-    "dropped": ("#6e7781", "#6e7781"),
-    "abandoned": ("#8250df", "#a371f7"),
+OUTCOME_COLOURS = {
+    "published": ("#009e73", "#35c79b"),
+    "expired": ("#e69f00", "#f0b840"),
+    "rejected": ("#882255", "#e08cb4"),
+    "failed": ("#d55e00", "#ef7f35"),
+    "dropped": ("#6e7781", "#8b949e"),
+    "abandoned": ("#6f4fc4", "#a58bf0"),
 }
-"""Of outcomes, on white paper and on black."""
+"""On white paper and on black, after Okabe and Ito, and Tol: the colour-blind can tell them apart too."""
+RETRY, QUIET = "#bc4c00", "#8c959f"
 
 
 def _outcomes(dark: bool) -> str:
-    fills = (f".{name} {{ fill: {colours[dark]} }}" for name, colours in _COLOURS.items())
-    rings = (f".ring.{name} {{ stroke: {colours[dark]} }}" for name, colours in _COLOURS.items())
-    paper = f"{', '.join(f'.ring.{name}' for name in _COLOURS)} {{ fill: {'#0d1117' if dark else '#ffffff'} }}"
+    fills = (f".{name} {{ fill: {colours[dark]} }}" for name, colours in OUTCOME_COLOURS.items())
+    rings = (f".ring.{name} {{ stroke: {colours[dark]} }}" for name, colours in OUTCOME_COLOURS.items())
+    paper = f"{', '.join(f'.ring.{name}' for name in OUTCOME_COLOURS)} {{ fill: {'#0d1117' if dark else '#ffffff'} }}"
     return "\n".join([*fills, *rings, paper])
 
 

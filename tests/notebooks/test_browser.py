@@ -353,6 +353,35 @@ def test_watch_moves_while_its_cell_runs_and_stays_in_the_saved_notebook(
         lab.picture(page, "watch-untrusted")
 
 
+RECORDED = """\
+from rxcompact import operators as rxo
+from rxcompact.observers import record
+from rxcompact.testing import START, replay
+
+history = [{"ts": START + second, "id": "abcab"[second % 5]} for second in range(30)]
+recording = record(replay(history, rxo.compact(10, key_mapper="id"), time_mapper="ts"))
+recording.chart()
+"""
+
+
+def test_a_circle_of_a_chart_shows_its_key_and_dims_the_others(lab: Lab, notebook: Callable[..., Path]) -> None:
+    with lab.open(notebook("touch.ipynb", RECORDED)) as page:
+        lab.run_all(page)
+        canvas = page.locator(".jp-RenderedVegaCommon5 canvas").first
+        expect(canvas).to_be_visible()
+        page.wait_for_timeout(SECOND)
+        before = canvas.screenshot()
+        box = canvas.bounding_box()
+        assert box is not None
+        for x in range(int(box["width"])):  # to the first circle of the first lane
+            page.mouse.move(box["x"] + x, box["y"] + 45)
+            if page.locator("#vg-tooltip-element.visible").filter(has_text="first of").count():
+                break
+        expect(page.locator("#vg-tooltip-element")).to_contain_text("key:")
+        lab.picture(page, "chart-hover")
+        assert canvas.screenshot() != before
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs_in_the_browser(path: Path, lab: Lab) -> None:
     copy = lab.root / path.name
