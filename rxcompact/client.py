@@ -17,7 +17,8 @@ from yarl import URL
 
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TooLargeError, TransientError
 from rxcompact.format import redacted
-from rxcompact.operators.retry import http_verdict, log_denied, parse_retry_after
+from rxcompact.operators.retry import log_denied
+from rxcompact.operators.verdict import http_verdict, parse_retry_after
 from rxcompact.reader.text import is_gzip, read_body
 
 KIB = 1024

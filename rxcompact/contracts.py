@@ -146,6 +146,13 @@ class KeyedEnricher(Protocol):
 
 
 @runtime_checkable
+class BoundedSink(Protocol):
+    """A sink that takes at most ``max_batch`` events at once; None for any number."""
+
+    max_batch: int | None
+
+
+@runtime_checkable
 class Closable(Protocol):
     """A source, enricher or sink that holds something open."""
 

@@ -22,12 +22,15 @@ from rxcompact.format import short
 from rxcompact.operators.pool import Entry, Job, Loss, deadline_of
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
+from rxcompact.operators.verdict import is_nothing_found
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
 R = TypeVar("R", default=Any)
 P = ParamSpec("P")
 UNKNOWN = object()
+NOTHING = object()
+"""The answer that there is nothing to add."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -47,7 +50,8 @@ class Enrich(PooledOperator):
     Args:
         enricher: Returns the enriched event: an `Enricher`, a coroutine function, a function, or one that returns an
             Observable, whose last item it is. One that blocks holds up all: `asyncio.to_thread` calls it elsewhere.
-            Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError` a wait.
+            Raising means failure; `PermanentError` one that retrying cannot mend, `RateLimitedError` a wait. What a
+            resolver raises where there is no such host is the answer that there is nothing to add.
         max_age: Seconds after its birth (``first_seen``) at which an event expires; by default the pipeline's. No
             attempt starts after it; one under way is cancelled.
         max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
@@ -171,7 +175,12 @@ class EnrichStage(PooledStage):
 
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
         if self._batch is None:
-            result = await self._enricher(entries[0].compacted.event)
+            try:
+                result = await self._enricher(entries[0].compacted.event)
+            except Exception as error:
+                if not is_nothing_found(error):
+                    raise
+                return (NOTHING,)
             if isinstance(result, GeneratorType | AsyncGeneratorType):
                 raise AnswerError(f"the enricher yields: it must return the event, got {short(result)}")
             return (result,)
@@ -195,7 +204,7 @@ class EnrichStage(PooledStage):
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         for entry, result in zip(entries, results, strict=True):
-            if self._cache is not None:
+            if self._cache is not None and result is not NOTHING:
                 self._store(self._cache, entry, result)
             for each in self._landed(entry):
                 self._succeed(each, result, job)
@@ -203,7 +212,11 @@ class EnrichStage(PooledStage):
     def _succeed(self, entry: Entry, result: Any, job: Job | None) -> None:
         compacted = entry.compacted
         try:
-            enriched = compacted.having(result if self._merge is None else self._merge(compacted.event, result))
+            if result is NOTHING:
+                result = compacted.event
+            elif self._merge is not None:
+                result = self._merge(compacted.event, result)
+            enriched = compacted.having(result)
         except BaseException as error:
             self._lost("failed", entry, job, without_our_frames(error))
             if isinstance(error, SystemExit | KeyboardInterrupt):

@@ -11,16 +11,19 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, Seconds, count, seconds
-from rxcompact.contracts import Sink, close
+from rxcompact.contracts import BoundedSink, Sink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.pool import Entry, Job, deadline_of
-from rxcompact.operators.retry import is_about_events, is_transient, verdict, without_frames, without_our_frames
+from rxcompact.operators.retry import without_frames, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
+from rxcompact.operators.verdict import is_about_events, is_transient, verdict
 
 PAUSE = 10.0
 """Seconds."""
+SHORTEST, LONGEST = 1.0, 30.0
+"""Seconds, of the time limit of a delivery."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -44,8 +47,10 @@ class Publish(PooledOperator):
         max_age: As in `enrich`; a delivery under way goes on while any event of the batch is young enough.
         count: Deliver when so many events wait.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
-        max_concurrent: Deliveries at once; with 1, batches that do not fail arrive in order.
-        timeout: Seconds a delivery may take.
+        max_concurrent: Deliveries at once.
+        ordered: One delivery at a time: batches that do not fail arrive in order.
+        timeout: Seconds a delivery may take; by default a tenth of ``max_age``, but 1 to 30, so that a delivery that
+            hangs is made again several times.
         wait, retry, before_sleep: As in `enrich`.
         flushes: On its first item the open batch is delivered and waits are cut short: one last attempt for each.
         dead_letters: An observer, or a function, of the events that expired or failed; by default they are logged.
@@ -75,8 +80,9 @@ class Publish(PooledOperator):
     sink: Any = field(kw_only=False)
     count: int = 500
     timespan: Seconds = 1.0
-    max_concurrent: int = 1
-    timeout: Seconds | None = 30.0
+    max_concurrent: int = 10
+    ordered: bool = False
+    timeout: Seconds | None = None
     stage: str = field(init=False, default="publish")
 
     def __post_init__(self) -> None:
@@ -89,7 +95,10 @@ class Publish(PooledOperator):
         return super().__call__(source)
 
     def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PublishStage:
-        return PublishStage(self, observer, scheduler)
+        options = self.having(max_concurrent=1 if self.ordered else self.max_concurrent)
+        if self.timeout is None and self.max_age is not None:
+            options.timeout = min(max(seconds("max_age", self.max_age, infinite=True) / 10, SHORTEST), LONGEST)
+        return PublishStage(options, observer, scheduler)
 
 
 publish = Publish
@@ -221,7 +230,8 @@ class PublishStage(PooledStage):
     def __init__(self, options: Publish, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         super().__init__(options, observer, scheduler)
         self._deliver = Delivery(options.sink.publish)
-        self._count = options.count
+        limit = options.sink.max_batch if isinstance(options.sink, BoundedSink) else None
+        self._count = min(options.count, limit or options.count)
         self._linger = options.linger
         self._open: Job | None = None
 

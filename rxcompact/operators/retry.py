@@ -3,35 +3,21 @@
 from __future__ import annotations
 
 import random
-import re
 import time
-from asyncio import CancelledError
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from inspect import iscoroutinefunction
-from math import isnan
-from numbers import Real
 from pathlib import Path
-from ssl import SSLError
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar
 
 import tenacity
 from loguru import logger
 from tenacity import RetryCallState, Retrying
 
 from rxcompact.clock import INFINITY, Seconds, seconds
-from rxcompact.errors import (
-    AnswerError,
-    ArgumentError,
-    ExpiredError,
-    PermanentError,
-    RateLimitedError,
-    RxCompactError,
-    TransientError,
-)
+from rxcompact.errors import ArgumentError, ExpiredError, RxCompactError
 from rxcompact.format import error_text, short
+from rxcompact.operators.verdict import VERDICTS, http_status, is_transient, retry_after, verdict
 
 Wait: TypeAlias = Seconds | Callable[[RetryCallState], Any]
 """Seconds, a tenacity wait, or a function or coroutine function like one."""
@@ -40,20 +26,6 @@ Predicate: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | C
 Callback: TypeAlias = Callable[[RetryCallState], Any]
 """A tenacity ``before_sleep`` callback, or a function or coroutine function like one."""
 
-Verdict: TypeAlias = Literal["rate limited", "denied", "transient", "permanent"]
-"""What an error means for the next attempt; of several the first counts. Denied is retried, and logged as an error."""
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
-DENIED: dict[int, Verdict] = dict.fromkeys((401, 403, 410), "denied")
-HTTP_VERDICTS: Mapping[int, Verdict] = {**DENIED, 408: "transient", 425: "transient", 429: "rate limited"}
-SERVER_ERROR = 500
-# a fault of the program, or of what it was given: the same call would end the same way
-BUGS = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError)
-UNFIT = (NotImplementedError, PermanentError, TypeError, ValueError)
-NO_URL = frozenset({"InvalidSchema", "InvalidURL", "MissingSchema", "NonHttpUrlClientError", "UnsupportedProtocol"})
-"""Of aiohttp, httpx and requests."""
-NOT_ABOUT_EVENTS = frozenset({404, 405, 415})
-CONNECTION = re.compile("Connect|Timeout|Transport|Network|Payload|Unavailable|OperationalError|InterfaceError")
-"""Of aiohttp, httpx, database drivers."""
 SHORTEST = 0.001
 """Seconds: a shorter wait would be a busy loop."""
 LAST_PART = 0.1
@@ -83,107 +55,6 @@ class OncePerMinute:
 
 
 log_denied = OncePerMinute("ERROR", "{}: are the credentials right?")
-
-
-# ── what an error carries ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def http_verdict(status: int) -> Verdict:
-    """Return what an HTTP status that is no success means for the next attempt."""
-    return HTTP_VERDICTS.get(status, "transient" if status >= SERVER_ERROR else "permanent")
-
-
-def verdict(error: BaseException) -> Verdict:
-    """Return what an error means for the next attempt.
-
-    An exception group is permanent when all its members are, and rate limited when one is. `PermanentError` and the
-    exceptions that mean a bug (`TypeError`, `ValueError`, `LookupError`, …) are permanent, and so are those that are no
-    `Exception`. An HTTP status decides by `http_verdict`, whichever client's exception carries it. Everything else is
-    transient: connections, time limits, exceptions unknown.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        return min(map(verdict, error.exceptions), key=VERDICTS.index)
-    if isinstance(error, RateLimitedError):
-        return "rate limited"
-    status = None if isinstance(error, PermanentError) else http_status(error)
-    if status is not None and status >= 300:  # noqa: PLR2004 - else the answer itself was at fault
-        return http_verdict(status)
-    if isinstance(error, TransientError | SSLError | CancelledError):  # a certificate may be renewed
-        return "transient"
-    permanent = not isinstance(error, Exception) or isinstance(error, BUGS + UNFIT)
-    return "permanent" if permanent or any(base.__name__ in NO_URL for base in type(error).__mro__) else "transient"
-
-
-def is_transient(error: BaseException) -> bool:
-    """Return whether a call that failed so may succeed later; see `verdict`."""
-    return verdict(error) != "permanent"
-
-
-def is_about_events(error: BaseException) -> bool:
-    """Return whether an event of a batch may be why the whole batch failed.
-
-    Connections, time limits, rate limits, credentials and what the sink returned have nothing to do with it.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        return all(map(is_about_events, error.exceptions))
-    status = http_status(error)
-    if status is not None:
-        return status == SERVER_ERROR or (http_verdict(status) == "permanent" and status not in NOT_ABOUT_EVENTS)
-    if isinstance(error, OSError | TransientError | AnswerError) or not isinstance(error, Exception):
-        return False
-    return not any(CONNECTION.search(base.__name__) for base in type(error).__mro__)
-
-
-def http_status(error: BaseException) -> int | None:
-    """Return the status that a server answered, or None where it answered none."""
-    cause = type(error.__cause__).__mro__
-    if any(base.__name__ == "HttpProcessingError" for base in cause):  # of aiohttp, which calls a garbled answer 400
-        return None
-    response = _attribute(error, "response")
-    for holder in (error, response):
-        for name in ("status", "status_code"):
-            status = _attribute(holder, name)
-            if isinstance(status, int) and 100 <= status < 1000:  # noqa: PLR2004 - three digits
-                return int(status)
-    return None
-
-
-def retry_after(error: BaseException) -> float | None:
-    """Return how long the service asked to wait, seconds, or None where it did not ask; the longest of a group's."""
-    if isinstance(error, BaseExceptionGroup):
-        return max((asked for each in error.exceptions if (asked := retry_after(each)) is not None), default=None)
-    asked = _attribute(error, "retry_after")
-    if isinstance(asked, Real) and not isnan(asked):
-        return max(0.0, float(asked))
-    for holder in (error, _attribute(error, "response")):
-        headers = _attribute(holder, "headers")
-        if isinstance(headers, Mapping):
-            value = headers.get("Retry-After") or headers.get("retry-after")
-            return parse_retry_after(value, time.time()) if isinstance(value, str) else None
-    return None
-
-
-def _attribute(holder: object, name: str) -> Any:
-    try:
-        return getattr(holder, name, None)
-    except Exception:  # noqa: BLE001 - a property of the caller's exception may raise anything
-        return None
-
-
-def parse_retry_after(value: str | None, now: float) -> float | None:
-    """Return the seconds of a Retry-After header, a number or an HTTP date (in the past: 0); None for garbage.
-
-    Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
-    """
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        at = parsedate_to_datetime(value)
-        return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
-    except (ValueError, OverflowError):
-        return None
 
 
 def reason(error: BaseException) -> str:

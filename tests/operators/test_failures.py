@@ -23,7 +23,7 @@ from rxcompact import HttpEnricher, NdjsonSink
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, RateLimitedError, TransientError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Delivered, Window
-from rxcompact.operators.retry import is_transient, parse_retry_after
+from rxcompact.operators.verdict import is_transient, parse_retry_after
 from rxcompact.testing import START, virtual_loop
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import socket
+import sqlite3
 import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +25,7 @@ from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Window
 from rxcompact.operators import stage
-from rxcompact.operators.retry import retry_after, verdict
+from rxcompact.operators.verdict import is_about_events, retry_after, verdict
 from rxcompact.testing import START, run
 
 
@@ -492,6 +495,101 @@ class ClientError(Exception):
 )
 def test_l17_an_error_is_classed_by_what_it_carries(error: BaseException, meaning: str, wait: float | None) -> None:
     assert (verdict(error), retry_after(error)) == (meaning, wait)
+
+
+# ── W8, W9: databases, queues and resolvers ───────────────────────────────────────────────────────────────────────────
+
+
+def made(kind: str, base: type[Exception] = Exception, *args: Any, **attributes: Any) -> Exception:
+    """Return an exception of a class with this name, as a library that is not installed here raises it."""
+    error = type(kind, (base,), {})(*args)
+    vars(error).update(attributes)
+    return error
+
+
+def boto(code: str, status: int) -> Exception:
+    response = {"Error": {"Code": code, "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return made("ClientError", response=response)
+
+
+def sqlite_error(*statements: str) -> Exception:
+    with closing(sqlite3.connect(":memory:")) as base:
+        base.execute("create table t (id integer primary key, n text not null) strict")
+        with pytest.raises(sqlite3.Error) as raised:
+            for statement in statements:
+                base.execute(statement)
+    return raised.value
+
+
+INTERFACE: Any = type("InterfaceError", (Exception,), {})
+CASES = {
+    "bad value": (made("DataError", sqlstate="22003"), "permanent", True),
+    "asyncpg's own": (made("DataError", INTERFACE), "permanent", True),
+    "null": (made("NotNullViolation", sqlstate="23502"), "permanent", True),
+    "psycopg2": (made("UniqueViolation", pgcode="23505"), "permanent", True),
+    "SQLAlchemy": (made("DBAPIError", orig=made("x", pgcode="22P02")), "permanent", True),
+    "no table": (made("UndefinedTable", sqlstate="42P01"), "permanent", True),
+    "may not": (made("InsufficientPrivilege", sqlstate="42501"), "denied", False),
+    "password": (made("InvalidPassword", sqlstate="28P01"), "denied", False),
+    "deadlock": (made("DeadlockDetected", sqlstate="40P01"), "transient", True),
+    "MySQL": (made("IntegrityError", Exception, 1062, "Duplicate entry"), "permanent", True),
+    "MySQL gone": (made("OperationalError", Exception, 2006, "gone away"), "transient", False),
+    "SQLite null": (sqlite_error("insert into t values (1, null)"), "permanent", True),
+    "SQLite type": (sqlite_error("insert into t values ('x', 'y')"), "permanent", True),
+    "SQLite twice": (sqlite_error("insert into t values (1, 'a')", "insert into t values (1, 'b')"), "permanent", True),
+    "SQLite no table": (sqlite_error("insert into u values (1)"), "permanent", True),
+    "throttled": (boto("ThrottlingException", 400), "rate limited", False),
+    "slow down": (boto("SlowDown", 503), "rate limited", False),
+    "no queue": (boto("AWS.SimpleQueueService.NonExistentQueue", 400), "permanent", True),
+    "no such key": (boto("NoSuchKey", 404), "permanent", False),
+    "token": (boto("ExpiredToken", 400), "denied", False),
+    "access": (boto("AccessDenied", 403), "denied", False),
+    "internal": (boto("InternalError", 500), "transient", True),
+    "unavailable": (boto("ServiceUnavailable", 503), "transient", False),
+    "parameters": (made("ParamValidationError"), "permanent", True),
+    "no credentials": (made("NoCredentialsError"), "denied", True),
+    "endpoint": (made("EndpointConnectionError"), "transient", False),
+    "no such host": (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "permanent", False),
+    "resolver down": (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "transient", False),
+    "reverse": (socket.herror(1, "Unknown host"), "permanent", False),
+    "dnspython": (made("NXDOMAIN"), "permanent", True),
+    "aiodns": (made("DNSError", Exception, 4, "Domain name not found"), "permanent", True),
+    "aiodns down": (made("DNSError", Exception, 11, "Could not contact DNS servers"), "transient", True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_w9_databases_and_queues_are_classed_by_what_their_errors_carry(case: str) -> None:
+    error, meaning, about_events = CASES[case]
+    assert (verdict(error), is_about_events(error)) == (meaning, about_events)
+
+
+@pytest.mark.parametrize("case", ["reverse", "dnspython", "aiodns"])
+@pytest.mark.parametrize("merge", [None, lambda event, answer: answer["no"]])
+async def test_w9_nothing_found_is_an_answer(case: str, merge: Any) -> None:
+    calls: list[str] = []
+
+    async def resolve(event: str) -> str:
+        calls.append(event)
+        raise CASES[case][0]
+
+    cache: dict[Any, Any] = {}
+    came = await Came().of(rxo.enrich, window(*"abc"), resolve, merge=merge, cache=cache)
+    assert ([c.event for _, c in came.out], came.letters, cache) == ([*"abc"], [], {})
+    assert calls == [*"abc"]
+
+
+@pytest.mark.parametrize("case", ["no such host", "null", "no queue"])
+async def test_w9_what_cannot_be_mended_fails_at_once_and_names_itself(case: str) -> None:
+    calls: list[str] = []
+
+    async def resolve(event: str) -> str:
+        calls.append(event)
+        raise CASES[case][0]
+
+    came = await Came().of(rxo.enrich, window("a"), resolve)
+    assert (calls, [letter.outcome for letter in came.letters]) == (["a"], ["failed"])
+    assert came.letters[0].error is CASES[case][0]
 
 
 # ── L22: a function that blocks ───────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, ExpiredError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.operator import registering
+from rxcompact.operators.retry import full_jitter
 from rxcompact.testing import START, run
 
 
@@ -142,17 +143,71 @@ def test_the_idempotency_key_is_the_same_in_another_process() -> None:
     assert len(keys) == 1
 
 
-async def test_deliveries_are_one_at_a_time_unless_asked_for() -> None:
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ({}, [0] * 10 + [2, 2]),  # ten at once
+        ({"ordered": True}, list(range(0, 24, 2))),
+        ({"ordered": True, "max_concurrent": 5}, list(range(0, 24, 2))),
+        ({"max_concurrent": 1}, list(range(0, 24, 2))),
+        ({"max_concurrent": 3}, [0, 0, 0, 2, 2, 2, 4, 4, 4, 6, 6, 6]),
+    ],
+)
+async def test_w2_deliveries_are_several_at_once_unless_ordered(options: dict[str, Any], times: list[int]) -> None:
     async def slow(_: Batch) -> None:
         await asyncio.sleep(2)
 
-    for concurrent, times in ((1, [0, 2, 4]), (3, [0, 0, 0])):
-        bench = Bench(slow, count=1, max_concurrent=concurrent)
-        began = bench.loop.time()
-        for key in "abc":
-            bench.source.on_next(item(key))
-        await bench.end()
-        assert [at - began for at, _ in bench.given] == times
+    bench = Bench(slow, count=1, **options)
+    for key in "abcdefghijkl":
+        bench.source.on_next(item(key))
+    await bench.end()
+    assert bench.given == [(at, [key]) for at, key in zip(times, "abcdefghijkl", strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("max_age", "timeout", "limit"),
+    [(60, None, 6), (3600, None, 30), (300, None, 30), (5, None, 1), (0.5, None, None), (60, 45, 45)],
+)
+async def test_w2_the_time_limit_fits_the_age(max_age: float, timeout: float | None, limit: float | None) -> None:
+    async def hangs_once(_: Batch) -> None:
+        await asyncio.sleep(1e6 if len(bench.given) == 1 else 0)
+
+    bench = Bench(hangs_once, count=1, wait=1, max_age=max_age, timeout=timeout)
+    bench.source.on_next(item("a"))
+    await bench.end()
+    assert [at for at, _ in bench.given] == [0] + ([] if limit is None else [pytest.approx(limit + 1)])
+
+
+async def test_w2_one_of_three_backends_that_hangs_expires_nothing_with_the_defaults() -> None:
+    async def balanced(_: Batch) -> None:
+        await asyncio.sleep(1e6 if len(bench.given) % 3 == 0 else 0.05)
+
+    bench = Bench(balanced, count=500, timespan=1.0, wait=full_jitter)
+    for number in range(300):  # 200 events a second for a minute, in windows of a fifth of a second
+        born = bench.loop.wall()
+        bench.source.on_next(Window(Bounds(born, born, "time"), 40, [item((number, n), born) for n in range(40)]))
+        await asyncio.sleep(0.2)
+    await bench.end()
+    assert bench.letters == []
+    assert sum(len(delivered.batch) for delivered in bench.delivered) == 12_000
+
+
+async def test_w6_a_sink_with_a_largest_batch_is_given_none_that_is_larger() -> None:
+    class One:
+        max_batch = 2
+
+        def __init__(self) -> None:
+            self.sizes: list[int] = []
+
+        async def publish(self, batch: Batch) -> None:
+            self.sizes.append(len(batch))
+
+    one, source, ended = One(), rx.Subject(), asyncio.Event()
+    rxo.publish(one, max_age=60, count=500)(source).subscribe(on_completed=ended.set)
+    source.on_next(Window(Bounds(START, START, "time"), 5, [item(n) for n in range(5)]))
+    source.on_completed()
+    await ended.wait()
+    assert one.sizes == [2, 2, 1]
 
 
 async def test_a_flush_delivers_what_is_open_and_gives_one_last_attempt() -> None:

@@ -18,7 +18,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 
 from rxcompact import operators as rxo
 from rxcompact.errors import ExpiredError, PermanentError, RateLimitedError, TransientError
-from rxcompact.operators.retry import is_transient, parse_retry_after
+from rxcompact.operators.verdict import is_transient, parse_retry_after
 from rxcompact.testing import START, run
 
 

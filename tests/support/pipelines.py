@@ -9,7 +9,7 @@ from rxcompact import operators as rxo
 
 COMPACT = ("count", "keep", "fields", "time_mapper", "lateness", "idle", "tolerance")
 ENRICH = ("max_concurrent", "timeout", "ordered", "cache", "merge", "batch", "wait", "retry")
-PUBLISH = {"batch_count": "count", "batch_timespan": "timespan", "batch_timeout": "timeout"}
+PUBLISH = {"batch_count": "count", "batch_timespan": "timespan", "batch_timeout": "timeout", "batch_ordered": "ordered"}
 SHARED = ("wait", "retry")
 
 

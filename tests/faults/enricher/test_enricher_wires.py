@@ -30,7 +30,7 @@ from wire import (
     wire_test,
 )
 
-from rxcompact.operators.retry import is_transient
+from rxcompact.operators.verdict import is_transient
 
 FINE = responds(answer())
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}"
