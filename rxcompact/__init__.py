@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
     from rxcompact.mappers import key_of, time_of
     from rxcompact.observers import LogObserver
+    from rxcompact.operators.merge import merge
     from rxcompact.orchestrator import Orchestrator
     from rxcompact.pipeline import Pipeline
     from rxcompact.signals import Account, Report
@@ -31,6 +32,7 @@ _MODULES = {
     "events": "Batch Bounds Compacted DeadLetter Outcome Published Window",
     "mappers": "key_of time_of",
     "observers": "LogObserver",
+    "operators.merge": "merge",
     "orchestrator": "Orchestrator",
     "pipeline": "Pipeline",
     "signals": "Account Report",
@@ -83,6 +85,7 @@ __all__ = [
     "Source",
     "Window",
     "key_of",
+    "merge",
     "operators",
     "time_of",
 ]

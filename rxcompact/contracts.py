@@ -190,6 +190,8 @@ class StageContext:
     """Seconds after its birth at which an event expires."""
     max_keys: Callable[[], int]
     """Gives how many distinct events the reducer may hold now."""
+    max_quiet: Callable[[], int]
+    """Gives how many keys it may know, those counted whose only event has left."""
     overflow: Overflow
     """What becomes of a new key beyond that."""
     flushes: Observable[Any]

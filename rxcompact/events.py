@@ -30,8 +30,9 @@ def shown_by(function: str) -> Callable[[Any], str]:
     return _repr_html_
 
 
-Trigger: TypeAlias = Literal["time", "count", "completed", "drain"]
-"""Why a window closed: its timespan, its count, the end of the source, or a drain."""
+Trigger: TypeAlias = Literal["time", "gap", "count", "completed", "drain", "leading"]
+"""Why a window closed: its timespan, inactivity, a number of keys, the end of the source, or a drain; "leading" is a
+window of keys' first events, which did not wait for that."""
 
 
 class Bounds(msgspec.Struct, frozen=True, gc=False):
@@ -64,6 +65,11 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
     """The window that it is of."""
 
     _fields: ClassVar = ("key", "event", "count", "first_seen", "last_seen")
+
+    @property
+    def leading(self) -> bool:
+        """Whether it is a key's first event, which left before its repeats were counted."""
+        return self.window is not None and self.window.trigger == "leading"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.key, self.event, self.count, self.first_seen, self.last_seen))
@@ -230,7 +236,9 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         digest = blake2b(digest_size=16)
         for compacted in self:
             times = (None if at is None else float(at) for at in (compacted.first_seen, compacted.last_seen))
-            digest.update(stable((compacted.key, compacted.count, *times)).encode("utf-8", "backslashreplace"))
+            # one repeat in the instant of the first event has its count and times
+            edge = ("leading",) if compacted.leading else ()
+            digest.update(stable((compacted.key, compacted.count, *times, *edge)).encode("utf-8", "backslashreplace"))
         return digest.hexdigest()
 
 

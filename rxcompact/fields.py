@@ -209,6 +209,15 @@ def without(value: Any, groups: Sequence[Group]) -> Any:
     return value if all(map(is_, fewer, items)) else {**value, whole: fewer}
 
 
+def replaced(value: Mapping[str, Any], level: Group, new: Any) -> dict[str, Any]:
+    """Return a mapping with another value for the field that a name without ``[]`` names."""
+    (whole, head), *deeper = level
+    inner = value.get(head)
+    if whole not in value and isinstance(inner, Mapping):
+        return {**value, head: replaced(inner, tuple(deeper), new)}
+    return {**value, whole: new}
+
+
 def map_each(
     function: Callable[[Any], Any], items: Iterable[Any], error_class: type[RxCompactError]
 ) -> tuple[list[Any], Errors]:

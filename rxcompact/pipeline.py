@@ -87,7 +87,7 @@ class Pipeline:
         for operator in (reducer, *self.calls):
             if isinstance(operator, Compact | Enrich | Publish):
                 operator.check()
-        if isinstance(reducer, Compact) and reducer.count is None:
+        if isinstance(reducer, Compact) and reducer.count is None and reducer.trailing:
             self._check_ages(reducer)
         self.reducer: Reducer = reducer if isinstance(reducer, Reducer) else OperatorReducer(reducer)
 

@@ -79,6 +79,7 @@ class Run(Demand):
         context = StageContext(
             max_age=self._pipeline.max_age,
             max_keys=lambda: self.capacity() + sum(windows.held() for windows in self._windows),
+            max_quiet=lambda: self.limit,
             overflow=self._pipeline.overflow,
             flushes=self._drain,
             dead_letters=self._on_dead_letter,

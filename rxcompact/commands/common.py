@@ -23,7 +23,8 @@ from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
 from rxcompact.mappers import Mapper, key_of, time_of
-from rxcompact.operators import compact
+from rxcompact.operators.compact import compact
+from rxcompact.operators.merge import MERGES, merge
 from rxcompact.sinks.encoding import encoder
 from rxcompact.sinks.ndjson import NdjsonSink
 
@@ -31,6 +32,7 @@ T = TypeVar("T")
 Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an option's text, and the metavar
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
+WINDOWS = ("timespan", "leading")
 SWITCH = ConfigParser.BOOLEAN_STATES
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
@@ -118,7 +120,13 @@ def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_requi
     keys.add_argument("--exclude", help="all but these", **names)
     add_parameters(parser, key_of, ["missing"])
     add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
-    add_parameters(parser, compact, ["timespan"])
+    add_parameters(parser, compact, WINDOWS)
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--keep", choices=["first", "last"], default="first", help="the event to keep for a key (%(default)s)"
+    )
+    merges = f"merge these fields of a key's events: {', '.join(MERGES)}; may be repeated"
+    kept.add_argument("--merge", metavar="FIELD=HOW[,FIELD=HOW...]", action="append", help=merges)
     add("--time", metavar="FIELD", help=time)
     add("--timezone", type=timezone, default=UTC, metavar="ZONE", help="of times without one: Europe/Vienna, =-05:00")
     add("--time-format", metavar="FORMAT", help="of times in an uncommon form, as strptime has it")
@@ -133,6 +141,13 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     levels = ["DEBUG", "INFO", "WARNING", "ERROR"]
     add("--log-level", choices=levels, default="INFO", help="of what is logged to standard error (%(default)s)")
     add("--log-format", choices=["text", "json"], default="text", help="of standard error (%(default)s)")
+
+
+def windows(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `compact` that all commands have."""
+    pairs = [pair.rpartition("=") for text in options.merge or () for pair in re.split(r"(?<!\\),", text)]
+    keep = merge({name: how.strip() for name, _, how in pairs}) if pairs else options.keep
+    return {"keep": keep, **given(options, WINDOWS)}
 
 
 def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:

@@ -52,6 +52,7 @@ output, one JSON object a line:
   count                  events of the window that had this key
   first_seen, last_seen  time of the earliest and the latest of them, POSIX seconds
   event                  the first of them (or the last, see --keep), as it came
+  leading                true for a key's first event, which did not wait for the window's end, see --leading
 
 The account goes to standard error, and so do the place and reason of the first line that is rejected: that it is no
 JSON object, or has no time. Every option can be given by the environment: --timespan by RXCOMPACT_TIMESPAN.
@@ -81,7 +82,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
     common.add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns", key_required=False)
     common.add_parameters(parser, rxo.compact, WINDOWS)
-    add("--keep", choices=["first", "last"], default="first", help="which event of a key to keep (default: first)")
     add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
     add("--verbose", action="store_true", help="print place and reason of each line that is rejected")
 
@@ -187,7 +187,7 @@ class _Compaction:
         self._next_progress = time.monotonic() + PROGRESS if self._is_terminal else inf
         paths = options.paths
         key_mapper, time_mapper = common.mappers(options)
-        windows: dict[str, Any] = common.given(options, ["timespan", "count", "keep"])
+        windows: dict[str, Any] = common.windows(options) | common.given(options, ["count"])
         if time_mapper is not None:
             idle = inf if all(map(_is_file, paths)) else IDLE  # history has no idle time
             windows |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}

@@ -102,7 +102,7 @@ def _token(options: argparse.Namespace) -> str | None:
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
     key_mapper, time_mapper = common.mappers(options)
-    operators: list[Step] = [rxo.compact(options.timespan, key_mapper=key_mapper, time_mapper=time_mapper)]
+    operators: list[Step] = [rxo.compact(key_mapper=key_mapper, time_mapper=time_mapper, **common.windows(options))]
     if options.enrich is not None:
         concurrent = common.given(options, ENRICHER)
         enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header), **concurrent)

@@ -19,8 +19,9 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
 from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
 from rxcompact.operators.bucket import FIELDS, Field, Keep
+from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
-from rxcompact.operators.windows import EventTimeWindows, TumblingWindows, Windows
+from rxcompact.operators.windows import TumblingWindows, Windows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -31,6 +32,8 @@ def compact(
     timespan: Seconds,
     *,
     key_mapper: Callable[[Any], K] | str | Sequence[str],
+    leading: bool = False,
+    trailing: bool = True,
     count: int | None = None,
     keep: Keep = "first",
     fields: Collection[Field] = FIELDS,
@@ -58,12 +61,21 @@ def compact(
     time of all earlier events less the lateness; an event whose bucket ends at or before it is late. A source that
     falls idle has its buckets closed by the clock, as if event time had gone on.
 
+    With ``leading``, a key's first event leaves at once, and its repeats, if there are any, when the window closes::
+
+        source    --a-b-a-a--|--b-b-----|----------|--c-|
+                  compact(10, key_mapper=…, leading=True)
+        windows   --a1b1-----[a2]-b1----[b1]----------c1|
+
     Args:
         timespan: Length of a window, seconds.
         key_mapper: A field's name, a tuple of names, or a function of the event, see `key_of`. A name is faster.
+        leading: Emit a key's first event at once, in a window with the trigger "leading". When its window closes the
+            repeats follow, counted, as an event of the same first time: both have one `event_id`.
+        trailing: Emit the repeats. Without, this throttles: a key's first event in each window, and no counts.
         count: Close a window also when it holds this many distinct keys, which bounds it. The next one then starts.
         keep: The event to keep for a key: the ``"first"``, the ``"last"``, or what ``accumulator(acc, event)`` makes
-            of all, seeded by the first.
+            of all, seeded by the first; `merge` makes one. With ``leading`` this is about the repeats alone.
         fields: What to keep besides the event. Counting costs more than deduplicating; ``first_seen`` alone does not.
         time_mapper: A field's name, or a function of the event that returns its time, see `time_of`. ``first_seen`` and
             ``last_seen`` are then the earliest and latest event time, else arrivals.
@@ -72,7 +84,8 @@ def compact(
         idle: The clock closes a window when the source was silent for this long, seconds; with ``lateness``. A shorter
             pause makes no event late.
         chunked: Items of the source are lists of events.
-        max_keys: Hold at most this many keys; asked for each time where it is a function.
+        max_keys: Hold at most this many keys; asked for each time where it is a function. With ``leading``, keys
+            without repeats are forgotten first; one with repeats that is evicted is emitted, trigger "count".
         overflow: What a new key meets when they are held. A key that is held is always absorbed.
         flushes: On each of its items the open windows close, with the trigger "drain".
         dead_letters: An observer, or a function, of the events that were not taken; by default they are logged.
@@ -103,6 +116,8 @@ def compact(
     return Compact(
         timespan=seconds("timespan", timespan),
         key_mapper=key_of(key_mapper),
+        leading=leading,
+        trailing=trailing,
         count=None if count is None else whole("count", count),
         keep=keep,
         fields=frozenset(fields),
@@ -112,6 +127,7 @@ def compact(
         idle=seconds("idle", idle, zero=True, infinite=True),
         chunked=chunked,
         max_keys=max_keys,
+        max_quiet=max_keys,
         overflow=overflow,
         flushes=flushes,
         dead_letters=dead_letters,
@@ -126,6 +142,8 @@ class Compact(Operator):
     stage: str = field(init=False, default="compact")
     timespan: float
     key_mapper: Mapper
+    leading: bool
+    trailing: bool
     count: int | None
     keep: Keep
     fields: Collection[Field]
@@ -135,11 +153,15 @@ class Compact(Operator):
     idle: float
     chunked: bool
     max_keys: Callable[[], int] | None
+    max_quiet: Callable[[], int] | None
+    """Gives how many keys are known at most, those counted whose only event has left."""
     overflow: Overflow
 
     def __post_init__(self) -> None:
         if isinstance(self.keep, str) and self.keep not in ("first", "last"):
             raise ArgumentError("keep", self.keep, '"first", "last" or a function')
+        if not (self.trailing or self.leading):
+            raise ArgumentError("trailing", self.trailing, "true where leading is false")
         if self.lateness is not None and self.time_mapper is None:
             raise ArgumentError("time_mapper", self.time_mapper, "given where lateness is")
         if unknown := set(self.fields) - set(FIELDS):
@@ -153,7 +175,8 @@ class Compact(Operator):
         super().check("max_keys", *own)
 
     def bind(self, context: StageContext) -> Compact:
-        return super().bind(context).having(chunked=True, max_keys=context.max_keys, overflow=context.overflow)
+        limits = {"max_keys": context.max_keys, "max_quiet": context.max_quiet, "overflow": context.overflow}
+        return super().bind(context).having(chunked=True, **limits)
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         return self.bind(context)(chunks)

@@ -1,23 +1,21 @@
-"""Open windows: in processing time one bucket, closed by the clock; in event time several, closed by a watermark."""
+"""Open windows: what all kinds have in common, and the tumbling windows of processing time."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 from functools import partial
-from itertools import accumulate, compress, repeat
-from operator import floordiv
+from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase
 
 from rxcompact.acks import Ack
 from rxcompact.clock import INFINITY, TICK, Clock
-from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, LateError, NoRoomError, RxCompactError
+from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
-from rxcompact.operators.bucket import Bucket, EventBucket, RowBucket, Seen
+from rxcompact.operators.bucket import Bucket, EventBucket, Field, Keep, Reject, RowBucket, Seen
 from rxcompact.operators.emitter import Gather, SerializedEmitter
 
 if TYPE_CHECKING:
@@ -27,7 +25,6 @@ SLICE = 1024
 """Events that are worked on at a time: of more, each pass over them fetches them from memory again."""
 FAR = 1e12
 """POSIX seconds beyond any date: not a time."""
-MICRO = 1_000_000
 Outcome: TypeAlias = Literal["rejected", "dropped", "abandoned"]
 
 
@@ -49,10 +46,15 @@ class Windows(SerializedEmitter, ABC):
         self._first = INFINITY  # no bucket before is open
         self._left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
+        self._quiet = 0  # keys whose only event has left
+        self._led: dict[int, RowBucket] = {}  # the buckets that have first events to be emitted
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
-        self._bucket_class = EventBucket if first_alone and options.time_mapper is None else RowBucket
+        plain = first_alone and options.time_mapper is None and not options.leading
+        self._new_bucket: Callable[[Reject, Keep, Collection[Field]], Bucket] = (
+            EventBucket if plain else partial(RowBucket, leading=options.leading, trailing=options.trailing)
+        )
 
     def event_handler(self) -> Callable[[Any], None]:
         """Return what takes one event."""
@@ -70,6 +72,8 @@ class Windows(SerializedEmitter, ABC):
             ack.retain()
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
+        for index in list(self._led):
+            self._emit_leads(index)
         if self._abandoned and chunk:
             self._close_all("drain")
         if ack is not None:
@@ -97,8 +101,8 @@ class Windows(SerializedEmitter, ABC):
 
     def oldest(self) -> float | None:
         """Return the age of the oldest event held, seconds."""
-        bucket = self._oldest()
-        born = None if bucket is None else bucket.oldest()
+        index = self._oldest()
+        born = None if index is None else self._buckets[index].oldest()
         return None if born is None else self.clock.monotonic() - self.clock.wall.instant(born)
 
     @property
@@ -139,52 +143,89 @@ class Windows(SerializedEmitter, ABC):
 
     def _bucket(self, index: int) -> Bucket:
         if index not in self._buckets:
-            self._buckets[index] = self._bucket_class(self._reject, self._options.keep, self._options.fields)
+            self._buckets[index] = self._new_bucket(self._reject, self._options.keep, self._options.fields)
             self._first = min(self._first, index)
         return self._buckets[index]
 
-    def _oldest(self) -> Bucket | None:
-        index = min((index for index, bucket in self._buckets.items() if bucket), default=None)
-        return None if index is None else self._buckets[index]
+    def _oldest(self) -> int | None:
+        return min((index for index, bucket in self._buckets.items() if bucket), default=None)
 
     def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
         bucket = self._bucket(index)
         count, max_keys = self._options.count, self._options.max_keys
         new = len(keys)
-        if (count is None or len(bucket.table) + new < count) and (max_keys is None or self._held + new <= max_keys()):
-            self._add_to(bucket, keys, events, seen)
+        if (count is None or bucket.keys() + new < count) and (max_keys is None or self._held + new <= max_keys()):
+            self._add_to(index, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, at in zip(keys, events, each, strict=False):
             try:
                 if self._has_capacity(index, key, event):
-                    self._add_to(self._bucket(index), (key,), (event,), at)
+                    self._add_to(index, (key,), (event,), at)
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError.of(error))
-            if count is not None and len(self._bucket(index).table) >= count:
+            if count is not None and self._bucket(index).keys() >= count:
                 self._close(index, "count")
 
-    def _add_to(self, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        before = len(bucket.table)
+    def _add_to(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
+        bucket = self._bucket(index)
+        held, quiet, leads = len(bucket.table), len(bucket.quiet), len(bucket.leads)
         bucket.add(keys, events, seen)
-        self._held += len(bucket.table) - before
+        self._held += len(bucket.table) - held
         if self._ack is not None:
             bucket.retain(self._ack, keys)
+        if self._options.leading:
+            self._left += len(bucket.leads) - leads
+            self._quiet += len(bucket.quiet) - quiet
+            if bucket.leads and isinstance(bucket, RowBucket):
+                self._led[index] = bucket
+            self._forget()
+
+    def _forget(self) -> None:
+        """Forget the keys that were not repeated, the oldest first, where too many are remembered."""
+        limit = None if self._options.max_quiet is None else self._options.max_quiet()
+        while limit is not None and self._quiet and self._quiet + self._held > limit:
+            oldest = self._buckets[min(index for index, bucket in self._buckets.items() if bucket.quiet)]
+            while oldest.quiet and self._quiet + self._held > limit:
+                oldest.quiet.popitem(last=False)
+                self._quiet -= 1
+
+    def _emit_leads(self, index: int) -> None:
+        if (bucket := self._led.pop(index, None)) is not None:
+            window = bucket.take_leads(self._bounds(index, "leading"), self._ack)
+            self.pending.append(partial(self._on_window, window))
 
     def _has_capacity(self, index: int, key: Hashable, event: Any) -> bool:
-        max_keys, overflow = self._options.max_keys, self._options.overflow
-        if key in self._bucket(index).table or max_keys is None or (limit := max_keys()) > self._held:
+        max_keys, overflow, bucket = self._options.max_keys, self._options.overflow, self._bucket(index)
+        if key in bucket.table or max_keys is None or (limit := max_keys()) > self._held:
+            return True
+        if not self._options.trailing and key in bucket.quiet:
             return True
         error = NoRoomError(limit)
         if overflow == "error":
             self._full = self._full or error  # which ends the stream after this chunk
         if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
-            self._held -= 1
-            self._reject(oldest.evict(), error, "dropped")
+            self._evict(oldest, error)
             return True
         self._reject(Compacted(key, event, 1), error, "dropped")
         return False
+
+    def _evict(self, index: int, error: NoRoomError) -> None:
+        """Drop the oldest key; with a leading edge it is emitted, where that is what makes room."""
+        bucket, max_keys = self._buckets[index], self._options.max_keys
+        received = bucket.received
+        evicted = bucket.evict()
+        self._held -= 1
+        self._left += 1
+        if self._options.leading and max_keys is not None and max_keys() > self._held:
+            bounds = self._bounds(index, "count")
+            window = Window(bounds, received - bucket.received, (evicted.replace(window=bounds),))
+            self._emit_leads(index)
+            self.pending.append(partial(self._on_window, window))
+        else:
+            self._left -= 1
+            self._reject(evicted, error, "dropped")
 
     @abstractmethod
     def due(self) -> float:
@@ -203,7 +244,9 @@ class Windows(SerializedEmitter, ABC):
             self._close(index, trigger)
 
     def _close(self, index: int, trigger: Trigger) -> None:
+        self._emit_leads(index)
         bucket = self._buckets.pop(index)
+        self._quiet -= len(bucket.quiet)
         if bucket:
             self._left += len(bucket)
             self._held -= len(bucket)
@@ -252,13 +295,16 @@ class TumblingWindows(Windows):
     def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
         if self._options.count is not None:  # the open window, whose keys need none, may close before they come
             return super().new_keys(chunk, before)
-        table = self._bucket(0).table
+        bucket, leading = self._bucket(0), self._options.leading
+        table, quiet = bucket.table, bucket.quiet
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
                 try:
-                    if key not in table:
-                        before.add(key)
+                    if key in table or (key in quiet and not self._options.trailing):
+                        continue
+                    # with a leading edge a key makes two: its first event, and its repeats
+                    before.add((key, key in quiet or (key, False) in before) if leading else key)
                 except BaseException as error:  # noqa: BLE001 - it will be rejected
                     KeyMapperError.of(error)
         return len(before)
@@ -293,100 +339,3 @@ class TumblingWindows(Windows):
     def _follow_wall_clock(self) -> float:
         self._opened += (step := super()._follow_wall_clock())
         return step
-
-
-class EventTimeWindows(Windows):
-    """Buckets aligned to the epoch; one closes when the watermark or, on an idle source, the clock passes its end.
-
-    The watermark is the largest event time so far less the lateness. On an idle source event time goes on with the
-    clock, from the arrival of that largest time. Buckets are numbered from the epoch.
-    """
-
-    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, clock, observer)
-        self._lateness = options.lateness or 0.0
-        self._latest = -FAR  # event time
-        self._latest_arrived = self._last_arrived = 0.0  # the monotonic instants of that event, and of the last one
-        self._idle_watermark = -FAR  # end of the last bucket that the clock closed
-        # whole seconds divide floats exactly; fractions of one would not, hence microseconds
-        whole = options.timespan.is_integer()
-        self._unit = 1 if whole else MICRO
-        self._span = int(options.timespan) if whole else round(options.timespan * MICRO)
-
-    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
-        if not times:
-            return
-        newest = max(times)
-        latest = max(self._latest, newest)
-        first, last, first_open = self._index(min(times)), self._index(newest), self._index(self._watermark(latest))
-        if first == last and first >= first_open:
-            self._put(first, keys, events, times)
-        else:
-            self._put_by_window(keys, events, times, some_late=first < first_open)
-        if self._options.idle:
-            self._last_arrived = self.clock.monotonic()
-        if latest > self._latest:
-            self._latest, self._latest_arrived = latest, self.clock.monotonic()
-        if first_open > self._first:
-            for index in sorted(index for index in self._buckets if index < first_open):
-                self._close(index, "time")
-            self._first = min(self._buckets, default=INFINITY)
-
-    def _put_by_window(
-        self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float], *, some_late: bool
-    ) -> None:
-        """Reject what is late, cut the rest by window, and add each part at once."""
-        first_open: Iterable[float] = repeat(-INFINITY)
-        watermarks: list[float] = []  # as each event finds it
-        if some_late:
-            watermarks = [self._watermark(latest) for latest in accumulate(times, max, initial=self._latest)]
-            first_open = self._indexes(watermarks)
-        parts: defaultdict[float, list[int]] = defaultdict(list)
-        for position, (index, limit) in enumerate(zip(self._indexes(times), first_open, strict=False)):
-            if index >= limit:
-                parts[index].append(position)
-            else:
-                watermark = watermarks[position]
-                late_by = watermark + self._lateness - times[position]
-                self._reject(events[position], LateError(self._end(int(index)), watermark, late_by))
-        for index in sorted(parts):
-            columns: list[list[Any]] = [list(map(column.__getitem__, parts[index])) for column in (keys, events, times)]
-            self._put(int(index), *columns)
-
-    def _index(self, time: float) -> int:
-        return int((time if self._unit == 1 else round(time * MICRO)) // self._span)
-
-    def _indexes(self, times: Iterable[float]) -> Iterable[float]:
-        return map(floordiv, times, repeat(self._span)) if self._unit == 1 else map(self._index, times)
-
-    def _end(self, index: int) -> float:
-        return (index + 1) * self._span / self._unit
-
-    def _watermark(self, latest: float) -> float:
-        return max(latest - self._lateness, self._idle_watermark)
-
-    def _bounds(self, index: int, trigger: Trigger) -> Bounds:
-        return Bounds(self._end(index - 1), self._end(index), trigger)
-
-    def _idle_end(self, index: int) -> float:
-        # the monotonic instant at which the clock closes a bucket, unless events do before
-        due = self._latest_arrived + self._end(index) + self._lateness - self._latest
-        return max(due, self._last_arrived + self._options.idle)
-
-    def close_due(self) -> None:
-        self._follow_wall_clock()
-        now = self.clock.monotonic() + TICK
-        for index in sorted(self._buckets):
-            if self._idle_end(index) > now:
-                break
-            self._idle_watermark = self._end(index)
-            self._close(index, "time")
-
-    def due(self) -> float:
-        if self._lateness == INFINITY:  # the clock closes nothing
-            return INFINITY
-        # where nothing is open yet: when the bucket of an event of now would close
-        span, now = self._options.timespan, self.clock.wall()
-        wait = span - (now - self._lateness) % span
-        grid = self.clock.monotonic() + (wait if wait > TICK else wait + span)
-        return min([grid, *map(self._idle_end, self._buckets)])

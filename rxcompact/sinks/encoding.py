@@ -79,6 +79,8 @@ def flat_object(compacted: Compacted) -> dict[str, Any]:
 
 
 def window_lines(window: Window) -> bytes:
-    """Return a line for each distinct event of a window, with the window's bounds."""
+    """Return a line for each distinct event of a window, with the window's bounds; a first event has a mark."""
     bounds = {"opened": window.opened, "closed": window.closed}
+    if window.trigger == "leading":
+        bounds["leading"] = True
     return encoder.encode_lines([bounds | json_object(compacted) for compacted in window])

@@ -19,6 +19,11 @@ from rxcompact.events import Compacted
 from rxcompact.sinks.encoding import encoder, json_object
 
 
+def message_id(compacted: Compacted) -> str:
+    """Return the `event_id` of an event; a first event's has a mark, or the stream would drop its repeats."""
+    return event_id(compacted) + ("-leading" if compacted.leading else "")
+
+
 class JetStreamSink:
     """Publishes each event as a JSON message with a ``Nats-Msg-Id``: of two that are the same the stream drops one.
 
@@ -28,7 +33,7 @@ class JetStreamSink:
         servers: URLs of NATS; credentials in them are shown nowhere.
         subject: Where to; or a function of a `Compacted`.
         to_json: Makes of a `Compacted` what is sent; by default all its fields.
-        identity: Makes its id; by default `event_id`. The stream knows ids for its ``duplicate_window``.
+        identity: Makes its id; by default `message_id`. The stream knows ids for its ``duplicate_window``.
         timeout: Seconds a batch may take to be acknowledged.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
     """
@@ -39,7 +44,7 @@ class JetStreamSink:
         *,
         subject: str | Callable[[Compacted], str],
         to_json: Callable[[Compacted], Any] = json_object,
-        identity: Callable[[Compacted], str] = event_id,
+        identity: Callable[[Compacted], str] = message_id,
         timeout: Seconds = 10.0,
         options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -1,0 +1,118 @@
+"""Windows of event time: buckets aligned to the epoch, closed by a watermark."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import accumulate, repeat
+from operator import floordiv
+from typing import TYPE_CHECKING, Any
+
+from reactivex.abc import ObserverBase
+
+from rxcompact.clock import INFINITY, TICK, Clock
+from rxcompact.errors import LateError
+from rxcompact.events import Bounds, Trigger, Window
+from rxcompact.operators.windows import FAR, Windows
+
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
+
+MICRO = 1_000_000
+
+
+class EventTimeWindows(Windows):
+    """Buckets aligned to the epoch; one closes when the watermark or, on an idle source, the clock passes its end.
+
+    The watermark is the largest event time so far less the lateness. On an idle source event time goes on with the
+    clock, from the arrival of that largest time. Buckets are numbered from the epoch.
+    """
+
+    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, clock, observer)
+        self._lateness = options.lateness or 0.0
+        self._latest = -FAR  # event time
+        self._latest_arrived = self._last_arrived = 0.0  # the monotonic instants of that event, and of the last one
+        self._idle_watermark = -FAR  # end of the last bucket that the clock closed
+        # whole seconds divide floats exactly; fractions of one would not, hence microseconds
+        whole = options.timespan.is_integer()
+        self._unit = 1 if whole else MICRO
+        self._span = int(options.timespan) if whole else round(options.timespan * MICRO)
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        if not times:
+            return
+        newest = max(times)
+        latest = max(self._latest, newest)
+        first, last, first_open = self._index(min(times)), self._index(newest), self._index(self._watermark(latest))
+        if first == last and first >= first_open:
+            self._put(first, keys, events, times)
+        else:
+            self._put_by_window(keys, events, times, some_late=first < first_open)
+        if self._options.idle:
+            self._last_arrived = self.clock.monotonic()
+        if latest > self._latest:
+            self._latest, self._latest_arrived = latest, self.clock.monotonic()
+        if first_open > self._first:
+            for index in sorted(index for index in self._buckets if index < first_open):
+                self._close(index, "time")
+            self._first = min(self._buckets, default=INFINITY)
+
+    def _put_by_window(
+        self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float], *, some_late: bool
+    ) -> None:
+        """Reject what is late, cut the rest by window, and add each part at once."""
+        first_open: Iterable[float] = repeat(-INFINITY)
+        watermarks: list[float] = []  # as each event finds it
+        if some_late:
+            watermarks = [self._watermark(latest) for latest in accumulate(times, max, initial=self._latest)]
+            first_open = self._indexes(watermarks)
+        parts: defaultdict[float, list[int]] = defaultdict(list)
+        for position, (index, limit) in enumerate(zip(self._indexes(times), first_open, strict=False)):
+            if index >= limit:
+                parts[index].append(position)
+            else:
+                watermark = watermarks[position]
+                late_by = watermark + self._lateness - times[position]
+                self._reject(events[position], LateError(self._end(int(index)), watermark, late_by))
+        for index in sorted(parts):
+            columns: list[list[Any]] = [list(map(column.__getitem__, parts[index])) for column in (keys, events, times)]
+            self._put(int(index), *columns)
+
+    def _index(self, time: float) -> int:
+        return int((time if self._unit == 1 else round(time * MICRO)) // self._span)
+
+    def _indexes(self, times: Iterable[float]) -> Iterable[float]:
+        return map(floordiv, times, repeat(self._span)) if self._unit == 1 else map(self._index, times)
+
+    def _end(self, index: int) -> float:
+        return (index + 1) * self._span / self._unit
+
+    def _watermark(self, latest: float) -> float:
+        return max(latest - self._lateness, self._idle_watermark)
+
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:
+        return Bounds(self._end(index - 1), self._end(index), trigger)
+
+    def _idle_end(self, index: int) -> float:
+        # the monotonic instant at which the clock closes a bucket, unless events do before
+        due = self._latest_arrived + self._end(index) + self._lateness - self._latest
+        return max(due, self._last_arrived + self._options.idle)
+
+    def close_due(self) -> None:
+        self._follow_wall_clock()
+        now = self.clock.monotonic() + TICK
+        for index in sorted(self._buckets):
+            if self._idle_end(index) > now:
+                break
+            self._idle_watermark = self._end(index)
+            self._close(index, "time")
+
+    def due(self) -> float:
+        if self._lateness == INFINITY:  # the clock closes nothing
+            return INFINITY
+        # where nothing is open yet: when the bucket of an event of now would close
+        span, now = self._options.timespan, self.clock.wall()
+        wait = span - (now - self._lateness) % span
+        grid = self.clock.monotonic() + (wait if wait > TICK else wait + span)
+        return min([grid, *map(self._idle_end, self._buckets)])
