@@ -15,7 +15,7 @@ OUTCOME_COLOURS = {
     "dropped": ("#6e7781", "#8b949e"),
     "abandoned": ("#6f4fc4", "#a58bf0"),
 }
-"""On white paper and on black, after Okabe and Ito, and Tol: the colour-blind can tell them apart too."""
+"""On white paper and on black, after Okabe and Ito, and Tol: distinct to the colour-blind."""
 RETRY, QUIET = "#bc4c00", "#8c959f"
 
 
