@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from itertools import accumulate, islice
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactivex import Observable
@@ -15,7 +18,8 @@ from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import LoopError, RateLimitedError, TransientError
-from rxcompact.mappers import Mapper, TimeSpec, time_of
+from rxcompact.mappers import Column, Mapper, TimeSpec, time_of
+from rxcompact.operators.compact import Compact
 
 if TYPE_CHECKING:
     Solipsistic = asyncio.SelectorEventLoop
@@ -69,6 +73,11 @@ class VirtualLoop(Solipsistic):
     def wall(self) -> float:
         """Return the wall clock, POSIX seconds."""
         return self._wall + self.time()
+
+    def next_timer(self) -> float:
+        """Return what the wall clock shows when the next timer is due; infinity where there is none."""
+        timers: list[asyncio.TimerHandle] = vars(self)["_scheduled"]
+        return self._wall + min((timer.when() for timer in timers[:1]), default=inf)
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back; intervals are not affected."""
@@ -171,9 +180,9 @@ def replay(
     >>> len(windows), windows[0].received, len(windows[0])
     (60, 60, 7)
     """
-    mapper = time_of(time_mapper)
-    present = time.time()
     history = list(events)
+    clock = arrivals(time_of(time_mapper), history, start) or [START] * len(history)
+    in_chunks = _in_chunks(operators, clock)
 
     emitted: list[Any] = []
     failures: list[Exception] = []
@@ -187,36 +196,59 @@ def replay(
             failures.append(error)
             ended.set()
 
-        source.pipe(*operators).subscribe(
+        source.pipe(*(in_chunks or operators)).subscribe(
             emitted.append,
             fail,
             ended.set,
             scheduler=LoopScheduler(loop),  # for stock operators, which would take a thread and real time
         )
-        for event in history:
-            delay = _time(mapper, event, present, loop.wall()) - loop.wall()
+        at = 0
+        while at < len(history) and not ended.is_set():  # by `take`, or an error
+            # until the next timer all that may happen is that events come
+            end = max(at + 1, bisect_left(clock, loop.next_timer())) if in_chunks else at + 1
+            delay = clock[end - 1] - loop.wall()
             if delay > 0:
                 await asyncio.sleep(delay)
-            if ended.is_set():  # by `take`, or an error
-                break
-            source.on_next(event)
+            source.on_next(history[at:end] if in_chunks else history[at])
+            at = end
         source.on_completed()
         await ended.wait()
 
-    times = (_time(mapper, event, present, float("nan")) for event in history)
-    first = next((at for at in times if at == at), START)  # noqa: PLR0124 - it may be none
-    run(main, start=first if start is None else start)
+    run(main, start=start if start is not None else next(iter(clock), START))
     if failures:
         raise failures[0]  # here, since no coroutine may raise StopIteration
     return emitted
 
 
-def _time(mapper: Mapper, event: Any, present: float, otherwise: float) -> float:
-    try:
-        at: float = mapper(event)
-    except Exception:  # noqa: BLE001 - the operators report what is wrong with it
-        return otherwise
-    return at if YEAR_ONE < at <= present + DAY else otherwise
+def arrivals(mapper: Mapper, events: Sequence[Any], start: float | None = None) -> list[float]:
+    """Return what the clock shows as each event arrives: the largest time so far; nothing where none has a time.
+
+    One without a time, or of a time more than a day in the real future, arrives with the one before it.
+    """
+    latest = time.time() + DAY
+    times = [at if at is not None and YEAR_ONE < at <= latest else -inf for at in mapper.many(events)]
+    first = next((at for at in times if at > -inf), None) if start is None else start
+    return [] if first is None else list(accumulate(times, max, initial=first))[1:]
+
+
+class _Arrivals(Mapper):
+    """Gives what the clock showed when each event came, in their order."""
+
+    def __init__(self, clock: Sequence[float]) -> None:
+        self._clock = iter(clock)
+
+    def many(self, events: Sequence[Any]) -> Column:
+        return Column(islice(self._clock, len(events)))
+
+
+def _in_chunks(operators: Sequence[Any], clock: Sequence[float]) -> Sequence[Any]:
+    """Return the operators such that they take chunks, where that gives the same: `compact` alone, closed by time."""
+    if len(operators) != 1 or not isinstance(operators[0], Compact) or operators[0].chunked:
+        return ()
+    (compact,) = operators
+    if compact.max_keys is not None or (compact.lateness is None and compact.count is not None):
+        return ()
+    return (compact.having(chunked=True, time_mapper=compact.time_mapper or _Arrivals(clock)),)
 
 
 class SimulatedApi:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from operator import itemgetter
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import reactivex as rx
@@ -22,7 +22,8 @@ from reactivex.testing import ReactiveTest, TestScheduler
 
 from rxcompact import operators as rxo
 from rxcompact.clock import Clock, default_scheduler
-from rxcompact.errors import LoopError
+from rxcompact.contracts import Overflow
+from rxcompact.errors import LoopError, NoRoomError
 from rxcompact.testing import START, SimulatedApi, replay, run, virtual_loop
 
 
@@ -251,14 +252,9 @@ def test_times_before_1970_are_times() -> None:
 
 
 def test_replay_ends_with_the_stream() -> None:
-    asked: list[float] = []
-
-    def time_of(event: dict[str, float]) -> float:
-        asked.append(event["ts"])
-        return event["ts"]
-
-    assert replay(HOUR, ops.take(1), time_mapper=time_of) == HOUR[:1]
-    assert len(asked) < 5
+    pushed: list[Any] = []
+    assert replay(HOUR, ops.do_action(pushed.append), ops.take(1), time_mapper="ts") == HOUR[:1]
+    assert len(pushed) == 1
 
 
 def test_a_replay_that_can_never_end_raises() -> None:
@@ -284,6 +280,36 @@ def test_replay_waits_for_what_is_under_way_and_repeats_it_to_the_byte() -> None
         return once()
 
     assert first == asyncio.run(in_a_notebook())
+
+
+OVERFLOW = get_args(Overflow)
+quarters = st.lists(st.integers(0, 400), max_size=60)
+choices = st.fixed_dictionaries(
+    {"keep": st.sampled_from(["first", "last"]), "fields": st.sampled_from([["first_seen"], ["count", "last_seen"]])},
+    optional={"time_mapper": st.just("ts"), "max_keys": st.integers(1, 5), "overflow": st.sampled_from(OVERFLOW)},
+)
+
+
+@given(quarters, choices, st.sampled_from([None, 0, 3, 1e9]), st.sampled_from([None, 2]), st.booleans())
+def test_d7_a_replay_in_chunks_gives_what_event_by_event_gives(
+    found: list[int], options: dict[str, Any], lateness: float | None, count: int | None, sort: bool
+) -> None:
+    times = [START + at / 4 if at % 13 else None for at in (sorted(found) if sort else found)]
+    events = [{"ts": at, "id": number * 7 % 4} for number, at in enumerate(times)]
+    if lateness is not None:
+        options = options | {"lateness": lateness, "time_mapper": "ts", "count": count}
+
+    def windows(*more: Any) -> Any:
+        letters: list[Any] = []
+        compact = rxo.compact(10, key_mapper="id", dead_letters=letters.append, **options)
+        try:
+            result: Any = replay(events, compact, *more, time_mapper="ts", start=START)
+        except NoRoomError as error:
+            result = str(error)
+        # those of a chunk are in the order of what is wrong with them
+        return result, sorted(str((each.outcome, each.event, each.reason)) for each in letters)
+
+    assert windows() == windows(ops.map(lambda window: window))
 
 
 halves = st.lists(st.integers(0, 300), min_size=1, max_size=40).map(

@@ -1,7 +1,8 @@
-"""In a notebook: a live dashboard, watching from a cell, and tuning on history (extra ``notebook``)."""
+"""In a notebook: a live dashboard, watching from a cell, frames, and tuning on history (extra ``notebook``)."""
 
 try:
     from rxcompact.notebook.dashboard import Dashboard, dashboard
+    from rxcompact.notebook.frame import compact_frame
     from rxcompact.notebook.tune import Row, Tuning, tune
     from rxcompact.notebook.watch import watch
 except ModuleNotFoundError as error:
@@ -9,4 +10,4 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError('this needs an extra: pip install "rxcompact[notebook]"') from error
 
-__all__ = ["Dashboard", "Row", "Tuning", "dashboard", "tune", "watch"]
+__all__ = ["Dashboard", "Row", "Tuning", "compact_frame", "dashboard", "tune", "watch"]

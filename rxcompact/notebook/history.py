@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
-from math import nan
+from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -22,7 +20,7 @@ from rxcompact.fields import decode
 from rxcompact.mappers import Mapper
 from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.operator import registering
-from rxcompact.testing import DAY, YEAR_ONE, run, virtual_loop
+from rxcompact.testing import arrivals, run, virtual_loop
 
 
 class Closed(NamedTuple):
@@ -62,13 +60,11 @@ class History:
     def __init__(self, events: Iterable[Any], time_mapper: Mapper) -> None:
         self.events = [event.rstrip(b"\r\n") if isinstance(event, bytes) else event for event in events]
         self._time_mapper = time_mapper
-        latest = time.time() + DAY
-        times = [nan if at is None or not YEAR_ONE < at <= latest else at for at in time_mapper.many(self.events)]
-        first = next((at for at in times if at == at), None)  # noqa: PLR0124 - not the not-a-numbers
-        if first is None:
-            raise ArgumentError("time_mapper", time_mapper, f"one that gives a time of one of {len(times)} events")
-        # an event without a time arrives with the one before it: no number is less than nan, or more
-        self.arrivals = list(accumulate(times, max, initial=first))[1:]
+        self.arrivals = arrivals(time_mapper, self.events)
+        if not self.arrivals:
+            raise ArgumentError(
+                "time_mapper", time_mapper, f"one that gives a time of one of {len(self.events)} events"
+            )
 
     def busiest(self, length: float) -> tuple[float, float]:
         """Return the span of this length in which most events arrived, POSIX seconds."""

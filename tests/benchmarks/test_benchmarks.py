@@ -8,9 +8,14 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from time import process_time
 from typing import Any
 
 import pytest
+import reactivex as rx
+
+from rxcompact import operators as rxo
+from rxcompact.testing import replay
 
 pytestmark = [
     pytest.mark.skipif(not find_spec("orjson"), reason='needs an extra: pip install -e ".[bench]"'),
@@ -37,6 +42,27 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Any:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Python ")
     return json.loads(path.read_text())
+
+
+def test_d7_d8_a_replay_costs_little_more_than_its_chunks() -> None:
+    events = [{"ts": 1.7e9 + number * 0.02, "id": number * 7919 % 1000} for number in range(200_000)]
+    options: dict[str, Any] = {"key_mapper": "id", "time_mapper": "ts", "lateness": 5}
+
+    def chunks(size: int) -> float:
+        windows: list[Any] = []
+        chunked = [events[at : at + size] for at in range(0, len(events), size)]
+        began = process_time()
+        rx.from_iterable(chunked).pipe(rxo.compact(60, **options, chunked=True)).subscribe(windows.append)
+        took = process_time() - began
+        assert windows == expected
+        return took
+
+    began = process_time()
+    expected = replay(events, rxo.compact(60, **options), time_mapper="ts")
+    replayed = process_time() - began
+    small, large = min(chunks(1_000) for _ in range(3)), min(chunks(32_000) for _ in range(3))
+    assert replayed < 3 * small  # 1.4; event by event 30
+    assert large < 1.5 * small  # 0.9
 
 
 def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:

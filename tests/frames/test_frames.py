@@ -16,6 +16,7 @@ from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.events import Batch, Compacted
 from rxcompact.frames import columns
+from rxcompact.notebook.frame import compact_frame
 from rxcompact.sinks.ndjson import NdjsonSink
 
 
@@ -103,3 +104,35 @@ def test_d6_windows_are_columns_that_a_frame_takes() -> None:
     frame = pd.DataFrame(columns(windows.pipe(rx.operators.to_list()).run()))
     assert list(frame.columns)[2:] == ["key_0", "key_1", "count", "first_seen", "last_seen", "id", "n"]
     assert frame[["key_0", "key_1", "count"]].to_numpy().tolist() == [["a", 2, 1], ["b", 1, 1], ["a", 1, 1]]
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Vienna"])
+def test_d9_a_frame_is_compacted_as_its_rows_are(zone: str | None) -> None:
+    rng = np.random.default_rng(7)
+    seconds = 1_700_000_000 + np.sort(rng.integers(0, 3600, 2000)) + 0.25
+    stamps = pd.Series(pd.to_datetime(seconds, unit="s", utc=True))
+    frame = pd.DataFrame(
+        {
+            "ts": stamps if zone == "UTC" else stamps.dt.tz_convert(zone),
+            "host": rng.choice(["a", "b", None], 2000),
+            "n": rng.integers(0, 3, 2000),
+        }
+    ).set_index(np.arange(5000, 7000))
+    found = compact_frame(frame, 60, key_mapper=("host", "n"), time_mapper="ts")
+    expected: dict[tuple[float, Any, int], list[Any]] = {}
+    for label, host, n, at in zip(frame.index, frame["host"], frame["n"], seconds, strict=True):
+        row = expected.setdefault((at // 60 * 60, host, n), [label, 0, at, at])
+        row[1] += 1
+        row[3] = at
+    windows = sorted((opened, *rest) for (opened, *_), rest in expected.items())
+    columns = (found[name] for name in ("count", "first_seen", "last_seen"))
+    assert list(zip(found["opened"], found.index, *columns, strict=True)) == windows
+    assert list(found["host"]) == list(frame.loc[found.index, "host"])
+    assert (found["closed"] - found["opened"] == 60).all()
+
+
+def test_d9_rows_without_a_time_are_rejected_and_an_empty_frame_is_one() -> None:
+    frame = pd.DataFrame({"ts": pd.to_datetime([None, "2026-11-28T00:00:05Z"], utc=True), "id": ["a", "b"]})
+    found = compact_frame(frame, 10, key_mapper="id", time_mapper="ts")
+    assert found[["id", "count"]].to_dict("records") == [{"id": "b", "count": 1}]
+    assert len(compact_frame(frame.head(0), 10, key_mapper="id", time_mapper="ts")) == 0
