@@ -290,14 +290,14 @@ choices = st.fixed_dictionaries(
 )
 
 
-@given(quarters, choices, st.sampled_from([None, 0, 3, 1e9]), st.sampled_from([None, 2]), st.booleans())
+@given(quarters, choices, st.sampled_from([None, 0, 3, 1e9]), st.booleans())
 def test_d7_a_replay_in_chunks_gives_what_event_by_event_gives(
-    found: list[int], options: dict[str, Any], lateness: float | None, count: int | None, sort: bool
+    found: list[int], options: dict[str, Any], lateness: float | None, sort: bool
 ) -> None:
     times = [START + at / 4 if at % 13 else None for at in (sorted(found) if sort else found)]
     events = [{"ts": at, "id": number * 7 % 4} for number, at in enumerate(times)]
     if lateness is not None:
-        options = options | {"lateness": lateness, "time_mapper": "ts", "count": count}
+        options = options | {"lateness": lateness, "time_mapper": "ts"}
 
     def windows(*more: Any) -> Any:
         letters: list[Any] = []
