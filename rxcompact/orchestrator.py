@@ -273,6 +273,7 @@ class Orchestrator(Observables):
         await asyncio.gather(*map(deadline.limit, closings))
         failed = run.ended.exception() is not None or self._source_error is not None
         self._set_state("failed" if failed else "stopped")
+        await deadline.limit(self._end_observers())
         self._signal_handlers.disposable = Disposable()
         return Report(run.account(), deadline.took(), in_time and not failed)
 

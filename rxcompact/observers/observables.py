@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
+from inspect import isawaitable, iscoroutinefunction
+from time import perf_counter
 from types import MethodType
 from typing import Any, Generic, TypeVar
 
@@ -11,14 +15,18 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from rxcompact.errors import contained
+from rxcompact.clock import count
+from rxcompact.errors import contained, isolated
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.observers.statistics import Statistics
+from rxcompact.operators.retry import OncePerMinute
 from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Signal, State, StateChanged, WindowClosed
 
 T = TypeVar("T")
 
 MAX_FAILURES = 3  # failures in a row after which an observer is detached
+SLOW = 0.01  # seconds of an observer that are logged
+_log_slow = OncePerMinute("WARNING", "observer {} held up the event loop for {text} ms: make it a coroutine function")
 METHODS = {
     "on_signal": "signals",
     "on_window": "windows",
@@ -82,6 +90,7 @@ class Hub(Observable[T], Generic[T]):
             self._notifying = False
 
     def _call(self, observer: ObserverBase[T], item: T) -> None:
+        began = perf_counter()
         try:
             observer.on_next(item)
         except BaseException as raised:  # noqa: BLE001 - an observer may raise anything
@@ -90,14 +99,68 @@ class Hub(Observable[T], Generic[T]):
             detached = failures >= MAX_FAILURES
             if detached:
                 self._detach(observer)
-            function = getattr(observer, "_on_next", observer)
-            owner = getattr(function, "__self__", function)
-            name = getattr(function, "__qualname__", None) or type(owner).__name__
-            self._report(ObserverFailed(name, error, failures, detached))
+            self._report(ObserverFailed(_name(observer), error, failures, detached))
         else:
             # to take the report of its own failures is no recovery
             if self._failures and not isinstance(item, ObserverFailed):
                 self._failures.pop(observer, None)
+        if (took := perf_counter() - began) > SLOW:
+            _log_slow(_name(observer), text=f"{took * 1000:.0f}")
+
+
+def _name(observer: Any) -> str:
+    function = getattr(observer, "_on_next", observer)
+    return getattr(function, "__qualname__", None) or type(getattr(function, "__self__", function)).__name__
+
+
+class DroppedError(Exception):
+    """An observer that is a coroutine function was so slow that items were dropped."""
+
+
+class _Awaited:
+    """Has a coroutine function awaited with one item after another, on a task of its own."""
+
+    def __init__(
+        self, function: Callable[[Any], Awaitable[object]], limit: int, report: Callable[[Signal], object]
+    ) -> None:
+        self._function, self._limit, self._report = function, limit, report
+        self._items: deque[Any] = deque()
+        self._dropped = self._failures = 0
+        self._task: asyncio.Task[None] | None = None
+        self.subscription: DisposableBase = Disposable()
+
+    def __call__(self, item: Any) -> None:
+        if len(self._items) < self._limit:
+            self._items.append(item)
+            self._task = self._task or asyncio.get_running_loop().create_task(self._run(), name="rxcompact observer")
+            return
+        self._dropped += 1
+        if str(self._dropped).strip("0") == "1":  # 1, 10, 100, …
+            error = DroppedError(f"{self._dropped} items were dropped: {self._limit} wait already")
+            self._report(ObserverFailed(_name(self._function), error, self._dropped, detached=False))
+
+    async def _run(self) -> None:
+        try:
+            while self._items:
+                try:
+                    await self._function(self._items.popleft())
+                    self._failures = 0
+                except BaseException as error:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():  # with the loop
+                        raise
+                    self._failures += 1
+                    detached = self._failures >= MAX_FAILURES
+                    if detached:
+                        self._items.clear()
+                        self.subscription.dispose()
+                    self._report(ObserverFailed(_name(self._function), contained(error), self._failures, detached))
+        finally:
+            self._task = None
+
+    async def finish(self) -> None:
+        """Wait until it was awaited with all items."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
 
 
 class Observables:
@@ -119,6 +182,7 @@ class Observables:
     def __init__(self, statistics: Statistics) -> None:
         self.statistics = statistics
         self._attached: list[tuple[object, DisposableBase]] = []
+        self._awaited: list[_Awaited] = []
         self.signals: Hub[Signal] = Hub(self._on_signal)
         self.windows: Hub[Window] = Hub(self._on_signal)
         self.batches: Hub[Delivered] = Hub(self._on_signal)
@@ -126,7 +190,7 @@ class Observables:
         self.dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
         self.states: Hub[State] = Hub(self._on_signal, latest="idle")
 
-    def attach(self, observer: Any) -> DisposableBase:
+    def attach(self, observer: Any, *, queue: int = 10_000) -> DisposableBase:
         """Attach an observer; dispose of what is returned to detach it.
 
         One that is attached already stays attached once, so that a notebook's cell may be run again; one that was
@@ -135,7 +199,10 @@ class Observables:
         Args:
             observer: A function of a signal; an RxPY Observer of signals; or an object with some of the methods
                 ``on_signal``, ``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``. Its method
-                ``on_attach``, if it has one, is called first, with this.
+                ``on_attach``, if it has one, is called first, with this; ``on_end``, which takes nothing, at the end of
+                a run, within its deadline. Coroutine functions are awaited beside the stream, with one item after
+                another.
+            queue: Items that wait for a coroutine function at most; those beyond are dropped, and reported.
 
         Raises:
             TypeError: for anything else.
@@ -153,11 +220,28 @@ class Observables:
                 break
         if on_attach is not None:
             on_attach(self)
-        subscriptions = [getattr(self, METHODS[name]).subscribe(method) for name, method in methods.items()]
+        subscriptions: list[DisposableBase] = []
+        for name, method in methods.items():
+            if iscoroutinefunction(method) or iscoroutinefunction(getattr(method, "__call__", None)):  # noqa: B004
+                method = _Awaited(method, count("queue", queue), self._on_signal)  # noqa: PLW2901
+                subscriptions.append(Disposable(partial(self._awaited.remove, method)))
+                self._awaited.append(method)
+            subscriptions.append(getattr(self, METHODS[name]).subscribe(method))
+            if isinstance(method, _Awaited):
+                method.subscription = subscriptions[-1]
         entry = (observer, CompositeDisposable(subscriptions))
         self._attached.append(entry)
         entry[1].add(Disposable(lambda: self._attached.remove(entry)))
         return entry[1]
+
+    async def _end_observers(self) -> None:
+        """Have every observer finish: what waits for a coroutine function, then ``on_end``."""
+        await asyncio.gather(*(awaited.finish() for awaited in list(self._awaited)))
+        for observer, _ in list(self._attached):
+            if callable(on_end := getattr(observer, "on_end", None)):
+                with isolated(lambda error: self._on_signal(ObserverFailed(_name(on_end), error, 1, detached=False))):
+                    if isawaitable(ended := on_end()):
+                        await ended
 
     def _on_signal(self, signal: Signal) -> None:
         self.statistics.on_signal(signal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -285,3 +286,138 @@ async def test_l29_stages_are_keyed_by_name_and_looking_changes_nothing(enricher
         assert len(windows) == 1
         away.set()
     assert not any(now.held for now in orchestrator.stages.values())
+
+
+def pipeline(source: Any, sink: Any) -> Pipeline:
+    return Pipeline(source, rxo.compact(10, key_mapper="id"), rxo.publish(sink), max_age=60)
+
+
+async def ids(number: int, every: float = 20) -> AsyncIterator[Any]:
+    """A window each."""
+    for n in range(number):
+        yield {"id": n}
+        await asyncio.sleep(every)
+
+
+async def test_coroutine_functions_are_awaited_in_order_beside_the_stream() -> None:
+    class Slow:
+        def __init__(self) -> None:
+            self.windows: list[Any] = []
+            self.states: list[str] = []
+            self.ended = -1.0
+
+        async def on_window(self, window: Any) -> None:
+            await asyncio.sleep(30)
+            self.windows.append(window[0].key)
+
+        def on_state(self, state: str) -> None:
+            self.states.append(state)
+
+        async def on_end(self) -> None:
+            await asyncio.sleep(1)
+            self.ended = len(self.windows)
+
+    slow, signals = Slow(), list[Any]()
+
+    async def observe(signal: Any) -> None:
+        await asyncio.sleep(0)
+        signals.append(type(signal).__name__)
+
+    out: list[Any] = []
+    orchestrator = Orchestrator(pipeline(ids(3), out.extend), deadline=1000)
+    orchestrator.attach(slow)
+    orchestrator.attach(observe)
+    await orchestrator.start()
+    await asyncio.sleep(45)
+    assert (len(out), slow.windows) == (2, [0])
+    await orchestrator.wait()
+    assert slow.windows == [0, 1, 2]
+    assert slow.ended == 3
+    assert slow.states[-1] == "stopped"
+    assert signals[0] == signals[-1] == "StateChanged"
+    assert signals.count("WindowClosed") == 3
+
+
+async def test_a_stop_waits_for_coroutine_functions_no_longer_than_its_deadline() -> None:
+    class Hangs:
+        async def on_window(self, _: Any) -> None:
+            await asyncio.get_running_loop().create_future()
+
+        async def on_end(self) -> None:
+            raise AssertionError
+
+    orchestrator, out = orchestrated(ids(1))
+    orchestrator.attach(Hangs())
+    await orchestrator.start()
+    await asyncio.sleep(15)
+    began = asyncio.get_running_loop().time()
+    report = await orchestrator.stop(5)
+    assert asyncio.get_running_loop().time() - began == pytest.approx(5)
+    assert report.account.published == len(out) == 1
+
+
+async def test_a_coroutine_function_that_raises_is_reported_and_detached() -> None:
+    failures: list[ObserverFailed] = []
+
+    async def raises(_: Any) -> None:
+        raise RuntimeError("observer")
+
+    class Ends:
+        def on_state(self, _: str) -> None: ...
+
+        def on_end(self) -> None:
+            raise RuntimeError("end")
+
+    orchestrator, out = orchestrated(ids(6))
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, ObserverFailed) else None)
+    orchestrator.windows.subscribe(lambda _: None)
+    orchestrator.attach(Ends())
+
+    class Raises:
+        on_window = staticmethod(raises)
+
+    orchestrator.attach(Raises())
+    await orchestrator.start()
+    await orchestrator.wait()
+    assert len(out) == 6
+    assert [(str(each.error), each.failures, each.detached) for each in failures] == [
+        ("observer", 1, False), ("observer", 2, False), ("observer", 3, True), ("end", 1, False),
+    ]  # fmt: skip
+    assert "raises" in failures[0].observer
+
+
+async def test_what_a_slow_coroutine_function_cannot_take_is_dropped_and_reported() -> None:
+    failures: list[ObserverFailed] = []
+    taken: list[int] = []
+
+    class Slow:
+        async def on_outcome(self, outcome: Any) -> None:
+            await asyncio.sleep(1000)
+            taken.append(outcome.event.key)
+
+    out: list[Any] = []
+    orchestrator = Orchestrator(pipeline([{"id": n} for n in range(50)], out.extend), deadline=1e6)
+    orchestrator.attach(Slow(), queue=5)
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, ObserverFailed) else None)
+    async with orchestrator:
+        await orchestrator.wait()
+    assert len(out) == 50
+    assert taken == [0, 1, 2, 3, 4]
+    assert [str(each.error) for each in failures] == [f"{n} items were dropped: 5 wait already" for n in (1, 10)]
+    assert not any(each.detached for each in failures)
+
+
+async def test_an_observer_that_holds_up_the_loop_is_logged_once() -> None:
+    def blocks(_: Any) -> None:
+        time.sleep(0.02)
+
+    lines: list[Any] = []
+    handler = logger.add(lines.append, level="WARNING", format="{message}")
+    orchestrator, _ = orchestrated(ids(3))
+    orchestrator.windows.subscribe(blocks)
+    await orchestrator.start()
+    await orchestrator.wait()
+    logger.remove(handler)
+    slow = [str(line) for line in lines if "held up the event loop" in line]
+    assert len(slow) == 1
+    assert "blocks held up the event loop for " in slow[0]
