@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from gzip import BadGzipFile
-from typing import Any
+from ssl import SSLContext
+from string import Formatter
+from typing import Any, NamedTuple, TypeAlias
+from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from loguru import logger
+from multidict import CIMultiDict
 from yarl import URL
 
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TooLargeError, TransientError
+from rxcompact.fields import Field
 from rxcompact.format import redacted
+from rxcompact.keys import encoder, plain
 from rxcompact.operators.retry import log_denied
 from rxcompact.operators.verdict import http_verdict, parse_retry_after
 from rxcompact.reader.text import is_gzip, read_body
@@ -25,6 +33,25 @@ KIB = 1024
 SUCCESS = range(200, 300)
 EXCERPT = 200  # characters of a failure's body that its error shows
 EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
+RESERVED = "{}:/?#[]@!$&'()*+,;=%"
+DOTS = {".", ".."}
+HTML = re.compile(
+    rb"\A(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+class Request(NamedTuple):
+    """A request, for a function that signs it."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Headers: TypeAlias = Mapping[str, str] | Callable[[Request], Mapping[str, str] | Awaitable[Mapping[str, str]]]
+"""Headers, which replace those of the library; or a function or coroutine function of the request that returns some."""
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -44,21 +71,39 @@ class Client:
 
     Args:
         limit: Connections at once; at least as many as calls, which would otherwise wait for one.
+        method: Of each request.
         headers: Sent with each request.
+        ssl: Certificates, of the client's own and of the authorities that it trusts.
         max_answer: Bytes of the longest answer that is read, unpacked.
     """
 
     limit: int
-    headers: Mapping[str, str] | None = None
+    method: str = "GET"
+    headers: Headers | None = None
+    ssl: SSLContext | None = None
     max_answer: int = 1024 * KIB
     _session: aiohttp.ClientSession | None = None
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[A-Za-z]+", self.method):
+            raise ArgumentError("method", self.method, "an HTTP method")
+
     async def request(
-        self, method: str, url: URL, *, max_answer: int = 0, allowed: Collection[int] = (), **options: Any
+        self,
+        url: URL,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        max_answer: int = 0,
+        allowed: Collection[int] = (),
     ) -> tuple[int, str, bytes]:
         """Return an answer's status, content type and body. The caller limits the time.
 
         Args:
+            url: Where to.
+            body: What is sent.
+            headers: Those of this request, which the client's replace.
+            max_answer: As the client's, where it is more.
             allowed: Statuses that are no failure; their bodies are not read.
 
         Raises:
@@ -66,17 +111,24 @@ class Client:
             TransientError: when it is damaged, or not HTTP, or has a status that a retry may mend.
             PermanentError: when it is too long, the URL is not valid, or the status is any other.
         """
+        sent = CIMultiDict(headers or {})
+        given: Any = self.headers
+        if callable(given):
+            given = given(Request(self.method, str(url), sent, body or b""))
+            given = await given if isinstance(given, Awaitable) else given
+        sent.update(given or {})
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=self.limit),
-                headers={"Accept-Encoding": "gzip", **(self.headers or {})},
+                connector=_Connector(limit=self.limit, ssl=self.ssl or True),
+                headers={"Accept-Encoding": "gzip"},
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
                 auto_decompress=False,  # aiohttp does not notice gzip that is cut short
             )
         longest = max(self.max_answer, max_answer)
         try:
-            async with self._session.request(method, url, allow_redirects=False, **options) as response:
+            options: Any = {"data": body, "headers": sent, "allow_redirects": False}
+            async with self._session.request(self.method, url, **options) as response:
                 if response.status in allowed:
                     return response.status, "", b""
                 if response.status not in SUCCESS:
@@ -94,7 +146,7 @@ class Client:
             logger.error("{}: the certificate is not trusted: {}", url.origin(), error.certificate_error)
             raise
         except aiohttp.ClientResponseError as error:  # whose text has the URL, which may have credentials
-            raise TransientError(f"answer is not HTTP: {_clean(error.message)}") from None
+            raise TransientError(f"answer is not HTTP: {excerpt(error.message)}") from None
         except aiohttp.InvalidURL:
             raise PermanentError(f"not a valid URL: {redacted(str(url))}") from None
 
@@ -117,13 +169,13 @@ async def _excerpt(response: aiohttp.ClientResponse) -> bytes:
 
 
 def failure(
-    status: int, where: URL, body: bytes = b"", headers: Mapping[str, str] | None = None
+    status: int, where: object, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> TransientError | PermanentError:
     """Return the error of a status that is no success, with the beginning of the body.
 
     401, 403 and 410 are logged as errors and retried, for someone may correct the credentials or the URL.
     """
-    text = f"HTTP {status}: {_clean(body.decode('utf-8', 'replace'))}".removesuffix(": ")
+    text = f"HTTP {status}: {excerpt(body.decode('utf-8', 'replace'))}".removesuffix(": ")
     meaning = http_verdict(status)
     kinds = {"rate limited": RateLimitedError, "permanent": PermanentError}
     error: TransientError | PermanentError = kinds.get(meaning, TransientError)(text)
@@ -138,10 +190,10 @@ def failure(
 
 def is_html(body: bytes) -> bool:
     """Return whether a body is an HTML page, whatever its type: a login page, or that of a proxy."""
-    return body[:100].lstrip().lower().startswith((b"<!doctype html", b"<html"))
+    return HTML.match(body[:KIB]) is not None
 
 
-def _clean(text: str) -> str:
+def excerpt(text: str) -> str:
     """Return the beginning of a text without control characters."""
     printable = "".join(each if each.isprintable() else " " for each in text)
     return " ".join(printable.split())[:EXCERPT]
@@ -160,3 +212,67 @@ def absolute_url(argument: str, url: str, shown: str = "") -> URL:
     if found.scheme not in ("http", "https") or not found.host:
         raise ArgumentError(argument, shown or redacted(url), "an absolute URL, http://HOST/PATH")
     return found
+
+
+def is_template(url: str) -> bool:
+    """Return whether a URL has fields of the event."""
+    return not {*"{}"}.isdisjoint(url)
+
+
+def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
+    """Return what makes the URL of an event: of a template with fields in braces, whose values are percent-encoded.
+
+    Of a list of events the values are separated by commas. What a function leaves unencoded is encoded by URL, so that
+    no value alters the request.
+
+    Raises:
+        ArgumentError: for what can never be one.
+    """
+    if not isinstance(url, str):
+        return lambda event: URL(url(event))
+    if is_template(url):
+        return _template(url)
+    fixed = absolute_url("url", url)
+    return lambda _: fixed
+
+
+def _template(url: str) -> Callable[[Any], URL]:
+    try:
+        parts = [(quote(text, safe=RESERVED), name) for text, name, _, _ in Formatter().parse(url)]
+    except ValueError as error:
+        raise ArgumentError("url", redacted(url), f"a template with fields in braces ({error})") from None
+    before, _, after = url.partition("{")
+    if after and "://" in before and not set(before.partition("://")[2]) & {"/", "?"}:
+        raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
+    where = absolute_url("url", before, redacted(url)).origin()
+    if "" in (name for _, name in parts):
+        raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
+    fields = [(text, name, None if name is None else Field(name, "url")) for text, name in parts]
+
+    def fill(event: Any) -> URL:
+        filled = ""
+        for text, name, field in fields:
+            filled += text
+            if field is not None:
+                values = [text_of(field(each)) for each in (event if isinstance(event, list) else [event])]
+                if None in values:
+                    raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
+                if "" in values and "?" not in filled:
+                    raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
+                filled += ",".join(quote(value or "", safe="") for value in values)
+        if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
+            raise PermanentError(f"a field of dots would change the path at {where}")
+        return URL(filled, encoded=True)
+
+    return fill
+
+
+def text_of(value: Any) -> str | None:
+    """Return a value as text, None for a missing one."""
+    value = plain(value)
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def json_body(value: Any) -> tuple[bytes, str]:
+    """Return a value as JSON, and its content type."""
+    return encoder.encode(value), "application/json"

@@ -162,3 +162,7 @@ def stable(value: object) -> str:
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat()
     return repr(value)
+
+
+encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")
+"""Of events."""

@@ -27,20 +27,6 @@ Brokers: `rxcompact.brokers.jetstream` (extra ``nats``), `rxcompact.brokers.redi
 
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.brokers.unacked import UnackedMessages
-from rxcompact.clock import Seconds, seconds
-from rxcompact.events import Batch, Compacted
+from rxcompact.sinks.encoding import event_id
 
 __all__ = ["BrokerSource", "UnackedMessages", "event_id"]
-
-
-def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
-    """Return what is the same in every process for the same key and birth, whatever else was merged with it.
-
-    Args:
-        compacted: The event; by arrival every delivery has another birth.
-        timespan: Of two births in the same bucket of this many seconds, aligned to the epoch, make one.
-    """
-    born = compacted.first_seen
-    if timespan is not None and born is not None:
-        born = born // seconds("timespan", timespan)
-    return Batch((Compacted(compacted.key, None, None, born),)).idempotency_key

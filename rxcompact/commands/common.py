@@ -22,10 +22,10 @@ from loguru import logger
 from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
+from rxcompact.keys import encoder
 from rxcompact.mappers import Mapper, key_of, time_of
 from rxcompact.operators.compact import compact
 from rxcompact.operators.merge import MERGES, merge
-from rxcompact.sinks.encoding import encoder
 from rxcompact.sinks.ndjson import NdjsonSink
 
 T = TypeVar("T")

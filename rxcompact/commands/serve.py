@@ -46,7 +46,7 @@ LISTENER = [
 ]
 PIPELINE = ("max_age", "max_in_flight")
 ENRICHER = ("max_concurrent",)
-SINK = ("gzip",)
+SINK = ("gzip", "method")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,9 +77,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("publishing")
     add = group.add_argument
-    add("--publish", default="-", metavar="URL", help="post batches there; - is standard output (default)")
+    add(
+        "--publish",
+        default="-",
+        metavar="URL",
+        help="post batches there, or each event where it has {field}; - is standard output (default)",
+    )
     add("--header", help="of the posts; may be repeated", **header)
-    add("--format", choices=["ndjson", "array"], default="ndjson", help="of a post (%(default)s)")
+    add("--format", choices=["ndjson", "array", "object"], default="ndjson", help="of a post (%(default)s)")
     add("--flat", action="store_true", help="the event's own fields with count and times beside them, as for a table")
     common.add_parameters(group, HttpSink, SINK)
 

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from string import Formatter
+from functools import partial
+from ssl import SSLContext
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
-from yarl import URL
 
-from rxcompact.client import KIB, Client, absolute_url, is_html
-from rxcompact.errors import ArgumentError, PermanentError, TransientError
+from rxcompact.client import KIB, Client, Headers, is_html, text_of, url_of
+from rxcompact.errors import PermanentError, TransientError
 from rxcompact.fields import Field
-from rxcompact.format import redacted
-from rxcompact.keys import plain
 
-RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 NO_ENRICHMENT = frozenset({204, 404})
 UNTYPED = {"", "text/plain", "application/octet-stream"}  # content types of JSON from servers that set none
-DOTS = {".", ".."}
 
 
 class HttpEnricher:
     """Requests an API for each event, and adds the answer, any JSON, to it.
 
-    204 and 404 mean that there is nothing to add. Redirects are not followed.
+    ::
+
+        event     {"host": "db1"}
+        request   GET /hosts/db1
+        answer    200 {"owner": "ops"}
+        enriched  {"host": "db1", "enrichment": {"owner": "ops"}}
+
+    204 and 404 mean that there is nothing to add. Redirects are not followed. With ``batch`` of `enrich` a request is
+    for a list of events, whose values a template separates by commas; the answer is a list in their order, or see
+    ``match``.
 
     Args:
         url: A template with names of fields in braces, whose values are percent-encoded:
             ``"http://cmdb/hosts/{host}"``; or a function of the event.
         merge: The field that gets the answer, or a function of event and answer.
-        method: Method of the request.
-        headers: Headers of the request, such as credentials.
+        method: Method of the request; by default POST where there is a body, else GET.
+        body: Makes the event into the bytes of a request and their content type, such as `json_body` of a query.
+        parse: Makes the bytes of an answer into what is merged, instead of a JSON decoder; None adds nothing.
+        match: Finds each event's answer in an object of answers by this field of the event, and in a list by the same
+            field of the answer; a tuple has both names.
+        headers: Headers such as credentials, or a function of a `Request` that returns some, such as a signature.
+        ssl: Certificates of its own and of authorities.
         max_concurrent: Connections at once; at least the ``max_concurrent`` of `enrich`.
         max_answer: Bytes of the longest answer.
     """
@@ -42,39 +51,51 @@ class HttpEnricher:
         url: str | Callable[[Any], str],
         *,
         merge: str | Callable[[Any, Any], Any] = "enrichment",
-        method: str = "GET",
-        headers: Mapping[str, str] | None = None,
+        method: str | None = None,
+        body: Callable[[Any], tuple[bytes, str]] | None = None,
+        parse: Callable[[bytes], Any] | None = None,
+        match: str | tuple[str, str] | None = None,
+        headers: Headers | None = None,
+        ssl: SSLContext | None = None,
         max_concurrent: int = 100,
         max_answer: int = 1024 * KIB,
     ) -> None:
-        # URL encodes what a function leaves unencoded, so that no value alters the request
-        self._url = _template(url) if isinstance(url, str) else lambda event: URL(url(event))
-        self._merge = merge
-        self._method = method
-        self._client = Client(limit=max_concurrent, headers=headers, max_answer=max_answer)
+        self._url = url_of(url)
+        self._merge, self._body, self._parse = merge, body, parse
+        names = (match, match) if isinstance(match, str) else match
+        self._match = None if names is None else tuple(Field(name, "match") for name in names)
+        method = method or ("GET" if body is None else "POST")
+        options: Any = {"method": method, "headers": headers, "ssl": ssl, "max_answer": max_answer}
+        self._client = Client(limit=max_concurrent, **options)
 
     async def enrich(self, event: Any) -> Any:
         """Return the enriched event; raises what `lookup` and `merge` do."""
         return self.merge(event, await self.lookup(event))
 
     async def lookup(self, event: Any) -> Any:
-        """Return the answer of the API for an event; None where it has nothing to add.
+        """Return the answer of the API for an event, or those for a list of events; None where it has nothing to add.
 
         Raises:
             TransientError: for a failure that a retry may mend; `RateLimitedError` for 429.
             PermanentError: for any other.
             aiohttp.ClientError: when there was no answer.
         """
-        url = self._url(event)
-        status, kind, body = await self._client.request(self._method, url, allowed=NO_ENRICHMENT)
-        if status in NO_ENRICHMENT:
-            return None
-        try:
-            return msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
-            if is_html(body) or not (kind in UNTYPED or kind.endswith("json")):
-                raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
-            raise TransientError(f"answer is no JSON: {cause}") from None
+        body, content_type = (None, None) if self._body is None else self._body(event)
+        sent = None if content_type is None else {"Content-Type": content_type}
+        status, kind, answer = await self._client.request(self._url(event), body, sent, allowed=NO_ENRICHMENT)
+        found = None if status in NO_ENRICHMENT else (self._parse or partial(_json, kind))(answer)
+        return self._of_each(event, found) if isinstance(event, list) else found
+
+    def _of_each(self, events: list[Any], found: Any) -> Any:
+        """Return the answer of each event of a batch."""
+        if found is None:
+            return [None] * len(events)
+        if self._match is not None:
+            of_event, of_answer = self._match
+            if not isinstance(found, Mapping):
+                found = {text_of(of_answer(each)): each for each in found}
+            return [found.get(text_of(of_event(event))) for event in events]
+        return found
 
     def merge(self, event: Any, answer: Any) -> Any:
         """Return the event with an answer added."""
@@ -87,33 +108,22 @@ class HttpEnricher:
         await self._client.aclose()
 
 
-def _template(url: str) -> Callable[[Any], URL]:
+def _json(kind: str, answer: bytes) -> Any:
     try:
-        parts = [(quote(text, safe=RESERVED), name) for text, name, _, _ in Formatter().parse(url)]
-    except ValueError as error:
-        raise ArgumentError("url", redacted(url), f"a template with fields in braces ({error})") from None
-    before, _, after = url.partition("{")
-    if after and "://" in before and not set(before.partition("://")[2]) & {"/", "?"}:
-        raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
-    where = absolute_url("url", before, redacted(url)).origin()
-    if "" in (name for _, name in parts):
-        raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
-    fields = [(text, name, None if name is None else Field(name, "url")) for text, name in parts]
+        return msgspec.json.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+        if is_html(answer) or not (kind in UNTYPED or kind.endswith("json")):
+            raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
+        raise TransientError(f"answer is no JSON: {cause}") from None
 
-    def fill(event: Any) -> URL:
-        filled = ""
-        for text, name, field in fields:
-            filled += text
-            if field is not None:
-                value = plain(field(event))
-                if value is None:
-                    raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
-                part = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-                if not part and "?" not in filled:
-                    raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
-                filled += quote(part, safe="")
-        if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
-            raise PermanentError(f"a field of dots would change the path at {where}")
-        return URL(filled, encoded=True)
 
-    return fill
+def graphql_data(answer: bytes) -> Any:
+    """Return the data of a GraphQL answer, for ``parse``.
+
+    Raises:
+        PermanentError: for an answer with errors.
+    """
+    found = _json("", answer)
+    if errors := found.get("errors"):
+        raise PermanentError("; ".join(str(error.get("message")) for error in errors))
+    return found.get("data")

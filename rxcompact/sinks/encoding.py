@@ -9,12 +9,12 @@ from typing import Any
 
 import msgspec
 
+from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError
-from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.keys import json_form, json_value
+from rxcompact.events import Batch, Compacted, DeadLetter, Window
+from rxcompact.keys import encoder, json_form, json_value
 
 NO_NUMBER = (b"NaN", b"Infinity")
-encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")
 
 
 def json_object(compacted: Compacted) -> dict[str, Any]:
@@ -76,6 +76,19 @@ def flat_object(compacted: Compacted) -> dict[str, Any]:
         "last_seen": compacted.last_seen,
         **own,
     }
+
+
+def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
+    """Return what is the same in every process for the same key and birth, whatever else was merged with it.
+
+    Args:
+        compacted: The event; by arrival every delivery has another birth.
+        timespan: Of two births in the same bucket of this many seconds, aligned to the epoch, make one.
+    """
+    born = compacted.first_seen
+    if timespan is not None and born is not None:
+        born = born // seconds("timespan", timespan)
+    return Batch((Compacted(compacted.key, None, None, born),)).idempotency_key
 
 
 def window_lines(window: Window) -> bytes:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
+from ssl import SSLContext
 from typing import Any, Literal
 
-import msgspec
-from multidict import CIMultiDict
-
-from rxcompact.client import KIB, SUCCESS, Client, absolute_url, failure, is_html
-from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.client import KIB, Client, Headers, is_template, url_of
+from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, Compacted
-from rxcompact.sinks.encoding import encoded, encoder, json_object
+from rxcompact.keys import encoder
+from rxcompact.sinks.answers import Verdict, known_errors
+from rxcompact.sinks.encoding import encoded, json_object
 
 
 def _lines(texts: list[str]) -> bytes:
@@ -25,63 +25,67 @@ def _lines(texts: list[str]) -> bytes:
 FORMATS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
     "ndjson": ("application/x-ndjson", encoder.encode_lines),
     "array": ("application/json", encoder.encode),
+    "object": ("application/json", lambda objects: b"".join(map(encoder.encode, objects))),
     "lines": ("text/plain; charset=utf-8", _lines),
 }
 
 
-class _Item(msgspec.Struct):
-    status: int
-
-
-class _Bulk(msgspec.Struct):  # what Elasticsearch and compatible stores answer
-    items: list[dict[str, _Item]]
-    errors: bool
-
-
-_bulk = msgspec.json.Decoder(_Bulk)
-
-
 @dataclass(eq=False, repr=False)
 class HttpSink:
-    """Posts each batch as NDJSON or as an array, with an idempotency key.
+    """Posts each batch in a format, or as a function makes it, with an idempotency key.
 
-    Where an answer lists a result for each event, as that of Elasticsearch's bulk API does, only the events that failed
-    are retried, or fail.
+    ::
+
+        batch    [a b c]
+        request  POST /_bulk  a, b and c, a line each
+        answer   200 {"errors": true, "items": [201, 429, 400]}
+        outcome  a is published, b is sent again, c has failed
 
     Args:
-        url: URL of the posts.
-        format: ``"ndjson"``, ``"array"``, or ``"lines"``: of text, as for InfluxDB or Graphite, given by ``to_json``.
+        url: Where to; a template with names of fields in braces, or a function of a `Compacted`, for a request of its
+            own for each event.
+        format: ``"ndjson"``, ``"array"``, ``"object"`` for a request of its own for each event, or ``"lines"`` of text,
+            as for InfluxDB or Graphite, given by ``to_json``.
         to_json: Returns what is sent for a `Compacted`; by default all its fields. `flat_object` returns a row.
+        body: Makes a batch into bytes and their content type, instead of these two.
+        method: Method of the request.
+        headers: Headers such as credentials, or a function of a `Request` that returns some, such as a signature; they
+            replace those of the sink.
         gzip: Compress the body.
-        headers: Headers of the request, such as credentials; they replace those of the sink.
+        ssl: Certificates of its own and of authorities.
+        verdict: A function of batch, status and decoded answer of a success: the error of each position that was not
+            taken. By default what `known_errors` finds.
         idempotency_header: Name of the header with the key.
-        max_concurrent: Connections at once.
+        max_concurrent: Connections at once; at least the ``max_concurrent`` of `publish`.
+        max_batch: Events in a request.
 
-    Source:
-        https://www.elastic.co/docs/api/doc/elasticsearch/operation/operation-bulk
+    Raises:
+        ArgumentError: for an argument that can never work.
     """
 
-    url: str
+    url: str | Callable[[Compacted], str]
     _: KW_ONLY
-    format: Literal["ndjson", "array", "lines"] = "ndjson"
+    format: Literal["ndjson", "array", "object", "lines"] = "ndjson"
     to_json: Callable[[Compacted], Any] = json_object
+    body: Callable[[Batch], tuple[bytes, str]] | None = None
+    method: str = "POST"
+    headers: Headers | None = None
     gzip: bool = False
-    headers: Mapping[str, str] | None = None
+    ssl: SSLContext | None = None
+    verdict: Verdict = known_errors
     idempotency_header: str = "Idempotency-Key"
     max_concurrent: int = 10
+    max_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
             raise ArgumentError("format", self.format, f"one of {', '.join(map(repr, FORMATS))}")
-        if self.format == "lines" and self.to_json is json_object:
+        if self.format == "lines" and self.to_json is json_object and self.body is None:
             raise ArgumentError("to_json", self.to_json, 'a function that returns a line, where format is "lines"')
-        self._url = absolute_url("url", self.url)
-        content_type, self._encode = FORMATS[self.format]
-        self._headers = CIMultiDict({"Content-Type": content_type})
-        if self.gzip:
-            self._headers["Content-Encoding"] = "gzip"
-        self._headers.update(self.headers or {})
-        self._client = Client(limit=self.max_concurrent)
+        self._url = url_of(self.url)
+        if self.format == "object" or not isinstance(self.url, str) or is_template(self.url):
+            self.max_batch = 1
+        self._client = Client(limit=self.max_concurrent, method=self.method, headers=self.headers, ssl=self.ssl)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
         """Post a batch; return the error of each position that was not taken.
@@ -91,38 +95,35 @@ class HttpSink:
             PermanentError: for any other.
             aiohttp.ClientError: when there was no answer. The batch may have been stored all the same.
         """
-        body, failed = encoded(batch, self.to_json, self._encode)
-        if len(failed) == len(batch):
-            return failed
+        if self.max_batch == 1 and len(batch) > 1:  # of a caller who makes batches
+            results = await asyncio.gather(*(self.publish((each,)) for each in batch), return_exceptions=True)
+            each_error = (each.get(0) if isinstance(each, Mapping) else each for each in results)
+            return {position: error for position, error in enumerate(each_error) if error is not None} or None
+        failed: dict[int, BaseException] = {}
+        if self.body is not None:
+            body, content_type = self.body(Batch.of(batch))
+        else:
+            content_type, encode = FORMATS[self.format]
+            body, failed = encoded(batch, self.to_json, encode)
+            if len(failed) == len(batch):
+                return failed
+        headers = {"Content-Type": content_type, self.idempotency_header: Batch.of(batch).idempotency_key}
         longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
+        url = self._url(batch[0].event if isinstance(self.url, str) else batch[0])
         if self.gzip:
-            body = zlib.compress(body, wbits=31)
-        headers = {**self._headers, self.idempotency_header: Batch.of(batch).idempotency_key}
-        _, _, answer = await self._client.request("POST", self._url, data=body, headers=headers, max_answer=longest)
-        if is_html(answer):
-            raise TransientError(f"answer is an HTML page, not that of a store: {self._url.origin()}")
+            body, headers["Content-Encoding"] = zlib.compress(body, wbits=31), "gzip"
+        status, _, answer = await self._client.request(url, body, headers, max_answer=longest)
         sent = [position for position in range(len(batch)) if position not in failed]
-        return (failed | dict(self._failed(sent, answer))) or None
-
-    def _failed(self, sent: Sequence[int], answer: bytes) -> Iterator[tuple[int, BaseException]]:
-        """Yield the positions of the events that an answer names as failed, and their errors."""
-        try:
-            bulk = _bulk.decode(answer)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            with suppress(ValueError, RecursionError):
-                found = json.loads(answer)  # which decodes more
-                if isinstance(found, dict) and found.get("errors") is True and isinstance(found.get("items"), list):
-                    raise TransientError("answer has errors in an unknown form") from None
-            return  # no bulk answer
-        if not bulk.errors:
-            return
-        if len(bulk.items) != len(sent):
-            raise TransientError(f"answer has results for {len(bulk.items)} events, not {len(sent)}")
-        for position, item in zip(sent, bulk.items, strict=True):
-            for result in item.values():
-                if result.status not in SUCCESS:
-                    yield position, failure(result.status, self._url.origin())
+        wrong = self.verdict(batch if not failed else Batch(batch[each] for each in sent), status, _decoded(answer))
+        return (failed | {sent[position]: error for position, error in (wrong or {}).items()}) or None
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+
+def _decoded(answer: bytes) -> Any:
+    try:
+        return json.loads(answer)  # which decodes more than msgspec
+    except (ValueError, RecursionError):
+        return answer.decode("utf-8", "replace")

@@ -15,7 +15,8 @@ from typing import Any
 
 from rxcompact.errors import PermanentError
 from rxcompact.events import Compacted
-from rxcompact.sinks.encoding import encoded, encoder, json_object
+from rxcompact.keys import encoder
+from rxcompact.sinks.encoding import encoded, json_object
 
 
 class LineWriter:

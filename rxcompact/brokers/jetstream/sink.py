@@ -16,7 +16,8 @@ from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.sinks.encoding import encoder, json_object
+from rxcompact.keys import encoder
+from rxcompact.sinks.encoding import json_object
 
 
 def message_id(compacted: Compacted) -> str:
