@@ -1,111 +1,172 @@
-"""The plot of a tuning (extra ``notebook``)."""
+"""The picture of a tuning: compaction against latency, and what is lost, with sliders over the rows that were found."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import log10
 from typing import Any
 
-from matplotlib import colormaps
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, PercentFormatter
-
 from rxcompact.format import duration
+from rxcompact.render.chart import SCHEMA, Chart, labels
 from rxcompact.render.marble import ROUND
+from rxcompact.render.marble_svg import COLOURS
+from rxcompact.render.svg import document, element
 
-# of Okabe and Ito, distinct to the colour-blind too
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-MARKERS = ("o", "s", "^", "D")
-STYLES = ("-", "--", ":", "-.")
-QUIET = "#666666"
 TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)  # round numbers of seconds
+SHARES = {each / 5: f"{each * 20}%" for each in range(6)}
+LEFT, RIGHT, TOP, BOTTOM = 90, 760, 60, 300  # of the picture without scripts
+FIELDS = {"window": "timespan", "age": "max_age", "calls": "max_concurrent"}
+"""Choices that have a slider, and the fields of a row."""
+CHOSEN = "datum.age == age && datum.calls == calls && datum.outage == outage"
 
 
-class Picture(Figure):
-    """A figure that shows itself in a notebook without pyplot, in an untrusted one too."""
-
-    def _repr_png_(self) -> bytes:
-        out = BytesIO()
-        # a matplotlib figure's own metadata has the version, by which saved notebooks would differ
-        self.savefig(out, format="png", dpi=100, metadata={"Software": None})
-        return out.getvalue()
-
-
-def picture(rows: Sequence[Any], outages: Mapping[float, Any]) -> Picture:
+def picture(rows: Sequence[Any], outages: Iterable[float], pipeline: Callable[[Any], str], text: str) -> Chart:
     """Return what `Tuning.plot` shows."""
-    keys = _unique(row.key for row in rows)
-    ratios = [5.4 / 3.9] + [1.0] * len(keys) * bool(outages)
-    figure = Picture(figsize=(3.9 * sum(ratios), 4.4), layout="constrained", facecolor="white")
-    first, *others = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
-    _plot_compaction(first, rows, keys)
-    for axes, key in zip(others, keys, strict=False):
-        _plot_outages(axes, [row for row in rows if row.key == key], outages)
-        axes.sharey(others[0])
-        axes.set_title(key, loc="left", fontsize=10)
-    if others:
-        most = max(max(row.expired, *row.in_outage.values()) for row in rows)
-        others[0].set_ylabel("events that expire")
-        others[0].set_ylim(0, max(1, most) * 1.05)
-        lines = others[0].get_legend_handles_labels()
-        style: Any = {"fontsize": 8, "title_fontsize": 8, "frameon": False, "loc": "outside right upper"}
-        figure.legend(*lines, title="timespan, max_age", **style)
-    for axes in (first, *others):
-        axes.grid(visible=True, color="#dddddd", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(QUIET)
-        axes.tick_params(colors=QUIET, labelsize=8)
-    return figure
+    shown = [row for row in rows if row.p99 is not None]
+    ends = [at for row in shown for at in (max(row.p50, 0.001), max(row.p99, 0.001))] or [1.0]
+    low, high = min(ends) / 1.3, max(ends) * 1.3
+    ticks = {tick: duration(tick) for tick in TICKS if low <= tick <= high}
+    return Chart(_spec(rows, [0.0, *outages], pipeline, ticks, (low, high)), _svg(shown, ticks, (low, high)), text)
 
 
-def _plot_compaction(axes: Any, rows: Sequence[Any], keys: Sequence[str]) -> None:
-    """Draw a line for each key over the timespans: the median of the latency, and from there to its 99th percentile."""
-    longest = max(row.max_age for row in rows)  # it makes no difference to what is compacted
-    pools = _unique(row.max_concurrent for row in rows)
-    for key, pool in sorted({(row.key, row.max_concurrent) for row in rows}):
-        choice = (key, longest, pool)
-        line = [row for row in rows if (row.key, row.max_age, row.max_concurrent) == choice and row.p50 is not None]
-        line.sort(key=lambda row: row.timespan)
-        style, colour = pools.index(pool) % len(STYLES), COLOURS[keys.index(key) % len(COLOURS)]
-        medians, ratios = [row.p50 for row in line], [row.ratio for row in line]
-        label = key if len(pools) == 1 else f"{key}, {pool} at once"
-        axes.plot(medians, ratios, STYLES[style], marker=MARKERS[style], color=colour, label=label)
-        ends = [row.p50 if row.p99 is None else row.p99 for row in line]
-        axes.hlines(ratios, medians, ends, color=colour, alpha=0.35, linewidth=4)
-        note = {"xytext": (-6, 5), "textcoords": "offset points", "ha": "right", "fontsize": 8, "color": colour}
-        for row in line if pool == pools[0] else ():
-            axes.annotate(duration(row.timespan), (row.p50, row.ratio), **note)
-    axes.margins(x=0.08)
-    axes.set_ylim(-0.05, 1.1)
-    axes.set_yticks([each / 5 for each in range(6)])
-    axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    if shown := [tick for tick in TICKS if low <= tick <= high]:
-        axes.set_xticks(shown, map(duration, shown))
-        axes.set_xticks([], minor=True)
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_xlabel("added latency: the median, and to the 99th percentile")
-    axes.set_ylabel("duplicates removed")
-    axes.set_title("Compaction against latency, by timespan", loc="left", fontsize=10)
-    axes.legend(fontsize=8, frameon=False, loc="upper left")
+def _spec(
+    rows: Sequence[Any],
+    outages: Sequence[float],
+    pipeline: Callable[[Any], str],
+    ticks: Mapping[float, str],
+    span: tuple[float, float],
+) -> dict[str, Any]:
+    choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
+    choices |= {"outage": list(outages), "latency": list(ticks)}
+    words = {name: [duration(each) for each in found] for name, found in choices.items()}
+    words["calls"] = [f"{each:,}" for each in choices["calls"]]
+    words["outage"][0] = "none"
+    params = [_slider(name, words[name], start=len(words[name]) - 1 if name == "latency" else 0) for name in words]
+    parts = {
+        "window": "window",
+        "age": "max age",
+        "calls": "calls at once",
+        "outage": "outage",
+        "latency": "latency up to",
+    }
+    sentence = " + ', ' + ".join(f"'{part} ' + {words[name]}[{name}]" for name, part in parts.items())
+    values = [
+        {name: choices[name].index(getattr(row, field)) for name, field in FIELDS.items()}
+        | {"outage": index, "key": row.key, "timespan": duration(row.timespan), "p50": row.p50, "p99": row.p99}
+        | {"ratio": row.ratio, "distinct": row.distinct, "lost": row.in_outage[length] if length else row.expired}
+        | {"least": row.expired, "pipeline": pipeline(row)}
+        for row in rows
+        for index, length in enumerate(outages)
+    ]
+    keys = list(dict.fromkeys(row.key for row in rows))
+    colours = {"domain": keys, "range": [COLOURS[index % len(COLOURS)] for index in range(len(keys))]}
+    colour = {
+        "field": "key",
+        "type": "nominal",
+        "scale": colours,
+        "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1},
+    }
+    seconds = {"values": list(ticks), "labelExpr": labels(ticks), "grid": True}
+    scale = {"type": "log", "domain": list(span), "nice": False}
+    x = {"field": "p99", "type": "quantitative", "scale": scale, "axis": seconds, "title": "latency, median to p99"}
+    share = {"values": list(SHARES), "labelExpr": labels(SHARES)}
+    y = {"field": "ratio", "type": "quantitative", "title": "duplicates removed", "axis": share}
+    y["scale"] = {"domain": [0, 1.05], "nice": False}
+    names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
+    about = [{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names]
+    chosen = {"condition": {"test": "datum.window == window", "value": 1}, "value": 0.35}
+    fits = "datum.p99 <= " + f"{list(ticks)}[latency] && datum.least == 0 && datum.lost == 0"
+    best = [{"filter": fits}, {"window": [{"op": "row_number", "as": "place"}], "sort": [{"field": "distinct"}]}]
+    box = {"input": "text", "name": "click a point: ", "size": 110, "aria-label": "the pipeline of the point clicked"}
+    pick = {"type": "point", "fields": ["pipeline"], "on": "symbol:click"}
+    layers = [
+        {"mark": {"type": "line", "strokeWidth": 1}, "encoding": {"x": x, "y": y, "color": colour}},
+        {
+            "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.3},
+            "encoding": {"x": x | {"field": "p50"}, "x2": {"field": "p99"}, "y": y, "color": colour},
+        },
+        {
+            "params": [{"name": "pick", "select": pick, "bind": box}],
+            "mark": {"type": "point", "filled": True, "size": 110, "cursor": "pointer"},
+            "encoding": {"x": x, "y": y, "color": colour, "tooltip": about, "opacity": chosen},
+        },
+        {
+            "transform": [*best, {"filter": "datum.place == 1"}],
+            "mark": {"type": "text", "baseline": "middle", "fontSize": 22, "color": "#e69f00"},
+            "encoding": {"x": x, "y": y, "text": {"value": "★"}},
+        },
+    ]
+    most = max([1, *(value["lost"] for value in values)])
+    lost: dict[str, Any] = {"field": "lost", "type": "quantitative", "title": "events that expire"}
+    lost |= {"scale": {"domain": [0, most]}, "axis": {"tickMinStep": 1, "format": ",d"}}
+    spans = [duration(each) for each in choices["window"]]
+    losses = {
+        "mark": {"type": "bar"},
+        "encoding": {
+            "x": {"field": "timespan", "type": "ordinal", "sort": spans, "title": "window"},
+            "xOffset": {"field": "key"},
+            "y": lost,
+            "color": colour,
+            "tooltip": about,
+            "opacity": chosen,
+        },
+    }
+    return {
+        "$schema": SCHEMA,
+        "data": {"values": values},
+        "params": params,
+        "transform": [{"filter": CHOSEN}],
+        "description": "Sliders choose; duplicates removed against latency, and events that expire, for each window.",
+        "title": {"text": {"expr": sentence}, "anchor": "start", "fontSize": 12}
+        | {"subtitle": "★ the fewest distinct events in time, of the windows that lose none"},
+        "hconcat": [{"width": 390, "height": 260, "layer": layers}, {"width": 180, "height": 260} | losses],
+    }
 
 
-def _plot_outages(axes: Any, rows: Sequence[Any], outages: Mapping[float, Any]) -> None:
-    """Draw a line for each timespan and age over the lengths of outages, from none on."""
-    spans, ages = _unique(row.timespan for row in rows), _unique(row.max_age for row in rows)
-    pool = max(row.max_concurrent for row in rows)
-    for row in (row for row in rows if row.max_concurrent == pool):
-        colour = colormaps["viridis_r"](0.15 + 0.85 * spans.index(row.timespan) / max(1, len(spans) - 1))
-        style = {"linestyle": STYLES[ages.index(row.max_age) % len(STYLES)], "marker": "o", "markersize": 4}
-        label = f"{duration(row.timespan)}, {duration(row.max_age)}"
-        expired = [row.expired, *row.in_outage.values()]
-        axes.plot(range(len(expired)), expired, color=colour, label=label, **style)
-    axes.set_xticks(range(1 + len(outages)), ["none", *map(duration, outages)])
-    axes.set_xlabel("outage of the API")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+def _slider(name: str, words: Sequence[str], *, start: int) -> dict[str, Any]:
+    parameter = {"name": name, "value": max(0, start)}
+    if len(words) < 2:  # noqa: PLR2004 - nothing to choose
+        return parameter
+    bind = {
+        "input": "range",
+        "min": 0,
+        "max": len(words) - 1,
+        "step": 1,
+        "name": f"{name} ({words[0]} to {words[-1]}) ",
+    }
+    return parameter | {"bind": bind}
 
 
-def _unique(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
+def _svg(rows: Sequence[Any], ticks: Mapping[float, str], span: tuple[float, float]) -> str:
+    """Return the frontier of the longest age and the most calls at once, for where no script runs."""
+    low, high = map(log10, span)
+
+    def x(at: float) -> float:
+        return LEFT + (RIGHT - LEFT) * (log10(max(at, 0.001)) - low) / (high - low)
+
+    def y(share: float) -> float:
+        return BOTTOM - (BOTTOM - TOP) * share / 1.05
+
+    title = "Duplicates removed against latency (median to 99th percentile), by window"
+    parts = [element("text", title, x=16, y=26, kind="title")]
+    for share, word in SHARES.items():
+        parts.append(element("line", x1=LEFT, x2=RIGHT, y1=y(share), y2=y(share), kind="grid"))
+        parts.append(element("text", word, x=LEFT - 8, y=y(share) + 4, kind="quiet end"))
+    for tick, word in ticks.items():
+        parts.append(element("text", word, x=x(tick), y=BOTTOM + 18, kind="quiet middle"))
+    keys = list(dict.fromkeys(row.key for row in rows))
+    for index, key in enumerate(keys):
+        own = [row for row in rows if row.key == key]
+        choice = max((row.max_age, row.max_concurrent) for row in own)
+        line = [row for row in own if (row.max_age, row.max_concurrent) == choice]
+        colour = COLOURS[index % len(COLOURS)]
+        for row in line:
+            height = y(row.ratio)
+            bar = {"stroke": colour, "stroke-width": "4", "opacity": "0.35"}
+            parts.append(element("line", x1=x(row.p50), x2=x(row.p99), y1=height, y2=height, **bar))
+            parts.append(element("circle", cx=x(row.p99), cy=height, r=5, fill=colour))
+            if not index:
+                parts.append(element("text", duration(row.timespan), x=x(row.p99), y=height - 9, kind="small middle"))
+        parts.append(element("circle", cx=RIGHT + 24, cy=TOP + 20 * index, r=5, fill=colour))
+        parts.append(element("text", key, x=RIGHT + 34, y=TOP + 4 + 20 * index))
+    return document(parts, max(BOTTOM + 32, TOP + 20 * len(keys)), title)

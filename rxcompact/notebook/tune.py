@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.format import duration, instant
-from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
+from rxcompact.mappers import TimeSpec, key_of, time_of
 from rxcompact.notebook.history import History, Result, peak, simulate
+from rxcompact.notebook.picture import picture
+from rxcompact.render.chart import Chart
 from rxcompact.render.tables import Cell, table
 from rxcompact.testing import SimulatedApi
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 KeyMapper: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
 """A function, a field's name, or the names of several."""
@@ -71,13 +72,23 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
     Args:
         rows: The results.
         outages: Where in history an outage of so many seconds was: from and to, POSIX seconds.
+        compact: The options of `compact` as text, by the name of the key.
+        linger: Of `publish`.
     """
 
     outages: Mapping[float, tuple[float, float]]
+    _compact: Mapping[str, str]
+    _linger: float
 
-    def __new__(cls, rows: Iterable[Row], outages: Mapping[float, tuple[float, float]]) -> Self:
+    def __new__(
+        cls,
+        rows: Iterable[Row],
+        outages: Mapping[float, tuple[float, float]],
+        compact: Mapping[str, str] | None = None,
+        linger: float = 1.0,
+    ) -> Self:
         tuning = super().__new__(cls, rows)
-        tuning.outages = outages
+        tuning.outages, tuning._compact, tuning._linger = outages, compact or {}, linger
         return tuning
 
     def recommend(
@@ -131,17 +142,23 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
             record |= {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
         return pd.DataFrame(records)
 
-    def plot(self) -> Figure:
-        """Return a picture: compaction against latency, and expired events against the length of an outage.
+    def plot(self) -> Chart:
+        """Return a picture: compaction against latency, and the events that expire, with a slider for each choice.
 
-        It shows itself in a notebook; it is a matplotlib figure, so it has ``savefig``.
-
-        Raises:
-            ImportError: without matplotlib.
+        A click on a point shows the text of its pipeline. It needs no kernel, and nothing to install.
         """
-        from rxcompact.notebook.picture import picture  # noqa: PLC0415 - an extra
+        return picture(self, self.outages, self.pipeline, repr(self))
 
-        return picture(self, self.outages)
+    def pipeline(self, row: Row) -> str:
+        """Return the text of a pipeline that does what a row does; source, enricher and sink are yours."""
+        options = self._compact.get(row.key, f"key_mapper={row.key}")
+        stages = [
+            f"rxo.compact({row.timespan:g}, {options})",
+            f"rxo.enrich(enricher, max_concurrent={row.max_concurrent})",
+            f"rxo.publish(sink, timespan={self._linger:g})",
+        ]
+        limits = f"max_age={row.max_age:g}, max_in_flight={2 * max(1, row.held)}"  # twice what was held
+        return f"Pipeline(source, {', '.join(stages)}, {limits})"
 
     def _cells(self, row: Row) -> dict[str, Cell]:
         return {
@@ -258,13 +275,14 @@ def tune(
         raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
     history = History(events, time_of(time_mapper))
     keys = _labelled(key_mappers)
+    mappers = {label: key_of(mapper, argument="key_mappers") for label, mapper in keys.items()}
     places = {length: history.busiest(length) for length in lengths}
     replays = [(), *([place] for place in places.values())]
     choices = list(product(ages, pools))
     rows: list[Row] = []
     with _bar(len(keys) * len(spans) * (1 + len(choices) * len(replays)), shown=progress) as step:
-        for (label, key_mapper), timespan in product(keys.items(), spans):
-            compaction = history.compacted(key_mapper, timespan, late)
+        for (label, mapper), timespan in product(mappers.items(), spans):
+            compaction = history.compacted(mapper, timespan, late)
             step()
             for max_age, pool in choices:
                 replay = partial(simulate, compaction.windows, max_age=max_age, max_concurrent=pool, linger=linger)
@@ -285,7 +303,22 @@ def tune(
                     held=max(each.held for each in results),
                 )
                 rows.append(row)
-    return Tuning(rows, places)
+    more = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
+    return Tuning(rows, places, {label: f"key_mapper={_code(key)}{more}" for label, key in keys.items()}, linger)
+
+
+def explore(history: Iterable[Any], **options: Any) -> Chart:
+    """Replay history with many choices, and return the picture whose sliders go through them: `Tuning.plot`.
+
+    Dragging redraws in the page, without the kernel. ★ marks the window with the fewest distinct events that keeps the
+    latency and loses none, with the outage chosen and without.
+
+    Args:
+        history: As in `tune`.
+        options: As in `tune`; by default it tries more windows, and an outage of a minute.
+    """
+    usual: dict[str, Any] = {"timespans": (1, 2, 5, 10, 30, 60, 120), "max_ages": (60, 300), "outages": (60,)}
+    return tune(history, **usual | options).plot()
 
 
 def percentile(ordered: Sequence[float], percent: int) -> float | None:
@@ -300,15 +333,22 @@ def _durations(argument: str, values: Sequence[Seconds]) -> list[float]:
     return sorted({seconds(argument, value) for value in values})
 
 
-def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, Mapper]:
+def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
     if isinstance(mappers, Mapping):
-        pairs = [(label, key_of(mapper, argument="key_mappers")) for label, mapper in mappers.items()]
+        pairs = list(mappers.items())
     else:
         found = mappers if isinstance(mappers, list) else [mappers]
-        pairs = [(str(key), key) for key in (key_of(mapper, argument="key_mappers") for mapper in found)]
+        pairs = [(str(key_of(mapper, argument="key_mappers")), mapper) for mapper in found]
     if not pairs or len(dict(pairs)) < len(pairs):
         raise ArgumentError("key_mappers", mappers, "one or more, each with a name of its own")
     return dict(pairs)
+
+
+def _code(mapper: object) -> str:
+    """Return a field's name, or those of several, as they are written; of a function its name."""
+    if isinstance(mapper, str | tuple):
+        return repr(mapper)
+    return getattr(mapper, "__name__", str(mapper))
 
 
 @contextmanager

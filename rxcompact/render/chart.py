@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,3 +25,8 @@ class Chart:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         # no text/html: JupyterLab prefers it to a chart
         return {MIME: self.spec, "image/svg+xml": self.svg, "text/plain": self.text}
+
+
+def labels(words: Mapping[float, str]) -> str:
+    """Return the expression of an axis whose values have these labels."""
+    return "".join(f"datum.value == {value} ? '{word}' : " for value, word in words.items()) + "''"

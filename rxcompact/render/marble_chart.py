@@ -8,7 +8,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rxcompact.format import OUTCOMES, duration, instant, short
-from rxcompact.render.chart import SCHEMA
+from rxcompact.render.chart import SCHEMA, labels
 from rxcompact.render.marble import Axis, axes, symbols, within
 from rxcompact.render.marble_svg import COLOURS, rows_of
 from rxcompact.render.svg import OUTCOME_COLOURS, QUIET, RETRY
@@ -119,7 +119,7 @@ def _view(recording: Recording, axis: Axis, lanes: Sequence[str], marks: Sequenc
         for mark, row in zip(own, rows, strict=True):
             points.append(_row(mark) | {"y": bases[lane] - row * ROW, "key": numbers[mark.key], "order": len(points)})
     windows = [_window_row(window) for window in recording.windows[-MOST:]] if "windows" in bases else []
-    lane_of = "".join(f"datum.value == {base} ? '{lane}' : " for lane, base in bases.items()) + "''"
+    lane_of = labels({base: lane for lane, base in bases.items()})
     lane_axis = {"values": list(bases.values()), "labelExpr": lane_of, "domain": False, "ticks": False, "title": None}
     clock = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
     time_axis = {"labelExpr": clock, "tickCount": 8, "labelOverlap": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -380,6 +381,41 @@ def test_a_circle_of_a_chart_shows_its_key_and_dims_the_others(lab: Lab, noteboo
         expect(page.locator("#vg-tooltip-element")).to_contain_text("key:")
         lab.picture(page, "chart-hover")
         assert canvas.screenshot() != before
+
+
+EXPLORED = """\
+from rxcompact.notebook import explore
+from rxcompact.testing import START
+
+history = [{"ts": START + second / 10, "id": second // 7 % 40} for second in range(3000)]
+explore(history, time_mapper="ts", key_mappers="id", timespans=[1, 10, 60], progress=False)
+"""
+
+
+def test_sliders_redraw_without_the_kernel_and_a_click_gives_the_pipeline(
+    lab: Lab, notebook: Callable[..., Path]
+) -> None:
+    with lab.open(notebook("explore.ipynb", EXPLORED)) as page:
+        lab.run_all(page)
+        canvas = page.locator(".jp-RenderedVegaCommon5 canvas").first
+        expect(canvas).to_be_visible()
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")  # what follows is the page's alone
+        page.wait_for_timeout(SECOND)
+        before = canvas.screenshot()
+        page.locator("input[name=window]").fill("2")
+        page.wait_for_timeout(SECOND)
+        assert canvas.screenshot() != before
+        box, text = canvas.bounding_box(), page.locator("input[type=text][aria-label^='the pipeline']")
+        assert box is not None
+        for x, y in itertools.product(range(50, 450, 6), range(40, 330, 6)):
+            page.mouse.click(box["x"] + x, box["y"] + y)
+            if text.input_value():
+                break
+        assert re.match(
+            r"Pipeline\(source, rxo.compact\(\d+, key_mapper='id', time_mapper='ts'\), ", text.input_value()
+        )
+        lab.picture(page, "explore")
+        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.startKernel()")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

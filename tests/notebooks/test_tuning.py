@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
-from rxcompact import key_of
+from rxcompact import Pipeline, key_of
+from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError
 from rxcompact.testing import SimulatedApi
 
 try:
-    from rxcompact.notebook import Row, Tuning, tune
+    from rxcompact.notebook import Row, Tuning, explore, tune
 except ImportError:
     if "CI" in os.environ:
         raise
@@ -131,39 +134,88 @@ def test_a_data_frame_has_a_row_for_each() -> None:
     assert frame["p99"].isna().sum() == 1
 
 
+def values(chart: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = chart.spec["data"]["values"]
+    return found
+
+
 def test_the_picture_shows_the_rows() -> None:
     rows = [row(key=key, timespan=span, p50=span, p99=2 * span, max_age=age, distinct=round(500 / span))
             for key in ("a", "b") for span in (1.0, 10.0) for age in (60.0, 600.0)]  # fmt: skip
-    picture = Tuning(rows, OUTAGES).plot()
-    compaction, *outages = picture.axes
-    assert [(list(line.get_xdata()), list(line.get_ydata())) for line in compaction.lines] == [
-        ([1.0, 10.0], [0.5, 0.95])
-    ] * 2
-    assert [axes.get_title(loc="left") for axes in outages] == ["a", "b"]
-    for axes in outages:
-        assert [list(line.get_ydata()) for line in axes.lines] == [[0, 0, 80]] * 4
-        assert [label.get_text() for label in axes.get_xticklabels()] == ["none", "1 min", "5 min"]
-        assert axes.get_ylim()[1] > 80
-    png = picture._repr_png_()
-    assert png.startswith(b"\x89PNG")
-    assert png == Tuning(rows, OUTAGES).plot()._repr_png_()
+    chart = Tuning(rows, OUTAGES).plot()
+    usual = [each for each in values(chart) if each["outage"] == 0 and each["age"] == 1]
+    assert [(each["key"], each["window"], each["p50"], each["p99"], each["ratio"]) for each in usual] == [
+        (key, index, span, 2 * span, ratio)
+        for key in "ab"
+        for index, (span, ratio) in enumerate([(1, 0.5), (10, 0.95)])
+    ]
+    # without an outage none expires, in that of a minute none, in that of five 80
+    for key in "ab":
+        lost = [each["lost"] for each in values(chart) if each["key"] == key and each["age"] == each["window"] == 0]
+        assert lost == [0, 0, 80]
+    bundle = chart._repr_mimebundle_()
+    assert set(bundle) == {"application/vnd.vegalite.v5+json", "image/svg+xml", "text/plain"}
+    json.dumps(chart.spec, allow_nan=False)
+    picture = ET.fromstring(chart.svg)
+    texts = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"a", "b", "1 s", "10 s"} <= set(texts)
+    assert chart.svg == Tuning(rows, OUTAGES).plot().svg
 
 
-def test_n6_ticks_are_shares_from_0_to_1_and_whole_numbers() -> None:
+def test_there_is_a_slider_for_each_choice_that_there_is() -> None:
+    rows = [row(timespan=span, max_age=age) for span in (1.0, 60.0) for age in (60.0, 600.0)]
+    sliders = {each["name"]: each.get("bind") for each in Tuning(rows, OUTAGES).plot().spec["params"]}
+    assert sliders["calls"] is None
+    assert {name: bind["name"] for name, bind in sliders.items() if bind} == {
+        "window": "window (1 s to 1 min) ", "age": "age (1 min to 10 min) ", "outage": "outage (none to 5 min) ",
+        "latency": "latency (5 s to 10 s) ",
+    }  # fmt: skip
+
+
+def test_a_point_has_the_text_of_its_pipeline() -> None:
+    events = [{"ts": T0 + number / 10, "host": number % 7, "alert": number % 3} for number in range(600)]
+    tuning = quiet(
+        events, time_mapper="ts", key_mappers=[("host", "alert"), "host", repr], timespans=[10], max_ages=[60],
+        max_concurrents=[5], outages=[20], lateness=2, batch_timespan=0.5,
+    )  # fmt: skip
+    assert [each["pipeline"] for each in values(tuning.plot())][::2] == [tuning.pipeline(each) for each in tuning]
+    names = {"Pipeline": Pipeline, "rxo": rxo, "source": [], "enricher": print, "sink": print}
+    for found, key in zip(tuning, ["host, alert", "host", "repr"], strict=True):
+        made: Pipeline = eval(tuning.pipeline(found), names)
+        compact, (enrich,), publish = made.reducer, made.enrichments, made.publication
+        assert (compact.timespan, str(compact.key_mapper), compact.lateness) == (10, key, 2)
+        assert (enrich.max_concurrent, publish.linger, made.max_age) == (5, 0.5, 60)
+        assert made.max_in_flight == 2 * found.held
+
+
+def test_n6_labels_are_shares_from_0_to_1_and_whole_numbers() -> None:
     rows = [row(key=key, distinct=distinct, in_outage={60.0: 0, 300.0: 1}) for key, distinct in (("a", 990), ("b", 5))]
-    picture = Tuning(rows, OUTAGES).plot()
-    picture.canvas.draw()
-    shares, *counts = [[label.get_text() for label in axes.get_yticklabels()] for axes in picture.axes]
-    assert shares == ["0%", "20%", "40%", "60%", "80%", "100%"]
-    assert all(texts == [str(number) for number in range(len(texts))] for texts in counts)
+    chart = Tuning(rows, OUTAGES).plot()
+    frontier, losses = chart.spec["hconcat"]
+    share = frontier["layer"][0]["encoding"]["y"]
+    assert (share["scale"]["domain"], share["axis"]["values"]) == ([0, 1.05], [0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert [text.split("'")[1] for text in share["axis"]["labelExpr"].split(":")[:-1]] == [
+        "0%", "20%", "40%", "60%", "80%", "100%",
+    ]  # fmt: skip
+    assert losses["encoding"]["y"]["axis"] == {"tickMinStep": 1, "format": ",d"}
+    texts = [each.text for each in ET.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}text")]
+    assert texts[1:7] == ["0%", "20%", "40%", "60%", "80%", "100%"]
+
+
+def test_explore_is_the_picture_of_a_tuning() -> None:
+    options: dict[str, Any] = {"time_mapper": "ts", "key_mappers": "id", "progress": False}
+    chart = explore(apart(60), timespans=[1, 10], **options)
+    tuning = tune(apart(60), timespans=[1, 10], max_ages=[60, 300], outages=[60], **options)
+    assert chart.spec == tuning.plot().spec
+    assert repr(chart) == repr(tuning)
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[-1:], [row(expired=0, in_outage={60.0: 0, 300.0: 0})]])
 @pytest.mark.parametrize("outages", [OUTAGES, {}])
 def test_there_is_a_picture_of_whatever_was_found(rows: list[Row], outages: dict[float, tuple[float, float]]) -> None:
-    picture = Tuning(rows, outages).plot()
-    assert len(picture.axes) == 1 + (len({each.key for each in rows}) if outages else 0)
-    assert picture._repr_png_().startswith(b"\x89PNG")
+    chart = Tuning(rows, outages).plot()
+    assert len(values(chart)) == len(rows) * (1 + len(outages))
+    ET.fromstring(chart.svg)
 
 
 # ── how it is called ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -216,7 +268,7 @@ def test_without_windows_there_is_nothing_to_simulate() -> None:
     assert (row.rejected, row.distinct, row.p50, row.calls, row.in_outage) == (3, 0, None, 0, {60.0: 0})
 
 
-def test_table_and_answer_need_neither_pandas_nor_matplotlib_nor_tqdm() -> None:
+def test_table_picture_and_answer_need_neither_pandas_nor_matplotlib_nor_tqdm() -> None:
     program = (
         "import sys\n"
         "sys.modules.update(dict.fromkeys(('pandas', 'matplotlib', 'tqdm')))\n"  # None: importing it raises
@@ -225,9 +277,9 @@ def test_table_and_answer_need_neither_pandas_nor_matplotlib_nor_tqdm() -> None:
         "tuning = tune(events, time_mapper='ts', key_mappers='id', timespans=[10])\n"
         "assert '70.0%' in repr(tuning) and '70.0%' in tuning._repr_html_()\n"
         "assert tuning.recommend(max_latency=60) is tuning[0]\n"
-        "for needs in (tuning.to_pandas, tuning.plot):\n"
-        "    try: needs()\n"
-        "    except ImportError: pass\n"
-        "    else: raise SystemExit(1)\n"
+        "assert tuning.plot().spec['data']['values']\n"
+        "try: tuning.to_pandas()\n"
+        "except ImportError: pass\n"
+        "else: raise SystemExit(1)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
