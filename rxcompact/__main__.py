@@ -23,6 +23,7 @@ COMMANDS = {
     "compact": "compact JSON events from files or standard input",
     "serve": "run a service made of options: HTTP or a broker in, enrich, publish",
     "run": "run a Pipeline of your own as a service",
+    "suggest": "which fields of a log make a good key",
     "demo": "show it at work on loopback",
 }
 SIGINT, SIGPIPE = 2, 13

@@ -198,7 +198,7 @@ def test_h8_a_header_is_a_name_and_a_value_which_no_error_shows() -> None:
 # ── terminals and streams ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("command", [[], ["compact"], ["serve"], ["demo"]])
+@pytest.mark.parametrize("command", [[], ["compact"], ["serve"], ["suggest"], ["demo"]])
 def test_i16_help_on_a_terminal_that_is_not_utf_8(command: list[str]) -> None:
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     done = subprocess.run(

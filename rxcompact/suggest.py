@@ -1,0 +1,233 @@
+"""Which fields make a good key: found in a sample of events, by what each would remove and what it would mix."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, islice
+from typing import Any, TypeAlias
+
+from rxcompact.errors import DecodeError
+from rxcompact.fields import decode
+from rxcompact.format import short
+from rxcompact.render.tables import table
+
+MASKS: Mapping[str, str] = {
+    "uuid": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
+    "address": r"\b(?:\d{1,3}\.){3}\d{1,3}(?::\d+)?\b|\b(?:[0-9a-fA-F]{1,4}:){3,7}[0-9a-fA-F]{1,4}\b",
+    "id": r"\b(?=[0-9a-zA-Z]*\d)(?=[0-9a-zA-Z]*[a-zA-Z])[0-9a-zA-Z]{8,}\b",
+    "number": r"\b\d+(?:\.\d+)?",
+}
+"""What differs in messages that are of one kind, in the order in which it is replaced."""
+Column: TypeAlias = Sequence[Any]
+SAMPLE, MOST_FIELDS, MOST_KEYS, EXAMPLES = 5000, 10, 3, 3
+TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\d\d/\w{3}/\d{4}:\d\d")
+ID = re.compile(rf"(?:{MASKS['uuid']}|{MASKS['id']})")
+EPOCH = (1e9, 5e18)  # seconds to nanoseconds of this century
+MANY, NEARLY_ALL, SAME, NUMBERS = 0.1, 0.9, 0.99, 20  # shares of the sample; different numbers
+
+
+def mask(text: str, masks: Mapping[str, str] = MASKS) -> str:
+    """Return a message with what differs replaced by its name.
+
+    >>> mask("disk of 10.0.0.7:9100 is 93.5% full, request 8f14e45fceea167a")
+    'disk of <address> is <number>% full, request <id>'
+    """
+    for name, pattern in masks.items():
+        text = re.sub(pattern, f"<{name}>", text)
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """Events of a sample that would be merged."""
+
+    key: tuple[Any, ...]
+    count: int
+    differ: Mapping[str, int]
+    """Fields in which they differ, and how many values each has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A key that could be used."""
+
+    fields: tuple[str, ...]
+    reduction: float
+    """Share of the sample's events that would be duplicates, were it one window."""
+    mixed: float
+    """Share of events that differ, in a field that is not excluded, from most of those they would be merged with."""
+    examples: Sequence[Example]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Suggestion:
+    """What `suggest` found; it shows itself."""
+
+    events: int
+    candidates: Sequence[Candidate]
+    """The best first."""
+    excluded: Mapping[str, str]
+    """Fields that should not be in a key, and why."""
+    masked: Sequence[str]
+    """Fields whose messages were compared by `mask`."""
+
+    def __repr__(self) -> str:
+        lines = [f"keys for {self.events:,} events: share removed, share that would be mixed up"]
+        for row in self.candidates:
+            lines.append(f"  {row.reduction:6.1%} {row.mixed:6.1%}  {', '.join(row.fields)}")
+            lines += [f"{'':19}{line}" for line in map(_line, row.examples)]
+        lines += [f"  not {name}: {why}" for name, why in self.excluded.items()]
+        return "\n".join([*lines, *(f"  {name}: compared by rxcompact.suggest.mask" for name in self.masked)])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (", ".join(row.fields), f"{row.reduction:.1%}", f"{row.mixed:.1%}", " · ".join(map(_line, row.examples)))
+            for row in self.candidates
+        ]
+        more = "; ".join(f"not {name}: {why}" for name, why in self.excluded.items())
+        return table(("key", "removed", "mixed up", "for example"), rows, title=f"{self.events:,} events", more=more)
+
+
+def _line(example: Example) -> str:
+    differ = ", ".join(f"{name} ({many})" for name, many in islice(example.differ.items(), 4))
+    return f"{example.count:,} × {short(example.key, 60)}{f' differ in {differ}' if differ else ''}"  # noqa: RUF001
+
+
+def suggest(
+    events: Iterable[Any], *, max_mixed: float = 0.15, masks: Mapping[str, str] = MASKS, sample: int = SAMPLE
+) -> Suggestion:
+    """Return the fields that make a good key: of those that mix up few different events, what removes most.
+
+    Times, ids, counters and measurements are excluded; numbers, addresses and ids in messages are masked.
+
+    Args:
+        events: Dicts or JSON lines; the first ``sample`` of them are looked at.
+        max_mixed: The share of events that the best key may mix up with others.
+        masks: Regular expressions by the name that replaces what they match.
+
+    Cost:
+        About a second for 5,000 events of ten fields.
+    """
+    rows = [_flat(event) for event in map(_object, islice(events, sample)) if event is not None]
+    columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
+    excluded = {name: why for name, column in columns.items() if (why := _why_not(column))}
+    kept = {name: column for name, column in columns.items() if name not in excluded}
+    masked = [name for name, column in kept.items() if _is_message(column)]
+    replace = partial(mask, masks=masks)
+    kept |= {name: [replace(each) if isinstance(each, str) else each for each in kept[name]] for name in masked}
+    for name, column in list(kept.items()):
+        same = next((other for other in kept if other != name and _follow(column, kept[other])), None)
+        if name not in masked and _is_id(column):
+            excluded[name] = "an id"
+        elif same is not None and not isinstance(next(filter(None, column), None), str):
+            excluded[name] = f"goes with {same}"
+        else:
+            continue
+        del kept[name]
+    widest = sorted(kept, key=lambda name: -len(set(kept[name])))[:MOST_FIELDS]
+    fields = [name for name in kept if name in widest]
+    found = [_judged(names, kept) for size in range(1, MOST_KEYS + 1) for names in combinations(fields, size)]
+    best = min(found, key=lambda each: each[1], default=None)
+    while best is not None and best[1] > max_mixed and len(best[2]) < len(fields):
+        found += (wider := [_judged((*best[2], name), kept) for name in fields if name not in best[2]])
+        best = min(wider, key=lambda each: each[1])
+
+    def rank(judged: tuple[float, float, tuple[str, ...]]) -> tuple[Any, ...]:
+        removed, mixed, names = judged
+        worth = removed if mixed <= max_mixed else removed * (1 - mixed)
+        # of keys that are worth about the same the one with fewer fields
+        return mixed > max_mixed, -round(worth, 2), len(names), mixed
+
+    found.sort(key=rank)
+    chosen: list[tuple[float, float, tuple[str, ...]]] = []
+    for each in found:
+        if len(chosen) < MOST_KEYS and not any(set(other[2]) <= set(each[2]) for other in chosen):
+            chosen.append(each)
+    candidates = [Candidate(names, share, mixed, _examples(names, kept)) for share, mixed, names in chosen]
+    return Suggestion(len(rows), candidates, excluded, masked)
+
+
+def _object(event: Any) -> Mapping[str, Any] | None:
+    """Return an event's members; None of what is no object."""
+    with suppress(DecodeError):
+        event = decode(event)
+    return event if isinstance(event, Mapping) else None
+
+
+def _flat(event: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return members by their paths; lists as JSON, so that they can be compared."""
+    flat: dict[str, Any] = {}
+    for name, value in event.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value, default=str) if isinstance(value, list) else value
+    return flat
+
+
+def _why_not(column: Column) -> str:
+    """Return why a field should be in no key by its type; nothing if it may be."""
+    values = [value for value in column if value is not None]
+    numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
+    texts = [value for value in values if isinstance(value, str)]
+    different, enough = len(set(column)), NEARLY_ALL * len(values)
+    if different < 2:  # noqa: PLR2004
+        return "the same in all"
+    if len(numbers) > enough:
+        many = different > MANY * len(column)
+        if many and EPOCH[0] < min(numbers) and max(numbers) < EPOCH[1]:
+            return "a time"
+        measured = any(not float(number).is_integer() for number in numbers)
+        return "a counter or a measurement" if measured or different > NUMBERS else ""
+    kinds = {"a time": TIME.match, "a list": re.compile(r"\[").match}
+    return next((kind for kind, match in kinds.items() if len([*filter(match, texts)]) > enough), "")
+
+
+def _is_id(column: Column) -> bool:
+    texts = [value for value in column if isinstance(value, str)]
+    different, size = len(set(texts)), len(column)
+    looks = len([*filter(ID.fullmatch, texts)]) > NEARLY_ALL * len(texts)
+    return different > NEARLY_ALL * size or (different > MANY * size and looks)
+
+
+def _is_message(column: Column) -> bool:
+    """Return whether masks make few texts of many, in which there are words."""
+    texts = {value for value in column if isinstance(value, str)}
+    worded = [text for text in texts if " " in text]
+    return len(worded) > len(texts) / 2 and len(set(map(mask, texts))) <= len(texts) / 2
+
+
+def _follow(column: Column, other: Column) -> bool:
+    """Return whether each of two fields follows from the other."""
+    return min(_purity(column, other), _purity(other, column)) > SAME
+
+
+def _purity(keys: Column, values: Column) -> float:
+    """Return the share of events whose value is the most frequent one of their key."""
+    most: dict[Any, int] = {}
+    for (key, _), many in Counter(zip(keys, values, strict=True)).items():
+        most[key] = max(most.get(key, 0), many)
+    return sum(most.values()) / len(keys)
+
+
+def _judged(names: Sequence[str], columns: Mapping[str, Column]) -> tuple[float, float, tuple[str, ...]]:
+    """Return the share removed, the share mixed up, and the names."""
+    keys = list(zip(*(columns[name] for name in names), strict=True))
+    everything = list(zip(*columns.values(), strict=True))
+    return 1 - len(set(keys)) / len(keys), 1 - _purity(keys, everything), tuple(names)
+
+
+def _examples(names: Sequence[str], columns: Mapping[str, Column]) -> list[Example]:
+    keys = list(zip(*(columns[name] for name in names), strict=True))
+    found: list[Example] = []
+    for key, count in Counter(keys).most_common(EXAMPLES):
+        places = [at for at, each in enumerate(keys) if each == key]
+        values = {name: len({column[at] for at in places}) for name, column in columns.items()}
+        found.append(Example(key, count, {name: many for name, many in values.items() if many > 1}))
+    return found
