@@ -42,8 +42,8 @@ class HttpSink:
         outcome  a is published, b is sent again, c has failed
 
     Args:
-        url: Where to; a template with names of fields in braces, or a function of a `Compacted`, for a request of its
-            own for each event.
+        url: Where to; a template with names of fields in braces, for a request of its own for each event; or a function
+            of the batch.
         format: ``"ndjson"``, ``"array"``, ``"object"`` for a request of its own for each event, or ``"lines"`` of text,
             as for InfluxDB or Graphite, given by ``to_json``.
         to_json: Returns what is sent for a `Compacted`; by default all its fields. `flat_object` returns a row.
@@ -63,7 +63,7 @@ class HttpSink:
         ArgumentError: for an argument that can never work.
     """
 
-    url: str | Callable[[Compacted], str]
+    url: str | Callable[[Batch], str]
     _: KW_ONLY
     format: Literal["ndjson", "array", "object", "lines"] = "ndjson"
     to_json: Callable[[Compacted], Any] = json_object
@@ -83,7 +83,7 @@ class HttpSink:
         if self.format == "lines" and self.to_json is json_object and self.body is None:
             raise ArgumentError("to_json", self.to_json, 'a function that returns a line, where format is "lines"')
         self._url = url_of(self.url)
-        if self.format == "object" or not isinstance(self.url, str) or is_template(self.url):
+        if self.format == "object" or (isinstance(self.url, str) and is_template(self.url)):
             self.max_batch = 1
         self._client = Client(limit=self.max_concurrent, method=self.method, headers=self.headers, ssl=self.ssl)
 
@@ -99,17 +99,17 @@ class HttpSink:
             results = await asyncio.gather(*(self.publish((each,)) for each in batch), return_exceptions=True)
             each_error = (each.get(0) if isinstance(each, Mapping) else each for each in results)
             return {position: error for position, error in enumerate(each_error) if error is not None} or None
-        failed: dict[int, BaseException] = {}
+        batch, failed = Batch.of(batch), dict[int, BaseException]()
         if self.body is not None:
-            body, content_type = self.body(Batch.of(batch))
+            body, content_type = self.body(batch)
         else:
             content_type, encode = FORMATS[self.format]
             body, failed = encoded(batch, self.to_json, encode)
             if len(failed) == len(batch):
                 return failed
-        headers = {"Content-Type": content_type, self.idempotency_header: Batch.of(batch).idempotency_key}
+        headers = {"Content-Type": content_type, self.idempotency_header: batch.idempotency_key}
         longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
-        url = self._url(batch[0].event if isinstance(self.url, str) else batch[0])
+        url = self._url(batch[0].event if isinstance(self.url, str) else batch)
         if self.gzip:
             body, headers["Content-Encoding"] = zlib.compress(body, wbits=31), "gzip"
         status, _, answer = await self._client.request(url, body, headers, max_answer=longest)

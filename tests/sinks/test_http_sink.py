@@ -84,7 +84,7 @@ def test_w6_a_method_that_is_none_is_refused(method: str) -> None:
 
 URLS: dict[str, Any] = {
     "template": lambda url: url + "/{id}/_doc?x={n.m}",
-    "function": lambda url: lambda compacted: f"{url}/{compacted.event['id']}/_doc?x={compacted.event['n']['m']}",
+    "function": lambda url: lambda each: f"{url}/{each[0].event['id']}/_doc?x={each[0].event['n']['m']}",
 }
 
 
@@ -113,6 +113,16 @@ async def test_w6_a_url_of_each_event(kind: str, whole: bool) -> None:
         (first, 1), ("/c/_doc?x=2", 2), ("/d/_doc?x=3", 3)
     ]  # fmt: skip
     assert len({got.headers["Idempotency-Key"] for got in server.got}) == 3
+
+
+@real_time
+async def test_w6_a_url_of_each_batch() -> None:
+    async with answering() as server:
+        sink = HttpSink(lambda each: f"{server.url}/{each.idempotency_key}.ndjson", method="PUT", gzip=True)
+        assert await publish(sink, ABC) is None
+    [got] = server.got
+    assert (got.method, got.path) == ("PUT", f"/{ABC.idempotency_key}.ndjson")
+    assert [line["key"] for line in got.lines] == [0, 1, 2]
 
 
 async def test_w6_an_event_without_the_field_of_the_url_fails_alone() -> None:
