@@ -84,7 +84,7 @@ def influx_line(measurement: str, *, tags: Sequence[str] = ()) -> Callable[[Comp
 
 
 def loki(url: str, labels: Sequence[str] = (), *, job: str = "rxcompact", **options: Unpack[Options]) -> HttpSink:
-    """Return a sink that pushes events as JSON lines, in a stream for each combination of the labels, which are fields."""
+    """Return a sink that pushes events as JSON lines, in a stream for each combination of the fields in `labels`."""
     names = [re.sub(r"\W", "_", label) for label in labels]
     fields = [Field(label, "labels") for label in labels]
 
