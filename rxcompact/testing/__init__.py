@@ -276,7 +276,7 @@ class SimulatedApi:
         self._outages = outages
         self._rate = rate
         self._free = 0.0
-        self._random = random.Random(seed)  # noqa: S311
+        self._random = random.Random(seed)
         self.calls: list[tuple[float, Any]] = []
         """When it was called, POSIX seconds, and with which event."""
 
