@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from rxcompact.testing.proxy import Proxy, free_port
 
-BATCH, RATE, DEADLINE, PATIENCE = 20, 100, 3, 120
-"""Events sent at once, and a second; seconds of a drain, and until all is settled when nothing fails any more."""
+BATCH, RATE, DEADLINE, QUIET, PATIENCE = 20, 100, 3, 40, 120
+"""Events sent at once, and a second; seconds of a drain, without any change at the end, and until the rig gives up."""
 FAULTS = "connections cut", "handshakes reset", "black hole", "slow", "down"
 MISHAPS = "worker terminated", "rolling deploy while the API is down", "disk full"
 DURABLE = "worker killed", "broker killed", "password changed", "acknowledged messages removed"
@@ -176,8 +177,7 @@ class Rig:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options, self.folder = options, folder
-        self.began = time.monotonic()
-        self.end = self.began + 60 * options.minutes
+        self.began = self.end = 0.0
         self.proxies = {name: Proxy(free_port()) for name in ("source", "API", "store")}
         self.proxies["store"].target = self.proxies["API"].target
         self.broker: Any = {"nats": Nats, "redis": Redis, "http": Http}[options.kind](folder, self.proxies["source"])
@@ -198,9 +198,11 @@ class Rig:
         log.with_suffix(".dead").touch()
         with log.open("wb") as file:
             self.workers.append(subprocess.Popen(command, stdout=file, stderr=file))
+        with suppress(TimeoutError):  # it may not reach its broker now
+            async with asyncio.timeout(10 * DEADLINE):
+                while not re.search("^(listening|consuming) ", log.read_text(), re.MULTILINE):
+                    await asyncio.sleep(0.05)
         if not self.broker.durable:
-            while b"listening on" not in log.read_bytes():
-                await asyncio.sleep(0.05)
             self.proxies["source"].target = entry
 
     async def stop(self, worker: subprocess.Popen[bytes], number: int = signal.SIGTERM) -> None:
@@ -232,9 +234,9 @@ class Rig:
     async def happen(self, kind: str, seconds: float, pick: random.Random) -> None:
         match kind:
             case "worker terminated" | "worker killed":
-                number = signal.SIGKILL if kind == "worker killed" else signal.SIGTERM
-                await self.stop(pick.choice(self.workers), number)
+                await self.stop(self.workers[0], signal.SIGKILL if kind == "worker killed" else signal.SIGTERM)
                 await self.start()
+                await asyncio.sleep(seconds)  # at its work
             case "rolling deploy while the API is down":
                 down = self.fail("API", "down", self.broker.workers * (seconds + DEADLINE), pick)
                 await asyncio.gather(down, self.replace(seconds))
@@ -299,10 +301,15 @@ class Rig:
                 await again(self.broker.connect)()
                 for _ in range(self.broker.workers):
                     await self.start()
+                self.began = time.monotonic()
+                self.end = self.began + 60 * self.options.minutes
                 picks = (random.Random(self.options.seed) for _ in lanes)
                 await asyncio.gather(self.send(), *map(self.torment, lanes, picks))
-                while self.account()["lost"] and time.monotonic() < self.end + PATIENCE:
+                quiet, account = 0, self.account()
+                while account["lost"] and quiet < QUIET:
                     await asyncio.sleep(1)
+                    before, account = account, self.account()
+                    quiet = quiet + 1 if account == before else 0
                 while self.workers:
                     await self.stop(self.workers[0])
         finally:

@@ -1,4 +1,4 @@
-"""What the tests of brokers share: servers that may be killed, pipelines that take from them, a proxy between them."""
+"""What the tests of brokers share: servers that may be killed, pipelines that take from them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import asyncio
 import importlib.util
 import json
 import os
-import random
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import sysconfig
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -25,6 +22,7 @@ from pipelines import simple_pipeline
 from rxcompact import Orchestrator
 from rxcompact.events import DeadLetter
 from rxcompact.signals import SourceFailed
+from rxcompact.testing.proxy import free_port
 
 PATIENCE = 60.0
 """Seconds until a test gives up; far more than it takes on a busy machine."""
@@ -41,16 +39,6 @@ def program(name: str, package: str) -> str:
     if importlib.util.find_spec(package) is None:
         missing(package)
     return shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}") or missing(name)
-
-
-def free_port() -> int:
-    """Return a port that no outgoing connection is given meanwhile."""
-    while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
-        with socket.socket() as taken, suppress(OSError):
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(("127.0.0.1", port))
-            return port
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -238,54 +226,3 @@ class Rig:
                 await orchestrator.stop(0.5)
             await self.disconnect()
         assert self.faults == []
-
-
-class Proxy:
-    """Between a client and a server: passes bytes on, cuts connections, or resets each new one in its handshake."""
-
-    def __init__(self, port: int) -> None:
-        self._server_port = port
-        self.port = free_port()
-        self.resets_after: int | None = None  # replies of the server
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.accepted = 0
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        self.cut()
-
-    def cut(self) -> None:
-        for writer in self._writers:
-            with suppress(Exception):
-                found = writer.get_extra_info("socket")
-                found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                writer.transport.abort()
-        self._writers.clear()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.accepted += 1
-        resets_after = self.resets_after
-        with suppress(OSError):
-            from_server, to_server = await asyncio.open_connection("127.0.0.1", self._server_port)
-            pair = {writer, to_server}
-            self._writers |= pair
-            up = asyncio.ensure_future(self._copy(reader, to_server))
-            await self._copy(from_server, writer, resets_after)
-            up.cancel()
-            for each in pair:
-                each.transport.abort()
-
-    async def _copy(self, reader: Any, writer: Any, limit: int | None = None) -> None:
-        with suppress(OSError, RuntimeError):
-            while limit is None or limit > 0:
-                if not (data := await reader.read(65536)):
-                    return
-                writer.write(data)
-                await writer.drain()
-                limit = limit if limit is None else limit - 1
-            found = writer.get_extra_info("socket")
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

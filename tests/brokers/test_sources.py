@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.testing.proxy import Proxy
 
-from .support import PATIENCE, Gate, Proxy, Rig, Server, logged, until
+from .support import PATIENCE, Gate, Rig, Server, logged, until
 
 LONG = 10 * PATIENCE
 

@@ -17,15 +17,9 @@ from source_support import HEAD, Service, closed, ndjson, posting, served, statu
 
 from rxcompact import HttpSource
 from rxcompact.signals import SourceFailed
+from rxcompact.testing.proxy import free_port
 
 QUICK = {"timespan": 0.05, "batch_timespan": 0.01}
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def test_s48_while_it_stops_posts_get_503_and_accepted_events_are_published() -> None:
