@@ -40,6 +40,15 @@ class Demand:
         """Wait until there is capacity; return how much."""
         return self.limit
 
+    def hold(self, size: int) -> bool:
+        """Count bytes of an unfinished body, until they are subtracted; return False where there is no capacity."""
+        del size
+        return True
+
+    def used(self) -> Mapping[str, tuple[int, int]]:
+        """Return how much is held and how much can be, by the name of the bound."""
+        return {}
+
     def metrics(self) -> tuple[bytes, str]:
         """Return the metrics of the run in Prometheus' text format, and its content type.
 
@@ -194,6 +203,8 @@ class StageContext:
     """Gives how many keys it may know, those counted whose only event has left."""
     overflow: Overflow
     """What becomes of a new key beyond that."""
+    raw: bool
+    """Whether events are JSON lines, whose bytes are counted."""
     flushes: Observable[Any]
     """On its first item open windows close and waits are cut short."""
     dead_letters: Callable[[DeadLetter], object]

@@ -32,6 +32,7 @@ class DeadLetterRoute:
 
     Attributes:
         lost: How many dead letters could not be delivered.
+        size: Bytes of those that wait.
         ended: Done when `complete` was called and every dead letter was delivered or given up.
     """
 
@@ -40,7 +41,7 @@ class DeadLetterRoute:
     ) -> None:
         self._letters: Subject[Compacted] = Subject()
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
-        self.lost = 0
+        self.lost = self.size = 0
         self._log = OncePerMinute("ERROR", "a dead letter ({} at {}, {}) could not be delivered: {text}")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
@@ -55,6 +56,7 @@ class DeadLetterRoute:
         """Deliver a dead letter; ``on_delivered`` is called when the sink took it, and never when it could not."""
         event = letter.event if isinstance(letter.event, Compacted) else Compacted(None, None, 1)
         self._callbacks[id(letter)] = on_delivered
+        self.size += letter.size
         self._letters.on_next(event.replace(event=letter, window=None))
 
     def complete(self) -> None:
@@ -68,11 +70,13 @@ class DeadLetterRoute:
 
     def _on_delivered(self, delivered: Delivered) -> None:
         for compacted in delivered.batch:
+            self.size -= compacted.event.size
             self._callbacks.pop(id(compacted.event))()
 
     def _on_lost(self, letter: DeadLetter) -> None:
         lost: DeadLetter = letter.event.event
         self._callbacks.pop(id(lost), None)
+        self.size -= lost.size
         self.lost += 1
         self._log(lost.outcome, lost.stage, lost.reason, text="; ".join(map(error_text, chain_of(letter.error))))
 

@@ -107,8 +107,8 @@ class FutureError(RxCompactError, reason="future"):
 class NoRoomError(RxCompactError, reason="no room"):
     """A new key found no room."""
 
-    def __init__(self, max_keys: int) -> None:
-        super().__init__(f"no room for a new key: {max_keys} are held")
+    def __init__(self, max_keys: int, unit: str = "") -> None:
+        super().__init__(f"no room for a new key: {max_keys}{unit} are held")
         self.max_keys = max_keys
 
 

@@ -63,6 +63,8 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
     """POSIX seconds of the key's latest event: its event time, else its arrival."""
     window: Bounds | None = None
     """The window that it is of."""
+    size: int = 0
+    """Bytes of the JSON that it was decoded from; 0 for an event that is not decoded, or never was JSON."""
 
     _fields: ClassVar = ("key", "event", "count", "first_seen", "last_seen")
 
@@ -92,7 +94,7 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
 
     def having(self, event: F) -> Compacted[K_co, F]:
         """Return it with another event; less than half of what `replace` takes."""
-        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window)
+        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window, self.size)
 
     _repr_html_ = shown_by("compacted_html")
 
@@ -185,6 +187,16 @@ class DeadLetter(msgspec.Struct, frozen=True):
     """Seconds since birth, where a birth is known."""
     origin: str | None = None
     """Where it came from: file and line, URL of the post, stream and sequence; of a distinct event its source."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the event as JSON, where they are known."""
+        event = self.event
+        if isinstance(event, Compacted):
+            if event.size:
+                return event.size
+            event = event.event
+        return len(event) if isinstance(event, bytes) else 0
 
     def to_json(self) -> dict[str, Any]:
         """Return what a JSON encoder takes: the event with its key and count, and why it was not published.

@@ -115,6 +115,11 @@ class Orchestrator(Observables):
         return self._run.account() if self._run is not None else Account()
 
     @property
+    def bytes_held(self) -> int:
+        """Bytes of JSON that are in flight, dead letters on their way and unfinished request bodies included."""
+        return self._run.size() + self._run.receiving if self._run is not None else 0
+
+    @property
     def stages(self) -> Mapping[str, StageNow]:
         """What each stage holds, how old the oldest of it is, and the last error; empty before the first start."""
         return self._run.stages() if self._run is not None else {}

@@ -23,6 +23,7 @@ from rxcompact.sources.observable import ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
 """An operator."""
+EVENTS_SHARE = 7 / 8  # of max_bytes, for events: the rest is for bodies, which may bring no new key
 
 
 class Pipeline:
@@ -45,6 +46,9 @@ class Pipeline:
             `enrich`, as often as there are APIs; last `publish`.
         max_age: Seconds after its birth (its ``first_seen``) at which an event that was not published expires.
         max_in_flight: Distinct events that are held in all. When they are, a source that can wait is made to.
+        max_bytes: Bytes of JSON that are held in all, those of unfinished request bodies too. New keys have to wait
+            from seven eighths of it on, so that duplicates can still be read. Events that a source emits as objects
+            count nothing. What a raw source pushes beyond it all the same is rejected.
         overflow: What becomes of a new key that comes all the same, as in `compact`.
         dead_letters: A sink for what was rejected, expired, failed, was dropped or abandoned, as in `publish`: the
             ``event`` of each `Compacted` is a `DeadLetter`. A message is acknowledged only when it took them.
@@ -60,6 +64,7 @@ class Pipeline:
         *operators: Reducer | Step,
         max_age: Seconds,
         max_in_flight: int = 100_000,
+        max_bytes: int = 256 << 20,
         overflow: Overflow = "drop_oldest",
         dead_letters: Sink | Callable[[Batch], Any] | ObserverBase[Any] | None = None,
     ) -> None:
@@ -68,6 +73,7 @@ class Pipeline:
         self.source = as_source(source)
         self.max_age = seconds("max_age", max_age)
         self.max_in_flight = count("max_in_flight", max_in_flight)
+        self.max_bytes = count("max_bytes", max_bytes)
         self.overflow: Overflow = overflow
         self.dead_letters = None if dead_letters is None else as_sink(dead_letters)
         reducer, *enrichments = operators or (None,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,12 +21,12 @@ from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
 from rxcompact.contracts import Demand, Holder, NamedSource, OneShotSource, Source, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
-from rxcompact.errors import AbandonedError, DecodeError, TransientError, chain_of, isolated
+from rxcompact.errors import AbandonedError, DecodeError, NoRoomError, TransientError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.fields import decode
 from rxcompact.operators.retry import full_jitter, without_frames
 from rxcompact.operators.windows import Windows
-from rxcompact.pipeline import Pipeline
+from rxcompact.pipeline import EVENTS_SHARE, Pipeline
 from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
 
 
@@ -44,10 +44,10 @@ class Run(Demand):
         metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
         self._pipeline = pipeline
-        self.limit = pipeline.max_in_flight
+        self._raw, self.limit, self.max_bytes = pipeline.raw, pipeline.max_in_flight, pipeline.max_bytes
+        self._bytes = self.receiving = 0  # of events behind the reducer, and of bodies
         self._notify_window, self._notify_delivered = on_window, on_delivered
-        self._notify_dead_letter, self._notify_retry = on_dead_letter, on_retry
-        self._metrics = metrics
+        self._notify_dead_letter, self._notify_retry, self._metrics = on_dead_letter, on_retry, metrics
         self.loop = asyncio.get_running_loop()
         self.scheduler = LoopScheduler(self.loop)
         self.ended: asyncio.Future[None] = self.loop.create_future()  # with what the stream failed with
@@ -78,9 +78,10 @@ class Run(Demand):
     def _stages(self) -> Observable[Delivered]:
         context = StageContext(
             max_age=self._pipeline.max_age,
-            max_keys=lambda: self.capacity() + sum(windows.held() for windows in self._windows),
+            max_keys=lambda: self._events_free() + sum(windows.held() for windows in self._windows),
             max_quiet=lambda: self.limit,
             overflow=self._pipeline.overflow,
+            raw=self._raw,
             flushes=self._drain,
             dead_letters=self._on_dead_letter,
             retries=self._on_retry,
@@ -107,8 +108,9 @@ class Run(Demand):
         self._distinct_of_others += len(window)
 
     def _window(self, window: Window) -> Window:
-        if self._pipeline.raw:
+        if self._raw:
             window = window.having(list(self._decoded(window)))
+            self._bytes += sum([compacted.size for compacted in window])
         self._report_unknown_fields()
         window = self._acks.add(window)
         self._notify_window(window)
@@ -117,8 +119,11 @@ class Run(Demand):
     def _decoded(self, window: Window) -> Iterator[Compacted]:
         """Decode the survivors; one that is not JSON has failed, with its duplicates counted."""
         for compacted in window:
+            event = compacted.event
+            size = len(event) if type(event) is bytes else 0
+            count, first, last = compacted.count, compacted.first_seen, compacted.last_seen
             try:
-                yield compacted.having(decode(compacted.event))
+                yield Compacted(compacted.key, decode(event), count, first, last, compacted.window, size)
             except DecodeError as error:
                 self._on_dead_letter(DeadLetter("failed", compacted, "decode", error.reason, error))
 
@@ -179,6 +184,8 @@ class Run(Demand):
                 without_frames(error)  # which hold the chunk
         if chunk is not None:
             chunk.rejected.append(letter)
+        if isinstance(letter.event, Compacted):
+            self._bytes -= letter.event.size
         self._room.set()
         self._notify_dead_letter(letter)
         if self._route is None:
@@ -199,6 +206,8 @@ class Run(Demand):
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
+        if self._raw:
+            self._bytes -= sum([compacted.size for compacted in delivered.batch])
         self._room.set()
         self._notify_delivered(delivered)
         self._acks.settle(delivered.batch)
@@ -210,10 +219,25 @@ class Run(Demand):
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def capacity(self) -> int:
-        if self._intake is None:
-            return 0
+        return 0 if self.size() >= EVENTS_SHARE * self.max_bytes else self._events_free()
+
+    def _events_free(self) -> int:
         waiting = 0 if self._route is None else len(self._route)
-        return max(0, self.limit - self._in_flight() - waiting)
+        return 0 if self._intake is None else max(0, self.limit - self._in_flight() - waiting)
+
+    def size(self) -> int:
+        """Return how many bytes of events are held."""
+        waiting = 0 if self._route is None else self._route.size
+        return self._bytes + waiting + sum(windows.size for windows in self._windows)
+
+    def hold(self, size: int) -> bool:
+        fits = size <= 0 or self.size() + self.receiving + size <= self.max_bytes
+        self.receiving += size * fits
+        return fits
+
+    def used(self) -> Mapping[str, tuple[int, int]]:
+        held = self.limit - self._events_free()
+        return {"max_in_flight": (held, self.limit), "max_bytes": (self.size() + self.receiving, self.max_bytes)}
 
     def accepts(self, chunk: Sequence[Any], before: set[Any] | None = None) -> bool:
         capacity = self.capacity()
@@ -239,11 +263,12 @@ class Run(Demand):
         self._counts["received"] += len(chunk)
         self._chunk = chunk if isinstance(chunk, Chunk) else None
         try:
-            if self._intake is not None:
+            if self._intake is not None and not (self._raw and self.size() > self.max_bytes):
                 self._intake.on_next(chunk if isinstance(chunk, list) else list(chunk))
                 return
+            late, too_much = "it arrived after the end of the stream", NoRoomError(self.max_bytes, " bytes")
+            error = AbandonedError(late) if self._intake is None else too_much  # of a source that did not wait
             for event in chunk:
-                error = AbandonedError("it arrived after the end of the stream")
                 self._on_dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
         finally:
             self._chunk = None

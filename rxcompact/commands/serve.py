@@ -44,7 +44,7 @@ LISTENER = [
     *("path", "strict", "success_status", "max_body", "max_event", "max_events", "body_timeout", "header_timeout"),
     *("max_connections", "retry_after", "linger"),
 ]
-PIPELINE = ("max_age", "max_in_flight")
+PIPELINE = ("max_age", "max_in_flight", "max_bytes")
 ENRICHER = ("max_concurrent",)
 SINK = ("gzip", "method")
 

@@ -52,6 +52,11 @@ def _ages(now: Snapshot) -> Mapping[Labels, Any]:
     return {(outcome,): (ages, bounds) for outcome, ages in now.ages.items()}
 
 
+def _in_flight(now: Snapshot) -> Mapping[Labels, float]:
+    used = {"events": (now.account.in_flight, now.max_in_flight), "bytes": (now.bytes_held, now.max_bytes)}
+    return {(unit,): held / limit for unit, (held, limit) in used.items() if limit}
+
+
 def _each(numbers: Mapping[str, float | None]) -> Mapping[Labels, float]:
     return {(label,): number for label, number in numbers.items() if number is not None}
 
@@ -73,8 +78,8 @@ METRICS: Sequence[Metric] = (
     Metric("max_age", "gauge", "s", (), "Age at which an event expires.", lambda now: {(): now.max_age}),
     Metric("held_events", "gauge", "{event}", ("stage",), "Distinct events that a stage holds.",
            lambda now: _each({name: each.held for name, each in now.stages.items() if name != "source"})),
-    Metric("in_flight_ratio", "gauge", "1", ("unit",), "Distinct events in flight, of those that can be held.",
-           lambda now: _each({"events": now.account.in_flight / now.max_in_flight} if now.max_in_flight else {})),
+    Metric("in_flight_ratio", "gauge", "1", ("unit",), "Events in flight, and bytes, of those that can be held.",
+           _in_flight),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
     Metric("source_lag_events", "gauge", "{event}", ("source", "partition"),

@@ -84,6 +84,8 @@ class Snapshot:
     """Of the last minute, in steps."""
     max_age: float = inf
     max_in_flight: int = 0
+    bytes_held: int = 0
+    max_bytes: int = 0
     stages: Mapping[str, StageNow] = field(default_factory=dict[str, StageNow], repr=False)
     """By name, in the order in which events pass them."""
 
@@ -223,6 +225,7 @@ class Statistics:
         self._sample()
         now.state, now.uptime, now.restarts, now.account = run.state, run.uptime, run.restarts, run.account
         now.max_age, now.max_in_flight = pipeline.max_age, pipeline.max_in_flight
+        now.bytes_held, now.max_bytes = run.bytes_held, pipeline.max_bytes
         now.stages = {name: stages[name] for name in pipeline.stages if name in stages}
         if isinstance(source := pipeline.source, LaggingSource):
             name = source.name if isinstance(source, NamedSource) else type(source).__name__

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from itertools import repeat
-from operator import length_hint
+from itertools import islice, repeat
+from operator import itemgetter, length_hint
 from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack
@@ -38,6 +38,8 @@ class Bucket(Collection[Compacted]):
         """With a leading edge: the keys that were not repeated yet, and the time of their first event."""
         self.leads: list[tuple[Hashable, Any, float]] = []
         """Key, event and time of those to be emitted at once."""
+        self.size = 0
+        """Bytes of its events, where they are counted."""
         self.acks: list[tuple[Ack, Iterable[Hashable]]] = []
         self._reject = reject
         self._bounds: Bounds | None = None
@@ -72,6 +74,22 @@ class Bucket(Collection[Compacted]):
     @abstractmethod
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None: ...
 
+    def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> int:
+        """Add events, which may be ``replacing`` those that are held; return how many bytes more are."""
+        table, before, size = self.table, len(self.table), self.size
+        if replacing:
+            self.size -= self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
+        self.add(keys, events, seen)
+        changed: Iterable[Any] = islice(reversed(table.values()), len(table) - before)
+        if replacing:
+            changed = map(table.get, dict.fromkeys(filter(self._holds, keys)))
+        self.size += self._size_of(changed)
+        return self.size - size
+
+    def _size_of(self, values: Iterable[Any]) -> int:
+        """Return the bytes of the events in values of the table."""
+        return sum(map(len, values))
+
     @abstractmethod
     def oldest(self) -> float | None:
         """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
@@ -85,6 +103,8 @@ class Bucket(Collection[Compacted]):
         # longer to find it each time
         for _ in range(2):
             for key in self._oldest_keys:
+                if self.size:
+                    self.size -= self._size_of((self.table[key],))
                 return self._pop(key)
             self._oldest_keys = iter(list(self.table))
         raise KeyError("the bucket is empty")
@@ -254,6 +274,12 @@ class RowBucket(Bucket):
             acks.append((ack, [key for key, _, _ in leads]))
         return Window(bounds, len(items), items, acks=acks)
 
+    def _size_of(self, values: Iterable[Any]) -> int:
+        events = map(itemgetter(0), values)
+        if callable(self._keep):  # what it makes of them may be anything, which is not counted
+            return sum(len(event) for event in events if isinstance(event, bytes))
+        return sum(map(len, events))
+
     def oldest(self) -> float | None:
         rows = self.table.values()
         # arrivals are in order
@@ -262,9 +288,8 @@ class RowBucket(Bucket):
     def _pop(self, key: Hashable) -> Compacted:
         event, *numbers = self.table.pop(key)
         self.received -= numbers[0]
-        return Compacted(
-            key, event, *(number if kept else None for number, kept in zip(numbers, self._kept, strict=True))
-        )
+        count, first, last = (number if kept else None for number, kept in zip(numbers, self._kept, strict=True))
+        return Compacted(key, event, count, first, last)
 
     def __iter__(self) -> Iterator[Compacted]:
         bounds = self._bounds

@@ -156,6 +156,7 @@ class Compact(Operator):
     max_quiet: Callable[[], int] | None
     """Gives how many keys are known at most, those counted whose only event has left."""
     overflow: Overflow
+    raw: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         if isinstance(self.keep, str) and self.keep not in ("first", "last"):
@@ -175,8 +176,8 @@ class Compact(Operator):
         super().check("max_keys", *own)
 
     def bind(self, context: StageContext) -> Compact:
-        limits = {"max_keys": context.max_keys, "max_quiet": context.max_quiet, "overflow": context.overflow}
-        return super().bind(context).having(chunked=True, **limits)
+        names = ("max_keys", "max_quiet", "overflow", "raw")
+        return super().bind(context).having(chunked=True, **{name: getattr(context, name) for name in names})
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         return self.bind(context)(chunks)

@@ -48,6 +48,7 @@ class Windows(SerializedEmitter, ABC):
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._quiet = 0  # keys whose only event has left
         self._led: dict[int, RowBucket] = {}  # the buckets that have first events to be emitted
+        self.size = 0  # bytes of their events
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
@@ -171,7 +172,10 @@ class Windows(SerializedEmitter, ABC):
     def _add_to(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         bucket = self._bucket(index)
         held, quiet, leads = len(bucket.table), len(bucket.quiet), len(bucket.leads)
-        bucket.add(keys, events, seen)
+        if self._options.raw:
+            self.size += bucket.add_sized(keys, events, seen, replacing=self._options.keep != "first")
+        else:
+            bucket.add(keys, events, seen)
         self._held += len(bucket.table) - held
         if self._ack is not None:
             bucket.retain(self._ack, keys)
@@ -214,8 +218,9 @@ class Windows(SerializedEmitter, ABC):
     def _evict(self, index: int, error: NoRoomError) -> None:
         """Drop the oldest key; with a leading edge it is emitted, where that is what makes room."""
         bucket, max_keys = self._buckets[index], self._options.max_keys
-        received = bucket.received
+        received, size = bucket.received, bucket.size
         evicted = bucket.evict()
+        self.size += bucket.size - size
         self._held -= 1
         self._left += 1
         if self._options.leading and max_keys is not None and max_keys() > self._held:
@@ -250,6 +255,7 @@ class Windows(SerializedEmitter, ABC):
         if bucket:
             self._left += len(bucket)
             self._held -= len(bucket)
+            self.size -= bucket.size
             self.pending.append(partial(self._on_window, bucket.close(self._bounds(index, trigger))))
         else:  # whatever it held was dropped
             self.pending.extend(ack.release for ack, _ in bucket.acks)

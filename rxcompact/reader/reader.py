@@ -85,6 +85,11 @@ class Reader:
         """Where the events of the latest chunk stand."""
         return self._batch.position
 
+    @property
+    def size(self) -> int:
+        """Bytes of the input so far, decompressed."""
+        return self._decoder.size
+
     def feed(self, block: bytes) -> Events:
         """Yield the events that are complete with this block."""
         yield from self._read(self._decoder.feed(block))

@@ -94,7 +94,8 @@ class TextDecoder:
     def __init__(self, compression: str | None = None, max_body: int | None = None) -> None:
         self._decompressor = Decompressor(compression) if compression else None
         self._max_body = max_body
-        self._bytes = 0
+        self.size = 0
+        """Bytes so far, decompressed."""
         # the beginning, until it is known what it is
         self._packed: bytes | None = None if compression else b""
         self._text: bytes | None = b""
@@ -112,8 +113,8 @@ class TextDecoder:
                 self._decompressor = Decompressor(name)
         pieces = (block[start : start + PIECE] for start in range(0, len(block), PIECE))
         for piece in self._decompressor.feed(block) if self._decompressor else pieces:
-            self._bytes += len(piece)
-            if self._max_body is not None and self._bytes > self._max_body:
+            self.size += len(piece)
+            if self._max_body is not None and self.size > self._max_body:
                 raise TooLargeError(f"longer than {self._max_body} bytes (max_body)")
             yield self._to_utf8(piece)
 

@@ -34,13 +34,14 @@ def snapshot_lines(now: Any) -> list[tuple[str, str]]:
     account = now.account
     held = ", ".join(f"{name} {stage.held:,}" for name, stage in now.stages.items() if stage.held)
     oldest = f"; oldest {duration(now.oldest)}" if now.oldest is not None else ""
+    size = f"; {now.bytes_held:,} of {now.max_bytes:,} bytes" if now.bytes_held else ""
     ends = [f"{name} {getattr(account, name):,}" for name in OUTCOMES if name == "published" or getattr(account, name)]
     ratio = UNKNOWN if now.dedup_ratio is None else f"{now.dedup_ratio:,.1f} events for each distinct one"
     lines = [
         ("in", f"{_rate(now, 'received')}; {account.received:,} received, {account.rejected:,} rejected"),
         ("dedup", ratio),
         ("out", f"{_rate(now, 'published')}; {', '.join(ends)}"),
-        ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}"),
+        ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}{size}"),
         ("retries", f"{now.waiting:,} waiting, {now.retried:,} in all"),
         ("age", f"{_ages(now)}; max_age {duration(now.max_age)}"),
         ("ages", _blocks(_age_bins(now))),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from gzip import BadGzipFile
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -12,13 +13,15 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import web
 
-from rxcompact.errors import DecodeError, TooLargeError
+from rxcompact.contracts import Demand
+from rxcompact.errors import DecodeError, NoRoomError, TooLargeError
 from rxcompact.fields import decode
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
+OVERHEAD = 48  # bytes that an event takes besides its own
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -56,8 +59,31 @@ class Part(NamedTuple):
     position: Position
 
 
-async def read_parts(request: web.Request, *, max_body: int, **options: Any) -> list[Part]:
+@contextmanager
+def holding(demand: Demand) -> Generator[Callable[[int], None]]:
+    """Give what counts bytes of a body; what it counted is subtracted at the end.
+
+    It raises NoRoomError when there is no capacity.
+    """
+    held = 0
+
+    def hold(size: int) -> None:
+        nonlocal held
+        if not demand.hold(size):
+            raise NoRoomError(held + size, " bytes")
+        held += size
+
+    try:
+        yield hold
+    finally:
+        demand.hold(-held)
+
+
+async def read_parts(request: web.Request, hold: Callable[[int], None], *, max_body: int, **options: Any) -> list[Part]:
     """Read the events of a body, with the options of `Reader`. The loop has its turn after each few milliseconds.
+
+    Args:
+        hold: Called with each number of bytes more that is in memory.
 
     Raises:
         RequestError: for a body that cannot be read.
@@ -74,8 +100,11 @@ async def read_parts(request: web.Request, *, max_body: int, **options: Any) -> 
     reader = Reader(compression=compression, max_body=max_body, **options)
     parts: list[Part] = []
     try:
-        async for block in _blocks(request, max_body):
+        size = 0
+        async for block in _blocks(request, max_body, hold):
             for chunk in reader.feed(block) if block else reader.end():
+                hold(2 * (reader.size - size) + OVERHEAD * len(chunk))  # the text is kept, for places in it
+                size = reader.size
                 if parts:
                     await asyncio.sleep(0)
                 parts.append(Part(chunk, reader.position))
@@ -88,12 +117,13 @@ async def read_parts(request: web.Request, *, max_body: int, **options: Any) -> 
     return parts
 
 
-async def _blocks(request: web.Request, max_body: int) -> AsyncIterator[bytes]:
+async def _blocks(request: web.Request, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
     """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one."""
     block = await request.content.readany()
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form
         form = bytearray(b"&")
         while block:
+            hold(len(block))
             form += block
             if len(form) - 1 > max_body:
                 raise TooLargeError(f"longer than {max_body} bytes (max_body)")

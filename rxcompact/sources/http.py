@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from base64 import b64encode
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +16,19 @@ from reactivex.disposable import Disposable
 
 from rxcompact.acks import Chunk
 from rxcompact.clock import seconds
-from rxcompact.contracts import Demand
-from rxcompact.errors import ArgumentError
+from rxcompact.contracts import UNBOUNDED, Demand
+from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.reader.items import ItemsPath
-from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, count_malformed, in_slices, read_parts
+from rxcompact.sources.body import (
+    CLOSE,
+    Counts,
+    Part,
+    RequestError,
+    count_malformed,
+    holding,
+    in_slices,
+    read_parts,
+)
 from rxcompact.sources.bulk import BulkCounts
 from rxcompact.sources.connections import Server
 from rxcompact.sources.probes import Probes
@@ -203,15 +213,21 @@ class HttpSource:
             raise self._unavailable("stopping")
         if self._credentials and not self._authorized(request):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
-        with self._server.busy():
-            return await self._take(request)
+        demand = self._demand or UNBOUNDED
+        with self._server.busy(), holding(demand) as hold:
+            try:
+                return await self._take(request, demand, hold)
+            except NoRoomError as error:
+                if error.max_keys > demand.used()["max_bytes"][1]:
+                    raise RequestError(413, "the body takes more than can be held at all (max_bytes)", CLOSE) from None
+                raise self._no_capacity(demand, "max_bytes", **CLOSE) from None
 
-    async def _take(self, request: web.Request) -> web.Response:
+    async def _take(self, request: web.Request, demand: Demand, hold: Callable[[int], None]) -> web.Response:
         limits = {"max_body": self.max_body, "max_event": self.max_event}
         limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
         try:
             async with asyncio.timeout(self.body_timeout):
-                parts = await read_parts(request, items=self._items, dead_letters=not self._bulk, **limits)
+                parts = await read_parts(request, hold, items=self._items, dead_letters=not self._bulk, **limits)
         except TimeoutError:
             why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
@@ -225,18 +241,18 @@ class HttpSource:
             malformed.accepted = 0
             return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
-            return await self._push(parts, counts)
+            return await self._push(parts, counts, demand)
 
-    async def _push(self, parts: list[Part], counts: Counts) -> web.Response:
+    async def _push(self, parts: list[Part], counts: Counts, demand: Demand) -> web.Response:
         """Push all of a body, or nothing. The loop has its turn between slices."""
-        observer, demand = self._observer, self._demand
-        if observer is None or demand is None:
+        observer = self._observer
+        if observer is None:
             raise self._unavailable("stopping")
         if not await _accepted(parts, demand):
             if demand.capacity() == demand.limit:
-                raise RequestError(413, f"more distinct events than can be held at all: {demand.limit}")
-            self._probes.full = True
-            raise self._unavailable("no capacity")
+                raise RequestError(413, f"more distinct events than can be held at all: {demand.limit} (max_in_flight)")
+            used = demand.used()
+            raise self._no_capacity(demand, max(used, key=lambda name: used[name][0] / used[name][1]))
         async for part in in_slices(parts):
             if self._observer is not observer:
                 raise self._unavailable("stopping")
@@ -247,8 +263,13 @@ class HttpSource:
             counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
         )
 
-    def _unavailable(self, why: str) -> RequestError:
-        return RequestError(503, why, {"Retry-After": str(self.retry_after)})
+    def _unavailable(self, why: str, **headers: str) -> RequestError:
+        return RequestError(503, why, {"Retry-After": str(self.retry_after), **headers})
+
+    def _no_capacity(self, demand: Demand, bound: str, **headers: str) -> RequestError:
+        self._probes.full = True
+        held, limit = demand.used()[bound]
+        return self._unavailable(f"no capacity: {held} of {limit} are held ({bound})", **headers)
 
     def _authorized(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")

@@ -36,14 +36,16 @@ class Probes:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         demand = self._demand()
-        capacity, limit = (0, 0) if demand is None else (demand.capacity(), demand.limit)
-        if not capacity or capacity >= RECOVERED * limit:
-            self.full = not capacity
+        used = {} if demand is None else demand.used()
+        if demand is None or not demand.capacity():
+            self.full = True
+        elif all(held <= (1 - RECOVERED) * limit for held, limit in used.values()):
+            self.full = False
         parts = {"source": self._state(), "capacity": "full" if self.full else "ok"}
         problems = [state for state in parts.values() if state != "ok"]
         text = problems[0] if problems else "ready"
         if "verbose" in request.query:
-            parts["capacity"] += f", {limit - capacity} of {limit} held"
+            parts["capacity"] += "".join(f", {held} of {limit} held ({name})" for name, (held, limit) in used.items())
             text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
         return web.Response(text=f"{text}\n", status=503 if problems else 200)
 

@@ -45,7 +45,7 @@ def test_overload_leads_to_503_in_bounded_memory_and_recovers() -> None:
                         return True
                     assert response.status == 503
                     assert response.headers["Retry-After"] == "1"
-                    assert await response.json() == {"status": 503, "error": "no capacity"}
+                    assert (await response.json())["error"].startswith("no capacity: ")
                     rejected += 1
                     return False
 

@@ -23,6 +23,7 @@ def simple_pipeline(
     reducer: Any = None,
     enricher: Any = None,
     max_in_flight: int = 100_000,
+    max_bytes: int = 256 << 20,
     overflow: Any = "drop_oldest",
     **options: Any,
 ) -> Pipeline:
@@ -38,7 +39,8 @@ def simple_pipeline(
         operators.append(rxo.enrich(enricher, **of(ENRICH)))
     publish = {name: options[flat] for flat, name in PUBLISH.items() if flat in options}
     operators.append(rxo.publish(sink, **publish, **of(SHARED)))
-    return Pipeline(source, *operators, max_age=max_age, max_in_flight=max_in_flight, overflow=overflow)
+    bounds = {"max_in_flight": max_in_flight, "max_bytes": max_bytes}
+    return Pipeline(source, *operators, max_age=max_age, overflow=overflow, **bounds)
 
 
 def held(orchestrator: Orchestrator) -> dict[str, int]:

@@ -14,6 +14,16 @@ from source_support import Service, ndjson, served, until
 from rxcompact import HttpSource
 from rxcompact.errors import ArgumentError
 
+READY = """\
+source: ok
+capacity: ok, 3 of 10 held (max_in_flight), 24 of 268435456 held (max_bytes)
+ready
+"""
+FULL = """\
+source: ok
+capacity: full, 10 of 10 held (max_in_flight), 80 of 268435456 held (max_bytes)
+full
+"""
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
@@ -50,7 +60,15 @@ def test_readyz_stays_503_until_a_fifth_of_the_capacity_is_free() -> None:
         assert await probe(service) == (503, "full\n")
         demand = service.source._demand
         capacity = [1]
-        service.source._demand = type("Half", (), {"capacity": lambda _: capacity[0], "limit": 10})()
+
+        class Half:
+            def capacity(self) -> int:
+                return capacity[0]
+
+            def used(self) -> dict[str, tuple[int, int]]:
+                return {"max_in_flight": (10 - capacity[0], 10)}
+
+        service.source._demand = Half()
         assert await probe(service) == (503, "full\n")
         capacity[0] = 2
         assert await probe(service) == (200, "ready\n")
@@ -64,9 +82,9 @@ def test_readyz_stays_503_until_a_fifth_of_the_capacity_is_free() -> None:
 def test_readyz_verbose_has_a_line_for_each_part() -> None:
     async def test(service: Service) -> None:
         await service.post(ndjson(1, 2, 3))
-        assert await probe(service, "readyz?verbose") == (200, "source: ok\ncapacity: ok, 3 of 10 held\nready\n")
+        assert await probe(service, "readyz?verbose") == (200, READY)
         await service.post(ndjson(*range(10)))
-        assert await probe(service, "readyz?verbose") == (503, "source: ok\ncapacity: full, 10 of 10 held\nfull\n")
+        assert await probe(service, "readyz?verbose") == (503, FULL)
 
     served(test, {"max_in_flight": 10})
 
