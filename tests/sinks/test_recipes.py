@@ -13,29 +13,15 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from shapes import Got, answering, batch, publish, real_time
+from shapes import BLOCK, PAGE, Got, answering, batch, publish, real_time, recipes
 
-import rxcompact
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 
-PAGE = (Path(rxcompact.__file__).parent / "manual" / "stores.md").read_text()
-BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FIFTEEN = (
     "ClickHouse", "InfluxDB", "VictoriaMetrics", "PostgreSQL", "webdis", "SQS", "S3", "Kinesis", "Loki", "Splunk",
     "Slack", "PagerDuty", "Kafka", "BigQuery", "PostgREST",
 )  # fmt: skip
-
-
-def recipes(**changes: str) -> dict[str, Any]:
-    """Return what the page defines, with other addresses."""
-    code = "\n".join(BLOCK.findall(PAGE))
-    for old, new in changes.items():
-        assert old in code
-        code = code.replace(old, new)
-    names: dict[str, Any] = {"__name__": "recipes"}
-    exec(code, names)
-    return names
 
 
 @pytest.mark.parametrize("target", FIFTEEN)

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
+import rxcompact
 from rxcompact.events import Batch, Compacted
+
+PAGE = (Path(rxcompact.__file__).parent / "manual" / "stores.md").read_text()
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass
@@ -102,3 +108,14 @@ def real_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
         asyncio.run(test(*args, **options))
 
     return run
+
+
+def recipes(**changes: str) -> dict[str, Any]:
+    """Return what the page of the manual defines, with other addresses."""
+    code = "\n".join(BLOCK.findall(PAGE))
+    for old, new in changes.items():
+        assert old in code
+        code = code.replace(old, new)
+    names: dict[str, Any] = {"__name__": "recipes"}
+    exec(code, names)
+    return names

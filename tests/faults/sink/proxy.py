@@ -30,7 +30,7 @@ frontend in
     http-request tarpit if {{ path /tarpit/ }} {{ sc_http_req_cnt(0) le 1 }}
     default_backend store
 backend store
-    server store 127.0.0.1:{store} maxconn {connections}
+{servers}
 """
 
 
@@ -45,9 +45,9 @@ def binary() -> str:
 
 @asynccontextmanager
 async def proxy(
-    store: str, folder: Path, *, idle: str = "5s", patience: str = "5s", connections: int = 100
+    store: str, folder: Path, *others: str, idle: str = "5s", patience: str = "5s", connections: int = 100
 ) -> AsyncIterator[str]:
-    """Run it; a store that takes longer than ``patience`` leads to 504.
+    """Run it before a store, or several in turn; one that takes longer than ``patience`` leads to 504.
 
     The first request to ``/limited/`` gets 429, the first to ``/tarpit/`` gets no answer for a while.
     """
@@ -55,8 +55,9 @@ async def proxy(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     file = folder / "haproxy.cfg"
-    options = {"idle": idle, "patience": patience, "connections": connections}
-    file.write_text(CONFIGURATION.format(port=port, store=store.rpartition(":")[2], **options))
+    ports = [each.rpartition(":")[2] for each in (store, *others)]
+    servers = "\n".join(f"    server s{each} 127.0.0.1:{each} maxconn {connections}" for each in ports)
+    file.write_text(CONFIGURATION.format(port=port, servers=servers, idle=idle, patience=patience))
     null = asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(binary(), "-db", "-q", "-f", str(file), stdin=null, stdout=null)
     try:

@@ -14,7 +14,8 @@ from publishing import idempotency_key, keys_in, published
 from tenacity import RetryCallState
 from wire import CLOSE, Connection, answer, closes, peer, refusing, responds, silence, wire_test
 
-from rxcompact import HttpSink, HttpSource, Orchestrator
+from rxcompact import HttpSink, HttpSource, Orchestrator, Pipeline
+from rxcompact import operators as rxo
 
 pytestmark = pytest.mark.debian
 
@@ -112,3 +113,29 @@ async def test_k10_a_closed_idle_connection_is_reopened_without_loss_or_duplicat
         came = await published(url if where == "proxy" else store.url, count=2, source=source())
     assert came.account.published == 2
     assert [keys_in(request) for request in store.requests] == [[0], [1]]
+
+
+@wire_test
+async def test_w2_one_of_three_stores_that_never_answers_expires_nothing_with_the_defaults(tmp_path: Path) -> None:
+    async def source() -> Any:
+        for number in range(1200):  # 200 a second
+            if number % 10 == 0:
+                await asyncio.sleep(0.05)
+            yield {"id": number}
+
+    async with (
+        peer(TAKEN) as one,
+        peer(silence) as hole,
+        peer(TAKEN) as other,
+        proxy(one.url, tmp_path, hole.url, other.url, patience="60s") as url,
+    ):
+        sink = HttpSink(url + "/")
+        compact = rxo.compact(0.2, key_mapper="id")
+        # the defaults for an age of 20 s, a third of that in the field: a time limit of 2 s
+        pipeline = Pipeline(source(), compact, rxo.publish(sink), max_age=20)
+        async with asyncio.timeout(60), Orchestrator(pipeline, report=False) as orchestrator:
+            account = (await orchestrator.wait()).account
+    assert (account.published, account.expired) == (1200, 0)
+    assert len(hole.requests) > 1
+    stored = [key for store in (one, other) for request in store.requests for key in keys_in(request)]
+    assert sorted(stored) == list(range(1200))
