@@ -1,8 +1,8 @@
 """Passive listeners, and the statistics that they read.
 
 An observer is a function of a signal, an RxPY Observer of signals, or an object with some of the methods ``on_signal``,
-``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``, ``on_end``; any of these may be a coroutine
-function, which is awaited beside the stream::
+``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``, ``on_end``; any of these may be a
+coroutine function, which is awaited beside the stream::
 
     class Slowest:
         age = 0.0

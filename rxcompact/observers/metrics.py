@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
+from itertools import chain
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
+from rxcompact import __version__
 from rxcompact.events import DeadLetter, Delivered
 from rxcompact.observers.histogram import AGES, SIZES
 from rxcompact.observers.statistics import Snapshot, Statistics
@@ -88,6 +90,7 @@ METRICS: Sequence[Metric] = (
            lambda now: _each({part: now.failures[part] for part in ("source", "observer")})),
     Metric("state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
            lambda now: _each({state: state == now.state for state in get_args(State)})),
+    Metric("build_info", "gauge", "1", ("version",), "1, and the version that runs.", lambda _: {(__version__,): 1}),
     Metric("last_published_timestamp", "gauge", "s", (), "POSIX time at which the sink took the last batch.",
            lambda now: {} if now.published_at is None else {(): now.published_at}),
     Metric("event_age", "histogram", "s", ("outcome",), "Age of distinct events when they were settled.", _ages),
@@ -113,15 +116,22 @@ def families(now: Snapshot) -> Iterator[prometheus.Metric]:
         yield family
 
 
+@cache
+def _process() -> prometheus.ProcessCollector:
+    from prometheus_client import ProcessCollector  # noqa: PLC0415 - an extra
+
+    return ProcessCollector(registry=None)
+
+
 def exposition(now: Snapshot) -> tuple[bytes, str]:
-    """Return the metrics of a snapshot in Prometheus' text format, and its content type.
+    """Return the metrics of a snapshot, and of the process, in Prometheus' text format, and its content type.
 
     Raises:
         ImportError: without the extra.
     """
     from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - an extra
 
-    registry: Any = SimpleNamespace(collect=lambda: families(now))
+    registry: Any = SimpleNamespace(collect=lambda: chain(families(now), _process().collect()))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
