@@ -44,7 +44,8 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
 
 def test_the_manual_has_its_pages() -> None:
     pages = (
-        "cookbook delivery deployment failures measurements ordering promises retry shutdown telemetry testing topology windows"
+        "comparison cookbook delivery deployment failures measurements ordering promises retry scaling security "
+        "shutdown telemetry testing topology windows"
     )
     assert [page.stem for page in PAGES[1:]] == pages.split()
 
