@@ -18,9 +18,17 @@ README = ROOT / "README.md"
 MANUAL = Path(rxcompact.__file__).parent / "manual"
 PAGES = [README, *sorted(MANUAL.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
+TOGETHER = ("stores.md",)  # pages whose blocks go on from those before
+
+
+def code_of(page: Path, block: re.Match[str]) -> str:
+    before = BLOCK.finditer(page.read_text()[: block.start()]) if page.name in TOGETHER else ()
+    return "\n".join(each["code"] for each in (*before, block))
+
+
 EXAMPLES = [
     pytest.param(
-        page.name, block["code"], block["output"], id=f"{page.name}:{text.count(chr(10), 0, block.start()) + 1}"
+        page.name, code_of(page, block), block["output"], id=f"{page.name}:{text.count(chr(10), 0, block.start()) + 1}"
     )
     for page in PAGES
     for text in [page.read_text()]
@@ -43,11 +51,11 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_the_manual_has_its_pages() -> None:
-    pages = (
-        "comparison cookbook delivery deployment failures measurements ordering promises retry scaling security "
-        "shutdown telemetry testing topology windows"
-    )
-    assert [page.stem for page in PAGES[1:]] == pages.split()
+    pages = "topology windows retry ordering delivery stores failures shutdown deployment scaling security telemetry "
+    pages += "testing promises measurements comparison cookbook"
+    assert {page.stem for page in PAGES[1:]} == {*pages.split()}
+    for name in pages.split():
+        assert f"(rxcompact/manual/{name}.md)" in README.read_text()
 
 
 def rows(page: str, heading: str) -> list[list[str]]:
