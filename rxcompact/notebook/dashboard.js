@@ -1,14 +1,105 @@
-// The page's side of dashboard.py: shows its `view`, and sends it the buttons pressed and whether it is on screen.
+// The page's side of dashboard.py: draws the numbers of its `view`, and sends it the buttons pressed and whether it is
+// on screen.
 
 const ACTIONS = ["start", "stop", "restart"];
 const PATIENCE = 5; // seconds without news after which the page shows a notice
 const DARK = "(prefers-color-scheme: dark)";
+const SVG = "http://www.w3.org/2000/svg";
+const WIDTH = 960;
+const MARGIN = 20;
+const HALF = 440; // width of each of two charts
+const MINUTE = 60;
 
-function make(name, kind, parent) {
+function make(name, kind, parent, text = "") {
   const element = document.createElement(name);
   element.className = kind;
+  element.textContent = text;
   parent.append(element);
   return element;
+}
+
+// The picture of a view: the same as that of snapshot.py, and a hint wherever there are more numbers.
+function drawing(view) {
+  const parts = [];
+  function add(name, attributes, hint = "", text = "") {
+    const element = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+    if (text) element.textContent = text;
+    if (hint) {
+      const title = document.createElementNS(SVG, "title");
+      title.textContent = hint;
+      element.append(title);
+    }
+    parts.push(element);
+  }
+  const write = (text, x, y, kind, hint) => add("text", { x, y, class: kind }, hint, text);
+  const box = (x, y, width, height, kind, hint) => {
+    if (width > 0) add("rect", { x, y, width, height, class: kind }, hint);
+  };
+
+  const height = view.errors.length ? 334 : 312;
+  box(0.5, 0.5, WIDTH - 1, height - 1, "paper");
+  parts[0].setAttribute("rx", 8);
+  write(view.title, MARGIN, 27, "title");
+  let right = WIDTH - MARGIN;
+  for (const [name, text, error, waiting, oldest, lost] of view.stages.toReversed()) {
+    if (name === "source" || name === "decode") continue;
+    const hint = `${name}: ${waiting}, oldest ${oldest}, ${lost} dead letters${error && `, last error ${error}`}`;
+    write(error ? `${text} ⚠` : text, right, 27, "quiet end", hint);
+    right -= 7 * (text.length + 3);
+  }
+  view.tiles.forEach(([number, name, note], index) => {
+    const x = MARGIN + (index * (WIDTH - 2 * MARGIN)) / view.tiles.length;
+    write(name, x, 56, "quiet");
+    write(number, x, 80, "number", note);
+    write(note, x, 97, "quiet");
+  });
+
+  const end = view.rates.at(-1)?.[1] ?? 0;
+  const recent = view.rates.filter((rate) => rate[1] > end - MINUTE);
+  [["received", "bar", 2, 128], ["published", "published", 3, 180]].forEach(([name, kind, column, y]) => {
+    const most = Math.max(0, ...recent.map((rate) => rate[column]));
+    write(`${name}, at most ${Math.round(most).toLocaleString("en")}/s in the last minute`, MARGIN, y + 5, "quiet");
+    add("line", { x1: MARGIN, x2: MARGIN + HALF, y1: y + 40, y2: y + 40, class: "lane" });
+    for (const rate of recent) {
+      const [from, to] = [rate[0], rate[1]].map((at) => HALF * Math.max(0, 1 - (end - at) / MINUTE));
+      const tall = rate[column] && Math.max(1, (28 * rate[column]) / most);
+      const hint = `${rate[column].toFixed(1)}/s, ${Math.round(end - rate[1])} s ago`;
+      if (tall) box(MARGIN + from, y + 40 - tall, Math.max(0.8, to - from - 0.8), tall, kind, hint);
+    }
+  });
+
+  const left = WIDTH - MARGIN - HALF;
+  const expired = view.outcomes.find(([name]) => name === "expired")[1];
+  const ages = view.ages.map(([label, count], index) => [label, count + (index === view.ages.length - 1 && expired)]);
+  const most = Math.max(1, ...ages.map(([, count]) => count));
+  const step = HALF / (ages.length + 1);
+  write(`age when published: ${view.age}`, left, 133, "quiet");
+  add("line", { x1: left, x2: left + HALF, y1: 214, y2: 214, class: "lane" });
+  const limit = left + step * (ages.length - 0.5);
+  add("line", { x1: limit, x2: limit, y1: 142, y2: 214, class: "state" });
+  ages.forEach(([label, count], index) => {
+    const beyond = index === ages.length - 1;
+    const tall = count && Math.max(1.5, (68 * count) / most);
+    const hint = beyond ? `${count} were older than ${view.max_age}` : `${count} were up to ${label} old`;
+    if (count) box(left + (index + beyond) * step, 214 - tall, step - 1.5, tall, beyond ? "expired" : "bar", hint);
+    if (index % 6 === 1 && !beyond) write(label, left + (index + 1) * step, 227, "small middle");
+  });
+  write(`max_age ${view.max_age}`, left + HALF, 227, "small end");
+
+  let x = MARGIN;
+  const distinct = Math.max(1, view.outcomes.reduce((sum, [, count]) => sum + count, 0));
+  view.outcomes.forEach(([name, count], index) => {
+    const kind = name === "in_flight" ? "faded" : name;
+    const text = `${name.replace("_", " ")} ${count.toLocaleString("en")}`;
+    const width = ((WIDTH - 2 * MARGIN) * count) / distinct;
+    box(x, 258, width, 12, kind, `${text}, ${((100 * count) / distinct).toFixed(1)}%`);
+    box(MARGIN + index * 152, 281, 10, 10, kind);
+    write(text, MARGIN + index * 152 + 15, 290, "");
+    x += width;
+  });
+  if (view.errors.length) write(`last errors: ${view.errors.join(" · ")}`, MARGIN, 322, "quiet");
+  return [parts, height];
 }
 
 function render({ model, el }) {
@@ -16,16 +107,20 @@ function render({ model, el }) {
   const root = make("div", "rxcompact-dashboard", el);
   const bar = make("div", "rxcompact-bar", root);
   const picture = make("div", "rxcompact-picture", root);
-  const letters = make("div", "rxcompact-letters", root);
+  const tables = make("div", "rxcompact-letters", root);
   // elements of the page, with a style of their own: as an image each picture would be a document that stays in memory
   const shadow = picture.attachShadow({ mode: "open" });
+  const style = make("style", "", shadow);
+  const svg = document.createElementNS(SVG, "svg");
+  svg.style = "display:block;height:auto;max-width:100%";
+  svg.setAttribute("width", WIDTH);
+  shadow.append(svg);
   picture.setAttribute("role", "img");
   let updated = Date.now();
   let awaited = false; // the answer to a button
   const buttons = ACTIONS.map((action) => {
-    const button = make("button", "rxcompact-button", bar);
+    const button = make("button", "rxcompact-button", bar, action);
     button.type = "button";
-    button.textContent = action;
     button.addEventListener("click", () => {
       for (const each of buttons) each.disabled = true; // until the next view enables some
       updated = Date.now();
@@ -37,18 +132,33 @@ function render({ model, el }) {
   const notice = make("span", "rxcompact-notice", bar);
   notice.setAttribute("role", "status");
 
-  function draw() {
-    const view = model.get("view");
+  function restyle() {
     // the picture is dark as the notebook's theme is; elsewhere as the browser asks
     const theme = document.body.dataset.jpThemeLight;
     const media = theme === undefined ? DARK : theme === "false" ? "all" : "not all";
-    shadow.innerHTML = view.picture.replace(DARK, media);
-    shadow.firstElementChild.style = "display:block;height:auto;max-width:100%";
-    picture.setAttribute("aria-label", view.title);
-    // escaped in Python; left alone while it is the same, so that it can be selected
-    if (letters.dataset.html !== view.letters) {
-      letters.dataset.html = view.letters;
-      letters.innerHTML = view.letters;
+    style.textContent = model.get("look").replace(DARK, media);
+  }
+
+  const opened = new Set(); // causes whose keys are shown
+  function list(view) {
+    // left alone while it is the same, so that it can be selected
+    const text = JSON.stringify([view.causes, view.top]);
+    if (tables.dataset.shown === text) return;
+    tables.dataset.shown = text;
+    tables.replaceChildren();
+    if (view.causes.length) make("b", "", make("div", "", tables), "Dead letters, by outcome, stage and reason");
+    for (const [outcome, stage, reason, count, keys] of view.causes) {
+      const name = `${outcome} at ${stage}${reason && `: ${reason}`}`;
+      const cause = make("details", "", tables);
+      cause.open = opened.has(name);
+      cause.addEventListener("toggle", () => (cause.open ? opened.add(name) : opened.delete(name)));
+      make("summary", "", cause, `${count.toLocaleString("en")} × ${name}`);
+      make("div", "rxcompact-keys", cause, keys.length ? `the last: ${keys.join(", ")}` : "no key is remembered");
+    }
+    if (view.top.length) {
+      const top = view.top.map(([key, count]) => `${key} × ${count.toLocaleString("en")}`).join(" · ");
+      make("b", "", make("div", "", tables), "Most frequent keys of the last minute");
+      make("div", "rxcompact-keys", tables, top);
     }
   }
 
@@ -58,7 +168,13 @@ function render({ model, el }) {
     awaited = false;
     for (const button of buttons) button.disabled = !view.actions.includes(button.textContent);
     if (notice.textContent !== view.notice) notice.textContent = view.notice;
-    draw();
+    const [parts, height] = drawing(view);
+    svg.replaceChildren(...parts);
+    svg.setAttribute("viewBox", `0 0 ${WIDTH} ${height}`);
+    const [received, published] = view.tiles;
+    const brief = [received, published].map(([number, name, note]) => `${name} ${number}, ${note}`);
+    picture.setAttribute("aria-label", [view.title, ...brief].join("; "));
+    list(view);
   }
 
   let on_screen = false;
@@ -85,8 +201,9 @@ function render({ model, el }) {
     on_screen = entries.at(-1).isIntersecting;
     send_shown();
   });
-  const themes = new MutationObserver(draw);
+  const themes = new MutationObserver(restyle);
 
+  restyle();
   show();
   model.on("change:view", show);
   observer.observe(root);

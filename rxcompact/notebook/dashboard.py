@@ -10,11 +10,13 @@ from weakref import WeakValueDictionary
 import anywidget
 import traitlets
 
-from rxcompact.format import error_text
+from rxcompact.format import error_text, short
 from rxcompact.notebook.watch import EFFORT, PERIOD
 from rxcompact.observers.statistics import ENDED, Snapshot
+from rxcompact.observers.top_keys import TopKeys
 from rxcompact.orchestrator import Orchestrator
-from rxcompact.render.snapshot import letters_html, snapshot_svg, snapshot_title
+from rxcompact.render.snapshot import snapshot_numbers
+from rxcompact.render.svg import STYLE
 
 
 def dashboard(orchestrator: Orchestrator) -> Dashboard:
@@ -38,7 +40,8 @@ class Dashboard(anywidget.AnyWidget):
     _esm = Path(__file__).with_suffix(".js").read_text()
     _css = Path(__file__).with_suffix(".css").read_text()
     view = traitlets.Dict().tag(sync=True)
-    """What is shown: title, picture, table of dead letters, enabled buttons, a notice, and whether more will follow."""
+    """What is shown: the numbers that the page draws, enabled buttons, a notice, and whether more will follow."""
+    look = traitlets.Unicode(STYLE).tag(sync=True)
 
     def __init__(self, orchestrator: Orchestrator) -> None:
         self._orchestrator = orchestrator
@@ -47,12 +50,14 @@ class Dashboard(anywidget.AnyWidget):
         self._shown: set[str] = set()  # views that are on screen
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0
+        self._top = TopKeys()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:  # not in a notebook: it shows one state and stays so
             self._loop = None
         super().__init__(view=self._now())
         self._states = orchestrator.states.subscribe(lambda _: self._schedule_update())
+        self._attached = orchestrator.attach(self._top)
         self.on_msg(self._on_message)
         _dashboards[id(orchestrator)] = self
 
@@ -63,6 +68,7 @@ class Dashboard(anywidget.AnyWidget):
     def close(self) -> None:
         """Show nothing more. The pipeline goes on."""
         self._states.dispose()
+        self._attached.dispose()
         self._shown.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -76,10 +82,8 @@ class Dashboard(anywidget.AnyWidget):
 
     def _now(self) -> dict[str, Any]:
         now = self.snapshot()
-        return {
-            "title": snapshot_title(now),
-            "picture": snapshot_svg(now),
-            "letters": letters_html(now),
+        return snapshot_numbers(now) | {
+            "top": [[short(key, 40), count] for key, count in self._top.most()],
             "actions": self._actions(),
             "notice": self._notice,
             "live": now.state not in ENDED,

@@ -24,7 +24,7 @@ ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 REASONS = 50  # causes that are counted one by one; those after them are "other"
 HORIZON = 5.0  # seconds over which a rate is taken
 STEP, SAMPLES = 1.0, 60  # seconds between samples of the account, and how many are kept
-LETTERS = 5  # dead letters that are remembered
+LETTERS = 50  # dead letters that are remembered
 PATIENCE = 5.0  # seconds that another thread waits for the loop
 Cause: TypeAlias = tuple[str, str, str]
 """Outcome, stage and reason of dead letters."""

@@ -7,11 +7,12 @@ from itertools import pairwise
 from math import inf, isfinite
 from typing import Any
 
-from rxcompact.format import OUTCOMES, duration, error_name, restarts
+from rxcompact.format import OUTCOMES, duration, error_name, restarts, short
 from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
 UNKNOWN = "\N{EN DASH}"
+LAST = 5  # dead letters that are listed
 BINS = 24  # bars of ages, each √2 times as old as the one before; the last ends at ``max_age``
 LONGEST = 3600.0  # where they end if there is no ``max_age``, seconds
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -22,6 +23,7 @@ HALF = 440.0  # width of each of two charts
 BAR = 72.0
 LOW = 28.0  # heights of bars
 MINUTE = 60.0
+CAUSES = 12  # of dead letters that a page lists
 
 
 def snapshot_title(now: Any) -> str:
@@ -66,7 +68,7 @@ def letter_rows(now: Any) -> list[tuple[str, ...]]:
             *(each.outcome, each.stage, each.key or UNKNOWN, each.reason, each.error or UNKNOWN),
             *(f"{each.attempts:,}", UNKNOWN if each.age is None else duration(each.age)),
         )
-        for each in now.letters
+        for each in now.letters[:LAST]
     ]
 
 
@@ -108,12 +110,8 @@ def _blocks(bins: list[tuple[float, int]]) -> str:
 def snapshot_html(now: Any) -> str:
     """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
     alternative = "; ".join([snapshot_title(now), *(f"{name} {text}" for name, text in snapshot_lines(now)[:6])])
-    return f"{image(snapshot_svg(now), alternative)}{letters_html(now)}"
-
-
-def letters_html(now: Any) -> str:
-    """Return the last dead letters as a table, or nothing."""
-    return table(LETTER_COLUMNS, letter_rows(now), title="Dead letters", note="the latest first") if now.letters else ""
+    letters = table(LETTER_COLUMNS, letter_rows(now), title="Dead letters", note="the latest first")
+    return f"{image(snapshot_svg(now), alternative)}{letters if now.letters else ''}"
 
 
 def snapshot_svg(now: Any) -> str:
@@ -136,10 +134,11 @@ def snapshot_svg(now: Any) -> str:
     return document(parts, 334 if errors else 312, title)
 
 
-def _headlines(now: Any, y: float) -> Iterator[str]:
+def _tiles(now: Any) -> list[tuple[str, str, str]]:
+    """Return the headline numbers, their names, and a note to each."""
     account, ratio = now.account, now.dedup_ratio
     over = ", on average" if now.state in ("stopped", "failed") else ""
-    tiles = [
+    return [
         (_rate(now, "received"), f"in{over}", f"{account.received:,} received"),
         (_rate(now, "published"), f"out{over}", f"{account.published:,} published"),
         (UNKNOWN if ratio is None else f"{ratio:,.1f} : 1", "dedup", f"{account.distinct:,} distinct"),
@@ -147,11 +146,42 @@ def _headlines(now: Any, y: float) -> Iterator[str]:
         (f"{now.waiting:,}", "retries waiting", f"{now.retried:,} in all"),
         (UNKNOWN if now.oldest is None else duration(now.oldest), "oldest", f"max_age {duration(now.max_age)}"),
     ]
+
+
+def _headlines(now: Any, y: float) -> Iterator[str]:
+    tiles = _tiles(now)
     for index, (number, name, note) in enumerate(tiles):
         x = MARGIN + index * (WIDTH - 2 * MARGIN) / len(tiles)
         yield element("text", name, x=x, y=y + 12, kind="quiet")
         yield element("text", number, x=x, y=y + 36, kind="number")
         yield element("text", note, x=x, y=y + 53, kind="quiet")
+
+
+def snapshot_numbers(now: Any) -> dict[str, Any]:
+    """Return what a page draws of a snapshot: numbers, and short texts."""
+    keys = {(each.outcome, each.stage, each.reason): list[str]() for each in now.letters}
+    for each in now.letters:
+        keys[each.outcome, each.stage, each.reason].append(each.key or each.error or UNKNOWN)
+    stages = [
+        [name, f"{name} {stage.held:,}", error_name(stage.error), f"{stage.waiting:,} waiting",
+         UNKNOWN if stage.oldest is None else duration(stage.oldest), stage.dead_letters]
+        for name, stage in now.stages.items()
+    ]  # fmt: skip
+    return {
+        "title": snapshot_title(now),
+        "tiles": _tiles(now),
+        "stages": stages,
+        "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
+        "ages": [[duration(bound), count] for bound, count in _age_bins(now)],
+        "age": _ages(now),
+        "max_age": duration(now.max_age),
+        "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],
+        "causes": [
+            [*cause, count, keys.get((cause[0], cause[1], short(cause[2], 40)), [])]
+            for cause, count in now.dead_letters.most_common(CAUSES)
+        ],
+        "errors": _errors(now),
+    }
 
 
 def _rate_bars(now: Any, name: str, kind: str, y: float) -> Iterator[str]:

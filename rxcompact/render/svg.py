@@ -27,7 +27,7 @@ def _outcomes(dark: bool) -> str:
 
 
 # the picture brings its paper: a notebook's theme is not known to an image
-_STYLE = f"""
+STYLE = f"""
 text {{ font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #24292f }}
 .paper {{ fill: #ffffff; stroke: #d0d7de }}
 .title {{ font-size: 14px; font-weight: 600 }}
@@ -90,7 +90,7 @@ def document(parts: list[str], height: float, label: str) -> str:
     paper = element("rect", x=0.5, y=0.5, width=WIDTH - 1, height=height - 1, rx=8, kind="paper")
     size = f'width="{WIDTH}" height="{tall}" viewBox="0 0 {WIDTH} {tall}"'
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{escape(label)}">'
-    return "\n".join([opening, f"<style>{_STYLE}</style>", paper, *parts, "</svg>"])
+    return "\n".join([opening, f"<style>{STYLE}</style>", paper, *parts, "</svg>"])
 
 
 def image(svg: str, alternative: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from rxcompact.observers import Snapshot
-from rxcompact.render.snapshot import snapshot_svg
+from rxcompact.render.snapshot import snapshot_numbers
 
 try:
     import jupyterlab  # noqa: F401
@@ -197,7 +197,8 @@ PAGE = """\
 const listeners = new Set();
 window.sent = [];
 window.model = {
-    view: { title: "", picture: "<svg></svg>", letters: "", actions: [], notice: "", live: true },
+    look: "",
+    view: VIEW,
     get: (name) => model[name],
     on: (_, listener) => listeners.add(listener),
     off: (_, listener) => listeners.delete(listener),
@@ -213,26 +214,34 @@ def dashboard_page(browser: Browser) -> Iterator[Page]:
     """The page's side of a dashboard alone; its `model` is the test's."""
     page = browser.new_page()
     script = (Path(rxcompact.notebook.__file__).parent / "dashboard.js").read_text()
-    page.add_script_tag(content=script.replace("export default { render };", PAGE), type="module")
+    view = snapshot_numbers(Snapshot()) | {"actions": [], "notice": "", "live": True, "top": []}
+    page_script = PAGE.replace("VIEW", json.dumps(view))
+    page.add_script_tag(content=script.replace("export default { render };", page_script), type="module")
     page.wait_for_function("window.sent?.length")
     yield page
     page.close()
 
 
 def test_memory_of_a_dashboard_is_flat(dashboard_page: Page) -> None:
-    picture = snapshot_svg(Snapshot())
     session = dashboard_page.context.new_cdp_session(dashboard_page)
 
     def after(updates: int) -> Counter[str]:
         """Show so many pictures, each another; return what the page holds then: bytes, documents, nodes."""
         dashboard_page.evaluate(
-            """async ([picture, updates]) => {
+            """async (updates) => {
+                const some = () => Math.round(1000 * Math.random());
                 for (let each = 0; each < updates; each++) {
-                    model.set({ picture: picture.replace("idle", `idle ${Math.random()}`), title: `${each}` });
+                    model.set({
+                        title: `${each}`,
+                        rates: Array.from({ length: 60 }, (_, at) => [at, at + 1, some(), some()]),
+                        ages: model.view.ages.map(([label]) => [label, some()]),
+                        causes: [["expired", "enrich", "too old", some(), ["a", "b"]]],
+                        top: Array.from({ length: 10 }, (_, at) => [`key ${at}`, some()]),
+                    });
                     await new Promise(requestAnimationFrame);
                 }
             }""",
-            [picture, updates],
+            updates,
         )
         session.send("HeapProfiler.collectGarbage")
         heap = session.send("Runtime.getHeapUsage")["usedSize"]
@@ -273,25 +282,31 @@ def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[.
         lab.run_all(page)
         picture, buttons = page.locator(".rxcompact-picture"), page.locator(".rxcompact-button")
         start, stop, restart = (buttons.filter(has_text=re.compile(f"^{name}$")) for name in ACTIONS)
-        expect(picture).to_have_attribute("aria-label", "idle, 0 s")
+        expect(picture).to_have_attribute("aria-label", re.compile("^idle, 0 s"))
         expect(stop).to_be_disabled()
         start.click()
         expect(picture).to_have_attribute("aria-label", re.compile("^running, [1-9]"))
         page.evaluate(
             """() => {
                 window.changes = 0;
+                const drawn = document.querySelector(".rxcompact-picture");
                 const watcher = new MutationObserver((found) => { window.changes += found.length; });
-                watcher.observe(document.querySelector(".rxcompact-picture").shadowRoot, { childList: true });
+                watcher.observe(drawn.shadowRoot.lastChild, { childList: true });
             }"""
         )
         page.wait_for_timeout(2 * SECOND)
         assert 2 <= page.evaluate("window.changes") <= 9  # eight, on a machine that is not busy
         assert picture.locator("svg").get_attribute("width") == "960"
-        expect(page.locator(".rxcompact-letters")).to_contain_text("ValueError")
+        letters = page.locator(".rxcompact-letters")
+        letters.locator("summary", has_text="failed at enrich").click()
+        expect(letters).to_contain_text("the last: 13, 13")
+        expect(letters).to_contain_text("Most frequent keys of the last minute")
+        hints = picture.locator("title").all_text_contents()
+        assert any(re.match("enrich: .* last error (ValueError|TransientError)", hint) for hint in hints)
         assert "hunter2" not in page.locator(".rxcompact-dashboard").inner_text()
         lab.picture(page, "dashboard-light")
         restart.click()
-        expect(picture).to_have_attribute("aria-label", re.compile("^running, .*, 1 restart$"))
+        expect(picture).to_have_attribute("aria-label", re.compile("^running, .*, 1 restart;"))
         page.evaluate("jupyterapp.commands.execute('apputils:change-theme', { theme: 'JupyterLab Dark' })")
         page.wait_for_timeout(SECOND)
         lab.picture(page, "dashboard-dark")
