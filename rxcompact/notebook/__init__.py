@@ -5,9 +5,10 @@ try:
     from rxcompact.notebook.frame import compact_frame
     from rxcompact.notebook.tune import Row, Tuning, explore, tune
     from rxcompact.notebook.watch import watch
+    from rxcompact.suggest import suggest
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("rxcompact"):
         raise
     raise ImportError('this needs an extra: pip install "rxcompact[notebook]"') from error
 
-__all__ = ["Dashboard", "Row", "Tuning", "compact_frame", "dashboard", "explore", "tune", "watch"]
+__all__ = ["Dashboard", "Row", "Tuning", "compact_frame", "dashboard", "explore", "suggest", "tune", "watch"]

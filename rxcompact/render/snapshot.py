@@ -159,9 +159,9 @@ def _headlines(now: Any, y: float) -> Iterator[str]:
 
 def snapshot_numbers(now: Any) -> dict[str, Any]:
     """Return what a page draws of a snapshot: numbers, and short texts."""
-    keys = {(each.outcome, each.stage, each.reason): list[str]() for each in now.letters}
+    keys = {(each.outcome, each.stage, each.reason): dict[str, None]() for each in now.letters}
     for each in now.letters:
-        keys[each.outcome, each.stage, each.reason].append(each.key or each.error or UNKNOWN)
+        keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
     stages = [
         [name, f"{name} {stage.held:,}", error_name(stage.error), f"{stage.waiting:,} waiting",
          UNKNOWN if stage.oldest is None else duration(stage.oldest), stage.dead_letters]
@@ -177,7 +177,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
         "max_age": duration(now.max_age),
         "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],
         "causes": [
-            [*cause, count, keys.get((cause[0], cause[1], short(cause[2], 40)), [])]
+            [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
             for cause, count in now.dead_letters.most_common(CAUSES)
         ],
         "errors": _errors(now),
