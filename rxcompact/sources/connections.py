@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,9 +10,14 @@ from typing import cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
+from aiohttp.typedefs import Handler
+
+from rxcompact.sources.body import CLOSE, RequestError
 
 LINGER = 1.0
-"""Seconds a rejected client has to read the answer; closing at once would reset the connection while it still sends."""
+"""Seconds for which a connection is kept beyond the limit; closing at once would reset it while its client sends."""
+IDLE = 1.0  # seconds without a request after which a connection may be closed for a new one
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 GRACE = 2.0  # seconds that requests under way may take when the server closes
 
 
@@ -27,7 +31,10 @@ server_log.addFilter(_is_worth_logging)
 
 
 class Server:
-    """Serves an application on a limited number of connections; the next one gets 503 and is closed.
+    """Serves an application on a limited number of connections.
+
+    For the next one the connection is closed that has been idle the longest, for a second at least. If there is none,
+    it gets an answer from a probe, and 503 from all else, and is closed.
 
     Args:
         app: The application.
@@ -46,13 +53,12 @@ class Server:
             logger=server_log,
         )
         self._max = max_connections
-        body = json.dumps({"status": 503, "error": f"more than {max_connections} connections (max_connections)"})
-        self._rejection = (
-            f"HTTP/1.1 503 Service Unavailable\r\nRetry-After: {retry_after}\r\nConnection: close\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
-        ).encode()
+        why = f"more than {max_connections} connections (max_connections)"
+        self._rejection = RequestError(503, why, {"Retry-After": str(retry_after), **CLOSE})
+        app.middlewares.append(self._track)
         self._listener: asyncio.Server | None = None
-        self.rejected: set[asyncio.Transport] = set()
+        self._idle: dict[asyncio.BaseProtocol, float] = {}  # since when, the longest first; some are closed
+        self._extra: dict[asyncio.BaseProtocol, asyncio.Transport] = {}  # beyond the limit
         self._requests: set[asyncio.Future[None]] = set()  # done when they are answered
 
     async def open(self, host: str, port: int) -> int:
@@ -68,24 +74,54 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """How many were accepted and are open."""
-        return len(self._runner.server.connections) if self._runner.server is not None else 0
+        """How many are open, without those beyond the limit."""
+        server = self._runner.server
+        return 0 if server is None else len([each for each in server.connections if each not in self._extra])
 
     def accept(self, transport: asyncio.Transport) -> None:
-        """Pass a new connection to the application, or reject it."""
+        """Pass a new connection to the application."""
         if self._listener is None or self._runner.server is None:  # accepted while it was closed
             transport.abort()
-        elif self.connections < self._max:
-            handler = self._runner.server()
-            transport.set_protocol(handler)
-            handler.connection_made(transport)
-        elif len(self.rejected) < self._max:
-            self.rejected.add(transport)
-            asyncio.get_running_loop().call_later(LINGER, transport.abort)
-            transport.write(self._rejection)
-            transport.write_eof()
+            return
+        handler, loop = self._runner.server(), asyncio.get_running_loop()
+        if self.connections < self._max or self._close_idle(loop.time()):
+            self._idle[handler] = loop.time()
         else:
+            if len(self._extra) >= self._max:
+                self._abort(next(iter(self._extra)))
+            self._extra[handler] = transport
+            loop.call_later(LINGER, self._abort, handler)
+        transport.set_protocol(handler)
+        handler.connection_made(transport)
+
+    def _abort(self, handler: asyncio.BaseProtocol) -> None:
+        if (transport := self._extra.pop(handler, None)) is not None:
             transport.abort()
+
+    def _close_idle(self, now: float) -> bool:
+        """Close the connection that has been idle the longest; return whether there was one."""
+        for handler, since in list(self._idle.items()):
+            if now - since < IDLE:
+                break
+            del self._idle[handler]
+            if isinstance(handler, web.RequestHandler) and handler.transport is not None:
+                handler.force_close()
+                return True
+        return False
+
+    @web.middleware
+    async def _track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        if connection in self._extra:
+            response = await handler(request) if request.path in PROBES else self._rejection.response()
+            response.force_close()
+            return response
+        self._idle.pop(connection, None)
+        try:
+            return await handler(request)
+        finally:
+            if connection.transport is not None:
+                self._idle[connection] = asyncio.get_running_loop().time()
 
     @contextmanager
     def busy(self) -> Generator[None]:
@@ -108,8 +144,8 @@ class Server:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-        for transport in list(self.rejected):
-            transport.abort()
+        for handler in list(self._extra):
+            self._abort(handler)
 
     async def close(self) -> None:
         """Stop listening, wait for the requests under way, and close the connections."""
@@ -129,9 +165,4 @@ class _Pending(asyncio.Protocol):
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.accept(self._transport)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        del exc
-        self._server.rejected.discard(self._transport)
+        self._server.accept(cast(asyncio.Transport, transport))

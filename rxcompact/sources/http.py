@@ -64,7 +64,8 @@ class HttpSource:
         max_events: Events of the largest body.
         body_timeout: Seconds a body may take.
         header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
-        max_connections: How many at once; the next one gets 503.
+        max_connections: How many at once. For the next one the longest idle is closed; while there is none it gets 503.
+            Probes are answered all the same.
         strict: Answer 400 to a body with any bad line, and take none of it.
         retry_after: Seconds after which a rejected sender may retry.
         success_status: Status of a body that was taken; 200 for senders that take 202 for a failure.
