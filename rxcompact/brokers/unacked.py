@@ -7,14 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import islice, repeat, takewhile
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 ACK, IN_PROGRESS, NAK = b"+ACK", b"+WPI", b"-NAK"
 AT_ONCE = 1_000
 """Replies of a kind that are sent at once."""
 
-Identity: TypeAlias = bytes
-"""What a message is called, however often it is delivered."""
+Identity: TypeAlias = Any
+"""What a message is called, however often it is delivered; it can be hashed."""
 Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]
 """The identities and the bodies of some."""
 
@@ -94,7 +94,7 @@ class UnackedMessages:
 
     async def fewer(self, limit: int) -> None:
         """Wait until fewer messages than this are not settled."""
-        while len(self._replies) >= limit:
+        while len(self) >= limit:
             self._fewer.clear()
             await self._fewer.wait()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -13,9 +14,17 @@ from rxcompact.commands.common import kind_of
 from rxcompact.errors import ArgumentError
 from rxcompact.format import redacted
 
-EXPECTED = "nats://HOST:PORT/STREAM or redis://HOST:PORT/DB/STREAM"
-NATS = ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch")
-REDIS = ("group", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch")
+EXPECTED = "nats://HOST:PORT/STREAM, redis://HOST:PORT/DB/STREAM or kafka://HOST:PORT/TOPIC"
+BROKERS = {  # by the extra: what a server looks like, its source, the parameters for the stream and whoever reads it
+    "nats": (r"(nats|tls)://[^/]+", "jetstream", "JetStreamSource", "stream", "consumer"),
+    "redis": (r"rediss?://[^/]+/\d+", "redis", "RedisStreamSource", "stream", "group"),
+    "kafka": (r"kafkas?://[^/]+", "kafka", "KafkaSource", "topic", "group"),
+}
+OPTIONS = {
+    "nats": ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch"),
+    "redis": ("group", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch"),
+    "kafka": ("group", "start", "items", "grace", "max_pending", "prefetch", "mechanism"),
+}
 NAME = "rxcompact"  # of the consumer or group, where the URL has none
 
 
@@ -34,39 +43,34 @@ def broker_source(
     """Return the source.
 
     Args:
-        url: ``nats://HOST:PORT[,HOST:PORT…]/STREAM`` or ``redis://HOST:PORT/DB/STREAM``, with options in its query.
+        url: ``nats://HOST:PORT[,HOST:PORT…]/STREAM``, ``redis://HOST:PORT/DB/STREAM`` or
+            ``kafka://HOST:PORT[,HOST:PORT…]/TOPIC``, with options in its query.
         partitions: Of a NATS stream.
         start: Where a consumer that is made begins.
         items: The path to the lists of events in each message.
 
     Raises:
-        ArgumentError: for a URL that is neither, options that the broker has not, and without its extra.
+        ArgumentError: for a URL that is none of these, options that the broker has not, and without its extra.
     """
     address, _, query = url.partition("?")
     server, _, stream = address.rpartition("/")
-    on_redis = re.fullmatch(r"rediss?://[^/]+/\d+", server) is not None
-    if not stream or not (on_redis or re.fullmatch(r"(nats|tls)://[^/]+", server)):
+    extra = next((name for name, (pattern, *_) in BROKERS.items() if re.fullmatch(pattern, server)), None)
+    if not stream or extra is None:
         raise ArgumentError("--source", redacted(url), EXPECTED)
-    if on_redis and partitions is not None:
-        raise ArgumentError("--partitions", partitions, "absent: a stream of Redis has none")
+    _, module, kind, of_stream, of_reader = BROKERS[extra]
+    options: dict[str, Any] = {of_stream: unquote(stream), of_reader: NAME}
     where: Any = server
-    options: dict[str, Any] = {"group": NAME} if on_redis else {"consumer": NAME, "partitions": partitions}
-    source: Callable[..., BrokerSource]
+    if extra == "nats":
+        scheme, _, hosts = server.partition("://")
+        where = [f"{scheme}://{host}" for host in hosts.split(",")]
+        options["partitions"] = partitions
+    elif partitions is not None:
+        raise ArgumentError("--partitions", partitions, "absent: it is of NATS alone")
     try:
-        if on_redis:
-            from rxcompact.brokers.redis import RedisStreamSource  # noqa: PLC0415 - an extra
-
-            source = RedisStreamSource
-        else:
-            from rxcompact.brokers.jetstream import JetStreamSource  # noqa: PLC0415 - an extra
-
-            source = JetStreamSource
-            scheme, _, hosts = server.partition("://")
-            where = [f"{scheme}://{host}" for host in hosts.split(",")]
+        source: Callable[..., BrokerSource] = getattr(import_module(f"rxcompact.brokers.{module}"), kind)
     except ImportError:
-        extra = "redis" if on_redis else "nats"
         raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
-    names = REDIS if on_redis else NATS
+    names = OPTIONS[extra]
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
             expected = f"without {name}; its options are {', '.join(names)}"
@@ -76,4 +80,4 @@ def broker_source(
         except (ValueError, argparse.ArgumentTypeError) as error:
             raise ArgumentError(f"{name} of --source", text, str(error)) from None
     options |= {name: value for name, value in (("start", start), ("items", items)) if value is not None}
-    return source(where, stream=unquote(stream), **options)
+    return source(where, **options)

@@ -13,7 +13,7 @@ import pytest
 
 from .support import Rig, Server
 
-SERVERS = {"nats", "redis", "broker", "make_server"}
+SERVERS = {"nats", "redis", "broker", "make_server", "tansu", "kafka_mock"}
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -66,6 +66,29 @@ def redis(make_server: Any) -> Rig:
     server = make_server(RedisServer)
     server.start()
     return RedisRig(server)
+
+
+@pytest.fixture
+def tansu(make_server: Any) -> Rig:
+    """Kafka with groups."""
+    pytest.importorskip("aiokafka")
+    from .kafka_support import KafkaRig, TansuServer
+
+    server = make_server(TansuServer)
+    server.start()
+    return KafkaRig(server)
+
+
+@pytest.fixture
+def kafka_mock() -> Iterator[Rig]:
+    """Kafka that keeps the metadata of commits."""
+    pytest.importorskip("aiokafka")
+    pytest.importorskip("confluent_kafka")
+    from .kafka_support import KafkaRig, MockServer
+
+    server = MockServer()
+    yield KafkaRig(server)
+    server.kill()
 
 
 @pytest.fixture(params=["nats", "redis"])

