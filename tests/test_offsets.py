@@ -1,4 +1,4 @@
-"""What a commit says of a partition: the first offset that is held, and which are settled behind it."""
+"""The commits of a partition: the first offset that is held, and which are settled behind it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_first_offset_that_is_held_is_committed_with_the_runs_behind_it() ->
 
 def test_offsets_of_no_message_hold_nothing_back() -> None:
     offsets = took(0, 5, 6, 20, committed=0)
-    offsets.pass_to(23)  # of a transaction, say
+    offsets.pass_to(23)  # as behind a transaction
     assert after(offsets, 0) == (5, "rxcompact 2 13 1 2")
     assert after(offsets, 5, 6, 20) == (23, "")
 

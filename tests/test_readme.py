@@ -51,8 +51,8 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_the_manual_has_its_pages() -> None:
-    pages = "topology windows retry ordering delivery stores failures shutdown deployment scaling security telemetry "
-    pages += "testing promises measurements comparison cookbook"
+    pages = "topology windows retry ordering delivery stores failures shutdown brokers deployment scaling security "
+    pages += "telemetry testing promises measurements comparison cookbook"
     assert {page.stem for page in PAGES[1:]} == {*pages.split()}
     for name in pages.split():
         assert f"(rxcompact/manual/{name}.md)" in README.read_text()

@@ -22,7 +22,8 @@ merged (``partial(event_id, timespan=…)``). What is delivered again is older t
 ``lateness`` shorter than the broker's ``ack_wait`` and the time in which a worker is replaced it is rejected as late.
 Windows of arrival reject nothing, but give the same event another id each time.
 
-Brokers: `rxcompact.brokers.jetstream` (extra ``nats``), `rxcompact.brokers.redis` (extra ``redis``).
+Brokers: `rxcompact.brokers.jetstream` (extra ``nats``), `rxcompact.brokers.redis` (extra ``redis``),
+`rxcompact.brokers.kafka` (extra ``kafka``).
 """
 
 from rxcompact.brokers.source import BrokerSource

@@ -21,8 +21,8 @@ from rxcompact.brokers.unacked import Identity
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, PermanentError, RxCompactError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.keys import json_value
-from rxcompact.sinks.encoding import encoder, json_object
+from rxcompact.keys import encoder, json_value
+from rxcompact.sinks.encoding import json_object
 
 TIMEOUT, BLOCK, LEAVING, COMMIT = 5.0, 0.1, 1.0, 0.5
 """Seconds: for an answer, for messages to come, for leaving a group and closing connections, between commits."""
@@ -261,6 +261,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
     async def _poll(self, number: int) -> None:
         if len(self._messages.owned) != len(self._assigned):
             await self._begin()
+        assigned = self._assigned
         owned = {TopicPartition(self._topic, it): offsets for it, offsets in self._messages.owned.items()}
         polled = [partition for partition, offsets in owned.items() if not offsets.full]
         wanted = polled or [TopicPartition(self._topic, -1)]  # it waits, and raises the errors of the group
@@ -268,6 +269,8 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
             records = await self._servers.client.getmany(*wanted, timeout_ms=int(BLOCK * 1000), max_records=number)
         except errors.OffsetOutOfRangeError as error:
             await self._skip(error.args[0])
+            return
+        if self._assigned is not assigned:  # it waited for that, and came from where these did not begin yet
             return
         for partition, found in records.items():
             bodies = {record.offset: record.value for record in found if record.value is not None}
@@ -302,6 +305,12 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         else:
             for number, commit in new.items():
                 owned[number].committed = commit
+
+    async def _measure(self) -> Mapping[str, int]:
+        owned = {TopicPartition(self._topic, number): offsets for number, offsets in self._messages.owned.items()}
+        async with self._servers.answer():
+            ends = await self._servers.client.end_offsets(owned)
+        return {str(it.partition): max(0, end - owned[it].position) for it, end in ends.items()}
 
     async def _disconnect(self) -> None:
         self._assigned = frozenset()

@@ -50,7 +50,7 @@ def broker_source(
         items: The path to the lists of events in each message.
 
     Raises:
-        ArgumentError: for a URL that is none of these, options that the broker has not, and without its extra.
+        ArgumentError: for any other URL, options that the broker has not, and without its extra.
     """
     address, _, query = url.partition("?")
     server, _, stream = address.rpartition("/")

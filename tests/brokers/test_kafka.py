@@ -81,7 +81,9 @@ async def test_no_more_is_fetched_of_a_partition_whose_metadata_is_full(
     monkeypatch.setattr(kafka, "METADATA", 256)
     monkeypatch.setattr(kafka, "COMMIT", 0.01)
     stuck = Stuck(*range(0, 1000, 2))  # each other one: four characters
-    orchestrator = kafka_mock.pipeline(enricher=stuck, max_concurrent=1000, timespan=0.05, source={"prefetch": 10, "together": 1})
+    orchestrator = kafka_mock.pipeline(
+        enricher=stuck, max_concurrent=1000, timespan=0.05, source={"prefetch": 10, "together": 1}
+    )
     await kafka_mock.put((1, b'{"id": 1000}'))
     await orchestrator.start()
     await until(lambda: len(kafka_mock.owned()[0]) == PARTITIONS)
