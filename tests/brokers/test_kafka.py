@@ -19,9 +19,10 @@ from aiokafka.structs import OffsetAndTimestamp
 from rxcompact.brokers import kafka
 from rxcompact.brokers.kafka import KafkaSource
 from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.testing.proxy import Proxy, free_port
 
 from .kafka_support import PARTITIONS, TOPIC, KafkaRig, TansuServer
-from .support import PATIENCE, Gate, Proxy, free_port, logged, until
+from .support import PATIENCE, Gate, logged, until
 
 LONG = 10 * PATIENCE
 
