@@ -91,10 +91,13 @@ def error_of(result: Any) -> TransientError | PermanentError | None:
     text = excerpt(words if isinstance(words, str) else json.dumps(words, ensure_ascii=False))
     codes = [code for name in CODES if (code := result.get(name))]
     status = next((code for code in codes if type(code) is int), None)
+    is_no = False in (result.get("ok"), result.get("success"))
     if status is not None:
         status = KAFKA.get(status, int(str(status)[:3]))  # some add digits of their own
-        is_good = status in INFORMATION_OR_SUCCESS
-        return None if is_good else failure(status, "an event's result", text.encode("utf-8", "replace"))
+        if status not in INFORMATION_OR_SUCCESS:
+            return failure(status, "an event's result", text.encode("utf-8", "replace"))
+        if not is_no:
+            return None
     if isinstance(words, list) and isinstance(words[0], dict):
         codes.append(words[0].get("reason"))  # of BigQuery
     code = next((code for code in [*codes, words] if isinstance(code, str) and code_verdict(code)), "")
@@ -104,16 +107,14 @@ def error_of(result: Any) -> TransientError | PermanentError | None:
         return RateLimitedError(text)
     if meaning in ("denied", "transient"):
         return TransientError(text)
-    is_error = any(result.get(name) for name in ERRORS) or False in (result.get("ok"), result.get("success"))
+    is_error = is_no or any(result.get(name) for name in ERRORS)
     return PermanentError(text or "the store did not take it") if is_error else None
 
 
 def _error_of_all(answer: Mapping[str, Any]) -> TransientError | PermanentError | None:
-    rejected = answer.get("partialSuccess")
-    if isinstance(rejected, dict) and int(rejected.get("rejectedLogRecords") or 0):  # of OpenTelemetry
-        return PermanentError(
-            f"{rejected['rejectedLogRecords']} rejected: {excerpt(str(rejected.get('errorMessage')))}"
-        )
+    partial = answer.get("partialSuccess")  # of OpenTelemetry
+    if isinstance(partial, dict) and partial.get("rejectedLogRecords", "0") not in (0, "0"):
+        return PermanentError(excerpt(f"{partial['rejectedLogRecords']} rejected: {partial.get('errorMessage')}"))
     [first, *others] = answer.values() or [None]
     if not others and isinstance(first, list) and first[:1] == [False]:  # of webdis
         return PermanentError(excerpt(" ".join(map(str, first[1:]))))

@@ -21,6 +21,7 @@ from shapes import real_time, recipes
 from rxcompact import HttpSink, Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.sinks import stores
+from rxcompact.sinks.encoding import flat_object
 
 pytestmark = pytest.mark.debian
 
@@ -154,7 +155,8 @@ async def test_w1_w6_clickhouse_stores_all_but_the_bad_one_once(tmp_path: Path) 
     try:
         columns = "id String, host String, n Int64, count Int64, first_seen Float64, last_seen Float64"
         await asked(store.url, data=f"create table alerts ({columns}) engine = MergeTree order by id")
-        sink = stores.clickhouse(store.url, "alerts", gzip=True)
+        insert = store.url + "/?query=INSERT INTO alerts FORMAT JSONEachRow&date_time_input_format=best_effort"
+        sink = HttpSink(insert, to_json=flat_object, gzip=True)
         account, letters = await stored(store, sink, max_age=15)
         counts = await asked(store.url, data="select count(), uniqExact(id), sum(n) from alerts")
     finally:
