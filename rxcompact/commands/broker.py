@@ -6,6 +6,8 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
+from ssl import create_default_context
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
@@ -24,6 +26,15 @@ OPTIONS = {
     "nats": ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch"),
     "redis": ("group", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch"),
     "kafka": ("group", "start", "items", "grace", "max_pending", "prefetch", "mechanism"),
+}
+FILES: dict[str, dict[str, Callable[[str], dict[str, Any]]]] = {  # options of the client that are files
+    "nats": {
+        "ca": lambda path: {"tls": create_default_context(cafile=path)},
+        "credentials": lambda path: {"user_credentials": path},
+        "nkey": lambda path: {"nkeys_seed": path},
+    },
+    "redis": {"ca": lambda path: {"ssl_ca_certs": path}},
+    "kafka": {"ca": lambda path: {"ssl_context": create_default_context(cafile=path)}},
 }
 NAME = "rxcompact"  # of the consumer or group, where the URL has none
 
@@ -70,14 +81,19 @@ def broker_source(
         source: Callable[..., BrokerSource] = getattr(import_module(f"rxcompact.brokers.{module}"), kind)
     except ImportError:
         raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
-    names = OPTIONS[extra]
+    files, client = FILES[extra], dict[str, Any]()
+    names = (*OPTIONS[extra], *files)
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
             expected = f"without {name}; its options are {', '.join(names)}"
             raise ArgumentError("--source", redacted(url), expected)
         try:
+            if name in files:
+                with Path(text).open("rb"):  # or the client would report it once a second
+                    client |= files[name](text)
+                continue
             options[name] = kind_of(source, name)[0](text)
-        except (ValueError, argparse.ArgumentTypeError) as error:
+        except (OSError, ValueError, argparse.ArgumentTypeError) as error:
             raise ArgumentError(f"{name} of --source", text, str(error)) from None
     options |= {name: value for name, value in (("start", start), ("items", items)) if value is not None}
-    return source(where, **options)
+    return source(where, **options, options=client)

@@ -19,6 +19,7 @@ from nats.js.errors import NotFoundError
 from rxcompact.brokers.jetstream import JetStreamSource, source
 from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.brokers.jetstream.source import identity_of
+from rxcompact.commands.broker import broker_source
 from rxcompact.errors import ArgumentError, TransientError
 
 from .nats_support import CONSUMER, STREAM, NatsRig, NatsServer
@@ -326,6 +327,10 @@ async def test_an_unknown_certificate_fails_with_the_reason_and_is_tried_again(
     authority.configure_trust(trusting)
     text = await failure_at(known, options={"tls": trusting})
     assert "stream not found" in text
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    by_url: Any = NatsRig(server, url)
+    by_url.source = lambda **_: broker_source(f"{url}/{STREAM}?ca={tmp_path / 'ca.pem'}", None, None)
+    assert "stream not found" in await failure_at(by_url)
 
 
 @pytest.mark.parametrize("servers", ["", [], ["nats://a", ""]])

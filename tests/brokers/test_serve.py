@@ -232,6 +232,8 @@ def test_options_are_in_the_query_of_the_url() -> None:
         ("nats://host/x?ack_wait=soon", None, "ack_wait"),
         ("nats://host/x?field=data", None, "without field; its options are consumer"),
         ("nats://host/x", "yesterday", "start"),
+        ("nats://host/x?credentials=/no/such", None, "credentials of --source must be .*No such file"),
+        ("redis://host/0/x?ca=/no/such", None, "ca of --source must be .*No such file"),
         ("kafka://host/x?consumer=c", None, "without consumer; its options are group"),
     ],
 )
