@@ -136,6 +136,13 @@ class LaggingSource(Protocol):
 
 
 @runtime_checkable
+class ServingSource(Protocol):
+    """A source that counts the requests that it answered, by status: for metrics."""
+
+    requests: Mapping[int, int]
+
+
+@runtime_checkable
 class DurableSource(Protocol):
     """A source whose chunks carry acknowledgements."""
 

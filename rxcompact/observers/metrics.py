@@ -84,6 +84,8 @@ METRICS: Sequence[Metric] = (
            _in_flight),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
+    Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",
+           lambda now: now.requests),
     Metric("source_lag_events", "gauge", "{event}", ("source", "partition"),
            "Messages that the broker did not deliver yet, as of the last seconds.", lambda now: now.lag),
     Metric("failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",

@@ -13,7 +13,7 @@ from math import inf
 from typing import Any, NamedTuple, TypeAlias
 
 from rxcompact.clock import is_running
-from rxcompact.contracts import LaggingSource, NamedSource
+from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
@@ -91,6 +91,8 @@ class Snapshot:
 
     lag: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """Messages that a broker did not deliver yet, by source and partition."""
+    requests: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """Requests that were answered, by source and status."""
 
     @property
     def dedup_ratio(self) -> float | None:
@@ -227,9 +229,12 @@ class Statistics:
         now.max_age, now.max_in_flight = pipeline.max_age, pipeline.max_in_flight
         now.bytes_held, now.max_bytes = run.bytes_held, pipeline.max_bytes
         now.stages = {name: stages[name] for name in pipeline.stages if name in stages}
-        if isinstance(source := pipeline.source, LaggingSource):
-            name = source.name if isinstance(source, NamedSource) else type(source).__name__
+        source = pipeline.source
+        name = source.name if isinstance(source, NamedSource) else type(source).__name__
+        if isinstance(source, LaggingSource):
             now.lag = {(name, partition): lag for partition, lag in source.lag.items()}
+        if isinstance(source, ServingSource):
+            now.requests = {(name, str(status)): count for status, count in source.requests.items()}
         now.rate = self._rate((now.uptime, now.account.received, now.account.published))
         now.rates = tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair)))
         return now

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +118,8 @@ class HttpSource:
             self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
         self._draining = False
         self._probes = Probes(self._state, lambda: self._demand)
+        self.requests: Counter[int] = Counter()
+        """Posts that were answered, by status."""
         self._server: Server | None = None
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
@@ -205,9 +208,11 @@ class HttpSource:
 
     async def _post(self, request: web.Request) -> web.Response:
         try:
-            return await self._handle_post(request)
+            response = await self._handle_post(request)
         except RequestError as error:
-            return error.response()
+            response = error.response()
+        self.requests[response.status] += 1
+        return response
 
     async def _handle_post(self, request: web.Request) -> web.Response:
         if self._server is None or self._draining:

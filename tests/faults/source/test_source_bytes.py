@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import urlencode
@@ -30,6 +31,10 @@ def test_h4_a_post_beyond_max_bytes_is_503_and_names_the_bound_and_duplicates_ar
         assert (await service.ask("GET", "readyz")).text == "full\n"
         metrics = (await service.ask("GET", "metrics")).text
         assert 'rxcompact_in_flight_ratio{unit="bytes"} 0.875' in metrics
+        for code, count in (("202", 71), ("503", 1)):  # what senders were answered is counted
+            assert re.search(
+                rf'rxcompact_source_requests_total{{code="{code}",source="http://.*"}} {count}\.0', metrics
+            )
 
     served(test, {"max_bytes": 800 * KIB})
 
