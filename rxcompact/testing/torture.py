@@ -351,6 +351,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--only", action="append", metavar="MISHAP", help="may be repeated")
     worker = f"{shlex.quote(sys.executable)} -m rxcompact serve"
     add("--worker", default=worker, metavar="COMMAND", help="gets the options of serve (%(default)s)")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and leave no process behind
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     code = asyncio.run(Rig(parser.parse_args(arguments), folder).run())
     if code:

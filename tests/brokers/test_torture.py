@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,20 +29,21 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 """A worker that acknowledges what it has not published."""
 
 
-def torture(kind: str, *options: str) -> tuple[int, dict[str, int], str]:
+def torture(kind: str, folder: Path, *options: str) -> tuple[int, dict[str, int], str]:
     """Return the exit code, the numbers of the table, and all that was printed."""
     if kind != "http":
         program({"nats": "nats-server", "redis": "redis-server"}[kind], kind)
     command = [sys.executable, "-m", "rxcompact.testing.torture", kind, *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    here = os.environ | {"TMPDIR": str(folder)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=here)
     rows = [line.strip("| ").split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")]
     return done.returncode, {row[0]: int(row[1]) for row in rows if len(row) == 2}, done.stdout
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("kind", "minutes"), [("nats", 2), ("redis", 2), ("http", 1)])
-def test_whatever_fails_nothing_is_lost(kind: str, minutes: int) -> None:
-    code, table, printed = torture(kind, f"--minutes={minutes}")
+def test_whatever_fails_nothing_is_lost(kind: str, minutes: int, tmp_path: Path) -> None:
+    code, table, printed = torture(kind, tmp_path, f"--minutes={minutes}")
     assert (code, table["lost"], table["tracebacks"]) == (0, 0, 0), printed
     assert len(table) > 20, printed  # mishaps of many kinds
     assert table["sent"] > 500, printed
@@ -56,7 +58,7 @@ def test_it_sees_what_a_worker_loses_that_acknowledges_before_it_publishes(kind:
     worker = f"--worker={sys.executable} {tmp_path / 'hasty.py'}"
     # while the API is down they hold more than the events of a window
     mishaps = ["--only=worker killed", "--only=API: down"]
-    code, table, printed = torture(kind, "--minutes=0.5", *mishaps, worker)
+    code, table, printed = torture(kind, tmp_path, "--minutes=0.5", *mishaps, worker)
     assert table["worker killed"] > 0, printed
     assert (code, table["tracebacks"]) == (1, 0), printed
     assert 0 < table["lost"] < table["sent"], printed
