@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
@@ -65,18 +65,18 @@ class PendingAcks:
     """Releases acknowledgements as distinct events are settled."""
 
     def __init__(self) -> None:
-        self._windows: dict[int, WindowAcks] = {}  # by the identity of the bounds that a window's events share
+        self._windows: dict[int, WindowAcks] = {}  # by the identity of the bounds that a window's events have
 
     def add(self, window: Window[Any, Any]) -> Window[Any, Any]:
         """Wait for the events of a window that closed; return it, with events that know its bounds."""
-        bounds = window.bounds
         if not window.acks:
             return window
-        if any(compacted.window is not bounds for compacted in window):  # of a reducer that made them anew
-            window = window.having([compacted.replace(window=bounds) for compacted in window])
+        if any(compacted.window is None or id(compacted.window) in self._windows for compacted in window):
+            # of a reducer that made them anew
+            window = window.having([compacted.replace(window=window.bounds) for compacted in window])
+        bounds = {id(compacted.window): compacted.window for compacted in window}
         acks = WindowAcks(bounds, {compacted.key for compacted in window})
-        if window:
-            self._windows[id(bounds)] = acks
+        self._windows.update(dict.fromkeys(bounds, acks))
         for ack, keys in window.acks:
             acks.wait(ack, iter(keys))
         return window
@@ -86,16 +86,17 @@ class PendingAcks:
         for compacted in events if self._windows else ():
             acks = self._windows.get(id(compacted.window))
             if acks is not None and acks.settle(compacted.key):
-                del self._windows[id(compacted.window)]
+                for bounds in acks.bounds:
+                    del self._windows[bounds]
 
 
 class WindowAcks:
     """The acknowledgements of one window; each waits for one key at a time, so that the cost is per message."""
 
-    __slots__ = ("_bounds", "_outstanding", "_waiting")
+    __slots__ = ("_outstanding", "_waiting", "bounds")
 
-    def __init__(self, bounds: Bounds, keys: set[Hashable]) -> None:
-        self._bounds = bounds  # so that its identity is no other's
+    def __init__(self, bounds: Mapping[int, Bounds | None], keys: set[Hashable]) -> None:
+        self.bounds = bounds  # so that their identities are no others'
         self._outstanding = keys
         self._waiting: dict[Hashable, list[tuple[Ack, Iterator[Hashable]]]] = {}
 

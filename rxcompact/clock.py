@@ -86,22 +86,23 @@ class WallClock:
     def __init__(self, system: Callable[[], float], monotonic: Callable[[], float]) -> None:
         self._system, self._monotonic = system, monotonic
         self._since = monotonic()
-        self._offset = system() - self._since
+        self.offset = system() - self._since
+        """What makes POSIX seconds of monotonic ones."""
         self.past: deque[tuple[float, float, float]] = deque(maxlen=PAST)
         """Offsets that it had before it was set: from when, until when, how much."""
 
     def __call__(self) -> float:
-        return self._offset + self._monotonic()
+        return self.offset + self._monotonic()
 
     def follow(self) -> float:
         """Read the system's clock; return by how much this one was set, seconds; 0 where it was right within one."""
         now = self._monotonic()
         offset = self._system() - now
-        step = offset - self._offset
+        step = offset - self.offset
         if abs(step) < STEP:
             return 0.0
-        self.past.append((self._since, now, self._offset))
-        self._since, self._offset = now, offset
+        self.past.append((self._since, now, self.offset))
+        self._since, self.offset = now, offset
         logger.warning("the wall clock was set {} by {:.0f} s", "forward" if step > 0 else "back", abs(step))
         return step
 
@@ -112,7 +113,7 @@ class WallClock:
         more than once this is the last.
         """
         now = self._monotonic()
-        spans = [*self.past, (-inf, now, self._offset)]
+        spans = [*self.past, (-inf, now, self.offset)]
         shown = [wall - offset for began, ended, offset in spans if began - SLACK <= wall - offset <= ended + SLACK]
         return min(now, max(shown, default=now))
 

@@ -77,6 +77,13 @@ class TimeMapperError(RxCompactError, reason="time"):
 class AccumulatorError(RxCompactError, reason="accumulator"):
     """The accumulator raised on an event; what it had accumulated stays as it was."""
 
+    @classmethod
+    def of(cls, cause: BaseException) -> Self:
+        """Return it for what the accumulator raised."""
+        error = cls(f"accumulator raised {contained(cause)!r}")
+        error.__cause__ = cause
+        return error
+
 
 class DecodeError(RxCompactError, ValueError, reason="malformed"):
     """A line or body is not the JSON it should be; the message has the place and the reason."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import islice, repeat
 from operator import itemgetter, length_hint
@@ -20,6 +20,7 @@ FIELDS: tuple[Field, ...] = get_args(Field)
 Seen: TypeAlias = float | Sequence[float]
 """The instant at which all events arrived, or the event time of each, in any order."""
 Reject: TypeAlias = Callable[[Any, RxCompactError], None]
+Row: TypeAlias = list[Any]
 
 
 class Bucket(Collection[Compacted]):
@@ -29,15 +30,9 @@ class Bucket(Collection[Compacted]):
         reject: Called with an event that cannot be added, and why.
     """
 
-    _leading = False
-
     def __init__(self, reject: Reject) -> None:
         self.table: dict[Hashable, Any] = {}
         self.received = 0
-        self.quiet: OrderedDict[Hashable, Any] = OrderedDict()
-        """With a leading edge: the keys that were not repeated yet, and the time of their first event."""
-        self.leads: list[tuple[Hashable, Any, float]] = []
-        """Key, event and time of those to be emitted at once."""
         self.size = 0
         """Bytes of its events, where they are counted."""
         self.acks: list[tuple[Ack, Iterable[Hashable]]] = []
@@ -48,9 +43,13 @@ class Bucket(Collection[Compacted]):
     def __len__(self) -> int:
         return len(self.table)
 
-    def keys(self) -> int:
-        """Return how many keys it knows."""
-        return len(self.table) + len(self.quiet)
+    def known(self) -> int:
+        """Return how many keys it knows, those counted of which it has nothing to emit."""
+        return len(self)
+
+    def absorbs(self, key: Hashable) -> bool:
+        """Return whether an event of this key makes nothing more to emit."""
+        return key in self.table
 
     def __contains__(self, item: object) -> bool:
         return any(item == compacted for compacted in self)
@@ -116,8 +115,6 @@ class Bucket(Collection[Compacted]):
         except BaseException as error:  # noqa: BLE001 - a key that cannot be hashed was rejected
             contained(error)
             added = dict.fromkeys(filter(self._holds, keys))
-        if self._leading:  # first events have left
-            added = dict.fromkeys(filter(self._holds, added))
         if added:
             ack.retain()
             self.acks.append((ack, added))
@@ -166,22 +163,11 @@ class EventBucket(Bucket):
 class RowBucket(Bucket):
     """Keeps of each key a row ``[event, count, first_seen, last_seen]``, filled by a plain loop."""
 
-    def __init__(
-        self,
-        reject: Reject,
-        keep: Keep,
-        fields: Collection[Field],
-        *,
-        leading: bool = False,
-        trailing: bool = True,
-    ) -> None:
+    def __init__(self, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject)
         self._keep = keep
         self._kept = tuple(field in fields for field in FIELDS)
-        self._leading, self._trailing = leading, trailing
-        self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
-        self._plain = not leading and self._seed is None
-        self._timed = leading  # the oldest may be any
+        self._timed = False
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
         if not isinstance(seen, float | int):
@@ -193,14 +179,11 @@ class RowBucket(Bucket):
             self._fill_arrived(zip(keys, events, strict=True), seen)
 
     def _fill_arrived(self, pairs: Iterable[tuple[Hashable, Any]], arrived: float) -> None:
-        table, get, last, plain = self.table, self.table.get, self._keep == "last", self._plain
+        table, get, last = self.table, self.table.get, self._keep == "last"
         for key, event in pairs:
             row = get(key)
             if row is None:
-                if plain:
-                    table[key] = [event, 1, arrived, arrived]
-                else:
-                    self._open(key, event, arrived)
+                table[key] = [event, 1, arrived, arrived]
             else:
                 row[1] += 1
                 row[3] = arrived
@@ -210,69 +193,24 @@ class RowBucket(Bucket):
     def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
         table, get = self.table, self.table.get
         last, accumulate = self._keep == "last", self._keep if callable(self._keep) else None
-        plain, leading = self._plain, self._leading
         for key, event, time in triples:
             row = get(key)
             if row is None:
-                if plain:
-                    table[key] = [event, 1, time, time]
-                else:
-                    self._open(key, event, time)
+                table[key] = [event, 1, time, time]
                 continue
             if accumulate is not None:
                 try:
                     row[0] = accumulate(row[0], event)
                 except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
-                    self._refuse_accumulated(event, cause)
+                    self._refuse(event, AccumulatorError.of(cause))
                     continue
             elif last:
                 row[0] = event
             row[1] += 1
             if time > row[3]:
                 row[3] = time
-            elif time < row[2] and not leading:  # whose first time is that of the event that has left: its id
+            elif time < row[2]:
                 row[2] = time
-
-    def _open(self, key: Hashable, event: Any, time: float) -> None:
-        """Take the first event of a key; with a leading edge that one leaves, and this is for its first repeat."""
-        first = time
-        if self._leading:
-            if key not in self.quiet:
-                self.quiet[key] = time
-                self.leads.append((key, event, time))
-                self.received -= 1
-                return
-            first = self.quiet[key]
-        if not self._trailing:
-            self.received -= 1
-            return
-        if self._seed is not None:
-            try:
-                event = self._seed(event)
-            except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
-                self._refuse_accumulated(event, cause)
-                return
-        self.quiet.pop(key, None)
-        self.table[key] = [event, 1, first, max(first, time)]
-
-    def _refuse_accumulated(self, event: Any, cause: BaseException) -> None:
-        error = AccumulatorError(f"accumulator raised {contained(cause)!r}")
-        error.__cause__ = cause
-        self._refuse(event, error)
-
-    def take_leads(self, bounds: Bounds, ack: Ack | None) -> Window:
-        """Return a window of the keys that are new; an ack that is given waits for them."""
-        leads, self.leads = self.leads, []
-        counted, first, last = self._kept
-        items = tuple(
-            Compacted(key, event, 1 if counted else None, time if first else None, time if last else None, bounds)
-            for key, event, time in leads
-        )
-        acks: list[tuple[Ack, Iterable[Hashable]]] = []
-        if ack is not None:
-            ack.retain()
-            acks.append((ack, [key for key, _, _ in leads]))
-        return Window(bounds, len(items), items, acks=acks)
 
     def _size_of(self, values: Iterable[Any]) -> int:
         events = map(itemgetter(0), values)

@@ -21,6 +21,7 @@ from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
 from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
+from rxcompact.operators.session import KeyedWindows, SessionWindows
 from rxcompact.operators.windows import TumblingWindows, Windows
 
 K = TypeVar("K", default=Any)
@@ -32,6 +33,8 @@ def compact(
     timespan: Seconds,
     *,
     key_mapper: Callable[[Any], K] | str | Sequence[str],
+    per_key: bool = False,
+    gap: Seconds | None = None,
     leading: bool = False,
     trailing: bool = True,
     count: int | None = None,
@@ -67,9 +70,20 @@ def compact(
                   compact(10, key_mapper=…, leading=True)
         windows   --a1b1-----[a2]-b1----[b1]----------c1|
 
+    With ``gap``, or ``per_key``, each key has windows of its own; those that are due together leave as one, in which
+    each `Compacted` has its own bounds::
+
+        source    --a-b-a-a--|--b-b-----|----------|--c-|
+                  compact(10, key_mapper=…, gap=3)
+        windows   -------[b1]-[a3]-[b2]---------------c1|
+
     Args:
-        timespan: Length of a window, seconds.
+        timespan: Length of a window, seconds; at most, where there is a ``gap``.
         key_mapper: A field's name, a tuple of names, or a function of the event, see `key_of`. A name is faster.
+        per_key: Open a window for each key with its first event.
+        gap: Close a key's window also after so long without an event of it, seconds; implies ``per_key``. With
+            ``lateness`` these are session windows: an event joins the sessions of its key that it touches, two that it
+            is between too, if what they make is shorter than the timespan.
         leading: Emit a key's first event at once, in a window with the trigger "leading". When its window closes the
             repeats follow, counted, as an event of the same first time: both have one `event_id`.
         trailing: Emit the repeats. Without, this throttles: a key's first event in each window, and no counts.
@@ -116,6 +130,8 @@ def compact(
     return Compact(
         timespan=seconds("timespan", timespan),
         key_mapper=key_of(key_mapper),
+        per_key=per_key or gap is not None,
+        gap=None if gap is None else seconds("gap", gap),
         leading=leading,
         trailing=trailing,
         count=None if count is None else whole("count", count),
@@ -142,6 +158,8 @@ class Compact(Operator):
     stage: str = field(init=False, default="compact")
     timespan: float
     key_mapper: Mapper
+    per_key: bool
+    gap: float | None
     leading: bool
     trailing: bool
     count: int | None
@@ -186,8 +204,8 @@ class Compact(Operator):
         self, source: Observable[Any], observer: ObserverBase[Window], scheduler: SchedulerBase | None
     ) -> DisposableBase:
         timers = default_scheduler(scheduler)
-        kind = TumblingWindows if self.lateness is None else EventTimeWindows
-        windows = kind(self, Clock(timers), observer)
+        kinds = (KeyedWindows, SessionWindows) if self.per_key else (TumblingWindows, EventTimeWindows)
+        windows = kinds[self.lateness is not None](self, Clock(timers), observer)
         add = windows.add_many if self.chunked else windows.event_handler()
         complete = partial(windows.flush, "completed", observer.on_completed)
         return CompositeDisposable(

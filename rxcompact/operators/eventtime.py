@@ -49,14 +49,17 @@ class EventTimeWindows(Windows):
             self._put(first, keys, events, times)
         else:
             self._put_by_window(keys, events, times, some_late=first < first_open)
-        if self._options.idle:
-            self._last_arrived = self.clock.monotonic()
-        if latest > self._latest:
-            self._latest, self._latest_arrived = latest, self.clock.monotonic()
+        self._advance(latest)
         if first_open > self._first:
             for index in sorted(index for index in self._buckets if index < first_open):
                 self._close(index, "time")
             self._first = min(self._buckets, default=INFINITY)
+
+    def _advance(self, latest: float) -> None:
+        if self._options.idle:
+            self._last_arrived = self.clock.monotonic()
+        if latest > self._latest:
+            self._latest, self._latest_arrived = latest, self.clock.monotonic()
 
     def _put_by_window(
         self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float], *, some_late: bool
@@ -95,8 +98,11 @@ class EventTimeWindows(Windows):
         return Bounds(self._end(index - 1), self._end(index), trigger)
 
     def _idle_end(self, index: int) -> float:
-        # the monotonic instant at which the clock closes a bucket, unless events do before
-        due = self._latest_arrived + self._end(index) + self._lateness - self._latest
+        return self._closed_at(self._end(index))
+
+    def _closed_at(self, end: float) -> float:
+        # the monotonic instant at which the clock closes a window, unless events do before
+        due = self._latest_arrived + end + self._lateness - self._latest
         return max(due, self._last_arrived + self._options.idle)
 
     def close_due(self) -> None:

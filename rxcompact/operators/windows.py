@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Sequence
+from contextlib import contextmanager
 from functools import partial
 from itertools import compress, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -15,8 +16,9 @@ from rxcompact.clock import INFINITY, TICK, Clock
 from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
-from rxcompact.operators.bucket import Bucket, EventBucket, Field, Keep, Reject, RowBucket, Seen
+from rxcompact.operators.bucket import Bucket, EventBucket, Field, Keep, Reject, Row, RowBucket, Seen
 from rxcompact.operators.emitter import Gather, SerializedEmitter
+from rxcompact.operators.keyed import KeyedBucket
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
@@ -47,15 +49,16 @@ class Windows(SerializedEmitter, ABC):
         self._left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._quiet = 0  # keys whose only event has left
-        self._led: dict[int, RowBucket] = {}  # the buckets that have first events to be emitted
-        self.size = 0  # bytes of their events
+        self._led: dict[int, KeyedBucket] = {}  # the buckets that have first events to be emitted
+        self.size = 0  # bytes of the events in the open buckets
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
-        plain = first_alone and options.time_mapper is None and not options.leading
-        self._new_bucket: Callable[[Reject, Keep, Collection[Field]], Bucket] = (
-            EventBucket if plain else partial(RowBucket, leading=options.leading, trailing=options.trailing)
-        )
+        self._new_bucket: Callable[[Reject, Keep, Collection[Field]], Bucket] = RowBucket
+        if options.leading or hasattr(options.keep, "seed"):
+            self._new_bucket = partial(KeyedBucket, leading=options.leading, trailing=options.trailing)
+        elif first_alone and options.time_mapper is None:
+            self._new_bucket = EventBucket
 
     def event_handler(self) -> Callable[[Any], None]:
         """Return what takes one event."""
@@ -156,7 +159,7 @@ class Windows(SerializedEmitter, ABC):
         bucket = self._bucket(index)
         count, max_keys = self._options.count, self._options.max_keys
         new = len(keys)
-        if (count is None or bucket.keys() + new < count) and (max_keys is None or self._held + new <= max_keys()):
+        if (count is None or bucket.known() + new < count) and (max_keys is None or self._held + new <= max_keys()):
             self._add_to(index, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
@@ -166,45 +169,52 @@ class Windows(SerializedEmitter, ABC):
                     self._add_to(index, (key,), (event,), at)
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError.of(error))
-            if count is not None and self._bucket(index).keys() >= count:
+            if count is not None and self._bucket(index).known() >= count:
                 self._close(index, "count")
 
     def _add_to(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         bucket = self._bucket(index)
-        held, quiet, leads = len(bucket.table), len(bucket.quiet), len(bucket.leads)
+        add: Callable[..., object] = bucket.add
         if self._options.raw:
-            self.size += bucket.add_sized(keys, events, seen, replacing=self._options.keep != "first")
-        else:
-            bucket.add(keys, events, seen)
-        self._held += len(bucket.table) - held
+            add = partial(bucket.add_sized, replacing=self._options.keep != "first")
+        if isinstance(bucket, KeyedBucket):
+            bucket.ack, leads = self._ack, len(bucket.leads)
+            with self._counting(bucket):
+                add(keys, events, seen)
+            self._remember(index, bucket, leads)
+            return
+        held, size = len(bucket), bucket.size
+        add(keys, events, seen)
+        self._held += len(bucket) - held
+        self.size += bucket.size - size
         if self._ack is not None:
             bucket.retain(self._ack, keys)
-        if self._options.leading:
-            self._left += len(bucket.leads) - leads
-            self._quiet += len(bucket.quiet) - quiet
-            if bucket.leads and isinstance(bucket, RowBucket):
-                self._led[index] = bucket
-            self._forget()
 
-    def _forget(self) -> None:
-        """Forget the keys that were not repeated, the oldest first, where too many are remembered."""
+    def _remember(self, index: int, bucket: KeyedBucket, leads: int) -> None:
+        if bucket.leads:
+            self._left += len(bucket.leads) - leads
+            self._led[index] = bucket
         limit = None if self._options.max_quiet is None else self._options.max_quiet()
         while limit is not None and self._quiet and self._quiet + self._held > limit:
-            oldest = self._buckets[min(index for index, bucket in self._buckets.items() if bucket.quiet)]
-            while oldest.quiet and self._quiet + self._held > limit:
-                oldest.quiet.popitem(last=False)
-                self._quiet -= 1
+            index = min(index for index, bucket in self._buckets.items() if bucket.known())
+            self._evict(index, NoRoomError(limit), held=False)
+
+    @contextmanager
+    def _counting(self, bucket: Bucket) -> Generator[None]:
+        held, known, size = len(bucket), bucket.known(), bucket.size
+        yield
+        self._held += len(bucket) - held
+        self._quiet += bucket.known() - len(bucket) - known + held
+        self.size += bucket.size - size
 
     def _emit_leads(self, index: int) -> None:
         if (bucket := self._led.pop(index, None)) is not None:
-            window = bucket.take_leads(self._bounds(index, "leading"), self._ack)
+            window = bucket.take_leads(self._bounds(index, "leading"))
             self.pending.append(partial(self._on_window, window))
 
     def _has_capacity(self, index: int, key: Hashable, event: Any) -> bool:
-        max_keys, overflow, bucket = self._options.max_keys, self._options.overflow, self._bucket(index)
-        if key in bucket.table or max_keys is None or (limit := max_keys()) > self._held:
-            return True
-        if not self._options.trailing and key in bucket.quiet:
+        max_keys, overflow = self._options.max_keys, self._options.overflow
+        if self._bucket(index).absorbs(key) or max_keys is None or (limit := max_keys()) > self._held:
             return True
         error = NoRoomError(limit)
         if overflow == "error":
@@ -215,22 +225,35 @@ class Windows(SerializedEmitter, ABC):
         self._reject(Compacted(key, event, 1), error, "dropped")
         return False
 
-    def _evict(self, index: int, error: NoRoomError) -> None:
-        """Drop the oldest key; with a leading edge it is emitted, where that is what makes room."""
+    def _evict(self, index: int, error: NoRoomError, *, held: bool = True) -> None:
+        """Drop the oldest key, or close its window before its time, where that can be done and makes room."""
         bucket, max_keys = self._buckets[index], self._options.max_keys
-        received, size = bucket.received, bucket.size
-        evicted = bucket.evict()
-        self.size += bucket.size - size
-        self._held -= 1
-        self._left += 1
-        if self._options.leading and max_keys is not None and max_keys() > self._held:
-            bounds = self._bounds(index, "count")
-            window = Window(bounds, received - bucket.received, (evicted.replace(window=bounds),))
-            self._emit_leads(index)
-            self.pending.append(partial(self._on_window, window))
-        else:
-            self._left -= 1
+        if not isinstance(bucket, KeyedBucket):
+            with self._counting(bucket):
+                evicted = bucket.evict()
             self._reject(evicted, error, "dropped")
+            return
+        with self._counting(bucket):
+            row = bucket.forget(held=held)
+        self._left += 1
+        has_room = max_keys is not None and max_keys() > self._held
+        self._left -= 1
+        if has_room or not held:
+            self._emit_rows(index, [row], "count")
+        else:
+            dropped, acks = bucket.dropped(row)
+            self._reject(dropped, error, "dropped")
+            self.pending.extend(ack.release for ack in acks)
+
+    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
+        """Emit rows that were removed from a bucket that is open."""
+        self._emit_leads(index)
+        bucket = self._buckets[index]
+        if isinstance(bucket, KeyedBucket) and (
+            window := bucket.window({row[4]: row for row in rows}, self._bounds(index, trigger))
+        ):
+            self._left += len(window)
+            self.pending.append(partial(self._on_window, window))
 
     @abstractmethod
     def due(self) -> float:
@@ -251,7 +274,7 @@ class Windows(SerializedEmitter, ABC):
     def _close(self, index: int, trigger: Trigger) -> None:
         self._emit_leads(index)
         bucket = self._buckets.pop(index)
-        self._quiet -= len(bucket.quiet)
+        self._quiet -= bucket.known() - len(bucket)
         if bucket:
             self._left += len(bucket)
             self._held -= len(bucket)
@@ -302,15 +325,13 @@ class TumblingWindows(Windows):
         if self._options.count is not None:  # the open window, whose keys need none, may close before they come
             return super().new_keys(chunk, before)
         bucket, leading = self._bucket(0), self._options.leading
-        table, quiet = bucket.table, bucket.quiet
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
                 try:
-                    if key in table or (key in quiet and not self._options.trailing):
-                        continue
-                    # with a leading edge a key makes two: its first event, and its repeats
-                    before.add((key, key in quiet or (key, False) in before) if leading else key)
+                    if not bucket.absorbs(key):
+                        # with a leading edge a key makes two: its first event, and its repeats
+                        before.add((key, key in bucket.table or (key, False) in before) if leading else key)
                 except BaseException as error:  # noqa: BLE001 - it will be rejected
                     KeyMapperError.of(error)
         return len(before)

@@ -92,8 +92,12 @@ def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
 
 
 def window_lines(window: Window) -> bytes:
-    """Return a line for each distinct event of a window, with the window's bounds; a first event has a mark."""
-    bounds = {"opened": window.opened, "closed": window.closed}
-    if window.trigger == "leading":
-        bounds["leading"] = True
-    return encoder.encode_lines([bounds | json_object(compacted) for compacted in window])
+    """Return a line for each distinct event of a window, with the bounds of its window; a first event has a mark."""
+    mark = {"leading": True} if window.trigger == "leading" else {}
+    return encoder.encode_lines(
+        [
+            {"opened": bounds.opened, "closed": bounds.closed, **mark, **json_object(compacted)}
+            for compacted in window
+            for bounds in [compacted.window or window.bounds]
+        ]
+    )

@@ -246,7 +246,7 @@ def _in_chunks(operators: Sequence[Any], clock: Sequence[float]) -> Sequence[Any
     if len(operators) != 1 or not isinstance(operators[0], Compact) or operators[0].chunked:
         return ()
     (compact,) = operators
-    if compact.max_keys is not None or compact.count is not None or compact.leading:
+    if compact.max_keys is not None or compact.count is not None or compact.leading or compact.per_key:
         return ()
     return (compact.having(chunked=True, time_mapper=compact.time_mapper or _Arrivals(clock)),)
 

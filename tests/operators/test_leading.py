@@ -131,15 +131,16 @@ def test_a_count_is_of_keys_those_without_repeats_too() -> None:
     ]
 
 
-def test_of_more_keys_than_are_remembered_those_without_repeats_are_forgotten_first() -> None:
-    windows, letters = bench(items="aabca", max_keys=2, overflow="drop_oldest")
+def test_of_more_keys_than_are_remembered_the_oldest_is_forgotten_and_its_repeats_are_reported() -> None:
+    windows, letters = bench(items="aabcda", max_keys=2, overflow="drop_oldest")
     assert not letters
-    # b is forgotten for c; a, which had a repeat, is not
     assert [(w.trigger, w[0].key, w.received) for w in windows] == [
         ("leading", "a", 1),
         ("leading", "b", 1),
         ("leading", "c", 1),
-        ("completed", "a", 2),
+        ("count", "a", 1),  # for c; then b goes for d, and has nothing to report
+        ("leading", "d", 1),
+        ("leading", "a", 1),
     ]
 
 

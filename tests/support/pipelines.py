@@ -7,7 +7,19 @@ from typing import Any
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 
-COMPACT = ("leading", "trailing", "count", "keep", "fields", "time_mapper", "lateness", "idle", "tolerance")
+COMPACT = (
+    "per_key",
+    "gap",
+    "leading",
+    "trailing",
+    "count",
+    "keep",
+    "fields",
+    "time_mapper",
+    "lateness",
+    "idle",
+    "tolerance",
+)
 ENRICH = ("max_concurrent", "timeout", "ordered", "cache", "merge", "batch", "wait", "retry")
 PUBLISH = {"batch_count": "count", "batch_timespan": "timespan", "batch_timeout": "timeout", "batch_ordered": "ordered"}
 SHARED = ("wait", "retry")

@@ -1,0 +1,157 @@
+"""Windows per key: opened by the key's first event, closed by inactivity or when they are as long as they may be."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from functools import partial
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, cast
+
+from reactivex.abc import ObserverBase
+
+from rxcompact.clock import INFINITY, TICK, Clock
+from rxcompact.events import Bounds, Trigger, Window
+from rxcompact.operators.bucket import Row
+from rxcompact.operators.eventtime import EventTimeWindows
+from rxcompact.operators.keyed import COUNT, KEY, OPENED, KeyedBucket
+from rxcompact.operators.windows import TumblingWindows, Windows
+
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
+
+
+_opened = itemgetter(OPENED)
+
+
+class PerKey(Windows):
+    """One bucket, of which rows are closed. Those that are due together leave in one window, each with its own bounds.
+
+    The bounds of that window span theirs.
+    """
+
+    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, clock, observer)
+        self._gap = INFINITY if options.gap is None else options.gap
+        self._new_bucket = partial(
+            KeyedBucket,
+            timespan=options.timespan,
+            gap=self._gap,
+            leading=options.leading,
+            trailing=options.trailing,
+            lateness=options.lateness,
+        )
+        self._keyed = cast(KeyedBucket, self._bucket(0))
+
+    def _close_until(self, end: float) -> list[Row]:
+        bucket = self._keyed
+        if bucket.due() > end:
+            return []
+        with self._counting(bucket):
+            rows = bucket.pop_due(end)
+        self._emit_rows(0, rows, "time")
+        return rows
+
+    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
+        self._emit_leads(index)
+        bucket = self._keyed
+        offset, now = self._offset(), self._now()
+        parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row[COUNT]:
+                parts["gap" if trigger == "time" and bucket.ends_by_gap(row) else trigger].append(row)
+        for by, part in parts.items():
+            self._left += len(part)
+            for different in _by_key(part):
+                opened, closed = min(map(_opened, different.values())), max(map(bucket.end, different.values()))
+                bounds = Bounds(opened + offset, min(closed, now) + offset, by)
+                window = bucket.window(different, bounds, partial(_bounds_of, bucket, by, offset, now))
+                self.pending.append(partial(self._on_window, window))
+
+    def _offset(self) -> float:
+        """Return what makes POSIX seconds of the instants of rows."""
+        return 0.0
+
+    def _now(self) -> float:
+        """Return the instant at which what is closed now ends at the latest."""
+        return INFINITY
+
+    def _close(self, index: int, trigger: Trigger) -> None:
+        bucket = self._keyed
+        with self._counting(bucket):
+            rows = bucket.pop_all()
+        self._emit_rows(index, rows, trigger)
+
+    def due(self) -> float:
+        # where nothing is open yet: when the window of a key of now would close
+        return self.clock.monotonic() + min(self._gap, self._options.timespan)
+
+
+def _by_key(rows: list[Row]) -> Iterable[dict[Hashable, Row]]:
+    """Return rows by their keys, in as many parts as one key has rows."""
+    found = {row[KEY]: row for row in rows}
+    if len(found) == len(rows):
+        return (found,)
+    parts: defaultdict[int, dict[Hashable, Row]] = defaultdict(dict)
+    seen: Counter[Hashable] = Counter()
+    for row in rows:
+        parts[seen[row[KEY]]][row[KEY]] = row
+        seen[row[KEY]] += 1
+    return parts.values()
+
+
+def _bounds_of(bucket: KeyedBucket, trigger: Trigger, offset: float, now: float, row: Row) -> Bounds:
+    return Bounds(row[OPENED] + offset, min(bucket.end(row), now) + offset, trigger)
+
+
+class KeyedWindows(PerKey, TumblingWindows):
+    """Windows per key in processing time."""
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        now = self._keyed.now = self.clock.monotonic()
+        self._close_until(now + TICK)
+        self._put(0, keys, events, times or self.clock.wall())
+
+    def _offset(self) -> float:
+        return self.clock.wall.offset
+
+    def _now(self) -> float:
+        return self.clock.monotonic()
+
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
+        now = self.clock.wall()
+        return Bounds(now, now, trigger)
+
+    def due(self) -> float:
+        return min(super().due(), self._keyed.due())
+
+    def close_due(self) -> None:
+        self._add_gathered()
+        self._follow_wall_clock()
+        self._close_until(self.clock.monotonic() + TICK)
+
+
+class SessionWindows(PerKey, EventTimeWindows):
+    """Windows per key in event time: a late event may join two."""
+
+    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        if times:
+            bucket = self._keyed
+            bucket.latest, bucket.idle_watermark = self._latest, self._idle_watermark
+            self._put(0, keys, events, times)
+            self._advance(max(self._latest, *times))
+            self._close_until(self._watermark(self._latest))
+
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
+        times = [time for _, _, time in self._keyed.leads]
+        return Bounds(min(times), max(times), trigger)
+
+    def due(self) -> float:
+        return min(super().due(), self._closed_at(self._keyed.due())) if self._lateness < INFINITY else INFINITY
+
+    def close_due(self) -> None:
+        self._follow_wall_clock()
+        now = self.clock.monotonic() + TICK
+        if now >= self._last_arrived + self._options.idle and self._lateness < INFINITY:
+            rows = self._close_until(self._latest - self._lateness + now - self._latest_arrived)
+            self._idle_watermark = max(self._idle_watermark, *map(self._keyed.end, rows), -INFINITY)
