@@ -37,6 +37,8 @@ from rxcompact.errors import ArgumentError
 T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
 """A duration: seconds, or a timedelta."""
+PerSecond: TypeAlias = float
+"""How often in a second."""
 INFINITY = float("inf")
 TICK = 1e-6
 """Timers count in microseconds: what is due in less than one is due."""

@@ -11,7 +11,7 @@ from reactivex.abc import SchedulerBase
 from typing_extensions import TypeVar
 
 from rxcompact.events import Batch, DeadLetter, Window
-from rxcompact.signals import RetryScheduled
+from rxcompact.signals import StageSignal
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
 Overflow: TypeAlias = Literal["drop_oldest", "drop_newest", "error"]
@@ -162,6 +162,15 @@ class KeyedEnricher(Protocol):
 
 
 @runtime_checkable
+class TargetedEnricher(Protocol):
+    """An enricher that names the service it calls for an event; each has a circuit breaker of its own."""
+
+    def target(self, event: Any, /) -> str:
+        """Return a name such as the origin of a URL."""
+        ...
+
+
+@runtime_checkable
 class BoundedSink(Protocol):
     """A sink that takes at most ``max_batch`` events at once; None for any number."""
 
@@ -187,7 +196,7 @@ async def close(part: Any) -> None:
 
 
 class Holder(Protocol):
-    """A stage: how many events it holds, how old the oldest is, and how many calls failed and wait to be made again."""
+    """A stage: how many events it holds, how old the oldest is, how many calls wait to be made again, what is down."""
 
     stage: str
 
@@ -196,6 +205,8 @@ class Holder(Protocol):
     def oldest(self) -> float | None: ...
 
     def waiting(self) -> int: ...
+
+    def failing(self) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,8 +227,8 @@ class StageContext:
     """On its first item open windows close and waits are cut short."""
     dead_letters: Callable[[DeadLetter], object]
     """Called with each dead letter."""
-    retries: Callable[[RetryScheduled], object]
-    """Called with each retry."""
+    signals: Callable[[StageSignal], object]
+    """Called with what happens in a stage that makes calls."""
     register: Callable[[Holder], object]
     """Called by each stage with itself, when it is subscribed to."""
     scheduler: SchedulerBase

@@ -210,7 +210,7 @@ class Orchestrator(Observables):
             on_window=self._on_window,
             on_delivered=self._on_delivered,
             on_dead_letter=self._on_dead_letter,
-            on_retry=self._on_signal,
+            on_signal=self._on_signal,
             metrics=lambda: exposition(self.statistics.snapshot()),
         )
         self._run.ended.add_done_callback(self._on_ended)

@@ -27,7 +27,7 @@ from rxcompact.fields import decode
 from rxcompact.operators.retry import full_jitter, without_frames
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import EVENTS_SHARE, Pipeline
-from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow
+from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow, StageSignal
 
 
 class Run(Demand):
@@ -40,14 +40,14 @@ class Run(Demand):
         on_window: Callable[[Window], object],
         on_delivered: Callable[[Delivered], object],
         on_dead_letter: Callable[[DeadLetter], object],
-        on_retry: Callable[[RetryScheduled], object],
+        on_signal: Callable[[StageSignal], object],
         metrics: Callable[[], tuple[bytes, str]],
     ) -> None:
         self._pipeline = pipeline
         self._raw, self.limit, self.max_bytes = pipeline.raw, pipeline.max_in_flight, pipeline.max_bytes
         self._bytes = self.receiving = 0  # of events behind the reducer, and of bodies
         self._notify_window, self._notify_delivered = on_window, on_delivered
-        self._notify_dead_letter, self._notify_retry, self._metrics = on_dead_letter, on_retry, metrics
+        self._notify_dead_letter, self._notify_signal, self._metrics = on_dead_letter, on_signal, metrics
         self.loop = asyncio.get_running_loop()
         self.scheduler = LoopScheduler(self.loop)
         self.ended: asyncio.Future[None] = self.loop.create_future()  # with what the stream failed with
@@ -84,7 +84,7 @@ class Run(Demand):
             raw=self._raw,
             flushes=self._drain,
             dead_letters=self._on_dead_letter,
-            retries=self._on_retry,
+            signals=self._on_signal,
             register=self._register,
             scheduler=self.scheduler,
         )
@@ -150,7 +150,9 @@ class Run(Demand):
         now = StageNow(dead_letters=self._dead_letters[name], error=self.errors.get(name))
         if holder is None:
             return now
-        return now._replace(held=holder.held(), oldest=holder.oldest(), waiting=holder.waiting())
+        return now._replace(
+            held=holder.held(), oldest=holder.oldest(), waiting=holder.waiting(), failing=holder.failing()
+        )
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:
@@ -162,9 +164,10 @@ class Run(Demand):
             for text in windows.mapper.new_unknown():
                 logger.warning("{}", text)
 
-    def _on_retry(self, retry: RetryScheduled) -> None:
-        self.errors[retry.stage] = retry.error
-        self._notify_retry(retry)
+    def _on_signal(self, signal: StageSignal) -> None:
+        if isinstance(signal, RetryScheduled):
+            self.errors[signal.stage] = signal.error
+        self._notify_signal(signal)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         chunk = self._chunk if letter.outcome == "rejected" else None

@@ -57,6 +57,8 @@ class StageNow(NamedTuple):
     """The last error, of a retry or of a dead letter."""
     waiting: int = 0
     """Calls that failed and wait to be made again."""
+    failing: tuple[str, ...] = ()
+    """Services that are down: the origin of each, or nothing where it has no name."""
 
 
 class Report(Struct, frozen=True):
@@ -99,6 +101,27 @@ class RetryScheduled(Struct, frozen=True):
     """Of the events that the call was for."""
 
 
+class Failing(Struct, frozen=True):
+    """A service is down: its circuit breaker opened, and probes alone are sent."""
+
+    stage: Stage
+    target: str
+    """Where the enricher names it, the origin of the service."""
+    error: BaseException
+    """The last."""
+
+
+class Healed(Struct, frozen=True):
+    """A service that was down answers again."""
+
+    stage: Stage
+    target: str
+    after: float
+    """Seconds."""
+    lost: int
+    """Events that the stage lost meanwhile."""
+
+
 class BatchPublished(Struct, frozen=True):
     """A sink took a batch."""
 
@@ -133,6 +156,7 @@ class ObserverFailed(Struct, frozen=True):
     """Whether it failed so often that it is notified no more."""
 
 
+StageSignal: TypeAlias = RetryScheduled | Failing | Healed
 Signal: TypeAlias = (
-    StateChanged | WindowClosed | RetryScheduled | BatchPublished | DeadLettered | SourceFailed | ObserverFailed
+    StateChanged | WindowClosed | StageSignal | BatchPublished | DeadLettered | SourceFailed | ObserverFailed
 )

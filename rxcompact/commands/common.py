@@ -75,7 +75,9 @@ def positive(text: str) -> int:
     return int(text)
 
 
-KINDS: dict[str, Kind] = {"int": (int, "N"), "float": (duration, "T"), "Seconds": (duration, "T")}
+KINDS: dict[str, Kind] = {
+    "int": (int, "N"), "PerSecond": (float, "N"), "float": (duration, "T"), "Seconds": (duration, "T"),
+}  # fmt: skip
 
 
 def kind_of(call: Callable[..., Any], name: str) -> Kind:

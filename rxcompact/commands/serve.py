@@ -46,6 +46,7 @@ LISTENER = [
 ]
 PIPELINE = ("max_age", "max_in_flight", "max_bytes")
 ENRICHER = ("max_concurrent",)
+ENRICH = ("max_concurrent", "rate")
 SINK = ("gzip", "method")
 
 
@@ -73,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     header: Any = {"type": _header, "action": "append", "default": [], "metavar": "NAME:VALUE"}
     group.add_argument("--enrich", metavar="URL", help="request this for each event; {field} is the field's value")
     group.add_argument("--enrich-header", help="of the request; may be repeated", **header)
-    common.add_parameters(group, rxo.enrich, ENRICHER)
+    common.add_parameters(group, rxo.enrich, ENRICH)
 
     group = parser.add_argument_group("publishing")
     add = group.add_argument
@@ -109,9 +110,9 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     key_mapper, time_mapper = common.mappers(options)
     operators: list[Step] = [rxo.compact(key_mapper=key_mapper, time_mapper=time_mapper, **common.windows(options))]
     if options.enrich is not None:
-        concurrent = common.given(options, ENRICHER)
-        enricher = HttpEnricher(options.enrich, headers=dict(options.enrich_header), **concurrent)
-        operators.append(rxo.enrich(enricher, **concurrent))
+        headers = dict(options.enrich_header)
+        enricher = HttpEnricher(options.enrich, headers=headers, **common.given(options, ENRICHER))
+        operators.append(rxo.enrich(enricher, **common.given(options, ENRICH)))
     to_json = flat_object if options.flat else json_object
     sink: Sink = NdjsonSink(to_json=to_json)
     if options.publish != "-":

@@ -97,6 +97,10 @@ class HttpEnricher:
             return [found.get(text_of(of_event(event))) for event in events]
         return found
 
+    def target(self, event: Any) -> str:
+        """Return the scheme, host and port of what is requested for an event."""
+        return str(self._url(event).origin())
+
     def merge(self, event: Any, answer: Any) -> Any:
         """Return the event with an answer added."""
         if answer is None:

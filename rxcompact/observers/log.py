@@ -7,6 +7,8 @@ from loguru import logger
 from rxcompact.format import error_name
 from rxcompact.signals import (
     DeadLettered,
+    Failing,
+    Healed,
     ObserverFailed,
     RetryScheduled,
     Signal,
@@ -37,6 +39,10 @@ class LogObserver:
                 level, line = "WARNING", f"{letter.outcome} at {letter.stage}: {letter.reason}{event}"
             case RetryScheduled(stage, attempt, wait, error):
                 level, line = "DEBUG", f"{stage} attempt {attempt} failed, {_next(wait)}: {self._text(error)}"
+            case Failing(stage, target, error):
+                level, line = "WARNING", f"{stage} {target} is down, probes alone are sent: {self._text(error)}"
+            case Healed(stage, target, after, lost):
+                level, line = "INFO", f"{stage} {target} answers again after {after:.1f} s, {lost} events lost"
             case SourceFailed(error, failures, wait):
                 level, line = "ERROR", f"source failed ({failures} in a row), {_next(wait)}: {self._text(error)}"
             case ObserverFailed(observer, error, failures, detached):

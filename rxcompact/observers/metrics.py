@@ -82,6 +82,8 @@ METRICS: Sequence[Metric] = (
            lambda now: _each({name: each.held for name, each in now.stages.items() if name != "source"})),
     Metric("in_flight_ratio", "gauge", "1", ("unit",), "Events in flight, and bytes, of those that can be held.",
            _in_flight),
+    Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.",
+           lambda now: {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
     Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",

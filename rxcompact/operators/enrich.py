@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -15,11 +16,11 @@ from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
 from rxcompact.clock import TICK, Seconds, count
-from rxcompact.contracts import Enricher, KeyedEnricher
+from rxcompact.contracts import Enricher, KeyedEnricher, TargetedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.pool import Entry, Job, Loss, deadline_of
+from rxcompact.operators.job import Entry, Job, Loss, deadline_of
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 from rxcompact.operators.verdict import is_nothing_found
@@ -55,6 +56,7 @@ class Enrich(PooledOperator):
         max_age: Seconds after its birth (``first_seen``) at which an event expires; by default the pipeline's. No
             attempt starts after it; one under way is cancelled.
         max_concurrent: Calls at once. An event that waits to be tried again is not one of them.
+        rate: Calls a second at most, evenly spread.
         timeout: Seconds a call may take; None for as long as the event may live.
         batch: Call it with a list of up to this many events; it returns as many results, in their order, and for one
             that failed an exception. Raising fails all.
@@ -140,6 +142,7 @@ class EnrichStage(PooledStage):
         elif isinstance(options.enricher, Enricher):
             function = options.enricher.enrich
         self._enricher = awaitable(function)
+        self._target_of = options.enricher.target if isinstance(options.enricher, TargetedEnricher) else None
         self._batch = options.batch
         self._cache = options.cache
         self._log = OncePerMinute("WARNING", "the cache of enrich could not be {}: {text}")
@@ -188,6 +191,11 @@ class EnrichStage(PooledStage):
         if not isinstance(results, Sequence) or isinstance(results, str | bytes) or len(results) != len(entries):
             raise AnswerError(f"the enricher must return a list of {len(entries)} results, got {short(results)}")
         return results
+
+    def _target(self, entry: Entry) -> str:
+        with suppress(Exception):  # the call fails for it too
+            return "" if self._target_of is None else self._target_of(entry.compacted.event)
+        return ""
 
     def _cached(self, cache: MutableMapping[Hashable, Any], entry: Entry) -> Any:
         try:

@@ -3,96 +3,48 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextvars import copy_context
-from copy import copy
 from heapq import heappop, heappush
-from itertools import count
-from operator import attrgetter
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-import msgspec
 from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.events import Compacted
-from rxcompact.operators.retry import LAST_PART, Attempts, alike, without_our_frames
-
-Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
-
-
-class Entry(msgspec.Struct, eq=False, gc=False):
-    """A distinct event on its way through a stage."""
-
-    deadline: float
-    """The instant at which it is too old, in the loop's seconds."""
-    number: int
-    """Its place in the order of the source."""
-    compacted: Compacted
-    others: list[Entry] | None = None
-    """Events that the same answer serves, by deadline."""
+from rxcompact.operators.breaker import LAG
+from rxcompact.operators.circuits import Circuits
+from rxcompact.operators.job import Entry, Job, Loss, deadline_of
+from rxcompact.operators.retry import LAST_PART, alike, without_our_frames
 
 
-deadline_of = attrgetter("deadline")
-
-
-class Job(Attempts):
-    """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
-
-    Attributes:
-        entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
-        due: When the call has taken too long, or is to be made; infinity for neither.
-        timer: Due then, or at a deadline.
-        task: Makes the call, and decides what becomes of it; ``timed_out`` when it was cancelled for its time.
-        waiting: Whether it is to be called when it is due.
-    """
-
-    __slots__ = ("due", "earliest", "entries", "latest", "task", "timed_out", "timer", "waiting")
-
-    def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
-        super().__init__(policy, max_age)
-        self.due = INFINITY
-        self.timer: asyncio.TimerHandle | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.timed_out = self.waiting = False
-        self.narrow_to(entries)
-
-    def narrow_to(self, entries: list[Entry]) -> None:
-        """Go on with these alone."""
-        self.entries = entries
-        if entries:
-            deadlines = [*map(deadline_of, entries)]
-            self.earliest, self.latest = min(deadlines), max(deadlines)
-
-    def split(self, entries: list[Entry]) -> Job:
-        """Return a job for some of its entries: it has come as far, and goes on by itself."""
-        part = copy(self)
-        part._state, part.timer = copy(self._state), None
-        part.narrow_to(entries)
-        return part
-
-
-class Pool(ABC):
-    """Makes at most ``max_concurrent`` calls at once; a job that waits to be called again is none of them.
+class Pool(Circuits):
+    """Makes at most ``max_concurrent`` calls at once, and ``rate`` a second; a job that waits is none of them.
 
     Each call is a task, in a copy of the context in which the pool was made: what it cancels, catches or sets concerns
     no other. No method may be called from another thread than the loop's.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, policy: Retrying, max_age: float, max_concurrent: int, timeout: float
+        self,
+        loop: asyncio.AbstractEventLoop,
+        policy: Retrying,
+        max_age: float,
+        max_concurrent: int,
+        timeout: float,
+        *,
+        rate: float = INFINITY,
     ) -> None:
-        self._loop, self._policy = loop, policy
-        self._max_age, self._max_concurrent, self._timeout = max_age, max_concurrent, timeout
+        super().__init__(loop, max_age, max_concurrent)
+        self._policy, self._timeout = policy, timeout
         self._context = copy_context()
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
-        self._queue: list[tuple[float, int, Job]] = []  # a heap; some may have expired
         self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
-        self._numbers = count()
-        self._calls = 0
+        self._interval = 1 / rate
+        self._next_call = -INFINITY  # when the rate allows the next call
+        self._turn: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
-        self._stopping = self._closed = False
+        self._closed = False
 
     @abstractmethod
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
@@ -122,7 +74,7 @@ class Pool(ABC):
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
-        return sum(job.waiting and job.count > 0 for job in self._jobs)
+        return sum((job.waiting or job.held) and job.count > 0 for job in self._jobs)
 
     def _earliest(self) -> float | None:
         """Return the deadline that comes first of all that is held."""
@@ -154,21 +106,32 @@ class Pool(ABC):
         self._jobs[job] = None
         job.waiting = False
         job.due = INFINITY
-        if self._calls < self._max_concurrent:
+        if self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
             self._start(job)
             return
-        if self._max_concurrent > 1:
-            self._push(job)
-        else:  # one after another is in order
-            heappush(self._queue, (0.0, next(self._numbers), job))
+        one_by_one = self._max_concurrent == 1
+        heappush(self._queue, (0.0 if one_by_one else job.earliest, next(self._numbers), job))
+        if one_by_one:
             self._arm(job)
+        elif self._expiry is None or job.earliest < getattr(self._expiry, "when", float)():
+            self._arm_queue()  # a timer for each would cost 3 µs
 
-    def _push(self, job: Job) -> None:
-        heappush(self._queue, (job.earliest, next(self._numbers), job))
-        if (
-            self._expiry is None or job.earliest < getattr(self._expiry, "when", float)()
-        ):  # a timer for each would cost 3 µs
-            self._arm_queue()
+    def _waits_for_turn(self) -> bool:
+        """Return whether the rate allows no call now; those that wait are called when it does."""
+        if self._next_call <= self._loop.time() + TICK:
+            return False
+        if self._turn is None:
+            self._turn = self._loop.call_at(self._next_call, self._take_turn)
+        return True
+
+    def _take_turn(self) -> None:
+        self._turn = None
+        self._pull()
+
+    def _pull(self) -> None:
+        """Have those called that wait for a place."""
+        while self._queue and self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
+            self._start(heappop(self._queue)[2])
 
     def _arm_queue(self) -> None:
         if self._expiry is not None:
@@ -182,7 +145,7 @@ class Pool(ABC):
             job = heappop(self._queue)[2]
             self._expire(job, now)
             if job.entries:
-                self._push(job)
+                heappush(self._queue, self._place(job))
             else:
                 self._remove(job)
         self._arm_queue()
@@ -190,8 +153,7 @@ class Pool(ABC):
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
-            self._remove(job)
-            self._abandon(job)
+            self._give_up(job)
             return
         self._jobs[job] = None
         job.task = None
@@ -246,7 +208,7 @@ class Pool(ABC):
 
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job, None)
-        job.waiting = False
+        job.waiting = job.held = False
         if job.timer is not None:
             job.timer.cancel()
             job.timer = None
@@ -257,19 +219,20 @@ class Pool(ABC):
         if self._guard is None:
             self._guard = self._loop.create_task(self._abandon_at_shutdown(), name="rxcompact pool")
         self._calls += 1
+        if self._interval:
+            self._next_call = max(self._next_call, self._loop.time() - LAG) + self._interval
         self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
 
     async def _attempt(self, job: Job) -> None:
         results: Sequence[Any]
-        entries = job.entries
+        entries, failed = job.entries, False
         try:
             try:
                 now = self._loop.time()
                 if job.earliest <= now + TICK:
                     self._expire(job, now + TICK)
                 entries = job.entries
-                if not entries:
-                    self._remove(job)
+                if (self._breakers or not entries) and self._is_held(job):
                     return
                 job.task = asyncio.current_task()
                 job.count += 1
@@ -282,11 +245,11 @@ class Pool(ABC):
                     raise
                 if job.timed_out and isinstance(error, asyncio.CancelledError):
                     error = TimeoutError(f"no answer within {self._timeout} s")
-                results = (without_our_frames(error),) * len(entries)
+                results, failed = (without_our_frames(error),) * len(entries), True
             finally:
                 self._calls -= 1
-                while self._queue and self._calls < self._max_concurrent:
-                    self._start(heappop(self._queue)[2])
+                if self._queue:  # after a failure when it is known whether the service is down
+                    self._loop.call_soon(self._pull) if failed else self._pull()
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
                 await self._settle(job, entries, results)
@@ -300,6 +263,12 @@ class Pool(ABC):
 
     async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         failed = [pair for pair in zip(entries, results, strict=False) if isinstance(pair[1], BaseException)]
+        if len(failed) < len(entries):
+            if (now := self._loop.time()) > self._since + 1:
+                self._since, self._answers = now, 0
+            self._answers += 1
+            if self._breakers:
+                self._succeed_at(self._target(entries[0]))
         if not failed and len(job.entries) == len(entries):
             self._succeeded(job, entries, results)
             return
@@ -318,13 +287,16 @@ class Pool(ABC):
             self._succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
         for part, group in parts:
             part.task = asyncio.current_task()
-            await self._settle_failed(part, group)
+            await self._settle_failed(part, group, together=len(group) == len(entries))
 
-    async def _settle_failed(self, job: Job, failed: Sequence[tuple[Entry, BaseException]]) -> None:
+    async def _settle_failed(self, job: Job, failed: Sequence[tuple[Entry, BaseException]], *, together: bool) -> None:
         """Have entries that failed alike wait for their next attempt, or settle them, by the policy."""
         error = failed[0][1]
         try:
-            if await job.failed(error) is not None:
+            is_retried, target = await job.failed(error) is not None, self._target(failed[0][0])
+            if is_retried:
+                if together:  # else it answered for each
+                    self._fail_at(target, job, error)
                 for part, wait in list(self._fitted(job)):
                     if wait < INFINITY and not self._stopping:
                         self._retrying(part, wait)
@@ -332,6 +304,7 @@ class Pool(ABC):
                     if part in self._jobs:  # neither expired nor abandoned meanwhile
                         self._sleep(part, wait)
                 return
+            self._succeed_at(target)
         except BaseException as raised:
             if isinstance(raised, SystemExit | KeyboardInterrupt):
                 raise
@@ -367,13 +340,17 @@ class Pool(ABC):
         for job in list(self._jobs):
             if job.waiting:
                 self._enqueue(job)
+        for breaker in list(self._breakers.values()):
+            breaker.probe()
 
     def _close(self) -> None:
         """Abandon what is held, without waiting for a call that does not end."""
         self._stopping = self._closed = True
         jobs, self._jobs = self._jobs, {}
         self._queue.clear()
-        for timer in (self._guard, self._expiry):
+        for breaker in self._breakers.values():
+            breaker.close()
+        for timer in (self._guard, self._expiry, self._turn):
             if timer is not None:
                 timer.cancel()
         for job in jobs:
@@ -391,6 +368,10 @@ class Pool(ABC):
         except asyncio.CancelledError:
             self._close()
             raise
+
+    def _give_up(self, job: Job) -> None:
+        self._remove(job)
+        self._abandon(job)
 
     def _abandon(self, job: Job) -> None:
         entries, job.entries = job.entries, []

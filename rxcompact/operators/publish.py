@@ -15,7 +15,7 @@ from rxcompact.contracts import BoundedSink, Sink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
-from rxcompact.operators.pool import Entry, Job, deadline_of
+from rxcompact.operators.job import Entry, Job, deadline_of
 from rxcompact.operators.retry import without_frames, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
@@ -48,7 +48,9 @@ class Publish(PooledOperator):
         count: Deliver when so many events wait.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
         max_concurrent: Deliveries at once.
-        ordered: One delivery at a time: batches that do not fail arrive in order.
+        ordered: One delivery at a time: batches that do not fail arrive in order, but for the one that finds that a
+            sink which was down answers again.
+        rate: Deliveries a second at most, evenly spread.
         timeout: Seconds a delivery may take; by default a tenth of ``max_age``, but 1 to 30, so that a delivery that
             hangs is made again several times.
         wait, retry, before_sleep: As in `enrich`.
@@ -141,13 +143,14 @@ class FunctionSink:
 class Delivery:
     """Hands batches to a sink. One that fails as a whole is halved until the events that it fails for are alone.
 
-    The others are delivered in the same attempt. It is not halved for what is no event's fault (see `is_about_events`).
+    The others are delivered in the same attempt. It is not halved for what is no event's fault (see
+    `is_about_events`), nor while the sink is down.
     For an error that may pass, or where the last batch had no good half, it gives up after 2 log2(n) failures in a row,
     and in the first case tries no sooner than ten seconds later again.
     """
 
-    def __init__(self, sink: Callable[[Batch], Any]) -> None:
-        self._sink = awaitable(sink)
+    def __init__(self, sink: Callable[[Batch], Any], is_down: Callable[[], object]) -> None:
+        self._sink, self._is_down = awaitable(sink), is_down
         self._fruitless = False
         self._again = -INFINITY
 
@@ -156,7 +159,7 @@ class Delivery:
             return await self._deliver(Batch.of(events))
         except Exception as error:
             passing = is_transient(error)
-            if len(events) < 2 or not is_about_events(error):  # noqa: PLR2004
+            if len(events) < 2 or not is_about_events(error) or self._is_down():  # noqa: PLR2004
                 raise
             if passing and asyncio.get_running_loop().time() < self._again:
                 raise
@@ -229,7 +232,7 @@ class PublishStage(PooledStage):
 
     def __init__(self, options: Publish, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         super().__init__(options, observer, scheduler)
-        self._deliver = Delivery(options.sink.publish)
+        self._deliver = Delivery(options.sink.publish, self.failing)
         limit = options.sink.max_batch if isinstance(options.sink, BoundedSink) else None
         self._count = min(options.count, limit or options.count)
         self._linger = options.linger

@@ -85,13 +85,14 @@ def expired_error(age: float, max_age: float, attempts: int, cause: BaseExceptio
 
 def alike(failed: Sequence[tuple[T, BaseException]]) -> Collection[Sequence[tuple[T, BaseException]]]:
     """Group what failed alike, and is asked to wait alike: one attempt failed, however many events it was for."""
-    kinds: dict[Hashable, list[tuple[T, BaseException]]] = {}
+    groups: dict[Hashable, list[tuple[T, BaseException]]] = {}
+    kinds: dict[int, Hashable] = {}  # a date is another number of seconds each time it is looked at
     for entry, error in failed:
-        asked = retry_after(error)
-        # to the second: a date is another number of them each time it is looked at
-        kind = (type(error), http_status(error), asked if asked is None else f"{asked:.0f}")
-        kinds.setdefault(kind, []).append((entry, error))
-    return kinds.values()
+        if id(error) not in kinds:
+            asked = retry_after(error)
+            kinds[id(error)] = type(error), http_status(error), asked if asked is None else f"{asked:.0f}"
+        groups.setdefault(kinds[id(error)], []).append((entry, error))
+    return groups.values()
 
 
 def without_our_frames(error: BaseException) -> BaseException:

@@ -16,12 +16,13 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from rxcompact.clock import INFINITY, Clock, Seconds, count, default_scheduler, is_running, seconds
+from rxcompact.clock import INFINITY, Clock, PerSecond, Seconds, count, default_scheduler, is_running, seconds
 from rxcompact.contracts import StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.operators.job import Entry, Job, Loss
 from rxcompact.operators.operator import Operator
-from rxcompact.operators.pool import Entry, Job, Loss, Pool
+from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import (
     Callback,
     OncePerMinute,
@@ -33,7 +34,7 @@ from rxcompact.operators.retry import (
     retry_policy,
     transient,
 )
-from rxcompact.signals import RetryScheduled
+from rxcompact.signals import Failing, Healed, RetryScheduled, StageSignal
 
 _first_seen = attrgetter("first_seen")
 STALL = 1.0
@@ -47,20 +48,23 @@ class PooledOperator(Operator):
     max_age: Seconds | None = None
     max_concurrent: int
     timeout: Seconds | None
+    rate: PerSecond | None = None
     wait: Wait = full_jitter
     retry: Predicate = transient
     before_sleep: Callback | None = None
-    retries: Callable[[RetryScheduled], object] | None = field(init=False, default=None)
+    signals: Callable[[StageSignal], object] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.max_concurrent = count("max_concurrent", self.max_concurrent)
         self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
         self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
+        if self.rate is not None and not (isinstance(self.rate, float | int) and 0 < self.rate < INFINITY):
+            raise ArgumentError("rate", self.rate, "calls a second, more than 0")
         self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
 
     def bind(self, context: StageContext) -> Self:
         bound = super().bind(context)
-        return bound.having(max_age=self.max_age or context.max_age, retries=context.retries)
+        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals)
 
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
@@ -122,12 +126,15 @@ class PooledStage(Pool, ObserverBase[Any]):
             max_age=seconds("max_age", options.max_age, infinite=True),
             max_concurrent=options.max_concurrent,
             timeout=INFINITY if options.timeout is None else seconds("timeout", options.timeout),
+            rate=options.rate or INFINITY,
         )
         self.stage = options.stage
         self._clock = Clock(scheduler)
         self._observer = observer
         self._dead_letters = options.reject()
-        self._retries = options.retries
+        self._signals = options.signals
+        self._losses = 0
+        self._before: dict[str, int] = {}  # losses before a service failed
         self._held = 0
         self._places = numbers()
         self._completion: Callable[[], None] | None = None
@@ -212,9 +219,19 @@ class PooledStage(Pool, ObserverBase[Any]):
             self._loop.call_exception_handler({"message": f"an observer of {self.stage} raised", "exception": error})
 
     def _retrying(self, job: Job, wait: float) -> None:
-        if self._retries is not None and job.error is not None:
+        if self._signals is not None and job.error is not None:
             keys = tuple(entry.compacted.key for entry in job.entries)
-            self._retries(RetryScheduled(self.stage, job.count, wait, job.error, keys))
+            self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys))
+
+    def _failing(self, target: str, error: BaseException) -> None:
+        self._before[target] = self._losses
+        if self._signals is not None:
+            self._signals(Failing(self.stage, target, error))
+
+    def _healed(self, target: str, after: float) -> None:
+        lost = self._losses - self._before.pop(target)
+        if self._signals is not None:
+            self._signals(Healed(self.stage, target, after, lost))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         attempts, cause = (0, None) if job is None else (job.count, job.error)
@@ -225,6 +242,7 @@ class PooledStage(Pool, ObserverBase[Any]):
             error = AbandonedError(f"stopped after {attempts} attempts")
             error.__cause__ = cause
         self._held -= 1
+        self._losses += 1
         why = "" if error is None else reason(error)
         letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
         self._notify(self._dead_letters, letter)

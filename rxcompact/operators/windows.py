@@ -103,6 +103,9 @@ class Windows(SerializedEmitter, ABC):
     def waiting(self) -> int:
         return 0
 
+    def failing(self) -> tuple[str, ...]:
+        return ()
+
     def oldest(self) -> float | None:
         """Return the age of the oldest event held, seconds."""
         index = self._oldest()

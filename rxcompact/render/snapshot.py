@@ -48,6 +48,8 @@ def snapshot_lines(now: Any) -> list[tuple[str, str]]:
         ("age", f"{_ages(now)}; max_age {duration(now.max_age)}"),
         ("ages", _blocks(_age_bins(now))),
     ]
+    if down := _down(now):
+        lines.append(("down", ", ".join(down)))
     if errors := _errors(now):
         lines.append(("last errors", ", ".join(errors)))
     return lines
@@ -84,6 +86,10 @@ def _ages(now: Any) -> str:
     return ", ".join([*percentiles, f"most {duration(ages.most)}"])
 
 
+def _down(now: Any) -> list[str]:
+    return [f"{name} {target}".rstrip() for name, stage in now.stages.items() for target in stage.failing]
+
+
 def _errors(now: Any) -> list[str]:
     last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
     errors = [f"{name}: {error}" for name, error in last.items() if error]
@@ -116,7 +122,7 @@ def snapshot_html(now: Any) -> str:
 
 def snapshot_svg(now: Any) -> str:
     """Return a picture: headline numbers, rates of the last minute, ages against their limit, outcomes."""
-    title, errors = snapshot_title(now), _errors(now)
+    title, errors = snapshot_title(now), [*(f"{name} is down" for name in _down(now)), *_errors(now)]
     held = " · ".join(
         f"{name} {stage.held:,}" for name, stage in now.stages.items() if name not in ("source", "decode")
     )

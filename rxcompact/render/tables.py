@@ -116,7 +116,8 @@ def orchestrator_html(run: Any) -> str:
         now = stages[name]
         taken = {"source": None, "compact": run.account.received}.get(name, out + now.held + now.dead_letters)
         oldest = None if now.oldest is None else duration(now.oldest)
-        rows.append((name, what, taken, out, now.held, oldest, now.dead_letters, error_name(now.error)))
+        error = f"{'down: ' if now.failing else ''}{error_name(now.error)}"
+        rows.append((name, what, taken, out, now.held, oldest, now.dead_letters, error))
         out = taken
     note = f"{duration(run.uptime)}{restarts(run.restarts)}" if stages else "not started yet"
     more = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in run.account._asdict().items())

@@ -1,0 +1,190 @@
+"""A circuit breaker: a service that is down is sent probes alone, one that limits the rate no more than it answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TypeAlias
+
+from rxcompact.clock import INFINITY, TICK
+from rxcompact.operators.job import Job
+
+Place: TypeAlias = tuple[float, int, Job]
+"""Of a job in a queue: by deadline, or in order."""
+FAILURES, WITHIN = 12, 5.0
+"""In a row, and seconds: so many in so few open it. Fewer are no more than the probes it would send."""
+PAUSE, LONGEST, GROWTH = 1.0, 1.25, 1.05
+"""Seconds between probes, at first and at most: full speed within two of the service's return is the promise."""
+HOUR = 3600.0
+"""Seconds that it holds for at most: a Retry-After may be mistaken."""
+FASTER, SLOWER, FORGET = 1.1, 0.7, 60.0
+"""How the rate for a service that limits it grows each second, and falls at a limit; seconds until it is forgotten."""
+LAG = 0.005
+"""Seconds by which a timer may be late; what it is late for is caught up with."""
+
+
+class Breaker:
+    """Holds the jobs for one service while it fails, and spreads them while it answers that it is called too often.
+
+    Open, it lets one go a second: a young one, whose deadline leaves time for an answer. Each answer lets two more go,
+    so that they double with each round trip, until as many were answered as may be under way at once, or nothing is
+    held: then it is closed, and the earliest deadline is first again.
+
+    When a service asks to wait, all wait. Then they go evenly: as many a second as it answered before, ever more until
+    it asks again. The first time it may mean one event alone.
+
+    Args:
+        release: Called with a job that is to be called.
+        has_place: Whether it could be called now.
+        most: Calls that may be under way at once.
+        since: From when on answers were counted, and ``answers`` how many there were.
+
+    Attributes:
+        opened: When it opened; None while it is closed.
+        error: What it opened for.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        release: Callable[[Job], None],
+        has_place: Callable[[], bool],
+        *,
+        most: int,
+        since: float,
+        answers: int,
+    ) -> None:
+        self._loop, self._release, self._has_place, self._most = loop, release, has_place, most
+        self.opened: float | None = None
+        self.error: BaseException | None = None
+        self._failures, self._first = 0, -INFINITY  # in a row, and when they began
+        self._successes = 0  # since it opened, less failures
+        self._pause = PAUSE
+        self._since, self._answers, self._rate = since, answers, INFINITY
+        self._limits = 0  # in a row
+        self._until = -INFINITY  # when the last of them ends
+        self._queue: list[Place] = []  # a heap; some may have expired
+        self._next = -INFINITY  # when the next may go
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it is open, and nothing was answered since."""
+        return self.opened is not None and self._successes == 0
+
+    def admits(self) -> bool:
+        """Return whether a job may be called now; if so it has to be."""
+        now = self._loop.time()
+        if self.opened is None and self._until == -INFINITY:
+            return True
+        if self._queue or self._next > now + TICK:
+            return False
+        self._advance(now)
+        return True
+
+    def hold(self, place: Place) -> None:
+        """Have a job wait."""
+        while self._queue and not self._queue[0][2].held:
+            heappop(self._queue)
+        place[2].held = True
+        heappush(self._queue, place)
+        self._arm()
+
+    def failed(self, error: BaseException) -> bool:
+        """Note a failure; return whether it opens."""
+        now = self._loop.time()
+        if now - self._first >= WITHIN:
+            self._failures, self._first = 0, now
+        self._failures += 1
+        self._answers += 1
+        self._successes = max(0, self._successes - 1)
+        if self._successes > 0:  # as many as before
+            self._pop()
+        if self.opened is not None or self._failures < FAILURES:
+            return False
+        self.opened, self.error, self._pause = now, error, PAUSE
+        self._next = max(self._next, now + PAUSE)
+        return True
+
+    def limited(self, asked: float) -> None:
+        """Note that the service asked to wait, seconds."""
+        now = self._loop.time()
+        self._limits += 1
+        if self._limits == 1 and self._until == -INFINITY:
+            return
+        if now >= self._until and self._rate < INFINITY:  # not of the wave before
+            self._rate = SLOWER * self._rate_at(now)
+        self._until = max(self._until, now + min(asked, HOUR))
+        self._next = max(self._next, self._until)
+
+    def succeeded(self) -> bool:
+        """Note an answer; return whether there is no need of it any more."""
+        self._failures = self._limits = 0
+        self._answers += 1
+        now = self._loop.time()
+        if self.opened is not None:
+            self._successes += 1
+            self._pop()
+            self._pop()
+            if self._queue and self._successes < self._most:
+                return False
+            self.opened, self._successes = None, 0
+            if self._until > -INFINITY:
+                self._until = max(self._until, now)  # it did not grow meanwhile
+        self._arm()
+        return now - self._until > FORGET
+
+    def probe(self) -> None:
+        """Let one go now."""
+        self._next = self._loop.time()
+        self._wake()
+
+    def close(self) -> list[Place]:
+        """Hold nothing any more; return what was held."""
+        self._disarm()
+        places, self._queue = [place for place in self._queue if place[2].held], []
+        for _, _, job in places:
+            job.held = False
+        return places
+
+    def _rate_at(self, now: float) -> float:
+        return float(self._rate * FASTER ** min(FORGET, now - self._until))
+
+    def _advance(self, now: float) -> None:
+        if self.opened is not None:
+            self._next = now + self._pause
+            self._pause = min(LONGEST, self._pause * GROWTH)
+            return
+        if self._rate == INFINITY:
+            self._rate = max(1, self._answers) / max(LAG, self._until - self._since)
+        self._next = max(self._next, now - LAG) + 1 / self._rate_at(now)
+
+    def _pop(self) -> None:
+        # the last of a heap is none of the first, which expire in an outage while they are called
+        pop: Callable[[list[Place]], Place] = heappop if self.opened is None else list.pop
+        while self._queue:
+            job = pop(self._queue)[2]
+            if job.held:
+                job.held, job.released = False, True
+                self._release(job)
+                return
+
+    def _wake(self) -> None:
+        self._disarm()
+        now = self._loop.time()
+        while self._queue and self._next <= now + TICK:
+            self._advance(now)
+            if not self._has_place():
+                break
+            self._pop()
+        self._arm()
+
+    def _arm(self) -> None:
+        if self._timer is None and self._queue:
+            self._timer = self._loop.call_at(self._next, self._wake)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
