@@ -73,6 +73,11 @@ class Breaker:
         """Whether it is open, and nothing was answered since."""
         return self.opened is not None and self._successes == 0
 
+    def is_idle(self) -> bool:
+        """Return whether it does nothing, and has noted no failure of late."""
+        late = self._loop.time() - self._first < WITHIN
+        return self.opened is None and self._until == -INFINITY and not late
+
     def admits(self) -> bool:
         """Return whether a job may be called now; if so it has to be."""
         now = self._loop.time()
@@ -158,7 +163,7 @@ class Breaker:
             return
         if self._rate == INFINITY:
             self._rate = max(1, self._answers) / max(LAG, self._until - self._since)
-        self._next = max(self._next, now - LAG) + 1 / self._rate_at(now)
+        self._next = (self._next if now - self._next < LAG else now) + 1 / self._rate_at(now)
 
     def _pop(self) -> None:
         # the last of a heap is none of the first, which expire in an outage while they are called

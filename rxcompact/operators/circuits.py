@@ -96,8 +96,8 @@ class Circuits(ABC):
         """Note that a call failed, so that it is made again."""
         breaker = self._breakers.get(target)
         if breaker is None:
-            if len(self._breakers) >= TARGETS:  # those that fail now and then make room for those that are down
-                self._breakers = {name: each for name, each in self._breakers.items() if each.opened is not None}
+            if len(self._breakers) >= TARGETS:
+                self._breakers = {name: each for name, each in self._breakers.items() if not each.is_idle()}
                 if len(self._breakers) >= TARGETS:
                     return
             counts: Any = {"most": self._max_concurrent, "since": self._since, "answers": self._answers}

@@ -220,7 +220,8 @@ class Pool(Circuits):
             self._guard = self._loop.create_task(self._abandon_at_shutdown(), name="rxcompact pool")
         self._calls += 1
         if self._interval:
-            self._next_call = max(self._next_call, self._loop.time() - LAG) + self._interval
+            now, due = self._loop.time(), self._next_call
+            self._next_call = (due if now - due < LAG else now) + self._interval
         self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
 
     async def _attempt(self, job: Job) -> None:

@@ -179,7 +179,7 @@ class Delivery:
         self._fruitless, self._again = True, asyncio.get_running_loop().time() + PAUSE
         failures = 0
         parts = _halves(0, len(events))
-        while parts and failures < limit:
+        while parts and failures < limit and not self._is_down():
             start, end = parts.pop()
             try:
                 results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)

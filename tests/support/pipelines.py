@@ -20,8 +20,8 @@ COMPACT = (
     "idle",
     "tolerance",
 )
-ENRICH = ("max_concurrent", "timeout", "ordered", "cache", "merge", "batch", "wait", "retry")
-PUBLISH = {"batch_count": "count", "batch_timespan": "timespan", "batch_timeout": "timeout", "batch_ordered": "ordered"}
+ENRICH = ("max_concurrent", "timeout", "ordered", "cache", "merge", "batch", "wait", "retry", "rate")
+PUBLISH = {f"batch_{name}": name for name in ("count", "timespan", "timeout", "ordered", "rate")}
 SHARED = ("wait", "retry")
 
 
