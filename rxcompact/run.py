@@ -91,8 +91,7 @@ class Run(Demand):
         stream: Observable[Any] = self._pipeline.reducer.reduce(Observable(self._subscribe_intake), context)
         stream = stream.pipe(ops.do_action(self._on_reduced, self._reject_from_now_on), ops.map(self._window))
         for operator in self._pipeline.calls:
-            bound: Any = operator.bind(context)
-            stream = bound(stream)
+            stream = stream.pipe(operator.bind(context))
         return stream
 
     def _subscribe_intake(self, observer: ObserverBase[list[Any]], _: object = None) -> DisposableBase:
@@ -147,12 +146,10 @@ class Run(Demand):
         return {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
 
     def _stage(self, name: str, holder: Holder | None) -> StageNow:
-        now = StageNow(dead_letters=self._dead_letters[name], error=self.errors.get(name))
+        lost = self._dead_letters[name], self.errors.get(name)
         if holder is None:
-            return now
-        return now._replace(
-            held=holder.held(), oldest=holder.oldest(), waiting=holder.waiting(), failing=holder.failing()
-        )
+            return StageNow(0, None, *lost)
+        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing())
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,9 +10,8 @@ import pytest
 import reactivex as rx
 import tenacity
 from pipelines import simple_pipeline
-from service import World
 
-from rxcompact import HttpEnricher, HttpSink, Orchestrator
+from rxcompact import HttpEnricher, Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.observers.metrics import METRICS
