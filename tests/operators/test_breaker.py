@@ -372,7 +372,7 @@ async def test_a_rate_limit_without_retry_after_is_backed_off_from() -> None:
     assert len(calls) < 10 + 10 * 30
 
 
-# ── a rate of one's own ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── rates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 async def test_so_many_calls_a_second_are_made_and_waiting_for_them_is_no_part_of_their_time() -> None:
