@@ -17,6 +17,7 @@ from rxcompact.events import Compacted, DeadLetter, Delivered
 from rxcompact.format import error_text
 from rxcompact.operators.publish import Publish
 from rxcompact.operators.retry import OncePerMinute
+from rxcompact.signals import RetryScheduled, StageSignal
 
 
 class DeadLetterRoute:
@@ -43,9 +44,10 @@ class DeadLetterRoute:
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
         self.lost = self.size = 0
         self._log = OncePerMinute("ERROR", "a dead letter ({} at {}, {}) could not be delivered: {text}")
+        self._log_retry = OncePerMinute("WARNING", "dead letters cannot be delivered, and are tried again: {text}")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
-        publish = publish.having(stage="dead_letters", max_age=inf, register=register)
+        publish = publish.having(stage="dead_letters", max_age=inf, register=register, signals=self._on_signal)
         self._subscription = publish(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
 
     def __len__(self) -> int:
@@ -72,6 +74,10 @@ class DeadLetterRoute:
         for compacted in delivered.batch:
             self.size -= compacted.event.size
             self._callbacks.pop(id(compacted.event))()
+
+    def _on_signal(self, signal: StageSignal) -> None:
+        if isinstance(signal, RetryScheduled):
+            self._log_retry(text=f"{len(self)} wait; {error_text(signal.error)}")
 
     def _on_lost(self, letter: DeadLetter) -> None:
         lost: DeadLetter = letter.event.event

@@ -32,6 +32,7 @@ T = TypeVar("T")
 Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an option's text, and the metavar
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
+WORKER = "RXCOMPACT_WORKER"  # of the environment: the number of one of several workers, from 0
 WINDOWS = ("timespan", "per_key", "gap", "leading")
 SWITCH = ConfigParser.BOOLEAN_STATES
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
@@ -165,7 +166,7 @@ def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
 
 
 def dead_letter_sink(place: str | None) -> Sink | None:
-    """Return the sink of a URL, or of a file, which is created.
+    """Return the sink of a URL, or of a file, which is created; of several workers each has its own, ``name-N``.
 
     Raises:
         OSError: when the file cannot be written.
@@ -176,8 +177,11 @@ def dead_letter_sink(place: str | None) -> Sink | None:
         from rxcompact.sinks.http import HttpSink  # noqa: PLC0415 - aiohttp takes long to import
 
         return HttpSink(place)
-    with Path(place).open("ab"):
-        return NdjsonSink(place)
+    path = Path(place)
+    if WORKER in os.environ:
+        path = path.with_stem(f"{path.stem}-{os.environ[WORKER]}")
+    with path.open("ab"):
+        return NdjsonSink(path)
 
 
 def from_environment(

@@ -12,10 +12,8 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from rxcompact.commands.common import SIGNALLED, note, stop_signals
+from rxcompact.commands.common import SIGNALLED, WORKER, note, stop_signals
 
-VARIABLE = "RXCOMPACT_WORKER"
-"""Of the environment: the number of a worker, from 0."""
 USAGE = 2
 """The exit code of a worker that would end at once again."""
 PAUSE = 1.0
@@ -24,7 +22,7 @@ PAUSE = 1.0
 
 def worker() -> int:
     """Return the number of this process, from 0; 0 too where it is the only one."""
-    return int(os.environ.get(VARIABLE, "0"))
+    return int(os.environ.get(WORKER, "0"))
 
 
 class Workers:
@@ -64,7 +62,7 @@ class Workers:
         self._processes[number] = process
 
     def _work(self, number: int) -> None:
-        os.environ[VARIABLE] = str(number)
+        os.environ[WORKER] = str(number)
         for each in self._signals:
             signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)

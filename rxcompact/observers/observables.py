@@ -25,7 +25,7 @@ from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Sign
 T = TypeVar("T")
 
 MAX_FAILURES = 3  # failures in a row after which an observer is detached
-SLOW = 0.01  # seconds of an observer that are logged
+SLOW = 0.05  # seconds of a user's observer that are logged
 _log_slow = OncePerMinute("WARNING", "observer {} held up the event loop for {text} ms: make it a coroutine function")
 METHODS = {
     "on_signal": "signals",
@@ -104,13 +104,17 @@ class Hub(Observable[T], Generic[T]):
             # to take the report of its own failures is no recovery
             if self._failures and not isinstance(item, ObserverFailed):
                 self._failures.pop(observer, None)
-        if (took := perf_counter() - began) > SLOW:
+        if (took := perf_counter() - began) > SLOW and not _is_ours(observer):
             _log_slow(_name(observer), text=f"{took * 1000:.0f}")
 
 
 def _name(observer: Any) -> str:
     function = getattr(observer, "_on_next", observer)
     return getattr(function, "__qualname__", None) or type(getattr(function, "__self__", function)).__name__
+
+
+def _is_ours(observer: Any) -> bool:
+    return str(getattr(getattr(observer, "_on_next", observer), "__module__", "")).startswith("rxcompact.")
 
 
 class DroppedError(Exception):

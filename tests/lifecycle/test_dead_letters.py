@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import reactivex as rx
+from loguru import logger
 from orchestrators import ManualSource
 from reactivex import operators as ops
 
@@ -63,10 +64,15 @@ async def test_a_sink_of_dead_letters_that_is_down_is_tried_again() -> None:
         out.extend(batch)
 
     subject: rx.Subject[Any] = rx.Subject()
+    lines: list[str] = []
+    handler = logger.add(lines.append, level="WARNING", format="{message}", filter="rxcompact.operators.retry")
     async with routed(subject, store, enrich=fail_bad):
         subject.on_next({"id": "bad"})
         await asyncio.sleep(100)
         assert [each.key for each in out] == ["bad"]
+    logger.remove(handler)
+    text = "dead letters cannot be delivered, and are tried again: 1 wait; TransientError: down\n"
+    assert [str(line) for line in lines] == [text]
 
 
 async def test_dead_letters_that_wait_take_capacity() -> None:

@@ -409,7 +409,7 @@ async def test_what_a_slow_coroutine_function_cannot_take_is_dropped_and_reporte
 
 async def test_an_observer_that_holds_up_the_loop_is_logged_once() -> None:
     def blocks(_: Any) -> None:
-        time.sleep(0.02)
+        time.sleep(0.06)
 
     lines: list[Any] = []
     handler = logger.add(lines.append, level="WARNING", format="{message}")
