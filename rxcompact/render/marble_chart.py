@@ -60,7 +60,8 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
 
 
 def _title(recording: Recording) -> str:
-    title = " → ".join(f"{recording.totals.get(name, 0):,} {name}" for name in ("received", "distinct", "published"))
+    names = ["received", "distinct"] + ["published"] * bool(recording.outcomes or recording.states)
+    title = " → ".join(f"{recording.totals.get(name, 0):,} {name}" for name in names)
     total = recording.totals.get("distinct", 0)
     return title if total <= MOST else f"{title}; the last {min(MOST, len(recording.events)):,} distinct events"
 
@@ -98,7 +99,7 @@ def _marks(recording: Recording) -> Iterator[_Mark]:
         key, name = outcome.key, outcome.outcome
         look = {"fill": colours.get(key, COLOURS[-1]), "letter": letters.get(key, "")}
         if name != "published":
-            look = {"fill": "transparent", "stroke": OUTCOME_COLOURS[name][0]}
+            look = {"fill": "transparent", "stroke": OUTCOME_COLOURS[name][1]}
         about = {"outcome": name, "attempts": f"{outcome.attempts:,}", "reason": outcome.reason}
         about["age"] = "" if outcome.age is None else duration(outcome.age)
         yield _Mark(name, outcome.at, key, trail_of(key, outcome.at), look, about)
