@@ -113,7 +113,7 @@ class Batch:
         self._max_event = max_event
         self._max_events = max_events
         self._dead_letters = dead_letters
-        self._passed = 0
+        self.passed = 0
         self._chunk: list[bytes] = []
         self._parts: list[tuple[int, bytes, Sequence[bytes]]] = []
 
@@ -147,8 +147,8 @@ class Batch:
         if not chunk:
             return
         self._chunk, self._parts = [], []
-        self.position = Position(self._path, self._passed, parts)
-        self._passed += len(chunk)
+        self.position = Position(self._path, self.passed, parts)
+        self.passed += len(chunk)
         for start in range(0, len(chunk), EVENTS):
             yield chunk if len(chunk) <= EVENTS else chunk[start : start + EVENTS]
 
@@ -195,5 +195,5 @@ class Batch:
             events = [event if len(event) <= longest else Malformed(event[:SHOWN], why) for event in events]
         self._chunk += events
         self._parts.append((line, text, events))
-        if self._max_events is not None and self._passed + len(self._chunk) > self._max_events:
+        if self._max_events is not None and self.passed + len(self._chunk) > self._max_events:
             raise TooLargeError(f"longer than {self._max_events} events (max_events)")

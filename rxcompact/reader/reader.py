@@ -90,6 +90,15 @@ class Reader:
         """Bytes of the input so far, decompressed."""
         return self._decoder.size
 
+    @property
+    def buffered(self) -> int:
+        """Bytes that have not been passed on: of an event whose end has not come."""
+        return self._size
+
+    def forget(self) -> None:
+        """Count bytes and events from here on: an input without an end is passed on as it comes."""
+        self._decoder.size = self._batch.passed = 0
+
     def feed(self, block: bytes) -> Events:
         """Yield the events that are complete with this block."""
         yield from self._read(self._decoder.feed(block))

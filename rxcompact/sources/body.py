@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from gzip import BadGzipFile
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -13,6 +13,7 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from aiohttp import web
 
+from rxcompact.clock import INFINITY
 from rxcompact.contracts import Demand
 from rxcompact.errors import DecodeError, NoRoomError, TooLargeError
 from rxcompact.fields import decode
@@ -21,6 +22,7 @@ from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
+LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
 OVERHEAD = 48  # bytes that an event takes besides its own
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
@@ -79,35 +81,45 @@ def holding(demand: Demand) -> Generator[Callable[[int], None]]:
         demand.hold(-held)
 
 
-async def read_parts(request: web.Request, hold: Callable[[int], None], *, max_body: int, **options: Any) -> list[Part]:
+async def read_parts(
+    request: web.Request,
+    hold: Callable[[int], None],
+    live: Callable[[Part], Awaitable[None]] | None = None,
+    *,
+    max_body: int,
+    **options: Any,
+) -> list[Part]:
     """Read the events of a body, with the options of `Reader`. The loop has its turn after each few milliseconds.
 
     Args:
+        request: The request.
         hold: Called with each number of bytes more that is in memory.
+        live: Called with the parts of a body that goes on for more than a second, as they come: none is returned.
 
     Raises:
         RequestError: for a body that cannot be read.
     """
-    try:
-        compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
-    except ValueError as error:
-        raise RequestError(415, f"{error}: gzip or none", CLOSE) from None
-    charset = (request.charset or "utf-8").lower().replace("_", "-")
-    if charset not in UTF_8:
-        raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
-    if request.content_type.startswith("multipart/"):
-        raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    reader = Reader(compression=compression, max_body=max_body, **options)
+    reader = _reader_of(request, max_body=max_body, **options)
     parts: list[Part] = []
+    clock = asyncio.get_running_loop().time
+    live_at = INFINITY if live is None else clock() + LIVE
+    held = size = 0
     try:
-        size = 0
-        async for block in _blocks(request, max_body, hold):
-            for chunk in reader.feed(block) if block else reader.end():
-                hold(2 * (reader.size - size) + OVERHEAD * len(chunk))  # the text is kept, for places in it
-                size = reader.size
-                if parts:
+        async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
+            for chunk in _chunks(reader, block, live=live is not None):
+                more = 2 * (reader.size - size) + OVERHEAD * len(chunk)  # the text is kept, for places in it
+                hold(more)
+                held, size = held + more, reader.size
+                if parts or clock() >= live_at:
                     await asyncio.sleep(0)
                 parts.append(Part(chunk, reader.position))
+                if live is not None and clock() >= live_at:
+                    for part in parts:
+                        await live(part)
+                    reader.forget()
+                    parts, size = [], 0
+                    hold(reader.buffered - held)
+                    held = reader.buffered
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
@@ -117,8 +129,30 @@ async def read_parts(request: web.Request, hold: Callable[[int], None], *, max_b
     return parts
 
 
-async def _blocks(request: web.Request, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one."""
+def _chunks(reader: Reader, block: bytes | None, *, live: bool) -> Iterator[list[bytes]]:
+    if block is not None:
+        yield from reader.feed(block) if block else reader.end()
+    if live:  # what was read before is passed on, though no event is complete with this block
+        yield []
+
+
+def _reader_of(request: web.Request, **options: Any) -> Reader:
+    try:
+        compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
+    except ValueError as error:
+        raise RequestError(415, f"{error}: gzip or none", CLOSE) from None
+    charset = (request.charset or "utf-8").lower().replace("_", "-")
+    if charset not in UTF_8:
+        raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
+    if request.content_type.startswith("multipart/"):
+        raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
+    return Reader(compression=compression, **options)
+
+
+async def _blocks(
+    request: web.Request, max_body: int, hold: Callable[[int], None], patience: float | None
+) -> AsyncIterator[bytes | None]:
+    """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one; None for silence."""
     block = await request.content.readany()
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form
         form = bytearray(b"&")
@@ -142,7 +176,12 @@ async def _blocks(request: web.Request, max_body: int, hold: Callable[[int], Non
             at = end
     while block:
         yield block
-        block = await request.content.readany()
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    block = await request.content.readany()
+                break
+            yield None
     yield b""
 
 

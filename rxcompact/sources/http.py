@@ -22,6 +22,7 @@ from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.reader.items import ItemsPath
 from rxcompact.sources.body import (
     CLOSE,
+    SLICE,
     Counts,
     Part,
     RequestError,
@@ -45,6 +46,9 @@ class HttpSource:
     The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
     408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
 
+    A body of chunks that goes on for more than a second, such as that of ``kubectl logs -f | curl -T - URL``, is taken
+    as it comes; without capacity it is not read on.
+
     PUT is taken as POST. The field ``payload`` of a form is taken as the body. Where ``path`` ends in ``/_bulk`` bodies
     are those of Elasticsearch's bulk API, and so is the answer: see `BulkCounts`.
 
@@ -63,7 +67,7 @@ class HttpSource:
         max_body: Bytes of the largest body, decompressed.
         max_event: Bytes of the largest event; a larger one is rejected.
         max_events: Events of the largest body.
-        body_timeout: Seconds a body may take.
+        body_timeout: Seconds a body may take; of one that is taken as it comes, the silence in it.
         header_timeout: Seconds the head of a request may take, and a connection may be idle before it.
         max_connections: How many at once. For the next one the longest idle is closed; while there is none it gets 503.
             Probes are answered all the same.
@@ -231,15 +235,25 @@ class HttpSource:
     async def _take(self, request: web.Request, demand: Demand, hold: Callable[[int], None]) -> web.Response:
         limits = {"max_body": self.max_body, "max_event": self.max_event}
         limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
+        counts = Counts()
+        is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
         try:
-            async with asyncio.timeout(self.body_timeout):
-                parts = await read_parts(request, hold, items=self._items, dead_letters=not self._bulk, **limits)
+            async with asyncio.timeout(self.body_timeout) as limit:
+
+                async def live(part: Part) -> None:
+                    if part.events:
+                        limit.reschedule(None)  # the time in which nothing is read is ours
+                    await self._push_live(part, counts, demand)
+                    if part.events:
+                        limit.reschedule(asyncio.get_running_loop().time() + self.body_timeout)
+
+                each = live if is_endless else None
+                parts = await read_parts(request, hold, each, items=self._items, dead_letters=not self._bulk, **limits)
         except TimeoutError:
             why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
             raise RequestError(400, "cut off") from None
-        counts = Counts()
         if self._bulk:
             counts = bulk = BulkCounts()
             parts = await bulk.events_of(parts)
@@ -262,12 +276,23 @@ class HttpSource:
         async for part in in_slices(parts):
             if self._observer is not observer:
                 raise self._unavailable("stopping")
-            chunk = Chunk(part.events)
-            observer.on_next(chunk)
-            counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
+            _emit(part, counts, observer)
         return counts.response(
             counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
         )
+
+    async def _push_live(self, part: Part, counts: Counts, demand: Demand) -> None:
+        """Push events of a body that goes on, as there is capacity; nothing more is read meanwhile."""
+        events = part.events
+        while events:
+            capacity = min(await demand.wait(), SLICE)
+            async with self._pushing:
+                if self._observer is None:
+                    break
+                _emit(Part(events[:capacity], part.position), counts, self._observer)
+            events = events[capacity:]
+        if self._draining or self._observer is None:
+            raise self._unavailable("stopping", **CLOSE)
 
     def _unavailable(self, why: str, **headers: str) -> RequestError:
         return RequestError(503, why, {"Retry-After": str(self.retry_after), **headers})
@@ -280,6 +305,12 @@ class HttpSource:
     def _authorized(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
+
+
+def _emit(part: Part, counts: Counts, observer: ObserverBase[list[Any]]) -> None:
+    chunk = Chunk(part.events)
+    observer.on_next(chunk)
+    counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
 
 
 async def _accepted(parts: list[Part], demand: Demand) -> bool:

@@ -209,3 +209,37 @@ def test_h6_serve_listens_on_ipv6() -> None:
     assert line.startswith((b"listening on http://[::1]:", b"usage: ")), line
     if line.startswith(b"usage: "):
         pytest.skip("no IPv6 here")
+
+
+def test_w6_w13_serve_puts_each_event_to_a_url_of_its_own() -> None:
+    requests: list[tuple[str, str, str, Any]] = []
+
+    async def store(request: web.Request) -> web.Response:
+        kind = request.headers["Content-Type"]
+        requests.append((request.method, request.path_qs, kind, json.loads(await request.read())))
+        return web.Response(status=204)
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", store)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        publish = f"http://127.0.0.1:{runner.addresses[0][1]}/alerts/{{id}}?at={{id}}"
+        flags = ("--method=PUT", "--format=object", "--flat", "--header=content-type: application/vnd.x+json")
+        try:
+            async with service("--timespan=0.1", "--max-age=60", f"--publish={publish}", *flags) as (process, url):
+                assert await post(url, 1, 2, 1) == 202
+                process.send_signal(signal.SIGTERM)
+                await asyncio.wait_for(process.communicate(), 60)
+        finally:
+            await runner.cleanup()
+        assert process.returncode == 0
+        assert [
+            (method, path, kind, row["id"], row["count"]) for method, path, kind, row in sorted(requests, key=str)
+        ] == [
+            ("PUT", "/alerts/1?at=1", "application/vnd.x+json", 1, 2),
+            ("PUT", "/alerts/2?at=2", "application/vnd.x+json", 2, 1),
+        ]
+
+    asyncio.run(main())

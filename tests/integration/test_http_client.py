@@ -14,6 +14,7 @@ from email.utils import formatdate
 from typing import Any
 from urllib.parse import unquote
 
+import aiohttp
 import pytest
 from aiohttp import web
 from pipelines import simple_pipeline
@@ -22,6 +23,8 @@ from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted, DeadLetter
 from rxcompact.format import error_text, redacted
+from rxcompact.operators.retry import reason
+from rxcompact.operators.verdict import retry_after, verdict
 from rxcompact.signals import Report
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -604,5 +607,41 @@ def test_a_pipeline_closes_its_sessions() -> None:
             assert sink._client._session is None
         gc.collect()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
+
+
+async def by_aiohttp(url: str) -> Any:
+    async with aiohttp.ClientSession(raise_for_status=True) as session, session.get(url) as response:
+        return await response.json()
+
+
+async def by_httpx(url: str) -> Any:
+    httpx = pytest.importorskip("httpx")
+    async with httpx.AsyncClient() as client:
+        return (await client.get(url)).raise_for_status().json()
+
+
+def by_requests(url: str) -> Any:
+    requests = pytest.importorskip("requests")
+    response = requests.get(url, timeout=10)
+    response.raise_for_status()
+    return response.json()
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 408, 409, 410, 422, 425, 429, 500, 503])
+@pytest.mark.parametrize("client", [by_aiohttp, by_httpx, by_requests])
+def test_w8_an_enricher_and_a_function_are_judged_alike(client: Any, status: int) -> None:
+    async def raised(call: Awaitable[Any]) -> BaseException:
+        with pytest.raises(Exception) as caught:
+            await call
+        return caught.value
+
+    async def main() -> None:
+        async with answering(answer(status, b"no", {"Retry-After": "7"})) as url:
+            ours = await raised(enrich(url + "/x", {}))
+            call = asyncio.to_thread(client, url + "/x") if client is by_requests else client(url + "/x")
+            theirs = await raised(call)
+        assert (verdict(theirs), reason(theirs), retry_after(theirs)) == (verdict(ours), f"HTTP {status}", 7)
 
     asyncio.run(main())
