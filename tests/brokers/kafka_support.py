@@ -15,6 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from confluent_kafka import Producer
 
 from rxcompact.brokers.kafka import KafkaSource
+from rxcompact.brokers.offsets import Offsets
 
 from .support import PATIENCE, Rig, Server
 
@@ -88,6 +89,16 @@ class KafkaRig(Rig):
 
     async def send_numbered(self, bodies: dict[int, bytes]) -> None:
         await self.put(*((number % PARTITIONS, body) for number, body in bodies.items()))
+
+    async def delivered_numbers(self) -> set[int]:
+        """Return the numbers that `send_numbered` sent behind the commits."""
+        offsets = {number: Offsets(*commit) for number, commit in (await self.committed()).items()}
+        nothing = Offsets(0)
+        found = set()
+        for partition, end in self.ends.items():
+            of = offsets.get(partition, nothing)
+            found |= {partition + PARTITIONS * it for it in (*of.held, *range(of.end, end))}
+        return found
 
     async def committed(self) -> dict[int, tuple[int, str]]:
         """Return offset and metadata of each partition that has a commit."""

@@ -114,12 +114,19 @@ async def until_received(rig: Rig, messages: int = EVENTS) -> None:
             await asyncio.sleep(0.05)
 
 
-async def lived(rig: Rig, folder: Path, moments: Sequence[str] = (), victim: str = "", kills: int = 0) -> Result:
+async def lived(
+    rig: Rig,
+    folder: Path,
+    moments: Sequence[str] = (),
+    victim: str = "",
+    kills: int = 0,
+    life: tuple[float, float] = LIFE,
+) -> Result:
     """Run workers one after the other: those that kill themselves, those that are killed, and the last."""
     pick = random.Random(SEED)
     pending: set[int] = set()
     workers: list[Worker] = []
-    feeding = asyncio.ensure_future(feed(rig, EVENTS, kills * sum(LIFE) / 2))
+    feeding = asyncio.ensure_future(feed(rig, EVENTS, kills * sum(life) / 2))
     try:
         for moment in moments:
             await feeding
@@ -134,7 +141,7 @@ async def lived(rig: Rig, folder: Path, moments: Sequence[str] = (), victim: str
         for _ in range(kills):
             if victim == "worker":
                 workers.append(Worker(rig, folder, len(workers), LATE))
-            await asyncio.sleep(pick.uniform(*LIFE))
+            await asyncio.sleep(pick.uniform(*life))
             if victim == "server":
                 rig.server.kill()
                 rig.server.start()

