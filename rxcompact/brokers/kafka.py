@@ -264,9 +264,14 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         assigned = self._assigned
         owned = {TopicPartition(self._topic, it): offsets for it, offsets in self._messages.owned.items()}
         polled = [partition for partition, offsets in owned.items() if not offsets.full]
+        polled.sort(key=lambda partition: owned[partition].time)
         wanted = polled or [TopicPartition(self._topic, -1)]  # it waits, and raises the errors of the group
         try:
-            records = await self._servers.client.getmany(*wanted, timeout_ms=int(BLOCK * 1000), max_records=number)
+            records = await self._servers.client.getmany(*wanted[:1], max_records=number)
+            for each in wanted[1:]:  # of what is there, what is oldest: windows of event time go on in all of them
+                records = records or await self._servers.client.getmany(each, max_records=number)
+            if not records:
+                records = await self._servers.client.getmany(*wanted, timeout_ms=int(BLOCK * 1000), max_records=number)
         except errors.OffsetOutOfRangeError as error:
             await self._skip(error.args[0])
             return
@@ -275,6 +280,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         for partition, found in records.items():
             bodies = {record.offset: record.value for record in found if record.value is not None}
             new = owned[partition].take(list(bodies))
+            owned[partition].time = found[-1].timestamp
             self._waiting.extend(zip(zip(repeat(partition.partition), new), map(bodies.__getitem__, new), strict=True))
         for partition in polled:
             owned[partition].pass_to(await self._servers.client.position(partition))

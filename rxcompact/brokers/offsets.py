@@ -21,6 +21,8 @@ class Offsets:
 
     full = False
     """Whether no more should be held, because of the metadata's length."""
+    time = 0
+    """Of the latest message that came."""
 
     def __init__(self, committed: int, metadata: str = "") -> None:
         runs = [int(run) for run in metadata.split()[1:]] if METADATA.fullmatch(metadata) else []

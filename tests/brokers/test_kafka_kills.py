@@ -20,14 +20,14 @@ from .support import PATIENCE, until
 from .test_kills import EVENTS, KILLS, lived
 
 WORKER = Path(__file__).with_name("stuck_worker.py")
-LIFE = (1.5, 4.0)
+LIFE = (2.0, 6.0)
 """Seconds between two kills; in some a worker does not even join the group."""
 NUMBERS, STUCK = range(4_000), {3, 1_000, 1_001, 3_210}
 
 
 @pytest.mark.timeout(120 + 10 * KILLS)
 async def test_workers_that_are_killed_at_random_moments_lose_nothing(tansu: KafkaRig, tmp_path: Path) -> None:
-    result = await lived(tansu, tmp_path, victim="worker", kills=KILLS, life=LIFE)
+    result = await lived(tansu, tmp_path, victim="worker", kills=KILLS, life=LIFE, late=2.0)
     print(
         f"{KILLS} kills, {EVENTS} events: {len(result.out)} rows out, {len(result.pending)} events behind a commit, "
         f"{len(result.twice)} of them published again, {len(result.dead_numbers)} dead letters"

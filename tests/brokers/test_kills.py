@@ -121,6 +121,7 @@ async def lived(
     victim: str = "",
     kills: int = 0,
     life: tuple[float, float] = LIFE,
+    late: float = LATE,
 ) -> Result:
     """Run workers one after the other: those that kill themselves, those that are killed, and the last."""
     pick = random.Random(SEED)
@@ -130,17 +131,17 @@ async def lived(
     try:
         for moment in moments:
             await feeding
-            workers.append(Worker(rig, folder, len(workers), LATE, moment))
+            workers.append(Worker(rig, folder, len(workers), late, moment))
             await workers[-1].go()
             assert await workers[-1].ended() == -signal.SIGKILL
             pending |= await rig.delivered_numbers()
-        last = (LATE, "") if moments or kills else (NEVER_LATE, "never")
+        last = (late, "") if moments or kills else (NEVER_LATE, "never")
         workers.append(Worker(rig, folder, len(workers), *last))
         await workers[-1].go()
         await until_received(rig, 1)
         for _ in range(kills):
             if victim == "worker":
-                workers.append(Worker(rig, folder, len(workers), LATE))
+                workers.append(Worker(rig, folder, len(workers), late))
             await asyncio.sleep(pick.uniform(*life))
             if victim == "server":
                 rig.server.kill()

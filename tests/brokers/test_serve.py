@@ -59,6 +59,18 @@ async def test_the_service_acknowledges_what_it_published(redis: Rig) -> None:
     assert (await client.xpending("events", "rxcompact"))["pending"] == 0
 
 
+async def test_the_service_commits_what_it_published(tansu: Any) -> None:
+    await tansu.send(*({"id": number % 10} for number in range(100)))
+    service = Service(f"{tansu.url}/events?group=workers", "--timespan=500ms", "--max-age=600")
+    await service.start()
+    assert "consuming KafkaSource" in await service.line()
+    await tansu.settles()
+    counts: Counter[int] = Counter()
+    for row in map(json.loads, (await service.stop()).splitlines()):
+        counts[row["key"]] += row["count"]
+    assert counts == dict.fromkeys(range(10), 10)
+
+
 async def test_a_broker_that_is_not_there_yet_is_waited_for(broker: Rig) -> None:
     broker.server.kill()
     stream = "IN" if broker.server.package == "nats" else "events"
