@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.operators.job import Job
 
-Place: TypeAlias = tuple[float, int, Job]
+if TYPE_CHECKING:
+    from rxcompact.operators.waiting import Job
+
+Place: TypeAlias = "tuple[float, int, Job]"
 """Of a job in a queue: by deadline, or in order."""
 FAILURES, WITHIN = 12, 5.0
 """In a row, and seconds: so many in so few open it. Fewer are no more than the probes it would send."""
-PAUSE, LONGEST, GROWTH = 1.0, 1.25, 1.05
-"""Seconds between probes, at first and at most: full speed within two of the service's return is the promise."""
-HOUR = 3600.0
-"""Seconds that it holds for at most: a Retry-After may be mistaken."""
+PAUSE, LONGEST = 1.0, 1.25
+"""Seconds between probes, at first and later: full speed within two of the service's return is the promise."""
 FASTER, SLOWER, FORGET = 1.1, 0.7, 60.0
-"""How the rate for a service that limits it grows each second, and falls at a limit; seconds until it is forgotten."""
-LAG = 0.005
-"""Seconds by which a timer may be late; what it is late for is caught up with."""
+"""How the rate for a service that limits it grows each second, and falls at a limit; the longest that it is held for,
+and remembered after, seconds."""
 
 
 class Breaker:
@@ -29,72 +28,47 @@ class Breaker:
 
     Open, it lets one go a second: a young one, whose deadline leaves time for an answer. Each answer lets two more go,
     so that they double with each round trip, until as many were answered as may be under way at once, or nothing is
-    held: then it is closed, and the earliest deadline is first again.
-
-    When a service asks to wait, all wait. Then they go evenly: as many a second as it answered before, ever more until
-    it asks again. The first time it may mean one event alone.
+    held. When a service asks to wait twice in a row, all wait; then they go evenly, as many a second as it answered
+    before, and ever more until it asks again.
 
     Args:
         release: Called with a job that is to be called.
-        has_place: Whether it could be called now.
         most: Calls that may be under way at once.
         since: From when on answers were counted, and ``answers`` how many there were.
 
     Attributes:
         opened: When it opened; None while it is closed.
-        error: What it opened for.
+        lost: What its stage had lost then.
+        successes: Answers since, less failures.
     """
 
     def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        release: Callable[[Job], None],
-        has_place: Callable[[], bool],
-        *,
-        most: int,
-        since: float,
-        answers: int,
+        self, loop: asyncio.AbstractEventLoop, release: Callable[[Job], None], *, most: int, since: float, answers: int
     ) -> None:
-        self._loop, self._release, self._has_place, self._most = loop, release, has_place, most
+        self._loop, self._release, self._most = loop, release, most
         self.opened: float | None = None
         self.error: BaseException | None = None
-        self._failures, self._first = 0, -INFINITY  # in a row, and when they began
-        self._successes = 0  # since it opened, less failures
-        self._pause = PAUSE
+        self.lost = self.successes = 0
+        self._failures, self._first, self._limits = 0, -INFINITY, 0  # in a row, and when the first was
         self._since, self._answers, self._rate = since, answers, INFINITY
-        self._limits = 0  # in a row
-        self._until = -INFINITY  # when the last of them ends
+        self._next = self._until = -INFINITY  # when the next may go, and when the service may be called again
         self._queue: list[Place] = []  # a heap; some may have expired
-        self._next = -INFINITY  # when the next may go
         self._timer: asyncio.TimerHandle | None = None
 
-    @property
-    def is_down(self) -> bool:
-        """Whether it is open, and nothing was answered since."""
-        return self.opened is not None and self._successes == 0
-
-    def is_idle(self) -> bool:
-        """Return whether it does nothing, and has noted no failure of late."""
-        late = self._loop.time() - self._first < WITHIN
-        return self.opened is None and self._until == -INFINITY and not late
-
-    def admits(self) -> bool:
-        """Return whether a job may be called now; if so it has to be."""
-        now = self._loop.time()
-        if self.opened is None and self._until == -INFINITY:
-            return True
-        if self._queue or self._next > now + TICK:
+    def holds(self, place: Place) -> bool:
+        """Have a job wait, unless it may go."""
+        job, now = place[2], self._loop.time()
+        if job.released or (self.opened is None and self._until == -INFINITY):
             return False
-        self._advance(now)
-        return True
-
-    def hold(self, place: Place) -> None:
-        """Have a job wait."""
         while self._queue and not self._queue[0][2].held:
             heappop(self._queue)
-        place[2].held = True
+        if not self._queue and self._next <= now + TICK:
+            self._advance(now)
+            return False
+        job.held, job.error = True, job.error or self.error
         heappush(self._queue, place)
         self._arm()
+        return True
 
     def failed(self, error: BaseException) -> bool:
         """Note a failure; return whether it opens."""
@@ -103,24 +77,23 @@ class Breaker:
             self._failures, self._first = 0, now
         self._failures += 1
         self._answers += 1
-        self._successes = max(0, self._successes - 1)
-        if self._successes > 0:  # as many as before
+        self.successes = max(0, self.successes - 1)
+        if self.successes:  # as many as before
             self._pop()
         if self.opened is not None or self._failures < FAILURES:
             return False
-        self.opened, self.error, self._pause = now, error, PAUSE
-        self._next = max(self._next, now + PAUSE)
+        self.opened, self.error, self._next = now, error, max(self._next, now + PAUSE)
         return True
 
     def limited(self, asked: float) -> None:
-        """Note that the service asked to wait, seconds."""
+        """Note that the service asked to wait, seconds; the first time it may mean one event alone."""
         now = self._loop.time()
         self._limits += 1
         if self._limits == 1 and self._until == -INFINITY:
             return
         if now >= self._until and self._rate < INFINITY:  # not of the wave before
             self._rate = SLOWER * self._rate_at(now)
-        self._until = max(self._until, now + min(asked, HOUR))
+        self._until = max(self._until, now + min(asked, FORGET))
         self._next = max(self._next, self._until)
 
     def succeeded(self) -> bool:
@@ -129,20 +102,21 @@ class Breaker:
         self._answers += 1
         now = self._loop.time()
         if self.opened is not None:
-            self._successes += 1
+            self.successes += 1
             self._pop()
             self._pop()
-            if self._queue and self._successes < self._most:
+            if self._queue and self.successes < self._most:
                 return False
-            self.opened, self._successes = None, 0
+            self.opened, self.successes = None, 0
             if self._until > -INFINITY:
-                self._until = max(self._until, now)  # it did not grow meanwhile
+                self._until = max(self._until, now)  # the rate did not grow meanwhile
         self._arm()
         return now - self._until > FORGET
 
     def probe(self) -> None:
         """Let one go now."""
         self._next = self._loop.time()
+        self._disarm()
         self._wake()
 
     def close(self) -> list[Place]:
@@ -158,12 +132,11 @@ class Breaker:
 
     def _advance(self, now: float) -> None:
         if self.opened is not None:
-            self._next = now + self._pause
-            self._pause = min(LONGEST, self._pause * GROWTH)
+            self._next = now + (PAUSE if now - self.opened < WITHIN else LONGEST)
             return
         if self._rate == INFINITY:
-            self._rate = max(1, self._answers) / max(LAG, self._until - self._since)
-        self._next = (self._next if now - self._next < LAG else now) + 1 / self._rate_at(now)
+            self._rate = max(1, self._answers) / max(TICK, self._until - self._since)
+        self._next = max(now, self._next + 1 / self._rate_at(now))
 
     def _pop(self) -> None:
         # the last of a heap is none of the first, which expire in an outage while they are called
@@ -173,15 +146,13 @@ class Breaker:
             if job.held:
                 job.held, job.released = False, True
                 self._release(job)
-                return
+                break
 
     def _wake(self) -> None:
-        self._disarm()
+        self._timer = None
         now = self._loop.time()
         while self._queue and self._next <= now + TICK:
             self._advance(now)
-            if not self._has_place():
-                break
             self._pop()
         self._arm()
 

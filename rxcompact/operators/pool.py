@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextvars import copy_context
-from heapq import heappop, heappush
 from typing import Any
 
 from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.operators.breaker import LAG
-from rxcompact.operators.circuits import Circuits
-from rxcompact.operators.job import Entry, Job, Loss, deadline_of
-from rxcompact.operators.retry import LAST_PART, alike, without_our_frames
+from rxcompact.operators.retry import alike, without_our_frames
+from rxcompact.operators.waiting import LAG, Entry, Job, Waiting
 
 
-class Pool(Circuits):
+class Pool(Waiting):
     """Makes at most ``max_concurrent`` calls at once, and ``rate`` a second; a job that waits is none of them.
 
     Each call is a task, in a copy of the context in which the pool was made: what it cancels, catches or sets concerns
@@ -35,16 +32,10 @@ class Pool(Circuits):
         *,
         rate: float = INFINITY,
     ) -> None:
-        super().__init__(loop, max_age, max_concurrent)
+        super().__init__(loop, max_age, max_concurrent, rate)
         self._policy, self._timeout = policy, timeout
         self._context = copy_context()
-        self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
-        self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
-        self._interval = 1 / rate
-        self._next_call = -INFINITY  # when the rate allows the next call
-        self._turn: asyncio.TimerHandle | None = None
         self._guard: asyncio.Task[None] | None = None
-        self._closed = False
 
     @abstractmethod
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
@@ -58,27 +49,8 @@ class Pool(Circuits):
         """Settle what the call took."""
 
     @abstractmethod
-    def _lost(self, outcome: Loss, entry: Entry, job: Job, error: BaseException | None = None) -> None:
-        """Settle what is too old, cannot be mended by retrying, or is given up.
-
-        Where another event goes on in the place of one that expired, the entry is its from now on.
-        """
-
-    @abstractmethod
     def _retrying(self, job: Job, wait: float) -> None:
         """Notify others that a call failed and is made again after a wait."""
-
-    @abstractmethod
-    def _settled(self) -> None:
-        """Look whether anything is still held."""
-
-    def waiting(self) -> int:
-        """Return how many calls failed and wait to be made again."""
-        return sum((job.waiting or job.held) and job.count > 0 for job in self._jobs)
-
-    def _earliest(self) -> float | None:
-        """Return the deadline that comes first of all that is held."""
-        return min((job.earliest for job in self._jobs), default=None)
 
     def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
         """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
@@ -90,128 +62,6 @@ class Pool(Circuits):
         else:
             self._sleep(job, wait)
         return job
-
-    def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
-        """Add entries to a job that waits, and have it wait no longer than this."""
-        job.entries += entries
-        deadlines = [*map(deadline_of, entries)]
-        job.earliest, job.latest = min(job.earliest, *deadlines), max(job.latest, *deadlines)
-        job.due = min(job.due, self._loop.time() + wait)
-        self._arm(job)
-
-    # ── waiting ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _enqueue(self, job: Job) -> None:
-        """Have a job called as soon as there is a place: the one with the earliest deadline first."""
-        self._jobs[job] = None
-        job.waiting = False
-        job.due = INFINITY
-        if self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
-            self._start(job)
-            return
-        one_by_one = self._max_concurrent == 1
-        heappush(self._queue, (0.0 if one_by_one else job.earliest, next(self._numbers), job))
-        if one_by_one:
-            self._arm(job)
-        elif self._expiry is None or job.earliest < getattr(self._expiry, "when", float)():
-            self._arm_queue()  # a timer for each would cost 3 µs
-
-    def _waits_for_turn(self) -> bool:
-        """Return whether the rate allows no call now; those that wait are called when it does."""
-        if self._next_call <= self._loop.time() + TICK:
-            return False
-        if self._turn is None:
-            self._turn = self._loop.call_at(self._next_call, self._take_turn)
-        return True
-
-    def _take_turn(self) -> None:
-        self._turn = None
-        self._pull()
-
-    def _pull(self) -> None:
-        """Have those called that wait for a place."""
-        while self._queue and self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
-            self._start(heappop(self._queue)[2])
-
-    def _arm_queue(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        at = self._queue[0][0] if self._queue else INFINITY
-        self._expiry = self._loop.call_at(at, self._expire_queued) if at < INFINITY else None
-
-    def _expire_queued(self) -> None:
-        now = self._loop.time() + TICK
-        while self._queue and self._queue[0][0] <= now:
-            job = heappop(self._queue)[2]
-            self._expire(job, now)
-            if job.entries:
-                heappush(self._queue, self._place(job))
-            else:
-                self._remove(job)
-        self._arm_queue()
-        self._settled()
-
-    def _sleep(self, job: Job, wait: float) -> None:
-        if self._stopping:  # that was its last attempt
-            self._give_up(job)
-            return
-        self._jobs[job] = None
-        job.task = None
-        job.waiting = True
-        job.due = self._loop.time() + wait
-        self._arm(job)
-
-    def _arm(self, job: Job) -> None:
-        # a call goes on while one of its entries is young enough
-        at = min(job.due, job.earliest if job.task is None else job.latest)
-        if job.timer is not None:
-            if getattr(job.timer, "when", float)() == at:  # uvloop's handle of what is due has none
-                return
-            job.timer.cancel()
-        job.timer = self._loop.call_at(at, self._wake, job) if at < INFINITY else None
-
-    def _wake(self, job: Job) -> None:
-        now = self._loop.time() + TICK
-        task, job.timer = job.task, None
-        if (job.earliest if task is None else job.latest) <= now:
-            if task is not None:
-                job.error = job.error or TimeoutError("the call took longer than the event may live")
-            self._expire(job, now)
-        if not job.entries:
-            self._remove(job)
-            if task is not None:
-                task.cancel()
-        elif job.due > now:
-            self._arm(job)
-        elif task is None:
-            self._enqueue(job)
-        else:
-            job.timed_out = True
-            job.due = INFINITY
-            task.cancel()
-            self._arm(job)
-        self._settled()
-
-    def _expire(self, job: Job, now: float) -> None:
-        expired = [entry for entry in job.entries if entry.deadline <= now]
-        job.narrow_to([entry for entry in job.entries if entry.deadline > now])
-        for entry in expired:
-            self._lost("expired", entry, job)
-        going_on = [entry for entry in expired if entry.deadline > now]
-        if going_on:
-            job.narrow_to([*job.entries, *going_on])
-            job.last = False
-            if job.waiting:
-                job.due = now + job.fit(job.earliest - now)
-            if self._closed:  # by an observer
-                self._abandon(job)
-
-    def _remove(self, job: Job) -> None:
-        self._jobs.pop(job, None)
-        job.waiting = job.held = False
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
 
     # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -288,7 +138,7 @@ class Pool(Circuits):
             self._succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
         for part, group in parts:
             part.task = asyncio.current_task()
-            await self._settle_failed(part, group, together=len(group) == len(entries))
+            await self._settle_failed(part, group, together=len(groups) == 1 and not taken)
 
     async def _settle_failed(self, job: Job, failed: Sequence[tuple[Entry, BaseException]], *, together: bool) -> None:
         """Have entries that failed alike wait for their next attempt, or settle them, by the policy."""
@@ -298,7 +148,9 @@ class Pool(Circuits):
             if is_retried:
                 if together:  # else it answered for each
                     self._fail_at(target, job, error)
-                for part, wait in list(self._fitted(job)):
+                parts = list(job.fitted(self._loop.time()))
+                self._jobs |= dict.fromkeys(part for part, _ in parts if part is not job)
+                for part, wait in parts:
                     if wait < INFINITY and not self._stopping:
                         self._retrying(part, wait)
                         await part.before_sleep(wait)
@@ -316,22 +168,6 @@ class Pool(Circuits):
         for entry, each in failed:
             if id(entry) in held:
                 self._lost("failed", entry, job, each)
-
-    def _fitted(self, job: Job) -> Iterator[tuple[Job, float]]:
-        """Yield how long a job waits; of a batch some may expire in the wait, and have a last attempt of their own."""
-        now = self._loop.time()
-        while len(job.entries) > 1 and job.earliest <= now + job.wait and not job.last:
-            part = job.split(job.entries)
-            fitted = part.fit(part.earliest - now)
-            until = now + (part.asked if fitted == INFINITY else min(part.wait, fitted + LAST_PART * self._max_age))
-            if part.latest <= until:
-                break
-            part.narrow_to([entry for entry in job.entries if entry.deadline <= until])
-            job.narrow_to([entry for entry in job.entries if entry.deadline > until])
-            part.task = job.task
-            self._jobs[part] = None
-            yield part, fitted
-        yield job, job.fit(job.earliest - now)
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -369,12 +205,3 @@ class Pool(Circuits):
         except asyncio.CancelledError:
             self._close()
             raise
-
-    def _give_up(self, job: Job) -> None:
-        self._remove(job)
-        self._abandon(job)
-
-    def _abandon(self, job: Job) -> None:
-        entries, job.entries = job.entries, []
-        for entry in entries:
-            self._lost("abandoned", entry, job)

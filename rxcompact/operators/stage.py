@@ -20,7 +20,7 @@ from rxcompact.clock import INFINITY, Clock, PerSecond, Seconds, count, default_
 from rxcompact.contracts import StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.operators.job import Entry, Job, Loss
+from rxcompact.operators.breaker import Breaker
 from rxcompact.operators.operator import Operator
 from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import (
@@ -34,6 +34,7 @@ from rxcompact.operators.retry import (
     retry_policy,
     transient,
 )
+from rxcompact.operators.waiting import Entry, Job, Loss
 from rxcompact.signals import Failing, Healed, RetryScheduled, StageSignal
 
 _first_seen = attrgetter("first_seen")
@@ -134,7 +135,6 @@ class PooledStage(Pool, ObserverBase[Any]):
         self._dead_letters = options.reject()
         self._signals = options.signals
         self._losses = 0
-        self._before: dict[str, int] = {}  # losses before a service failed
         self._held = 0
         self._places = numbers()
         self._completion: Callable[[], None] | None = None
@@ -223,15 +223,12 @@ class PooledStage(Pool, ObserverBase[Any]):
             keys = tuple(entry.compacted.key for entry in job.entries)
             self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys))
 
-    def _failing(self, target: str, error: BaseException) -> None:
-        self._before[target] = self._losses
+    def _switched(self, target: str, breaker: Breaker, error: BaseException | None, after: float = 0.0) -> None:
+        if error is not None:
+            breaker.lost = self._losses
         if self._signals is not None:
-            self._signals(Failing(self.stage, target, error))
-
-    def _healed(self, target: str, after: float) -> None:
-        lost = self._losses - self._before.pop(target)
-        if self._signals is not None:
-            self._signals(Healed(self.stage, target, after, lost))
+            lost = self._losses - breaker.lost
+            self._signals(Failing(self.stage, target, error) if error else Healed(self.stage, target, after, lost))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         attempts, cause = (0, None) if job is None else (job.count, job.error)
