@@ -57,9 +57,8 @@ class KeyedBucket(RowBucket):
         self._held = self._known = 0
         self._queue: dict[float, deque[Row]] = {}  # by the instant at which they are looked at
         self._instants: list[float] = []  # a heap of these
-        self._sessions: dict[
-            Hashable, list[Row]
-        ] = {}  # of keys with several open rows, in order; the table has the last
+        # several open rows of a key, in order; the table has the last
+        self._sessions: dict[Hashable, list[Row]] = {}
         self._row_acks: defaultdict[int, list[Ack]] = defaultdict(list)  # by the identity of a row
         self._bounds_of: Callable[[Row], Bounds] | None = None
 
@@ -129,7 +128,13 @@ class KeyedBucket(RowBucket):
     def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
         last, accumulate, leading = self._keep == "last", self._keep if callable(self._keep) else None, self._leading
         rows = self._by_arrival(triples) if self._lateness is None else self._by_event_time(triples, self._lateness)
+        has_ack = self.ack is not None
         for row, event, time in rows:
+            if not row[1]:
+                self._start(row, event, time)
+                continue
+            if has_ack:
+                self._hold(row)
             if accumulate is not None:
                 try:
                     row[0] = accumulate(row[0], event)
@@ -145,44 +150,36 @@ class KeyedBucket(RowBucket):
                 row[2] = time
 
     def _by_arrival(self, triples: Iterable[tuple[Hashable, Any, float]]) -> Iterator[tuple[Row, Any, float]]:
-        """Yield events with the row that each is to be added to, where there is anything left to do."""
-        get, now, is_slow = self.table.get, self.now, self.ack is not None
+        """Yield events with the row that each is of, but for those that leave at once."""
+        get, now = self.table.get, self.now
         for key, event, time in triples:
             row = get(key)
-            if row is None:
+            if row is not None:
+                row[6] = now
+            else:
                 row = self.table[key] = self._open(key, event, time, now)
                 if self._leading:
                     continue
-            else:
-                row[6] = now
-            if not row[1]:
-                self._start(row, event, time)
-                continue
-            if is_slow:
-                self._hold(row)
             yield row, event, time
 
     def _by_event_time(
         self, triples: Iterable[tuple[Hashable, Any, float]], lateness: float
     ) -> Iterator[tuple[Row, Any, float]]:
-        get, gap, timespan, is_slow = self.table.get, self._gap, self._timespan, self.ack is not None
-        watermark = max(self.latest - lateness, self.idle_watermark)
+        get, gap, timespan, latest = self.table.get, self._gap, self._timespan, self.latest
+        watermark = max(latest - lateness, self.idle_watermark)
         for key, event, time in triples:
             found, row = watermark, get(key)
-            if time > self.latest:
-                self.latest = time
-                watermark = max(watermark, time - lateness)
+            if time > latest:
+                latest = self.latest = time
+                if time - lateness > watermark:  # noqa: PLR1730 - faster
+                    watermark = time - lateness
             # most events are of their key's last session, and not before it began
-            if row is not None and found < time >= row[5] > time - timespan and time <= row[6] + gap:
-                row[6] = max(row[6], time)
-            elif (row := self._session(key, event, row, time, found)) is None:
-                continue
-            if not row[1]:
-                self._start(row, event, time)
-                continue
-            if is_slow:
-                self._hold(row)
-            yield row, event, time
+            if row is not None and time <= row[6] + gap and found < time >= row[5] > time - timespan:
+                if time > row[6]:  # noqa: PLR1730 - faster
+                    row[6] = time
+                yield row, event, time
+            elif (row := self._session(key, event, row, time, found)) is not None:
+                yield row, event, time
 
     def _session(self, key: Hashable, event: Any, row: Row | None, time: float, watermark: float) -> Row | None:
         """Return the session that an event is of, which may join two; a new one where nothing has left at once."""
@@ -270,10 +267,6 @@ class KeyedBucket(RowBucket):
     def end(self, row: Row) -> float:
         """Return when a row is to be closed, unless more events come."""
         return min(row[TOUCHED] + self._gap, row[OPENED] + self._timespan)  # type: ignore[no-any-return]
-
-    def ends_by_gap(self, row: Row) -> bool:
-        """Return whether it is inactivity that closes a row."""
-        return row[TOUCHED] + self._gap < row[OPENED] + self._timespan  # type: ignore[no-any-return]
 
     def due(self) -> float:
         """Return when to look at rows again."""

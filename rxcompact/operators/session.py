@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -54,19 +54,20 @@ class PerKey(Windows):
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
         self._emit_leads(index)
-        bucket = self._keyed
-        offset, now = self._offset(), self._now()
-        parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
+        bucket, offset, now = self._keyed, self._offset(), self._now()
+        seen: Counter[Hashable] = Counter()  # in event time a key may have several
+        parts: defaultdict[tuple[Trigger, int], dict[Hashable, Row]] = defaultdict(dict)
         for row in rows:
             if row[COUNT]:
-                parts["gap" if trigger == "time" and bucket.ends_by_gap(row) else trigger].append(row)
-        for by, part in parts.items():
+                is_quiet = trigger == "time" and bucket.end(row) < row[OPENED] + self._options.timespan
+                parts["gap" if is_quiet else trigger, seen[row[KEY]]][row[KEY]] = row
+                seen[row[KEY]] += 1
+        for (by, _), part in parts.items():
             self._left += len(part)
-            for different in _by_key(part):
-                opened, closed = min(map(_opened, different.values())), max(map(bucket.end, different.values()))
-                bounds = Bounds(opened + offset, min(closed, now) + offset, by)
-                window = bucket.window(different, bounds, partial(_bounds_of, bucket, by, offset, now))
-                self.pending.append(partial(self._on_window, window))
+            opened, closed = min(map(_opened, part.values())), max(map(bucket.end, part.values()))
+            bounds = Bounds(opened + offset, min(closed, now) + offset, by)
+            window = bucket.window(part, bounds, partial(_bounds_of, bucket, by, offset, now))
+            self.pending.append(partial(self._on_window, window))
 
     def _offset(self) -> float:
         """Return what makes POSIX seconds of the instants of rows."""
@@ -85,19 +86,6 @@ class PerKey(Windows):
     def due(self) -> float:
         # where nothing is open yet: when the window of a key of now would close
         return self.clock.monotonic() + min(self._gap, self._options.timespan)
-
-
-def _by_key(rows: list[Row]) -> Iterable[dict[Hashable, Row]]:
-    """Return rows by their keys, in as many parts as one key has rows."""
-    found = {row[KEY]: row for row in rows}
-    if len(found) == len(rows):
-        return (found,)
-    parts: defaultdict[int, dict[Hashable, Row]] = defaultdict(dict)
-    seen: Counter[Hashable] = Counter()
-    for row in rows:
-        parts[seen[row[KEY]]][row[KEY]] = row
-        seen[row[KEY]] += 1
-    return parts.values()
 
 
 def _bounds_of(bucket: KeyedBucket, trigger: Trigger, offset: float, now: float, row: Row) -> Bounds:
