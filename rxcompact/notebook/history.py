@@ -72,25 +72,25 @@ class History:
         start = self.arrivals[arrived.index(max(arrived))]
         return start, start + length
 
-    def compacted(self, key_mapper: Mapper, timespan: float, lateness: float | None) -> Compaction:
+    def compacted(self, key_mapper: Mapper, timespan: float, lateness: float | None, **options: Any) -> Compaction:
         """Return what `compact` makes of it, in virtual time.
 
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
-        times, so the windows are the same.
+        times, so the windows are the same. With options, those of one instant are.
         """
         offset, held = 0.0 if lateness is None else lateness % timespan, 0
         windows, letters, holders = list[Closed](), list[DeadLetter](), list[Holder]()
         source: Subject[Sequence[Any]] = Subject()
 
         def edge_of(arrived: tuple[float, Any]) -> float:
-            return (arrived[0] - offset) // timespan * timespan + offset
+            return arrived[0] if options else (arrived[0] - offset) // timespan * timespan + offset
 
         def close(window: Window) -> None:
             nonlocal held
             windows.append(Closed(clock.now.timestamp(), window, max(held, len(window))))
             held = 0
 
-        last = edge_of((self.arrivals[0], None))
+        last = (self.arrivals[0] - offset) // timespan * timespan + offset
         clock = VirtualTimeScheduler(last)
         operator = compact(
             timespan,
@@ -101,6 +101,7 @@ class History:
             chunked=True,
             dead_letters=letters.append,
             scheduler=clock,
+            **options,
         )
         source.pipe(registering(operator, holders.append)).subscribe(close)
         # after so long every window has closed, with a timespan to spare
@@ -111,7 +112,7 @@ class History:
                 clock.advance_to(last + settled)
                 clock.sleep(edge - last - settled)
             # windows of event time need the latest arrival, windows of the clock only an instant off the edges
-            last = edge + timespan / 2 if lateness is None else arrived[-1][0]
+            last = edge + timespan / 2 if lateness is None and not options else arrived[-1][0]
             clock.advance_to(last)
             source.on_next(list(map(itemgetter(1), arrived)))
             held = max(held, *(holder.held() for holder in holders))

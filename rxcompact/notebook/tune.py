@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 KeyMapper: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
 """A function, a field's name, or the names of several."""
 
+WINDOWS: dict[str, dict[str, bool]] = {"tumbling": {}, "leading": {"leading": True}, "per key": {"per_key": True}}
+"""Kinds of windows, and the options of `compact` that make them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -54,6 +57,7 @@ class Row:
     """Events that expire in all of history with an outage of so many seconds in it."""
     held: int
     """The most distinct events held at once, in the worst of these replays."""
+    windows: str = "tumbling"
 
     @property
     def ratio(self) -> float:
@@ -152,6 +156,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
     def pipeline(self, row: Row) -> str:
         """Return the text of a pipeline that does what a row does; source, enricher and sink are yours."""
         options = self._compact.get(row.key, f"key_mapper={row.key}")
+        options += "".join(f", {name}=True" for name in WINDOWS[row.windows])
         stages = [
             f"rxo.compact({row.timespan:g}, {options})",
             f"rxo.enrich(enricher, max_concurrent={row.max_concurrent})",
@@ -164,6 +169,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         return {
             "key": row.key,
             "timespan": duration(row.timespan),
+            **({"windows": row.windows} if any(each.windows != "tumbling" for each in self) else {}),
             "max_age": duration(row.max_age),
             "concurrent": row.max_concurrent,
             "rejected": row.rejected,
@@ -216,6 +222,7 @@ def tune(
     time_mapper: TimeSpec,
     key_mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper],
     timespans: Sequence[Seconds] = (1.0, 10.0, 60.0),
+    windows: Sequence[str] = ("tumbling",),
     max_ages: Sequence[Seconds] = (300.0,),
     max_concurrents: Sequence[int] = (100,),
     outages: Sequence[Seconds] = (60.0, 300.0),
@@ -236,6 +243,7 @@ def tune(
         key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
             mapping from labels.
         timespans: Lengths of a window, seconds.
+        windows: Kinds of windows: "tumbling", "leading" (with a leading edge), "per key".
         max_ages: Seconds after its birth at which an event expires.
         max_concurrents: Calls at once.
         outages: Lengths, seconds. Each is replayed by itself, in the span in which most events arrived.
@@ -273,6 +281,8 @@ def tune(
     pools = sorted({count("max_concurrents", each) for each in max_concurrents})
     if not pools:
         raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
+    if not windows or not set(windows) <= set(WINDOWS):
+        raise ArgumentError("windows", windows, f"one or more of {', '.join(WINDOWS)}")
     history = History(events, time_of(time_mapper))
     keys = _labelled(key_mappers)
     mappers = {label: key_of(mapper, argument="key_mappers") for label, mapper in keys.items()}
@@ -280,9 +290,9 @@ def tune(
     replays = [(), *([place] for place in places.values())]
     choices = list(product(ages, pools))
     rows: list[Row] = []
-    with _bar(len(keys) * len(spans) * (1 + len(choices) * len(replays)), shown=progress) as step:
-        for (label, mapper), timespan in product(mappers.items(), spans):
-            compaction = history.compacted(mapper, timespan, late)
+    with _bar(len(keys) * len(spans) * len(windows) * (1 + len(choices) * len(replays)), shown=progress) as step:
+        for (label, mapper), timespan, kind in product(mappers.items(), spans, windows):
+            compaction = history.compacted(mapper, timespan, late, **WINDOWS[kind])
             step()
             for max_age, pool in choices:
                 replay = partial(simulate, compaction.windows, max_age=max_age, max_concurrent=pool, linger=linger)
@@ -301,6 +311,7 @@ def tune(
                     *(len(usual.calls), peak(usual.calls), usual.expired),
                     in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
                     held=max(each.held for each in results),
+                    windows=kind,
                 )
                 rows.append(row)
     more = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")

@@ -37,6 +37,7 @@ class Lot:
         events, keys, short = options.events, options.keys, options.short
         self.rows: dict[str, Callable[[], None]] = {
             "chunks": lambda: self.measure(compaction.chunked(events, keys)),
+            "windows": lambda: self.measure(compaction.windows(events, keys)),
             "events": lambda: self.measure(compaction.single(events, keys)),
             "pipeline": lambda: self.measure(compaction.pipeline(events, keys)),
             "ndjson": lambda: self.measure(ndjson.decoding(events)),

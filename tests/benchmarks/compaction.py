@@ -1,12 +1,13 @@
-"""Rows 1, 2, 3 and 9: compaction in memory, and the peers beside it."""
+"""Rows 1, 2, 3, 9 and 10: compaction in memory, and the peers beside it."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import ours
 import plain
-from measuring import Case, Group, Target, chunks_of, expected, zipf
+from measuring import Case, Group, Target, chunks_of, expected, expected_leading, zipf
 from peers import PEERS, peers
 
 LOOP = "dict loop in C, chunks of {:,}"
@@ -46,6 +47,37 @@ def chunked(events: int, keys: int) -> Group:
         Target("1", COUNTED, tuple(counting), 1.25),
     ]
     return Group("compact by chunks", cases, targets)
+
+
+def windows(events: int, keys: int) -> Group:
+    """Row 10: windows per key and a leading edge, beside tumbling windows of the same events."""
+    stream = zipf(events, keys)
+    counted, chunks = expected(stream, counted=True), chunks_of(stream, 1000)
+    event_time: dict[str, Any] = {"time_mapper": "n", "lateness": float("inf")}
+    kinds: dict[str, dict[str, Any]] = {
+        "tumbling": {},
+        "per key": {"per_key": True},
+        "per key, gap": {"gap": 1e8},
+        "leading": {"leading": True},
+        "event time, tumbling": event_time,
+        "event time, per key": event_time | {"per_key": True},
+        "event time, per key, gap": event_time | {"gap": 1e8},
+    }
+    cases = [
+        Case(
+            name,
+            partial(ours.compact, items=chunks, chunked=True, **options),
+            events,
+            expected_leading(stream) if "leading" in options else counted,
+        )
+        for name, options in kinds.items()
+    ]
+    targets = [
+        Target("10", name, "event time, tumbling" if "event" in name else "tumbling", 2.0 if "event" in name else 1.3)
+        for name in kinds
+        if "tumbling" not in name
+    ]
+    return Group("windows", cases, targets)
 
 
 def single(events: int, keys: int) -> Group:

@@ -76,6 +76,17 @@ def expected(events: Iterable[Event], window: int = WINDOW, *, counted: bool = F
     return total
 
 
+def expected_leading(events: Iterable[Event], window: int = WINDOW) -> int:
+    """The checksum with a leading edge: a first event alone, and its second with the count of the repeats."""
+    total, rest = 0, iter(events)
+    while part := list(itertools.islice(rest, window)):
+        seen: dict[str, list[int]] = {}
+        for event in part:
+            seen.setdefault(event["id"], []).append(event["n"] + 1)
+        total += sum(found[0] + sum(found[1:2]) * (len(found) - 1) for found in seen.values())
+    return total
+
+
 @dataclass(frozen=True, slots=True)
 class Spent:
     """What a run cost, seconds."""

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.timeout(110),  # all but the first only look at what it found
 ]
 
-ROWS = "chunks events pipeline ndjson enrich lookups http peers stall".split()
+ROWS = "chunks windows events pipeline ndjson enrich lookups http peers stall".split()
 PEERS = {
     "streamable": "streamable group",
     "csp": "csp, chunks of 1,000",
@@ -82,6 +82,9 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("1", "compact, chunks of 1,000, first_seen", "dict loop", 3.0),  # short runs vary by a fifth
         ("1", "compact, chunks of 100, first_seen", "dict loop", 4.0),
         ("1", "compact, chunks of 1,000, count and times", "plain", 2.5),
+        ("10", "per key, gap", "tumbling", 2.0),
+        ("10", "event time, per key, gap", "event time, tumbling", 3.0),
+        ("10", "leading", "tumbling", 2.0),
         ("2", "compact, event by event, in a loop", "callback", 4.0),
         ("2", "compact, event by event, in a loop", "RxPY", 0.5),
         ("2", "compact, event by event, outside asyncio", "RxPY", 0.5),

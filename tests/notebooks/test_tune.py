@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rxcompact import key_of, time_of
-from rxcompact.errors import PermanentError, TransientError
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.testing import SimulatedApi
 
 try:
@@ -256,3 +256,23 @@ def test_held_is_the_backlog_of_an_outage() -> None:
     )
     # down from the first event, at 0.5 s, to 100.5 s: ten windows close in it, of ten events each
     assert (row.held, row.in_outage) == (100, {100.0: 0})
+
+
+def test_a_row_each_for_tumbling_windows_a_leading_edge_and_windows_per_key() -> None:
+    history = [{"ts": T0 + ts, "id": key} for ts, key in ((0, "a"), (1, "a"), (4, "b"), (12, "a"), (13, "c"))]
+    tuning = tune(
+        history, time_mapper="ts", key_mappers="id", timespans=[10], windows=["tumbling", "leading", "per key"],
+        outages=[], batch_timespan=0, api=partial(SimulatedApi, latency=0.0), progress=False,
+    )  # fmt: skip
+    # a and b, then a and c; their first events and a's repeat; a until 10, b until 14, then a and c
+    assert [(row.windows, row.distinct, row.calls) for row in tuning] == [
+        ("tumbling", 4, 4),
+        ("leading", 5, 5),
+        ("per key", 4, 4),
+    ]
+    # half of them within: b waits 6 s and c 7 s for the window's end; all but the repeat leave at once; all wait 10 s
+    assert [row.p50 for row in tuning] == pytest.approx([7.0, 0.0, 10.0], abs=1e-3)
+    assert "per key" in repr(tuning)
+    assert ", per_key=True)" in tuning.pipeline(tuning[2])
+    with pytest.raises(ArgumentError, match="windows"):
+        tune(history, time_mapper="ts", key_mappers="id", windows=["session"])
