@@ -9,16 +9,18 @@ from copy import copy
 from heapq import heappop, heappush
 from itertools import repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from rxcompact.acks import Ack
 from rxcompact.clock import INFINITY
 from rxcompact.errors import AccumulatorError, LateError, contained
-from rxcompact.events import Bounds, Compacted, Window
+from rxcompact.events import Bounds, Compacted, Trigger, Window
 from rxcompact.operators.bucket import Field, Keep, Reject, Row, RowBucket, Seen
 
 EVENT, COUNT, FIRST, LAST, KEY, OPENED, TOUCHED, OPEN, SIZE = range(9)
 """Of a row. ``OPENED`` and ``TOUCHED``, the first and last event, are monotonic instants or event times."""
+Own: TypeAlias = tuple[Trigger, float, float]
+"""Of rows with bounds of their own: why they are closed, what makes POSIX seconds of their instants, the latest end."""
 
 
 class KeyedBucket(RowBucket):
@@ -55,12 +57,13 @@ class KeyedBucket(RowBucket):
         self._leading, self._trailing = leading, trailing
         self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
         self._held = self._known = 0
-        self._queue: dict[float, deque[Row]] = {}  # by the instant at which they are looked at
+        self._is_sized = False
+        self._queue: dict[float, list[Row] | deque[Row]] = {}  # by the instant at which they are looked at
         self._instants: list[float] = []  # a heap of these
         # several open rows of a key, in order; the table has the last
         self._sessions: dict[Hashable, list[Row]] = {}
         self._row_acks: defaultdict[int, list[Ack]] = defaultdict(list)  # by the identity of a row
-        self._bounds_of: Callable[[Row], Bounds] | None = None
+        self._own: Own | None = None
 
     def __len__(self) -> int:
         return self._held
@@ -73,7 +76,7 @@ class KeyedBucket(RowBucket):
         return row is not None and (row[COUNT] > 0 or not self._trailing)
 
     def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> int:
-        size = self.size
+        size, self._is_sized = self.size, True
         self.add(keys, events, seen)
         if replacing:
             self._measure(map(self.table.__getitem__, dict.fromkeys(filter(self._holds, keys))))
@@ -81,7 +84,7 @@ class KeyedBucket(RowBucket):
 
     def _measure(self, rows: Iterable[Row]) -> None:
         """Count the bytes of the events in rows; what an accumulator makes of them may be anything, and counts none."""
-        for row in rows:
+        for row in rows if self._is_sized else ():
             size = len(row[EVENT]) if type(row[EVENT]) is bytes else 0
             self.size += size - row[SIZE]
             row[SIZE] = size
@@ -119,11 +122,10 @@ class KeyedBucket(RowBucket):
                     self._start(row, event, arrived)
         finally:  # a key may raise
             if fresh:
-                self._watch(*fresh)
+                self._watch(fresh)
                 self._held += len(fresh)
                 self._known += len(fresh)
-                if type(fresh[0][EVENT]) is bytes:
-                    self._measure(fresh)
+                self._measure(fresh)
 
     def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
         last, accumulate, leading = self._keep == "last", self._keep if callable(self._keep) else None, self._leading
@@ -150,17 +152,15 @@ class KeyedBucket(RowBucket):
                 row[2] = time
 
     def _by_arrival(self, triples: Iterable[tuple[Hashable, Any, float]]) -> Iterator[tuple[Row, Any, float]]:
-        """Yield events with the row that each is of, but for those that leave at once."""
+        """Yield events with the row that each is to be added to, but for those that open one."""
         get, now = self.table.get, self.now
         for key, event, time in triples:
             row = get(key)
             if row is not None:
                 row[6] = now
+                yield row, event, time
             else:
-                row = self.table[key] = self._open(key, event, time, now)
-                if self._leading:
-                    continue
-            yield row, event, time
+                self.table[key] = self._open(key, event, time, now)
 
     def _by_event_time(
         self, triples: Iterable[tuple[Hashable, Any, float]], lateness: float
@@ -178,11 +178,13 @@ class KeyedBucket(RowBucket):
                 if time > row[6]:  # noqa: PLR1730 - faster
                     row[6] = time
                 yield row, event, time
+            elif row is None and found < time:
+                self.table[key] = self._open(key, event, time, time)
             elif (row := self._session(key, event, row, time, found)) is not None:
                 yield row, event, time
 
     def _session(self, key: Hashable, event: Any, row: Row | None, time: float, watermark: float) -> Row | None:
-        """Return the session that an event is of, which may join two; a new one where nothing has left at once."""
+        """Return the session that an event is to be added to, joined with its neighbour; None where there is none."""
         rows = self._sessions.pop(key, None) or ([] if row is None else [row])
         while rows and self.end(rows[0]) <= watermark:
             del rows[0]  # it waits to be closed
@@ -195,24 +197,22 @@ class KeyedBucket(RowBucket):
                 if found is not None:
                     del rows[at]
                 found, low, high = found or each, opened, touched
-        is_new = found is None
         if found is None:
             end = time + min(self._gap, self._timespan)
             if end > watermark:
-                found = self._open(key, event, time, time)
-                rows.insert(at, found)
+                rows.insert(at, self._open(key, event, time, time))
             else:
                 self._refuse(event, LateError(end, watermark, self.latest - time))
         elif low < found[OPENED]:
             found[OPENED], found[TOUCHED] = low, high
-            self._watch(found)  # it may end earlier
+            self._watch((found,))  # it may end earlier
         else:
             found[TOUCHED] = high
         if rows:
             self.table[key] = rows[-1]
         if len(rows) > 1:
             self._sessions[key] = rows
-        return None if is_new and self._leading else found
+        return found
 
     def _join(self, row: Row, other: Row) -> bool:
         """Add a session to one before it; return whether that can be done."""
@@ -234,11 +234,14 @@ class KeyedBucket(RowBucket):
         return True
 
     def _open(self, key: Hashable, event: Any, time: float, now: float) -> Row:
+        """Return the row of a key's first event."""
         row = [None, 0, time, time, key, now, now, True, 0]
         self._known += 1
-        self._watch(row)
+        self._watch((row,))
         if self._leading:
             self.leads.append((key, event, time))
+        else:
+            self._start(row, event, time)
         return row
 
     def _start(self, row: Row, event: Any, time: float) -> None:
@@ -272,14 +275,17 @@ class KeyedBucket(RowBucket):
         """Return when to look at rows again."""
         return self._instants[0] if self._instants else INFINITY
 
-    def _watch(self, *rows: Row) -> None:
+    def _watch(self, rows: Sequence[Row]) -> None:
         """Look at rows that end at the same instant when they do."""
         end = self.end(rows[0])
-        if end in self._queue:
-            self._queue[end].extend(rows)
-        else:
-            self._queue[end] = deque(rows)
+        found = self._queue.get(end)
+        if found is None:
+            self._queue[end] = list(rows)  # few wait for the same event time, and a deque takes 10 times as much memory
             heappush(self._instants, end)
+            return
+        if isinstance(found, list):
+            found = self._queue[end] = deque(found)
+        found.extend(rows)
 
     def pop_due(self, until: float) -> list[Row]:
         """Remove the rows that end until an instant."""
@@ -287,7 +293,7 @@ class KeyedBucket(RowBucket):
         while self._instants and self._instants[0] <= until:
             for row in self._queue.pop(heappop(self._instants)):
                 if row[OPEN] and self.end(row) > until:
-                    self._watch(row)  # it was touched since
+                    self._watch((row,))  # it was touched since
                 elif row[OPEN]:
                     self._remove(row)
                     found.append(row)
@@ -327,7 +333,7 @@ class KeyedBucket(RowBucket):
         """Remove the row that is looked at next; where it is to be one that has something to emit, those before too."""
         while True:
             rows = self._queue[self._instants[0]]
-            row = rows.popleft()
+            row = rows.pop(0) if isinstance(rows, list) else rows.popleft()
             if not rows:
                 del self._queue[heappop(self._instants)]
             if row[OPEN]:
@@ -343,48 +349,48 @@ class KeyedBucket(RowBucket):
     def close(self, bounds: Bounds) -> Window:
         return self.window({row[KEY]: row for row in self.pop_all()}, bounds)
 
-    def window(
-        self, rows: dict[Hashable, Row], bounds: Bounds, bounds_of: Callable[[Row], Bounds] | None = None
-    ) -> Window:
+    def window(self, rows: dict[Hashable, Row], bounds: Bounds, own: Own | None = None) -> Window:
         """Return a window of rows that were removed, by their keys; each may have bounds of its own."""
         closed = copy(self)
         closed.table = {key: row for key, row in rows.items() if row[COUNT]} if self._leading or self._seed else rows
         closed._held = len(closed.table)
-        closed._bounds, closed._bounds_of = bounds, bounds_of
-        acks = (
-            [(ack, (key,)) for key, row in closed.table.items() for ack in self._row_acks.pop(id(row), ())]
-            if self._row_acks
-            else ()
-        )
+        closed._bounds, closed._own = bounds, own
+        acks: list[tuple[Ack, Iterable[Hashable]]] = []
+        if self._row_acks:
+            acks = [(ack, (key,)) for key, row in closed.table.items() for ack in self._row_acks.pop(id(row), ())]
         return Window(bounds, sum(map(itemgetter(COUNT), closed.table.values())), closed, acks=acks)
 
     def __iter__(self) -> Iterator[Compacted]:
-        for row in self.table.values():
-            yield self._compacted(row, self._bounds if self._bounds_of is None else self._bounds_of(row))
+        bounds, own, gap, timespan = self._bounds, self._own, self._gap, self._timespan
+        counted, first, last = self._kept
+        for event, count, first_seen, last_seen, key, opened, touched, _, _ in self.table.values():
+            if own is not None:
+                trigger, offset, now = own
+                bounds = Bounds(opened + offset, min(touched + gap, opened + timespan, now) + offset, trigger)
+            yield Compacted(
+                key,
+                event,
+                count if counted else None,
+                first_seen if first else None,
+                last_seen if last else None,
+                bounds,
+            )
 
     def dropped(self, row: Row) -> tuple[Compacted, list[Ack]]:
         """Return a row that was removed and is not emitted, and what waits for it."""
-        return self._compacted(row, None), self._row_acks.pop(id(row), [])
-
-    def _compacted(self, row: Row, bounds: Bounds | None) -> Compacted:
-        counted, first, last = self._kept
-        return Compacted(
-            row[KEY],
-            row[EVENT],
-            row[COUNT] if counted else None,
-            row[FIRST] if first else None,
-            row[LAST] if last else None,
-            bounds,
-        )
+        window = copy(self)
+        window.table, window._bounds = {row[KEY]: row}, None
+        return next(iter(window)), self._row_acks.pop(id(row), [])
 
     def take_leads(self, bounds: Bounds) -> Window:
         """Return a window of the first events that are to leave at once."""
         leads, self.leads = self.leads, []
-        is_own = self._lateness is not None
-        items = tuple(
-            self._compacted([event, 1, time, time, key], Bounds(time, time, "leading") if is_own else bounds)
-            for key, event, time in leads
-        )
+        own = self._lateness is not None
+        rows = ([event, 1, time, time, key, time, time, True, 0] for key, event, time in leads)
+        window = copy(self)
+        window.table = dict(enumerate(rows))
+        window._bounds, window._own, window._gap = bounds, ("leading", 0.0, INFINITY) if own else None, 0.0
+        items = tuple(window)
         acks: list[tuple[Ack, Iterable[Hashable]]] = []
         if self.ack is not None:
             self.ack.retain()

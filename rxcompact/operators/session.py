@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
@@ -14,14 +14,11 @@ from rxcompact.clock import INFINITY, TICK, Clock
 from rxcompact.events import Bounds, Trigger, Window
 from rxcompact.operators.bucket import Row
 from rxcompact.operators.eventtime import EventTimeWindows
-from rxcompact.operators.keyed import COUNT, KEY, OPENED, KeyedBucket
+from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket
 from rxcompact.operators.windows import TumblingWindows, Windows
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
-
-
-_opened = itemgetter(OPENED)
 
 
 class PerKey(Windows):
@@ -54,20 +51,21 @@ class PerKey(Windows):
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
         self._emit_leads(index)
-        bucket, offset, now = self._keyed, self._offset(), self._now()
-        seen: Counter[Hashable] = Counter()  # in event time a key may have several
-        parts: defaultdict[tuple[Trigger, int], dict[Hashable, Row]] = defaultdict(dict)
-        for row in rows:
-            if row[COUNT]:
-                is_quiet = trigger == "time" and bucket.end(row) < row[OPENED] + self._options.timespan
-                parts["gap" if is_quiet else trigger, seen[row[KEY]]][row[KEY]] = row
-                seen[row[KEY]] += 1
-        for (by, _), part in parts.items():
+        bucket, timespan, offset, now = self._keyed, self._options.timespan, self._offset(), self._now()
+        parts = {trigger: [row for row in rows if row[COUNT]]}
+        if trigger == "time" and self._gap < timespan:
+            parts = {"gap": [], "time": []}
+            for row in rows:
+                if row[COUNT]:
+                    parts["gap" if row[TOUCHED] + self._gap < row[OPENED] + timespan else "time"].append(row)
+        for by, part in parts.items():
             self._left += len(part)
-            opened, closed = min(map(_opened, part.values())), max(map(bucket.end, part.values()))
-            bounds = Bounds(opened + offset, min(closed, now) + offset, by)
-            window = bucket.window(part, bounds, partial(_bounds_of, bucket, by, offset, now))
-            self.pending.append(partial(self._on_window, window))
+            for different in _by_key(part):
+                opened = list(map(itemgetter(OPENED), different.values()))
+                touched = max(map(itemgetter(TOUCHED), different.values()))
+                closed = min(touched + self._gap, max(opened) + timespan, now)
+                window = bucket.window(different, Bounds(min(opened) + offset, closed + offset, by), (by, offset, now))
+                self.pending.append(partial(self._on_window, window))
 
     def _offset(self) -> float:
         """Return what makes POSIX seconds of the instants of rows."""
@@ -88,8 +86,17 @@ class PerKey(Windows):
         return self.clock.monotonic() + min(self._gap, self._options.timespan)
 
 
-def _bounds_of(bucket: KeyedBucket, trigger: Trigger, offset: float, now: float, row: Row) -> Bounds:
-    return Bounds(row[OPENED] + offset, min(bucket.end(row), now) + offset, trigger)
+def _by_key(rows: list[Row]) -> Iterable[dict[Hashable, Row]]:
+    """Return rows by their keys; in event time a key may have several, which go into parts of their own."""
+    found = {row[KEY]: row for row in rows}
+    if len(found) == len(rows):
+        return (found,) if found else ()
+    parts: defaultdict[int, dict[Hashable, Row]] = defaultdict(dict)
+    seen: Counter[Hashable] = Counter()
+    for row in rows:
+        parts[seen[row[KEY]]][row[KEY]] = row
+        seen[row[KEY]] += 1
+    return parts.values()
 
 
 class KeyedWindows(PerKey, TumblingWindows):

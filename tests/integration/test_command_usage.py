@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -254,6 +255,31 @@ def events(first: int, last: int) -> bytes:
 
 
 HOUR = 1_699_999_200  # 2023-11-14T22:00:00Z
+
+
+def test_windows_per_key_a_leading_edge_and_merged_fields_are_options(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = b"".join(b'{"id":"a","ts":%d,"n":1,"host":"h%d"}\n' % (ts, ts) for ts in (0, 1, 2, 7, 8))
+    options = ["compact", "--key=id", "--timespan=1m", "--time=ts", "--gap=3s", "--merge=n=sum,host=distinct"]
+    done = run_command(*options, given=lines)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row["opened"], row["closed"], row["count"], row["event"]["n"]) for row in rows] == [
+        (0, 5, 3, 3),
+        (7, 11, 2, 2),
+    ]
+    assert [row["event"]["host"] for row in rows] == [["h0", "h1", "h2"], ["h7", "h8"]]
+    done = run_command(*options, "--leading", given=lines)
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(row.get("leading", False), row["first_seen"], row["count"]) for row in rows] == [
+        (True, 0, 1),
+        (True, 7, 1),
+        (False, 0, 2),
+        (False, 7, 1),
+    ]
+    for options in (["compact", "--key=id", "--timespan=1"], ["serve", "--listen=:0", *SERVE]):
+        error = usage(*options, "--merge=n=mean", capsys=capsys)
+        assert (
+            "merge must be a field without [], and one of sum, min, max, first, last, distinct, got 'n=mean'" in error
+        )
 
 
 def test_i6_late_events_are_reported_with_the_lateness_that_keeps_them(tmp_path: Path) -> None:

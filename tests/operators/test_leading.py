@@ -215,7 +215,15 @@ steps = st.lists(
     min_size=3,
     max_size=30,
 )
-OPTIONS = [{"leading": True}, {"leading": True, "trailing": False}, {"leading": True, "count": 2}]
+OPTIONS: list[dict[str, Any]] = [
+    {"leading": True},
+    {"leading": True, "trailing": False},
+    {"leading": True, "count": 2},
+    {"leading": True, "gap": 1},
+    {"per_key": True},
+    {"gap": 1, "time_mapper": "ts", "lateness": 1, "leading": True},
+    {"gap": 1, "time_mapper": "ts", "lateness": 1},
+]
 
 
 @given(steps, st.sampled_from([1, 3, 50]), st.sampled_from(OPTIONS), st.integers(0, 9))
@@ -250,8 +258,8 @@ def test_counts_sum_to_what_was_received_and_the_account_balances_at_every_momen
         for what, value in steps:
             match what:
                 case "push":
-                    for key in value:
-                        events.on_next({"id": key})
+                    for number, key in enumerate(value):  # of event times before and behind the last
+                        events.on_next({"id": key, "ts": loop.wall() - number * 0.7 % 2})
                     counts.update(pushed=len(value))
                     await asyncio.sleep(0)
                 case "wait":

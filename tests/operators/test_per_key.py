@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import reactivex as rx
@@ -18,6 +18,7 @@ from rxcompact import Ack, Chunk, Orchestrator, merge
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
+from rxcompact.operators.operator import registering
 from rxcompact.testing import START, replay, virtual_loop
 
 Event = dict[str, Any]
@@ -161,6 +162,23 @@ def test_evicted_keys_that_come_again_leave_nothing_behind() -> None:
     for window in bench.windows:
         counts.update({compacted.key: compacted.count or 0 for compacted in window})
     assert counts == {"a": 100, "b": 100, "c": 100}
+
+
+@pytest.mark.parametrize("options", [{}, {"keep": "last"}, {"leading": True}, {"time_mapper": "ts", "lateness": 20}])
+def test_the_bytes_of_the_events_held_are_those_of_the_lines(options: dict[str, Any]) -> None:
+    scheduler = VirtualTimeScheduler(0.0)
+    chunks: rx.Subject[Any] = rx.Subject()
+    stages: list[Any] = []
+    compact = cast(Any, rxo.compact(60, key_mapper="id", gap=5, chunked=True, **options)).having(raw=True)
+    chunks.pipe(registering(compact, stages.append)).subscribe(lambda _: None, scheduler=scheduler)
+    lines = [b'{"id": "a", "ts": 0}', b'{"id": "a", "ts": 8.25}', b'{"id": "b", "ts": 1.5}', b'{"id": "a", "ts": 4}']
+    chunks.on_next(lines)
+    kept = {"last": lines[2:], "first": [lines[0], lines[2]]}[options.get("keep", "first")]
+    if "leading" in options:
+        kept = [lines[1]]
+    assert stages[0].size == sum(map(len, kept))  # in event time the last line has joined two sessions
+    chunks.on_completed()
+    assert stages[0].size == 0
 
 
 async def test_windows_follow_the_monotonic_clock_when_the_wall_clock_is_set() -> None:
