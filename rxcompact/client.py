@@ -35,6 +35,8 @@ EXCERPT = 200  # characters of a failure's body that its error shows
 EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 DOTS = {".", ".."}
+LONGEST = 8192
+"""Characters of a field in a URL; servers take no longer URLs."""
 HTML = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
@@ -236,6 +238,12 @@ def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     return lambda _: fixed
 
 
+def _quoted(value: str, name: str | None) -> str:
+    if len(value) > LONGEST:
+        raise PermanentError(f"the field {name!r} has {len(value)} characters: at most {LONGEST} in a URL")
+    return quote(value, safe="")
+
+
 def _template(url: str) -> Callable[[Any], URL]:
     try:
         parts = [(quote(text, safe=RESERVED), name) for text, name, _, _ in Formatter().parse(url)]
@@ -259,7 +267,7 @@ def _template(url: str) -> Callable[[Any], URL]:
                     raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
                 if "" in values and "?" not in filled:
                     raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
-                filled += ",".join(quote(value or "", safe="") for value in values)
+                filled += ",".join(_quoted(value or "", name) for value in values)
         if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
             raise PermanentError(f"a field of dots would change the path at {where}")
         return URL(filled, encoded=True)

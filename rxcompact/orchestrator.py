@@ -25,8 +25,9 @@ from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import Wait, full_jitter, retry_policy
 from rxcompact.pipeline import Pipeline
-from rxcompact.run import Run, Supervisor
+from rxcompact.run import Run
 from rxcompact.signals import Account, Report, StageNow, State
+from rxcompact.supervisor import Supervisor
 
 DEADLINE = 10.0  # seconds that a drain may take by default
 SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
@@ -269,7 +270,7 @@ class Orchestrator(Observables):
             run.drain()
         in_time = await deadline.wait(run.ended, DRAIN_SHARE)
         if not in_time or run.ended.exception() is not None:
-            run.abandon()
+            await run.abandon()
         await deadline.limit(run.deliver_dead_letters())
         parts = [*(each.enricher for each in pipeline.enrichments), pipeline.publication.sink, pipeline.dead_letters]
         closings = [close(part) for part in parts]

@@ -11,23 +11,22 @@ from typing import Any
 from loguru import logger
 from msgspec.structs import replace
 from reactivex import Observable
-from reactivex import operators as ops
 from reactivex.abc import DisposableBase, ObserverBase
-from reactivex.disposable import Disposable, SingleAssignmentDisposable
+from reactivex.disposable import Disposable
 from reactivex.subject import Subject
-from tenacity import RetryCallState, Retrying
 
 from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import Demand, Holder, NamedSource, OneShotSource, Source, StageContext
+from rxcompact.contracts import Demand, Holder, NamedSource, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
-from rxcompact.errors import AbandonedError, DecodeError, NoRoomError, TransientError, chain_of, isolated
+from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
-from rxcompact.fields import decode
-from rxcompact.operators.retry import full_jitter, without_frames
+from rxcompact.operators.retry import without_frames
+from rxcompact.operators.stage import PooledStage
+from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, raw_size, step
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import EVENTS_SHARE, Pipeline
-from rxcompact.signals import Account, RetryScheduled, SourceFailed, StageNow, StageSignal
+from rxcompact.signals import Account, RetryScheduled, StageNow, StageSignal
 
 
 class Run(Demand):
@@ -54,6 +53,7 @@ class Run(Demand):
         self._counts: Counter[str] = Counter()  # fields of the account
         self._distinct_of_others = 0  # distinct events of a reducer that is not ours
         self._acks = PendingAcks()
+        self._turns = Turns(self.loop)
         self._named = pipeline.source if isinstance(pipeline.source, NamedSource) else None
         self._windows: list[Windows] = []  # of the reducer, where it is ours
         self._holders: dict[str, Holder] = {}  # by stage
@@ -89,7 +89,7 @@ class Run(Demand):
             scheduler=self.scheduler,
         )
         stream: Observable[Any] = self._pipeline.reducer.reduce(Observable(self._subscribe_intake), context)
-        stream = stream.pipe(ops.do_action(self._on_reduced, self._reject_from_now_on), ops.map(self._window))
+        stream = Observable(partial(self._subscribe_windows, stream))
         for operator in self._pipeline.calls:
             stream = stream.pipe(operator.bind(context))
         return stream
@@ -103,28 +103,30 @@ class Run(Demand):
         if isinstance(holder, Windows):
             self._windows.append(holder)
 
-    def _on_reduced(self, window: Window) -> None:
-        self._distinct_of_others += len(window)
+    def _subscribe_windows(self, windows: Observable[Window], observer: ObserverBase[Any], *_: Any) -> DisposableBase:
+        def take(window: Window) -> None:
+            self._distinct_of_others += len(window)
+            self._bytes += sum([raw_size(compacted) for compacted in window]) if self._raw else 0
+            self._turns.add(self._hand_over(window, observer.on_next))
 
-    def _window(self, window: Window) -> Window:
+        def fail(error: Exception) -> None:
+            self._intake = None  # what arrives while the last events are settled is rejected
+            self._turns.add(step(partial(observer.on_error, error)))
+
+        complete = partial(self._turns.add, step(observer.on_completed))
+        return windows.subscribe(take, fail, complete, scheduler=self.scheduler)
+
+    def _hand_over(self, window: Window, handle: Callable[[Sequence[Compacted]], None]) -> Iterator[int]:
+        """Pass on a window in parts: the loop has its turn between the steps of a large one."""
+        yield len(window[:]) // FAST
         if self._raw:
-            window = window.having(list(self._decoded(window)))
-            self._bytes += sum([compacted.size for compacted in window])
+            yield from decoded(window, survivors := list[Compacted](), self._on_dead_letter)
+            window = window.having(survivors)
         self._report_unknown_fields()
         window = self._acks.add(window)
         self._notify_window(window)
-        return window
-
-    def _decoded(self, window: Window) -> Iterator[Compacted]:
-        """Decode the survivors; one that is not JSON has failed, with its duplicates counted."""
-        for compacted in window:
-            event = compacted.event
-            size = len(event) if type(event) is bytes else 0
-            count, first, last = compacted.count, compacted.first_seen, compacted.last_seen
-            try:
-                yield Compacted(compacted.key, decode(event), count, first, last, compacted.window, size)
-            except DecodeError as error:
-                self._on_dead_letter(DeadLetter("failed", compacted, "decode", error.reason, error))
+        yield len(window) // FAST
+        yield from in_parts(window, getattr(self._pipeline.calls[0], "batch", None) or 1, handle)
 
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -143,7 +145,9 @@ class Run(Demand):
 
     def stages(self) -> dict[str, StageNow]:
         """Return what each stage holds, and what went wrong in it; looking changes nothing."""
-        return {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
+        found = {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
+        handed_over = self._in_flight() - sum(stage.held for stage in found.values())
+        return found | {"compact": found["compact"]._replace(held=found["compact"].held + handed_over)}
 
     def _stage(self, name: str, holder: Holder | None) -> StageNow:
         lost = self._dead_letters[name], self.errors.get(name)
@@ -273,10 +277,6 @@ class Run(Demand):
         finally:
             self._chunk = None
 
-    def _reject_from_now_on(self, _: Exception) -> None:
-        """Reject what arrives while the last events are settled: the stream has failed."""
-        self._intake = None
-
     def complete(self) -> None:
         """End when everything that is held is settled, waits and all."""
         intake, self._intake = self._intake, None
@@ -288,8 +288,12 @@ class Run(Demand):
         self._drain.on_next(None)
         self.complete()
 
-    def abandon(self) -> None:
-        """End now; what is held is abandoned."""
+    async def abandon(self) -> None:
+        """End now; what is held is abandoned, in turns of the loop."""
+        for call in self._pipeline.calls:
+            if isinstance(stage := self._holders.get(call.stage), PooledStage):
+                await stage.abandon()
+        await self._turns.wait()
         self._subscription.dispose()
         self._end()
 
@@ -314,87 +318,3 @@ class Run(Demand):
         self._intake = None
         if not self.ended.done():
             self.ended.set_exception(error)
-
-
-class Supervisor:
-    """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
-
-    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
-    for what another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        run: Run,
-        *,
-        wait: Callable[[RetryCallState], Any],
-        healthy_after: float,
-        max_failures: int,
-        on_failure: Callable[[SourceFailed], object],
-        on_ended: Callable[[Exception | None], object],
-    ) -> None:
-        self._source, self._run = source, run
-        self._wait, self._healthy_after = wait, healthy_after
-        self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
-        self._on_failure, self._on_ended = on_failure, on_ended
-        self._failures = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._retired = False
-        self._subscription = SingleAssignmentDisposable()
-
-    def retire(self) -> None:
-        """Subscribe no more, whatever becomes of the source: it is being closed."""
-        self._retired = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def pause(self) -> None:
-        """Unsubscribe; the source may be subscribed to again, by another."""
-        self.retire()
-        self._unsubscribe()
-
-    def _unsubscribe(self) -> None:
-        with isolated(partial(self._run.report, "unsubscribing from the source failed")):
-            self._subscription.dispose()
-
-    def subscribe(self) -> None:
-        """Ask the source for its stream, and subscribe to it."""
-        self._since = self._run.loop.time()
-        subscription = self._subscription = SingleAssignmentDisposable()
-
-        def end(error: BaseException | None = None) -> None:
-            if subscription is self._subscription and not subscription.is_disposed:
-                self._unsubscribe()
-                if error is None:
-                    self._on_ended(None)
-                else:
-                    self._failed(error)
-
-        with isolated(end):
-            subscription.disposable = self._source.stream(self._run).subscribe(
-                self._run.push, end, end, scheduler=self._run.scheduler
-            )
-
-    def _failed(self, error: BaseException) -> None:
-        if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
-            cause, error = error, TransientError(f"the source raised {error!r}")
-            error.__cause__ = cause
-        healthy = self._run.loop.time() - self._since >= self._healthy_after
-        self._failures = 1 if healthy else self._failures + 1
-        given_up = self._failures >= self._max_failures
-        wait = None if given_up else self._next_wait(error)
-        if wait is not None and not self._retired:
-            self._timer = self._run.loop.call_later(wait, self.subscribe)
-        self._run.errors["source"] = error
-        self._on_failure(SourceFailed(error, self._failures, wait))
-        if given_up:
-            self._on_ended(error)
-
-    def _next_wait(self, error: Exception) -> float:
-        state = RetryCallState(Retrying(), None, (), {})
-        state.attempt_number = self._failures
-        state.set_exception((type(error), error, error.__traceback__))
-        with isolated(partial(self._run.report, "the wait of the source raised")):
-            return max(0.0, float(self._wait(state)))
-        return full_jitter(state)

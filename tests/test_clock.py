@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+import reactivex.operators
 from reactivex.scheduler import (
     EventLoopScheduler,
     ImmediateScheduler,
@@ -103,6 +104,7 @@ def test_other_schedulers_keep_their_timers() -> None:
 FORK = """
 import os, sys, threading
 import reactivex as rx
+import reactivex.operators
 from rxcompact import operators as rxo
 
 def subscribed(**options):

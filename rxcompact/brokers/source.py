@@ -21,14 +21,15 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
-from rxcompact.reader.items import LETTER, ItemsPath
+from rxcompact.reader.items import LARGE, LETTER, ItemsPath
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
-from rxcompact.reader.scan import are_objects
+from rxcompact.reader.scan import are_objects, slice_of
 from rxcompact.reader.text import MIB
 from rxcompact.timestamps import posix
 
 MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
+MAX_EVENT = 2 * MIB  # bytes of the largest event; a larger one is rejected
 STEPS = 3  # of the reader, a few milliseconds each, before the loop has its turn; a small message takes two
 SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
@@ -254,12 +255,13 @@ class BrokerSource(ABC):
         """Push the next messages as one chunk; if they do not fit, they wait to be pushed one by one."""
         number = min(self._together, len(self._waiting), max(1, int(SLICE / self._events_each)))
         bodies: list[Any] = [body for _, body in islice(self._waiting, number)]
+        bodies = bodies[: slice_of(bodies, number)]
         contents = self._read(bodies)
         if not contents:
             return SLICE
         number = len(contents)
         identities = [self._waiting.popleft()[0] for _ in contents]
-        origin = partial(self._origin, identities, contents)
+        origin = partial(self._origin, identities, contents, {})
         chunk = Chunk(chain.from_iterable(contents), Ack(partial(self._unacked.settle, identities)), origin=origin)
         self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
         if len(chunk) <= min(self._demand.capacity(), 2 * SLICE):
@@ -271,7 +273,7 @@ class BrokerSource(ABC):
     def _read(self, bodies: Sequence[bytes]) -> list[list[bytes]]:
         """Return the events of each message, up to a slice; the next call goes on with one that takes long."""
         block = b"\n".join(bodies)
-        one_each = all(bodies) and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
+        one_each = all(bodies) and len(block) <= LARGE and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
         if one_each and self._items is None and self._reading is None and are_objects(bodies, block):
             return [[body] for body in bodies]
         contents: list[list[bytes]] = []
@@ -294,7 +296,7 @@ class BrokerSource(ABC):
         if isinstance(body, Malformed):  # by the source
             events.append(body)
             return
-        reader = Reader(items=self._items, max_body=MAX_BODY, max_events=MAX_EVENTS)
+        reader = Reader(items=self._items, max_event=MAX_EVENT, max_body=MAX_BODY, max_events=MAX_EVENTS)
         try:
             for chunk in chain(reader.feed(body), reader.end()):
                 events += chunk
@@ -304,15 +306,17 @@ class BrokerSource(ABC):
         else:
             events += [body] if reader.blank else []
 
-    def _origin(self, identities: Sequence[Identity], contents: Sequence[list[bytes]], event: Any) -> str | None:
-        for identity, events in zip(identities, contents, strict=True):
-            if any(each is event for each in events):
-                return self._describe(identity)
-        return None
+    def _origin(
+        self, identities: Sequence[Identity], contents: Sequence[list[bytes]], found: dict[int, Identity], event: Any
+    ) -> str | None:
+        if not found:  # searching for each event would take long, where many are rejected
+            for identity, events in zip(identities, contents, strict=True):
+                found.update(dict.fromkeys(map(id, events), identity))
+        return self._describe(found[id(event)]) if id(event) in found else None
 
     def _push_part(self, observer: ObserverBase[list[Any]], identity: Identity, events: list[bytes]) -> int | None:
         """Push a part of the first message, of which there may be one; return how many events, or None."""
-        part = events[:SLICE]
+        part = events[: slice_of(events, SLICE)]
         if not self._demand.accepts(part):
             part = part[: self._demand.capacity()]
         if events and not part:

@@ -22,6 +22,8 @@ Seen: TypeAlias = float | Sequence[float]
 Reject: TypeAlias = Callable[[Any, RxCompactError], None]
 Row: TypeAlias = list[Any]
 
+_first_seen = itemgetter(2)  # of a row
+
 
 class Bucket(Collection[Compacted]):
     """The distinct events of a window; once closed, the items of that window.
@@ -221,7 +223,7 @@ class RowBucket(Bucket):
     def oldest(self) -> float | None:
         rows = self.table.values()
         # arrivals are in order
-        return min((row[2] for row in rows), default=None) if self._timed else next((row[2] for row in rows), None)
+        return min(map(_first_seen, rows), default=None) if self._timed else next(map(_first_seen, rows), None)
 
     def _pop(self, key: Hashable) -> Compacted:
         event, *numbers = self.table.pop(key)

@@ -12,6 +12,7 @@ from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, TICK
 from rxcompact.operators.retry import alike, without_our_frames
+from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Entry, Job, Waiting
 
 
@@ -174,9 +175,12 @@ class Pool(Waiting):
     def _expedite(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
-        for job in list(self._jobs):
-            if job.waiting:
-                self._enqueue(job)
+        waiting = [job for job in self._jobs if job.waiting]
+        for job in waiting[:SLICE]:
+            self._enqueue(job)
+        if len(waiting) > SLICE:
+            self._loop.call_soon(self._expedite)
+            return
         for breaker in list(self._breakers.values()):
             breaker.probe()
 

@@ -239,3 +239,4 @@ class Attempts:
             if self._policy.before_sleep is not None:
                 await _value(self._policy.before_sleep, state)
             state.idle_for += wait
+            state.outcome = None  # which is a dozen objects for the garbage collector to look at

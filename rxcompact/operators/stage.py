@@ -34,6 +34,7 @@ from rxcompact.operators.retry import (
     retry_policy,
     transient,
 )
+from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import Entry, Job, Loss
 from rxcompact.signals import Failing, Healed, RetryScheduled, StageSignal
 
@@ -158,6 +159,24 @@ class PooledStage(Pool, ObserverBase[Any]):
     def dispose(self) -> None:
         """Abandon what is held."""
         self._run(self._close)
+
+    async def abandon(self) -> None:
+        """Abandon what is held, and what comes. The loop has its turn between slices."""
+        self._stopping = self._closed = True
+        self._queue.clear()
+        for breaker in self._breakers.values():
+            breaker.close()
+        left = SLICE
+        for job in list(self._jobs):
+            if job in self._jobs:  # else its call has ended meanwhile
+                left -= len(job.entries)
+                if job.task is not None:
+                    job.task.cancel()
+                self._give_up(job)
+            if left <= 0:
+                left = SLICE
+                await asyncio.sleep(0)
+        self._settled()
 
     def _run(self, action: Callable[..., None], *arguments: Any) -> None:
         if is_running(self._loop):

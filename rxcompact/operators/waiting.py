@@ -18,6 +18,7 @@ from rxcompact.clock import INFINITY, TICK
 from rxcompact.events import Compacted
 from rxcompact.operators.breaker import PAUSE, Breaker, Place
 from rxcompact.operators.retry import LAST_PART, Attempts
+from rxcompact.operators.turns import SLICE
 from rxcompact.operators.verdict import verdict
 
 TARGETS = 1000
@@ -193,9 +194,10 @@ class Waiting(ABC):
         self._expiry = self._loop.call_at(at, self._expire_queued) if at < INFINITY else None
 
     def _expire_queued(self) -> None:
-        now = self._loop.time() + TICK
-        while self._queue and self._queue[0][0] <= now:
+        now, left = self._loop.time() + TICK, SLICE  # the rest in the next turn
+        while left > 0 and self._queue and self._queue[0][0] <= now:
             job = heappop(self._queue)[2]
+            left -= len(job.entries)
             self._expire(job, now)
             if job.entries:
                 heappush(self._queue, (job.earliest, next(self._numbers), job))

@@ -12,7 +12,7 @@ from msgspec import UNSET
 from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, members_decoder, why_malformed
 from rxcompact.reader.position import SHOWN, Malformed, Position, locate
-from rxcompact.reader.scan import EVENTS, elements_of, split_array
+from rxcompact.reader.scan import EVENTS, SLICE, elements_of, split_array
 
 LONG = 1 << 20
 FEW = 512
@@ -22,6 +22,9 @@ LETTER = b'{"dead_letter":"'
 AFTER_LETTERS = LETTER + b"\xff"
 MANY = 1_000_000
 """Events that a dead letter may stand for."""
+LARGE, INNER = 256 << 10, 100_000
+"""Bytes of an event that is looked at more closely, and the arrays, objects and members that it may have: to decode
+more takes longer than an event loop may be held."""
 WIDEST = 65_536
 """Values of an array that is an event."""
 
@@ -92,6 +95,10 @@ def _inside(letter: bytes) -> list[bytes]:
     return [msgspec.json.decode(event, type=str).encode() if event.startswith(b'"') else event] * max(count, 1)
 
 
+def _inner(text: bytes) -> int:
+    return sum(map(text.count, (b"[", b"{", b":")))
+
+
 def _as_object(array: bytes) -> bytes:
     """Return an array as an object, of which the positions are the names."""
     if array.count(b",") > WIDEST:
@@ -156,10 +163,12 @@ class Batch:
         self, line: int, text: bytes, values: Sequence[bytes], steps: Sequence[Step], *, flat: bool, top: bool = True
     ) -> Iterator[list[bytes]]:
         """Add the events in values: in wrappers, and in arrays of them unless ``flat``; ``top``: in no list yet."""
-        at = 0
+        at = size = 0
         for number, value in enumerate(values, 1):
             at, line = locate(text, value, at, line)
-            if not number % FEW:
+            size += len(value)
+            if not number % FEW or size > SLICE // 2 or len(self._chunk) >= EVENTS:
+                size = 0
                 yield from self.flush() if self._chunk else iter([[]])
             if top and self._dead_letters and value.startswith(LETTER):
                 self._append(line, value, _inside(value))
@@ -188,11 +197,20 @@ class Batch:
             if len(self._chunk) >= EVENTS:
                 yield from self.flush()
 
+    def _checked(self, event: bytes) -> bytes:
+        if len(event) > self._max_event:
+            return Malformed(event[:SHOWN], f"longer than {self._max_event} bytes")
+        if _inner(event) > INNER:
+            bare = event.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]  # without texts
+            if _inner(b"".join(bare)) > INNER:
+                return Malformed(event[:SHOWN], f"more than {INNER} arrays, objects and members")
+        return event
+
     def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:
-        longest = self._max_event
-        if len(text) > longest:
-            why = f"longer than {longest} bytes"
-            events = [event if len(event) <= longest else Malformed(event[:SHOWN], why) for event in events]
+        if not events:  # of an empty list
+            return
+        if len(text) > (most := min(self._max_event, LARGE)):
+            events = [each if len(each) <= most else self._checked(each) for each in events]
         self._chunk += events
         self._parts.append((line, text, events))
         if self._max_events is not None and self.passed + len(self._chunk) > self._max_events:

@@ -45,7 +45,7 @@ class Reader:
         TooLargeError; OSError and EOFError for damaged compression.
 
     Cost:
-        Each chunk takes a few milliseconds at most and has at most 2,048 events, so that an event loop may be given its
+        Each chunk takes a few milliseconds at most and has at most 1,024 events, so that an event loop may be given its
         turns between them. Memory is that of a few blocks, and of one value of ``max_line`` bytes.
     """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from operator import itemgetter
 
 import msgspec
@@ -12,7 +13,7 @@ from rxcompact.errors import DecodeError
 
 SLICE = 128 * 1024
 """Bytes looked at in one step: it takes a few milliseconds."""
-EVENTS = 2048
+EVENTS = 1024
 """Events in one step."""
 WHITE = b" \t\r\n"
 BRACKET = ord("[")
@@ -25,7 +26,6 @@ _decode_value = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_values = msgspec.json.Decoder(msgspec.Raw).decode_lines
 _decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _byte = re.compile(r"(trailing characters )?\(byte (\d+)\)")
-_surrogate = re.compile(rb"\\u[dD][89a-fA-F]")
 _between = re.compile(rb'\}\s*,\s*\{\s*"[^"\\]*"\s*:')  # two objects; with the first name it is hardly inside of one
 _several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # several values on one line, or a brace in a string
 _space = re.compile(rb"[ \t\r\n]*+")
@@ -51,6 +51,12 @@ class MalformedError(DecodeError):
     def __init__(self, message: str, position: int) -> None:
         super().__init__(message)
         self.position = position
+
+
+def slice_of(events: Sequence[bytes], most: int) -> int:
+    """Return how many events, of so many at most, are looked at in one step."""
+    size = sum(map(len, islice(events, most)))
+    return most if size <= SLICE else max(1, min(most, len(events)) * SLICE // size)
 
 
 def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
@@ -106,7 +112,7 @@ def end_of_value(text: bytes, start: int, stop: int) -> int | None:
                 return start + int(found[2]) - 1
             if isinstance(value, memoryview) and text.find(b"\\u", start, stop) >= 0:
                 # msgspec takes a lone surrogate for damage, or for the end of the text
-                value = _surrogate.sub(rb"\\u00", value)
+                value = bytes(value).replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")
                 continue
             if message == "Input data was truncated":
                 return None

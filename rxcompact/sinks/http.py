@@ -110,8 +110,9 @@ class HttpSink:
         headers = {"Content-Type": content_type, self.idempotency_header: batch.idempotency_key}
         longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
         url = self._url(batch[0].event if isinstance(self.url, str) else batch)
-        if self.gzip:
-            body, headers["Content-Encoding"] = zlib.compress(body, wbits=31), "gzip"
+        if self.gzip:  # on another thread: a large body takes long
+            body = await asyncio.to_thread(zlib.compress, body, wbits=31)
+            headers["Content-Encoding"] = "gzip"
         status, _, answer = await self._client.request(url, body, headers, max_answer=longest)
         sent = [position for position in range(len(batch)) if position not in failed]
         wrong = self.verdict(batch if not failed else Batch(batch[each] for each in sent), status, _decoded(answer))

@@ -19,6 +19,7 @@ from rxcompact.errors import DecodeError, NoRoomError, TooLargeError
 from rxcompact.fields import decode
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
+from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
@@ -146,7 +147,9 @@ def _reader_of(request: web.Request, **options: Any) -> Reader:
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
     if request.content_type.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    return Reader(compression=compression, **options)
+    # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
+    max_line = options["max_body"] if options["items"] else min(options["max_body"], 4 * options["max_event"])
+    return Reader(compression=compression, max_line=max_line, **options)
 
 
 async def _blocks(
@@ -223,12 +226,16 @@ class Counts:
 async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
     """Yield the events of a body, few at once: the loop has its turn before a slice of bad ones takes 50 ms."""
     is_first = True
-    for part in parts:
-        for start in range(0, len(part.events), SLICE):
+    for events, position in parts:
+        start = 0
+        while start < len(events):
             if not is_first:
                 await asyncio.sleep(0)
             is_first = False
-            yield Part(part.events[start : start + SLICE], part.position)
+            some = events[start : start + SLICE]
+            end = start + slice_of(some, SLICE)
+            yield Part(some if end >= start + len(some) else events[start:end], position)
+            start = end
 
 
 async def count_malformed(parts: Iterable[Part]) -> Counts:

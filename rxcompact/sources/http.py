@@ -37,6 +37,7 @@ from rxcompact.sources.probes import Probes
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
+LONGEST = 1000  # characters of a Content-Type
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -223,6 +224,8 @@ class HttpSource:
             raise self._unavailable("stopping")
         if self._credentials and not self._authorized(request):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
+        if len(request.headers.get("Content-Type", "")) > LONGEST:  # to parse it would take long
+            raise RequestError(415, f"a Content-Type of more than {LONGEST} characters", CLOSE)
         demand = self._demand or UNBOUNDED
         with self._server.busy(), holding(demand) as hold:
             try:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+import reactivex.operators
 from pipelines import simple_pipeline
 from soak import soak
 

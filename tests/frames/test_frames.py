@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reactivex as rx
+import reactivex.operators
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo

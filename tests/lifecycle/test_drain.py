@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+import reactivex.operators
 import tenacity
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import held

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import reactivex as rx
+import reactivex.operators
 
 from rxcompact import DeadLetter, Orchestrator, Pipeline, PushSource
 from rxcompact import operators as rxo

@@ -10,6 +10,7 @@ from unittest.mock import Mock
 import aiohttp
 import pytest
 import reactivex as rx
+import reactivex.operators
 import tenacity
 from aiohttp.http_exceptions import BadStatusLine
 from hypothesis import given

@@ -46,10 +46,17 @@ def find(name: str) -> str:
 
 
 class Program:
-    def __init__(self, *command: str, log: Path, out: Path | None = None) -> None:
+    def __init__(
+        self, *command: str, log: Path, out: Path | None = None, variables: dict[str, str] | None = None
+    ) -> None:
         with log.open("ab") as errors, (out or log).open("ab") as output:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=errors, cwd=log.parent
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=errors,
+                cwd=log.parent,
+                env=os.environ | (variables or {}),
             )
         self._log = log
 
@@ -70,10 +77,10 @@ class Service(Program):
 
     address: str
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, variables: dict[str, str] | None = None) -> None:
         self._out = folder / "published.ndjson"
         command = (sys.executable, "-m", "rxcompact", "serve", *flags)
-        super().__init__(*command, log=folder / "serve.log", out=self._out)
+        super().__init__(*command, log=folder / "serve.log", out=self._out, variables=variables)
 
     def listens(self) -> bool:
         found = re.search(r"^listening on http://(.*)/$", self.log(), re.MULTILINE)
@@ -110,10 +117,10 @@ class Bench:
         self.lines = folder / "app.log"
         self._programs: list[Program] = []
 
-    def serve(self, *flags: str, listen: str = "127.0.0.1:0") -> Service:
+    def serve(self, *flags: str, listen: str = "127.0.0.1:0", variables: dict[str, str] | None = None) -> Service:
         folder = self.folder / f"serve-{len(self._programs)}"
         folder.mkdir()
-        service = Service(folder, f"--listen={listen}", "--max-age=30", *flags)
+        service = Service(folder, f"--listen={listen}", "--max-age=30", *flags, variables=variables)
         self._programs.append(service)
         self.until(service.listens)
         return service

@@ -1,0 +1,94 @@
+"""Work on a loop that is done in slices, with the loop's turn between them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+from rxcompact.clock import is_running
+from rxcompact.errors import DecodeError
+from rxcompact.events import Compacted, DeadLetter
+from rxcompact.fields import decode
+
+T = TypeVar("T")
+SLICE = 1000
+"""Events that are worked on at once, some milliseconds; then the loop has its turn."""
+FAST, BYTES = 8, 256
+"""Events that are made or looked through in the time that handing over one takes; bytes that are decoded in it."""
+
+
+def raw_size(compacted: Compacted) -> int:
+    """Return the bytes of an event that is raw JSON."""
+    return len(compacted.event) if type(compacted.event) is bytes else 0
+
+
+def decoded(
+    window: Iterable[Compacted], found: list[Compacted], failed: Callable[[DeadLetter], object]
+) -> Iterator[int]:
+    """Decode raw events into a list, in steps of `Turns`; one that is not JSON has failed, with its duplicates."""
+    for compacted in window:
+        size = raw_size(compacted)
+        count, first, last = compacted.count, compacted.first_seen, compacted.last_seen
+        try:
+            event = decode(compacted.event)
+            found.append(Compacted(compacted.key, event, count, first, last, compacted.window, size))
+        except DecodeError as error:
+            failed(DeadLetter("failed", compacted.replace(size=size), "decode", error.reason, error))
+        yield 1 + size // BYTES
+
+
+def in_parts(events: Sequence[T], multiple: int, handle: Callable[[Sequence[T]], object]) -> Iterator[int]:
+    """Have events handled in parts, in steps of `Turns`; all parts but the last are a multiple of a number long."""
+    size = multiple * max(1, SLICE // multiple)
+    for start in range(0, len(events), size):
+        part = events[start : start + size]
+        handle(part)
+        yield len(part)
+
+
+def step(action: Callable[[], object]) -> Iterator[int]:
+    """Do something in its turn, which takes no time."""
+    action()
+    yield 0
+
+
+class Turns:
+    """Does work in order: at once what is little, of the rest a slice a turn."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._work: deque[Iterator[int]] = deque()
+        self._working = False
+
+    def add(self, work: Iterator[int]) -> None:
+        """Do some work, after what was added before; each step yields how many events it was as much work as."""
+        if not is_running(self._loop):
+            self._loop.call_soon_threadsafe(self.add, work)
+            return
+        self._work.append(work)
+        if not self._working:
+            self._turn()
+
+    def _turn(self) -> None:
+        self._working, left = True, SLICE
+        try:
+            while self._work:
+                for events in self._work[0]:
+                    left -= events
+                    if left <= 0:
+                        return
+                self._work.popleft()
+        except BaseException:
+            self._work.popleft()
+            raise
+        finally:
+            self._working = bool(self._work)
+            if self._work:
+                self._loop.call_soon(self._turn)
+
+    async def wait(self) -> None:
+        """Wait until all is done."""
+        while self._working:  # noqa: ASYNC110 - nothing else is waited for
+            await asyncio.sleep(0)

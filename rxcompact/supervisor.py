@@ -1,0 +1,101 @@
+"""Keeps a run subscribed to its source."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from reactivex.disposable import SingleAssignmentDisposable
+from tenacity import RetryCallState, Retrying
+
+from rxcompact.contracts import OneShotSource, Source
+from rxcompact.errors import TransientError, isolated
+from rxcompact.operators.retry import full_jitter
+from rxcompact.run import Run
+from rxcompact.signals import SourceFailed
+
+
+class Supervisor:
+    """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
+
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
+    for what another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        run: Run,
+        *,
+        wait: Callable[[RetryCallState], Any],
+        healthy_after: float,
+        max_failures: int,
+        on_failure: Callable[[SourceFailed], object],
+        on_ended: Callable[[Exception | None], object],
+    ) -> None:
+        self._source, self._run = source, run
+        self._wait, self._healthy_after = wait, healthy_after
+        self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
+        self._on_failure, self._on_ended = on_failure, on_ended
+        self._failures = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._retired = False
+        self._subscription = SingleAssignmentDisposable()
+
+    def retire(self) -> None:
+        """Subscribe no more, whatever becomes of the source: it is being closed."""
+        self._retired = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def pause(self) -> None:
+        """Unsubscribe; the source may be subscribed to again, by another."""
+        self.retire()
+        self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        with isolated(partial(self._run.report, "unsubscribing from the source failed")):
+            self._subscription.dispose()
+
+    def subscribe(self) -> None:
+        """Ask the source for its stream, and subscribe to it."""
+        self._since = self._run.loop.time()
+        subscription = self._subscription = SingleAssignmentDisposable()
+
+        def end(error: BaseException | None = None) -> None:
+            if subscription is self._subscription and not subscription.is_disposed:
+                self._unsubscribe()
+                if error is None:
+                    self._on_ended(None)
+                else:
+                    self._failed(error)
+
+        with isolated(end):
+            subscription.disposable = self._source.stream(self._run).subscribe(
+                self._run.push, end, end, scheduler=self._run.scheduler
+            )
+
+    def _failed(self, error: BaseException) -> None:
+        if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
+            cause, error = error, TransientError(f"the source raised {error!r}")
+            error.__cause__ = cause
+        healthy = self._run.loop.time() - self._since >= self._healthy_after
+        self._failures = 1 if healthy else self._failures + 1
+        given_up = self._failures >= self._max_failures
+        wait = None if given_up else self._next_wait(error)
+        if wait is not None and not self._retired:
+            self._timer = self._run.loop.call_later(wait, self.subscribe)
+        self._run.errors["source"] = error
+        self._on_failure(SourceFailed(error, self._failures, wait))
+        if given_up:
+            self._on_ended(error)
+
+    def _next_wait(self, error: Exception) -> float:
+        state = RetryCallState(Retrying(), None, (), {})
+        state.attempt_number = self._failures
+        state.set_exception((type(error), error, error.__traceback__))
+        with isolated(partial(self._run.report, "the wait of the source raised")):
+            return max(0.0, float(self._wait(state)))
+        return full_jitter(state)
