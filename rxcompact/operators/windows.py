@@ -162,21 +162,20 @@ class Windows(SerializedEmitter, ABC):
         bucket = self._bucket(index)
         count, max_keys = self._options.count, self._options.max_keys
         new = len(keys)
-        if (count is None or bucket.known() + new < count) and (max_keys is None or self._held + new <= max_keys()):
-            self._add_to(index, keys, events, seen)
+        if (count is None or len(bucket.table) + new < count) and (max_keys is None or self._held + new <= max_keys()):
+            self._add_to(index, bucket, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, at in zip(keys, events, each, strict=False):
             try:
                 if self._has_capacity(index, key, event):
-                    self._add_to(index, (key,), (event,), at)
+                    self._add_to(index, self._bucket(index), (key,), (event,), at)
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError.of(error))
-            if count is not None and self._bucket(index).known() >= count:
+            if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
 
-    def _add_to(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        bucket = self._bucket(index)
+    def _add_to(self, index: int, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         add: Callable[..., object] = bucket.add
         if self._options.raw:
             add = partial(bucket.add_sized, replacing=self._options.keep != "first")
@@ -186,9 +185,9 @@ class Windows(SerializedEmitter, ABC):
                 add(keys, events, seen)
             self._remember(index, bucket, leads)
             return
-        held, size = len(bucket), bucket.size
+        held, size = len(bucket.table), bucket.size
         add(keys, events, seen)
-        self._held += len(bucket) - held
+        self._held += len(bucket.table) - held
         self.size += bucket.size - size
         if self._ack is not None:
             bucket.retain(self._ack, keys)
@@ -275,9 +274,11 @@ class Windows(SerializedEmitter, ABC):
             self._close(index, trigger)
 
     def _close(self, index: int, trigger: Trigger) -> None:
-        self._emit_leads(index)
+        if self._led:
+            self._emit_leads(index)
         bucket = self._buckets.pop(index)
-        self._quiet -= bucket.known() - len(bucket)
+        if isinstance(bucket, KeyedBucket):
+            self._quiet -= bucket.known() - len(bucket)
         if bucket:
             self._left += len(bucket)
             self._held -= len(bucket)
