@@ -24,7 +24,8 @@ from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
 LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
-OVERHEAD = 48  # bytes that an event takes besides its own
+OVERHEAD = 80  # bytes that an event takes besides its own
+READ = 1 << 16  # of the system's buffer of a connection, which may be twice that, and is read at once
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -105,6 +106,7 @@ async def read_parts(
     clock = asyncio.get_running_loop().time
     live_at = INFINITY if live is None else clock() + LIVE
     held = size = 0
+    hold(2 * READ)
     try:
         async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
             for chunk in _chunks(reader, block, live=live is not None):
@@ -121,6 +123,9 @@ async def read_parts(
                     parts, size = [], 0
                     hold(reader.buffered - held)
                     held = reader.buffered
+            more = 2 * (reader.size - size)  # of an event that is not complete
+            hold(more)
+            held, size = held + more, reader.size
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:

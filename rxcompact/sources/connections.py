@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import cast
@@ -12,7 +13,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
-from rxcompact.sources.body import CLOSE, RequestError
+from rxcompact.sources.body import CLOSE, READ, RequestError
 
 LINGER = 1.0
 """Seconds for which a connection is kept beyond the limit; closing at once would reset it while its client sends."""
@@ -50,6 +51,7 @@ class Server:
             access_log=None,
             keepalive_timeout=header_timeout,  # which limits the head of a request too
             shutdown_timeout=GRACE,
+            read_bufsize=READ // 4,
             logger=server_log,
         )
         self._max = max_connections
@@ -70,6 +72,8 @@ class Server:
         except OSError:
             await self._runner.cleanup()
             raise
+        for each in self._listener.sockets:
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ)
         return int(self._listener.sockets[0].getsockname()[1])
 
     @property

@@ -22,11 +22,11 @@ def event(key: int, size: int) -> bytes:
 def test_h4_a_post_beyond_max_bytes_is_503_and_names_the_bound_and_duplicates_are_taken() -> None:
     async def test(service: Service) -> None:
         for key in range(70):
-            assert (await service.post(event(key, 10 * KIB))).status == 202
-        assert service.orchestrator.bytes_held == 700 * KIB  # seven eighths
+            assert (await service.post(event(key, 20 * KIB))).status == 202
+        assert service.orchestrator.bytes_held == 1400 * KIB  # seven eighths
         answer = await service.post(event(100, 100))
         assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-        assert answer.json["error"] == f"no capacity: {700 * KIB + 248} of {800 * KIB} are held (max_bytes)"
+        assert answer.json["error"] == f"no capacity: {1528 * KIB + 280} of {1600 * KIB} are held (max_bytes)"
         assert (await service.post(event(1, KIB))).status == 202
         assert (await service.ask("GET", "readyz")).text == "full\n"
         metrics = (await service.ask("GET", "metrics")).text
@@ -36,7 +36,7 @@ def test_h4_a_post_beyond_max_bytes_is_503_and_names_the_bound_and_duplicates_ar
                 rf'rxcompact_source_requests_total{{code="{code}",source="http://.*"}} {count}\.0', metrics
             )
 
-    served(test, {"max_bytes": 800 * KIB})
+    served(test, {"max_bytes": 1600 * KIB})
 
 
 def test_h4_a_listener_full_of_bytes_is_ready_again_when_they_are_published() -> None:
@@ -47,15 +47,15 @@ def test_h4_a_listener_full_of_bytes_is_ready_again_when_they_are_published() ->
 
     async def test(service: Service) -> None:
         for key in range(71):
-            answer = await service.post(event(key, 10 * KIB))
+            answer = await service.post(event(key, 20 * KIB))
         assert answer.status == 503
         assert (await service.ask("GET", "readyz")).text == "full\n"
         release.set()
         await until(lambda: service.orchestrator.account.in_flight == 0)
         assert (await service.ask("GET", "readyz")).text == "ready\n"
-        assert (await service.post(event(70, 10 * KIB))).status == 202
+        assert (await service.post(event(70, 20 * KIB))).status == 202
 
-    served(test, {"max_bytes": 800 * KIB, "sink": sink, "timespan": 0.05, "batch_timespan": 0.01})
+    served(test, {"max_bytes": 1600 * KIB, "sink": sink, "timespan": 0.05, "batch_timespan": 0.01})
 
 
 @pytest.mark.parametrize("kind", ["plain", "gzip", "form"])
@@ -77,7 +77,7 @@ def test_h4_unfinished_bodies_are_counted_until_they_end(kind: str) -> None:
                 await stack.enter_async_context(service.raw(head + body))
                 await until(lambda: service.orchestrator.bytes_held >= before + 256 * KIB)  # noqa: B023
                 before = service.orchestrator.bytes_held
-            assert before < 3 * 640 * KIB
+            assert before < 3 * 768 * KIB
             assert service.received == 0
         await until(lambda: service.orchestrator.bytes_held == 0)
         answer = await service.post(body, GZIP if kind == "gzip" else None)
@@ -104,13 +104,13 @@ def test_h4_a_body_is_cut_off_with_503_when_there_is_no_capacity_for_more_of_it(
 
 def test_h4_a_body_that_never_fits_is_413_and_names_the_bound() -> None:
     async def test(service: Service) -> None:
-        answer = await service.post(b"\n".join(event(key, KIB) for key in range(100)))
+        answer = await service.post(b"\n".join(event(key, KIB) for key in range(1000)))
         assert answer.status == 413
         assert "max_bytes" in answer.json["error"]
         assert service.orchestrator.bytes_held == 0
         await service.still_serves()
 
-    served(test, {"max_bytes": 64 * KIB})
+    served(test, {"max_bytes": 640 * KIB})
 
 
 def test_h4_posts_of_many_slices_fill_max_bytes_and_none_is_taken_in_part() -> None:
@@ -127,6 +127,6 @@ def test_h4_posts_of_many_slices_fill_max_bytes_and_none_is_taken_in_part() -> N
         assert answer.status == 503
         assert service.received == taken
         assert service.orchestrator.bytes_held == 200 * taken
-        assert 7 / 8 * 4096 * KIB <= 200 * taken <= 4096 * KIB
+        assert 7 / 8 * 8192 * KIB <= 200 * taken <= 8192 * KIB
 
-    served(test, {"max_bytes": 4096 * KIB})
+    served(test, {"max_bytes": 8192 * KIB})
