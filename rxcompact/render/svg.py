@@ -10,10 +10,10 @@ WIDTH = 960
 OUTCOME_COLOURS = {
     "published": ("#009e73", "#35c79b"),
     "expired": ("#e69f00", "#f0b840"),
-    "rejected": ("#882255", "#e08cb4"),
-    "failed": ("#d55e00", "#ef7f35"),
-    "dropped": ("#6e7781", "#8b949e"),
-    "abandoned": ("#6f4fc4", "#a58bf0"),
+    "rejected": ("#882255", "#b03070"),
+    "failed": ("#c94f00", "#e0632a"),
+    "dropped": ("#b0b6bd", "#8b949e"),
+    "abandoned": ("#6f4fc4", "#7a5cf0"),
 }
 """On white paper and on black, after Okabe and Ito, and Tol: distinct to the colour-blind."""
 RETRY, QUIET = "#bc4c00", "#8c959f"
