@@ -34,7 +34,7 @@ class Breaker:
     Args:
         release: Called with a job that is to be called.
         most: Calls that may be under way at once.
-        since: From when on answers were counted, and ``answers`` how many there were.
+        since: From when on ``answers`` were counted.
 
     Attributes:
         opened: When it opened; None while it is closed.
@@ -114,10 +114,11 @@ class Breaker:
         return now - self._until > FORGET
 
     def probe(self) -> None:
-        """Let one go now."""
-        self._next = self._loop.time()
-        self._disarm()
-        self._wake()
+        """Let one go now, while it is open; what a service asked to wait for waits."""
+        if self.opened is not None:
+            self._next = self._loop.time()
+            self._disarm()
+            self._wake()
 
     def close(self) -> list[Place]:
         """Hold nothing any more; return what was held."""

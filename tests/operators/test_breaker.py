@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import reactivex as rx
 import tenacity
+from aiohttp import web
 from pipelines import simple_pipeline
 
-from rxcompact import HttpEnricher, Orchestrator
+from rxcompact import HttpEnricher, HttpSink, Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.observers.metrics import METRICS
@@ -372,6 +373,19 @@ async def test_a_rate_limit_without_retry_after_is_backed_off_from() -> None:
     assert len(calls) < 10 + 10 * 30
 
 
+async def test_a_drain_waits_for_a_rate_limit() -> None:
+    api = SimulatedApi(rate=20)
+    source: rx.Subject[Any] = rx.Subject()
+    ran = Ran(source, enricher=api)
+    await ran.orchestrator.start()
+    for event in events(200):
+        source.on_next(event)
+    await asyncio.sleep(2)
+    report = await ran.orchestrator.stop(20)
+    assert report.account.published >= 195  # of those that were limited in the drain it was the last attempt
+    assert len(api.calls) <= 1.3 * 200
+
+
 # ── rates ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -403,3 +417,70 @@ def test_a_rate_that_is_none_is_rejected(rate: Any) -> None:
         rxo.enrich(lambda event: event, rate=rate)
     with pytest.raises(ArgumentError, match="rate"):
         rxo.publish(lambda _: None, rate=rate)
+
+
+# ── a real server ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_an_api_and_a_store_that_go_away_and_return() -> None:
+    """They refuse connections for six seconds; 200 events are born before that, 200 while they are away."""
+
+    async def main() -> None:
+        calls: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        async def answer(request: web.Request) -> web.Response:
+            calls.append(loop.time())
+            await request.read()
+            return web.json_response({})
+
+        async def start(port: int = 0) -> web.AppRunner:
+            app = web.Application()
+            app.router.add_route("*", "/{tail:.*}", answer)
+            runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+            return runner
+
+        runner = await start()
+        port = runner.addresses[0][1]
+        url, tried = f"http://127.0.0.1:{port}", []
+        http = HttpEnricher(url + "/{id}")
+
+        async def counted(event: Any) -> Any:
+            tried.append(loop.time())
+            return await http.enrich(event)
+
+        source: rx.Subject[Any] = rx.Subject()
+        sink = HttpSink(url)
+        ran = Ran(source, enricher=counted, sink=sink, timespan=0.2, batch_timespan=0.2)
+        await ran.orchestrator.start()
+        for event in events(200):
+            source.on_next(event)
+        await asyncio.sleep(2)
+        assert ran.orchestrator.account.published == 200
+        await runner.cleanup()
+        gone = loop.time()
+        for event in events(400)[200:]:
+            source.on_next(event)
+        await asyncio.sleep(6)
+        probes = [at for at in tried if at > gone + 2]  # a window, and the first hundred
+        assert 1 <= len(probes) <= 6
+        runner = await start(port)
+        back = loop.time()
+        async with asyncio.timeout(20):
+            while ran.orchestrator.account.published < 380:
+                await asyncio.sleep(0.05)
+        took = loop.time() - back
+        assert took < 5, took  # a second for the probe, as much for the batches; and a busy machine
+        account = (await ran.orchestrator.stop(20)).account
+        assert account.published == 400
+        assert [(type(signal), signal.stage) for _, signal in ran.signals][:2] == [
+            (Failing, "enrich"),
+            (Healed, "enrich"),
+        ]
+        await http.aclose()
+        await runner.cleanup()
+
+    asyncio.run(main())
