@@ -43,6 +43,22 @@ def flaky() -> Lookup:
     return look
 
 
+class Beside:
+    """An enricher of which another service failed, so that there is a circuit breaker; while none fails there is none."""
+
+    failed = False
+
+    def target(self, n: int) -> str:
+        return "this" if n else "another"
+
+    async def enrich(self, n: int) -> int:
+        await asyncio.sleep(TOOK)
+        if n == 0 and not self.failed:
+            self.failed = True
+            raise TransientError("try again")
+        return n + 1
+
+
 async def workers(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
     """A hand-written pool: long-lived workers that share an iterator."""
     waiting = iter(range(calls))
@@ -92,6 +108,9 @@ async def enriched(calls: int, look: Lookup, done: Callable[[int], object], **op
 
 # the default waits are of up to a second, which is as long as all the calls take
 again_soon = partial(enriched, wait=wait_random(0, 2 * TOOK))
+
+# its second attempt is when most are done
+beside = partial(enriched, wait=0.5)
 
 
 async def rxpy_merge(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
@@ -144,6 +163,7 @@ def run(
 def enrichment(calls: int, *, slow: bool) -> Group:
     """Row 5; ``slow`` has the peers too."""
     ours, some, pool = "enrich, retry armed", "enrich, 1 % of first attempts fail, waits to 10 ms", "workers by hand"
+    breaker, rate = "enrich, another service failed of late", "enrich, rate=1e6"
     cases = [
         Case(pool, partial(run, how=workers, calls=calls), calls),
         Case(ours, partial(run, how=enriched, calls=calls), calls),
@@ -153,6 +173,8 @@ def enrichment(calls: int, *, slow: bool) -> Group:
             partial(run, how=enriched, calls=calls, look=flaky),
             calls,
         ),
+        Case(breaker, partial(run, how=beside, calls=calls, look=Beside), calls),
+        Case(rate, partial(run, how=partial(enriched, rate=1e6), calls=calls), calls),
         Case("enrich, no time limit", partial(run, how=partial(enriched, timeout=None), calls=calls), calls),
     ]
     if slow:
@@ -171,6 +193,8 @@ def enrichment(calls: int, *, slow: bool) -> Group:
         Target("5", ours, pool, 1.4, of="ideal wall"),
         Target("5", some, ours, 1.15),
         Target("5", some, ours, 1.15, of="wall"),
+        Target("17", breaker, ours, 1.15),
+        Target("17", rate, ours, 1.1),
     ]
     # seconds a call, if 100 were always under way
     return Group("enrich, calls of 5 ms", cases, targets, ideal=TOOK / AT_ONCE)
