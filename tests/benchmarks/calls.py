@@ -44,7 +44,7 @@ def flaky() -> Lookup:
 
 
 class Beside:
-    """An enricher of which another service failed, so that there is a circuit breaker; while none fails there is none."""
+    """An enricher of which another service failed: there is a circuit breaker then."""
 
     failed = False
 
