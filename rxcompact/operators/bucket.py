@@ -10,6 +10,7 @@ from operator import itemgetter, length_hint
 from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack
+from rxcompact.clock import INFINITY
 from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError, contained
 from rxcompact.events import Bounds, Compacted, Window
 
@@ -49,8 +50,9 @@ class Bucket(Collection[Compacted]):
         """Return how many keys it knows, those counted of which it has nothing to emit."""
         return len(self)
 
-    def absorbs(self, key: Hashable) -> bool:
-        """Return whether an event of this key makes nothing more to emit."""
+    def absorbs(self, key: Hashable, time: float = INFINITY) -> bool:
+        """Return whether an event of this key and time makes nothing more to emit."""
+        del time
         return key in self.table
 
     def __contains__(self, item: object) -> bool:

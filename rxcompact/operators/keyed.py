@@ -53,11 +53,15 @@ class KeyedBucket(RowBucket):
         self.leads: list[tuple[Hashable, Any, float]] = []
         self.now = 0.0
         self.latest = self.idle_watermark = -INFINITY
-        self._timespan, self._gap, self._lateness = timespan, gap, lateness
-        self._leading, self._trailing = leading, trailing
+        self._timespan, self._gap, self._lateness, self._leading, self._trailing = (
+            timespan,
+            gap,
+            lateness,
+            leading,
+            trailing,
+        )
         self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
-        self._held = self._known = 0
-        self._is_sized = False
+        self._held, self._known, self._is_sized = 0, 0, False
         self._queue: dict[float, list[Row] | deque[Row]] = {}  # by the instant at which they are looked at
         self._instants: list[float] = []  # a heap of these
         # several open rows of a key, in order; the table has the last
@@ -71,9 +75,14 @@ class KeyedBucket(RowBucket):
     def known(self) -> int:
         return self._known
 
-    def absorbs(self, key: Hashable) -> bool:
+    def absorbs(self, key: Hashable, time: float = INFINITY) -> bool:
         row = self.table.get(key)
-        return row is not None and (row[COUNT] > 0 or not self._trailing)
+        if row is None or (not row[COUNT] and self._trailing):
+            return False
+        if self._lateness is None:
+            return True
+        end = self.end(row)  # in event time the event may open another session
+        return bool(row[OPENED] <= time < end and end > self.latest - self._lateness)
 
     def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> int:
         size, self._is_sized = self.size, True
@@ -273,7 +282,7 @@ class KeyedBucket(RowBucket):
 
     def due(self) -> float:
         """Return when to look at rows again."""
-        return self._instants[0] if self._instants else INFINITY
+        return min(self._instants[:1], default=INFINITY)
 
     def _watch(self, rows: Sequence[Row]) -> None:
         """Look at rows that end at the same instant when they do."""
@@ -385,11 +394,10 @@ class KeyedBucket(RowBucket):
     def take_leads(self, bounds: Bounds) -> Window:
         """Return a window of the first events that are to leave at once."""
         leads, self.leads = self.leads, []
-        own = self._lateness is not None
-        rows = ([event, 1, time, time, key, time, time, True, 0] for key, event, time in leads)
         window = copy(self)
-        window.table = dict(enumerate(rows))
-        window._bounds, window._own, window._gap = bounds, ("leading", 0.0, INFINITY) if own else None, 0.0
+        rows = ([event, 1, time, time, key, time, time, True, 0] for key, event, time in leads)
+        window.table, window._gap = dict(enumerate(rows)), 0.0
+        window._bounds, window._own = bounds, None if self._lateness is None else ("leading", 0.0, INFINITY)
         items = tuple(window)
         acks: list[tuple[Ack, Iterable[Hashable]]] = []
         if self.ack is not None:

@@ -168,7 +168,7 @@ class Windows(SerializedEmitter, ABC):
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, at in zip(keys, events, each, strict=False):
             try:
-                if self._has_capacity(index, key, event):
+                if self._has_capacity(index, key, event, at):
                     self._add_to(index, self._bucket(index), (key,), (event,), at)
             except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
                 self._reject(event, KeyMapperError.of(error))
@@ -214,9 +214,10 @@ class Windows(SerializedEmitter, ABC):
             window = bucket.take_leads(self._bounds(index, "leading"))
             self.pending.append(partial(self._on_window, window))
 
-    def _has_capacity(self, index: int, key: Hashable, event: Any) -> bool:
+    def _has_capacity(self, index: int, key: Hashable, event: Any, seen: Seen) -> bool:
         max_keys, overflow = self._options.max_keys, self._options.overflow
-        if self._bucket(index).absorbs(key) or max_keys is None or (limit := max_keys()) > self._held:
+        time = seen[0] if isinstance(seen, Sequence) else INFINITY
+        if self._bucket(index).absorbs(key, time) or max_keys is None or (limit := max_keys()) > self._held:
             return True
         error = NoRoomError(limit)
         if overflow == "error":
