@@ -53,13 +53,8 @@ class KeyedBucket(RowBucket):
         self.leads: list[tuple[Hashable, Any, float]] = []
         self.now = 0.0
         self.latest = self.idle_watermark = -INFINITY
-        self._timespan, self._gap, self._lateness, self._leading, self._trailing = (
-            timespan,
-            gap,
-            lateness,
-            leading,
-            trailing,
-        )
+        self._timespan, self._gap, self._lateness = timespan, gap, lateness
+        self._leading, self._trailing = leading, trailing
         self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
         self._held, self._known, self._is_sized = 0, 0, False
         self._queue: dict[float, list[Row] | deque[Row]] = {}  # by the instant at which they are looked at
@@ -376,14 +371,8 @@ class KeyedBucket(RowBucket):
             if own is not None:
                 trigger, offset, now = own
                 bounds = Bounds(opened + offset, min(touched + gap, opened + timespan, now) + offset, trigger)
-            yield Compacted(
-                key,
-                event,
-                count if counted else None,
-                first_seen if first else None,
-                last_seen if last else None,
-                bounds,
-            )
+            first_at, last_at = first_seen if first else None, last_seen if last else None
+            yield Compacted(key, event, count if counted else None, first_at, last_at, bounds)
 
     def dropped(self, row: Row) -> tuple[Compacted, list[Ack]]:
         """Return a row that was removed and is not emitted, and what waits for it."""
