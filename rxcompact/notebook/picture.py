@@ -15,9 +15,9 @@ from rxcompact.render.svg import document, element
 TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)  # round numbers of seconds
 SHARES = {each / 5: f"{each * 20}%" for each in range(6)}
 LEFT, RIGHT, TOP, BOTTOM = 90, 760, 60, 300  # of the picture without scripts
-FIELDS = {"window": "timespan", "age": "max_age", "calls": "max_concurrent"}
+FIELDS = {"window": "timespan", "kind": "windows", "age": "max_age", "calls": "max_concurrent"}
 """Choices that have a slider, and the fields of a row."""
-CHOSEN = "datum.age == age && datum.calls == calls && datum.outage == outage"
+CHOSEN = "datum.kind == kind && datum.age == age && datum.calls == calls && datum.outage == outage"
 
 
 def picture(rows: Sequence[Any], outages: Iterable[float], pipeline: Callable[[Any], str], text: str) -> Chart:
@@ -38,12 +38,14 @@ def _spec(
 ) -> dict[str, Any]:
     choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
     choices |= {"outage": list(outages), "latency": list(ticks)}
-    words = {name: [duration(each) for each in found] for name, found in choices.items()}
+    words = {name: [duration(each) for each in found] for name, found in choices.items() if name != "kind"}
+    words["kind"] = choices["kind"]
     words["calls"] = [f"{each:,}" for each in choices["calls"]]
     words["outage"][0] = "none"
     params = [_slider(name, words[name], start=len(words[name]) - 1 if name == "latency" else 0) for name in words]
     parts = {
         "window": "window",
+        "kind": "windows",
         "age": "max age",
         "calls": "calls at once",
         "outage": "outage",
@@ -157,8 +159,9 @@ def _svg(rows: Sequence[Any], ticks: Mapping[float, str], span: tuple[float, flo
     keys = list(dict.fromkeys(row.key for row in rows))
     for index, key in enumerate(keys):
         own = [row for row in rows if row.key == key]
-        choice = max((row.max_age, row.max_concurrent) for row in own)
-        line = [row for row in own if (row.max_age, row.max_concurrent) == choice]
+        # "tumbling" is the last of the kinds
+        choice = max((row.windows, row.max_age, row.max_concurrent) for row in own)
+        line = [row for row in own if (row.windows, row.max_age, row.max_concurrent) == choice]
         colour = COLOURS[index % len(COLOURS)]
         for row in line:
             height = y(row.ratio)

@@ -202,6 +202,20 @@ def test_n6_labels_are_shares_from_0_to_1_and_whole_numbers() -> None:
     assert texts[1:7] == ["0%", "20%", "40%", "60%", "80%", "100%"]
 
 
+def test_kinds_of_windows_have_a_slider_and_are_not_drawn_over_each_other() -> None:
+    rows = [row(timespan=span, windows=kind) for kind in ("tumbling", "leading") for span in (1.0, 60.0)]
+    chart = Tuning(rows, OUTAGES).plot()
+    (slider,) = [each["bind"]["name"] for each in chart.spec["params"] if each["name"] == "kind"]
+    assert slider == "kind (leading to tumbling) "
+    assert [(each["kind"], "leading=True" in each["pipeline"]) for each in values(chart)][::6] == [
+        (1, False),
+        (0, True),
+    ]
+    assert "datum.kind == kind" in chart.spec["transform"][0]["filter"]
+    circles = list(ET.fromstring(chart.svg).iter("{http://www.w3.org/2000/svg}circle"))
+    assert len(circles) == 2 + 1  # of one kind, and of the legend
+
+
 def test_explore_is_the_picture_of_a_tuning() -> None:
     options: dict[str, Any] = {"time_mapper": "ts", "key_mappers": "id", "progress": False}
     chart = explore(apart(60), timespans=[1, 10], **options)
