@@ -31,11 +31,6 @@ class Breaker:
     held. When a service asks to wait twice in a row, all wait; then they go evenly, as many a second as it answered
     before, and ever more until it asks again.
 
-    Args:
-        release: Called with a job that is to be called.
-        most: Calls that may be under way at once.
-        since: From when on ``answers`` were counted.
-
     Attributes:
         opened: When it opened; None while it is closed.
         lost: What its stage had lost then.
@@ -43,14 +38,14 @@ class Breaker:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, release: Callable[[Job], None], *, most: int, since: float, answers: int
+        self, loop: asyncio.AbstractEventLoop, release: Callable[[Job], None], most: int, since: float, answers: int
     ) -> None:
-        self._loop, self._release, self._most = loop, release, most
+        self._loop, self._release, self._most = loop, release, most  # calls that may be under way at once
         self.opened: float | None = None
         self.error: BaseException | None = None
         self.lost = self.successes = 0
         self._failures, self._first, self._limits = 0, -INFINITY, 0  # in a row, and when the first was
-        self._since, self._answers, self._rate = since, answers, INFINITY
+        self._since, self._answers, self._rate = since, answers, INFINITY  # how many there were since then
         self._next = self._until = -INFINITY  # when the next may go, and when the service may be called again
         self._queue: list[Place] = []  # a heap; some may have expired
         self._timer: asyncio.TimerHandle | None = None

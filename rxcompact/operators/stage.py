@@ -60,7 +60,8 @@ class PooledOperator(Operator):
         self.max_concurrent = count("max_concurrent", self.max_concurrent)
         self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
         self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
-        if self.rate is not None and not (isinstance(self.rate, float | int) and 0 < self.rate < INFINITY):
+        rate: Any = self.rate
+        if rate is not None and not (isinstance(rate, float | int) and 0 < rate < INFINITY):
             raise ArgumentError("rate", self.rate, "calls a second, more than 0")
         self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
 

@@ -128,7 +128,7 @@ class Waiting(ABC):
     def _settled(self) -> None:
         """Look whether anything is still held."""
 
-    def _target(self, _: Entry) -> str:
+    def _target(self, entry: Entry) -> str:  # noqa: ARG002 - of a stage
         """Return the name of the service that is called for an entry."""
         return ""
 
@@ -303,8 +303,7 @@ class Waiting(ABC):
                 self._breakers = {name: each for name, each in self._breakers.items() if each.opened is not None}
             if len(self._breakers) >= TARGETS:
                 return
-            since, answers = self._since, self._answers
-            breaker = Breaker(self._loop, self._enqueue, most=self._max_concurrent, since=since, answers=answers)
+            breaker = Breaker(self._loop, self._enqueue, self._max_concurrent, self._since, self._answers)
             self._breakers[target] = breaker
         if verdict(error) == "rate limited":
             breaker.limited(min(job.asked or min(job.wait, PAUSE), self._max_age))
