@@ -216,11 +216,6 @@ def absolute_url(argument: str, url: str, shown: str = "") -> URL:
     return found
 
 
-def is_template(url: str) -> bool:
-    """Return whether a URL has fields of the event."""
-    return not {*"{}"}.isdisjoint(url)
-
-
 def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     """Return what makes the URL of an event: of a template with fields in braces, whose values are percent-encoded.
 
@@ -232,7 +227,7 @@ def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     """
     if not isinstance(url, str):
         return lambda event: URL(url(event))
-    if is_template(url):
+    if not {*"{}"}.isdisjoint(url):
         return _template(url)
     fixed = absolute_url("url", url)
     return lambda _: fixed

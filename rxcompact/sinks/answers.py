@@ -34,6 +34,7 @@ WORDS = ("error", "ErrorMessage", "Message", "message", "errors", "reason", "des
 KAFKA = {1: 400, 2: 503}
 """Codes of errors of Kafka's REST proxy, which may pass or not, as HTTP statuses."""
 MULTI_STATUS = 207
+UNKNOWN = "answer has errors in an unknown form"
 INFORMATION_OR_SUCCESS = range(100, 300)
 
 
@@ -55,7 +56,8 @@ def known_errors(batch: Sequence[Compacted], status: int, answer: Any) -> Mappin
             return _errors_of(batch, answer[name], flagged=flag != name)
     for name, position in NUMBERED.items():
         if answer.get(name) and isinstance(answer[name], list):
-            return {_position(each, position, batch): error_of(each) or _unknown() for each in answer[name]}
+            unknown = TransientError(UNKNOWN)
+            return {_position(each, position, batch): error_of(each) or unknown for each in answer[name]}
     if status == MULTI_STATUS:
         results = (each for each in answer.values() if isinstance(each, list) and len(each) == len(batch))
         return _errors_of(batch, next(results, None))
@@ -77,7 +79,7 @@ def _errors_of(batch: Sequence[Compacted], results: Any, *, flagged: bool = Fals
         raise TransientError(f"answer has results for {len(results)} events, not {len(batch)}")
     errors = {position: error for position, each in enumerate(results) if (error := error_of(each)) is not None}
     if flagged and not errors:
-        raise _unknown()
+        raise TransientError(UNKNOWN)
     return errors
 
 
@@ -132,7 +134,3 @@ def _position(result: Any, name: str, batch: Sequence[Compacted]) -> int:
     if str(position).isdecimal() and int(str(position)) < len(batch):
         return int(str(position))
     raise TransientError(f"answer has an error of an unknown event: {position!r}")
-
-
-def _unknown() -> TransientError:
-    return TransientError("answer has errors in an unknown form")

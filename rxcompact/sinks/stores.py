@@ -29,7 +29,7 @@ def bulk(index: str, *, create: bool = False) -> Body:
 
     def body(batch: Batch) -> tuple[bytes, str]:
         actions = [{action: {"_index": index, "_id": event_id(each)}} for each in batch]
-        rows = [{"@timestamp": _iso(each), **flat_object(each)} for each in batch]
+        rows = [{"@timestamp": datetime.fromtimestamp(_seconds(each), UTC), **flat_object(each)} for each in batch]
         return encoder.encode_lines(
             [line for pair in zip(actions, rows, strict=True) for line in pair]
         ), "application/x-ndjson"
@@ -149,10 +149,6 @@ def _text(value: Any) -> str:
 
 def _seconds(compacted: Compacted) -> float:
     return time.time() if compacted.first_seen is None else compacted.first_seen
-
-
-def _iso(compacted: Compacted) -> str:
-    return datetime.fromtimestamp(_seconds(compacted), UTC).isoformat()
 
 
 def _nanoseconds(compacted: Compacted) -> str:
