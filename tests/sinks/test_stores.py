@@ -22,7 +22,7 @@ from rxcompact.sinks import stores
 from rxcompact.sinks.encoding import event_id
 
 EVENTS = batch({"host": "db1", "n": 1}, {"host": "web 1", "n": 2.5}, {"host": "db1", "n": 3})
-BORN = "2023-11-14T22:13:20+00:00"
+BORN = "2023-11-14T22:13:20Z"
 NANOSECONDS = "1700000000000000000"
 WORDS = "the store's words"
 SEEN = {"count": 2, "first_seen": 1.7e9, "last_seen": 1.7e9 + 5}
