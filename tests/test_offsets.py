@@ -19,9 +19,14 @@ def took(*offsets: int, committed: int = 0) -> Offsets:
     return found
 
 
+def settle(offsets: Offsets, *settled: int) -> None:
+    messages = PartitionedMessages()
+    messages.known[1] = offsets
+    messages.settle((1, offset) for offset in settled)
+
+
 def after(offsets: Offsets, *settled: int) -> tuple[int, str]:
-    for offset in settled:
-        offsets.settle(offset)
+    settle(offsets, *settled)
     return offsets.to_commit(LIMIT)
 
 
@@ -64,12 +69,10 @@ def test_what_is_held_and_was_removed_from_the_topic_is_counted_as_lost() -> Non
 
 def test_metadata_is_cut_to_its_limit_and_no_more_is_fetched_before() -> None:
     offsets = took(*range(1000))
-    for offset in range(1, 81, 2):
-        offsets.settle(offset)
+    settle(offsets, *range(1, 81, 2))
     assert offsets.to_commit(256) == (0, "rxcompact" + " 1 1" * 40)
     assert not offsets.full
-    for offset in range(81, 1000, 2):
-        offsets.settle(offset)
+    settle(offsets, *range(81, 1000, 2))
     assert offsets.to_commit(256) == (0, "rxcompact" + " 1 1" * 61)
     assert offsets.full
 

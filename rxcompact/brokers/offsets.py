@@ -59,15 +59,11 @@ class Offsets:
         """Expect nothing before a position; return how many offsets were: compacted, aborted or removed."""
         gone = [offset for offset in self.expected if offset < position]
         for offset in gone:
-            self.settle(offset)
+            del self.held[offset]
+        self.expected.difference_update(gone)
         skipped = len(gone) + max(0, position - self.end)
         self.end = max(self.end, position)
         return skipped
-
-    def settle(self, offset: int) -> None:
-        """Count an offset as settled."""
-        self.held.pop(offset, None)
-        self.expected.discard(offset)
 
     def to_commit(self, limit: int) -> tuple[int, str]:
         """Return an offset and its metadata; of what is settled as much as the limit has characters for."""
@@ -97,7 +93,10 @@ class PartitionedMessages(UnackedMessages):
 
     def settle(self, identities: Iterable[Identity]) -> None:
         for partition, offset in identities:
-            self.known[partition].settle(offset)
+            offsets = self.known[partition]
+            offsets.held.pop(offset, None)
+            if offsets.expected:
+                offsets.expected.discard(offset)
         self._queue(ACK, [b"commit"])
         self._fewer.set()
 

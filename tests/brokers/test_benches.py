@@ -13,6 +13,7 @@ import pytest
     ("name", "arguments", "rows"),
     [
         ("bench_jetstream", ["--messages=2000", "--rounds=1"], 2),
+        ("bench_kafka", ["--messages=2000", "--rounds=1"], 2),
         ("bench_redis", ["--messages=2000", "--rounds=1"], 2),
     ],
 )
