@@ -41,7 +41,8 @@ CODES: Mapping[Verdict, str] = {
     "backendError fatal_error internal_error service_unavailable stopped timeout",
 }
 """Of SQLSTATE, the whole or its class; of AWS, BigQuery and Slack."""
-_by_name, _by_code = ({word: each for each in table for word in table[each].split()} for table in (NAMES, CODES))
+_by_name: dict[str, Verdict] = {name: each for each in NAMES for name in NAMES[each].split()}
+_by_code: dict[str, Verdict] = {code: each for each in CODES for code in CODES[each].split()}
 NO_SUCH_NAME = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 NO_SUCH_HOST = frozenset({1, 4})
 """Of `socket.herror` and aiodns."""
