@@ -72,7 +72,7 @@ def _spec(
     scale = {"type": "log", "domain": list(span), "nice": False}
     x = {"field": "p99", "type": "quantitative", "scale": scale, "axis": seconds, "title": "latency, median to p99"}
     share = {"values": list(SHARES), "labelExpr": labels(SHARES)}
-    y = {"field": "ratio", "type": "quantitative", "title": "duplicates removed", "axis": share}
+    y: dict[str, Any] = {"field": "ratio", "type": "quantitative", "title": "duplicates removed", "axis": share}
     y["scale"] = {"domain": [0, 1.05], "nice": False}
     names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
     about = [{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names]

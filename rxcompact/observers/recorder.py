@@ -266,6 +266,15 @@ class Recorder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wall = time.time
 
+    @classmethod
+    def of(cls, windows: Iterable[Window]) -> Recording:
+        """Return a recording of windows, as `rxcompact.testing.replay` gives them: each was recorded when it closed."""
+        recorder = cls(limit=sys.maxsize)
+        for window in windows:
+            recorder._clock = _union(recorder._clock, window.opened, window.closed)
+            recorder._add(window, window.closed)
+        return recorder.recording
+
     @property
     def recording(self) -> Recording:
         """What has been recorded so far; it does not change."""
@@ -349,14 +358,8 @@ class Recorder:
             self._marks["states"].append(StateMark(self._now(), state))
 
 
-def record(windows: Iterable[Window]) -> Recording:
-    """Return a recording of windows, as `rxcompact.testing.replay` returns them: each was recorded when it closed."""
-    recorder = Recorder(limit=sys.maxsize)
-    for window in windows:
-        recorder._clock = _union(recorder._clock, window.opened, window.closed)
-        recorder._add(window, window.closed)
-    return recorder.recording
-
-
 def _union(span: Span | None, start: float, end: float) -> Span:
     return (start, end) if span is None else (min(span[0], start), max(span[1], end))
+
+
+record = Recorder.of
