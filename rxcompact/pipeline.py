@@ -23,7 +23,7 @@ from rxcompact.sources.observable import ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
 """An operator."""
-EVENTS_SHARE = 7 / 8  # of max_bytes, for events: the rest is for bodies, which may bring no new key
+EVENTS_SHARE = 3 / 4  # of max_bytes, for events: the rest is for bodies, which may bring no new key
 
 
 class Pipeline:
@@ -47,7 +47,7 @@ class Pipeline:
         max_age: Seconds after its birth (its ``first_seen``) at which an event that was not published expires.
         max_in_flight: Distinct events that are held in all. When they are, a source that can wait is made to.
         max_bytes: Bytes of JSON that are held in all, those of unfinished request bodies too. New keys have to wait
-            from seven eighths of it on, so that duplicates can still be read. Events that a source emits as objects
+            from three quarters of it on, so that duplicates can still be read. Events that a source emits as objects
             count nothing. What a raw source pushes beyond it all the same is rejected.
         overflow: What becomes of a new key that comes all the same, as in `compact`.
         dead_letters: A sink for what was rejected, expired, failed, was dropped or abandoned, as in `publish`: the

@@ -24,7 +24,8 @@ from rxcompact.reader.text import PIECE, is_gzip
 
 SLICE = 256  # events of a body that are worked on at once
 LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
-OVERHEAD = 80  # bytes that an event takes besides its own
+OVERHEAD = 112  # bytes that an event takes besides its own
+COPIES = 2.5  # of a body: its text, its events, and what the allocator adds
 READ = 1 << 16  # of the system's buffer of a connection, which may be twice that, and is read at once
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
@@ -110,7 +111,7 @@ async def read_parts(
     try:
         async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
             for chunk in _chunks(reader, block, live=live is not None):
-                more = 2 * (reader.size - size) + OVERHEAD * len(chunk)  # the text is kept, for places in it
+                more = int(COPIES * (reader.size - size)) + OVERHEAD * len(chunk)  # the text is kept, for places in it
                 hold(more)
                 held, size = held + more, reader.size
                 if parts or clock() >= live_at:
@@ -123,7 +124,7 @@ async def read_parts(
                     parts, size = [], 0
                     hold(reader.buffered - held)
                     held = reader.buffered
-            more = 2 * (reader.size - size)  # of an event that is not complete
+            more = int(COPIES * (reader.size - size))  # of an event that is not complete
             hold(more)
             held, size = held + more, reader.size
     except TooLargeError as error:

@@ -145,3 +145,15 @@ async def test_h4_a_sink_that_hangs_takes_no_more_than_max_bytes(number: int, fi
     async with serve() as served:
         assert await post_until_full(served, lambda turn: ndjson(turn * number, number, **fields)) > 0
         await served.check()
+
+
+@pytest.mark.timeout(300)
+@in_real_time
+async def test_h4_a_million_bad_lines_take_little_memory() -> None:
+    body = b"x" * 30 + b"\n"
+    async with serve("--dead-letters=/dev/null") as served:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(20):  # a body has at most 100,000 events
+                async with session.post(served.url, data=body * 50_000) as response:
+                    assert response.status == 400
+        await served.check()
