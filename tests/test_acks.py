@@ -43,3 +43,19 @@ def test_a_window_of_which_no_event_is_left_holds_nothing() -> None:
     ack.retain()
     PendingAcks().add(Window(Bounds(0.0, 1.0, "time"), 1, [], acks=[(ack, "a")]))
     assert settled == ["all"]
+
+
+def test_events_of_one_window_may_have_bounds_of_their_own() -> None:
+    settled: list[str] = []
+    acks = {name: Ack(lambda name=name: settled.append(name)) for name in "ab"}
+    pending = PendingAcks()
+    events = []
+    for name, ack in acks.items():
+        ack.retain()
+        events.append(Compacted(name, {}, 1, 0.0, 0.0, Bounds(0.0, 1.0, "gap")))
+    pending.add(Window(Bounds(0.0, 1.0, "gap"), 2, events, acks=[(ack, (name,)) for name, ack in acks.items()]))
+    pending.settle(events[:1])
+    assert settled == ["a"]
+    pending.settle(events[1:])
+    assert settled == ["a", "b"]
+    assert not pending._windows  # pyright: ignore[reportPrivateUsage]

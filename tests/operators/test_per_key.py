@@ -385,3 +385,44 @@ def test_many_sessions_of_one_key_take_linear_time() -> None:
 def test_a_gap_that_is_none_is_refused(gap: Any) -> None:
     with pytest.raises(ArgumentError, match="gap"):
         rxo.compact(10, key_mapper="id", gap=gap)
+
+
+def test_a_session_that_an_earlier_event_begins_anew_ends_earlier() -> None:
+    bench = Bench(10, gap=100, time_mapper="ts", lateness=10)
+    for ts in (50, 45, 66):
+        bench.at(0, {"id": "a", "ts": ts, "n": ts})
+    assert shown(bench.windows) == [("a", "time", 45, 55, [45, 50])]  # the watermark is 56
+
+
+def test_an_event_that_comes_before_a_late_timer_opens_a_new_window() -> None:
+    bench = Bench(60, gap=5)
+    bench.at(1, {"id": "a", "n": 0})
+    bench.scheduler.sleep(7)  # no timer fires
+    bench.chunks.on_next([{"id": "a", "n": 1}])
+    bench.chunks.on_completed()
+    assert [(trigger, opened, closed, seen) for _, trigger, opened, closed, seen in shown(bench.windows)] == [
+        ("gap", 1, 6, [0]),
+        ("completed", 8, 8, [1]),
+    ]
+
+
+async def test_the_messages_of_two_sessions_that_join_wait_for_what_they_become() -> None:
+    settled: list[int] = []
+    messages: rx.Subject[Any] = rx.Subject()
+    out: list[Any] = []
+
+    class Source:
+        def stream(self, _: Any) -> Any:
+            return messages
+
+    now = virtual_loop().wall()
+    pipeline = simple_pipeline(
+        Source(), key_mapper="id", timespan=30, gap=5, max_age=90, sink=out.extend, time_mapper="ts", lateness=20
+    )
+    async with Orchestrator(pipeline):
+        for number, ts in enumerate((0, 8, 4)):
+            messages.on_next(Chunk([{"id": "a", "ts": now + ts}], Ack(partial(settled.append, number))))
+        await asyncio.sleep(5)
+        assert settled == []
+    assert [c.count for c in out] == [3]
+    assert sorted(settled) == [0, 1, 2]
