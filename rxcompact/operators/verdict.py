@@ -80,8 +80,8 @@ def verdict(error: BaseException) -> Verdict:
     no_host = isinstance(error, socket.gaierror) and error.errno in NO_SUCH_NAME
     if no_host or is_nothing_found(error) or isinstance(error, BUGS + UNFIT) or not isinstance(error, Exception):
         return "permanent"
-    named = [_by_name[name] for name in _names(error) if name in _by_name]
-    return named[0] if named else "transient"
+    named: list[Verdict] = [_by_name[name] for name in _names(error) if name in _by_name]
+    return (*named, "transient")[0]
 
 
 def is_transient(error: BaseException) -> bool:
