@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,6 @@ async def test_h4_a_million_bad_lines_take_little_memory() -> None:
     async with serve("--dead-letters=/dev/null") as served:
         async with aiohttp.ClientSession() as session:
             for _ in range(20):  # a body has at most 100,000 events
-                async with session.post(served.url, data=body * 50_000) as response:
+                async with session.post(served.url, data=BytesIO(body * 50_000)) as response:
                     assert response.status == 400
         await served.check()
