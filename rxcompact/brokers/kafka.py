@@ -12,6 +12,7 @@ from itertools import repeat
 from typing import Any
 from urllib.parse import unquote
 
+# pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, errors
 from loguru import logger
 
@@ -69,8 +70,8 @@ class Servers:
     def __str__(self) -> str:
         return self._hosts
 
-    async def connect(self, kind: Callable[..., Any]) -> None:
-        """Start a client of a kind."""
+    async def connect(self, kind: Callable[..., Any]) -> Any:
+        """Return a client of a kind that was started."""
         logging.getLogger("aiokafka").addHandler(collector)
         collected.set(self.errors)  # in this context, and so in the client's tasks
         self.client = kind(**self._options)
@@ -80,6 +81,7 @@ class Servers:
         except BaseException:
             await self.close()
             raise
+        return self.client
 
     @asynccontextmanager
     async def answer(self) -> AsyncGenerator[None]:
@@ -180,12 +182,12 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         if self._servers.client is not None and not self._broken:
             return
         await self._disconnect()
-        await self._servers.connect(AIOKafkaConsumer)
+        client = await self._servers.connect(AIOKafkaConsumer)
         self._broken = True  # until this is done
         async with self._servers.answer():
-            if self._topic not in await self._servers.client.topics():
+            if self._topic not in await client.topics():
                 raise TransientError(f"Kafka at {self._servers}: topic {self._topic!r} is missing, or not permitted")
-        self._servers.client.subscribe([self._topic], listener=self)
+        client.subscribe([self._topic], listener=self)
         self._broken = False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
@@ -233,7 +235,9 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         async with self._servers.answer():
             beginnings = await self._servers.client.beginning_offsets(list(positions))
         for partition, beginning in beginnings.items():
-            offsets = self._messages.owned[partition.partition]
+            offsets = self._messages.owned.get(partition.partition)
+            if offsets is None:
+                continue
             if positions[partition] < beginning:
                 lost = f"{offsets.pass_to(beginning)} offsets, removed before they were read"
             else:
@@ -300,10 +304,10 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         owned = dict(self._messages.owned)
         commits = {number: offsets.to_commit(METADATA) for number, offsets in owned.items()}
         new = {number: commit for number, commit in commits.items() if commit != owned[number].committed}
+        wanted = {TopicPartition(self._topic, number): commit for number, commit in new.items()}
         try:
             async with self._servers.answer():
-                if new:
-                    wanted = {TopicPartition(self._topic, number): commit for number, commit in new.items()}
+                if wanted:
                     await self._servers.client.commit(wanted)
         except TransientError as error:
             if not isinstance(error.__cause__, NOT_OURS):
@@ -355,8 +359,7 @@ class KafkaSink:
         self._timeout = seconds("timeout", timeout)
         defaults = {"acks": "all", "enable_idempotence": True, "request_timeout_ms": int(self._timeout * 1000)}
         self._servers = Servers(servers, defaults | dict(options or {}))
-        self._topic, self._to_json = topic, to_json
-        self._connecting = asyncio.Lock()
+        self._topic, self._to_json, self._connecting = topic, to_json, asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"KafkaSink({str(self._servers)!r}, topic={self._topic!r})"
@@ -368,9 +371,7 @@ class KafkaSink:
             TransientError: when there is no connection.
         """
         async with self._connecting:
-            if self._servers.client is None:
-                await self._servers.connect(AIOKafkaProducer)
-        producer = self._servers.client
+            producer = self._servers.client or await self._servers.connect(AIOKafkaProducer)
         results = await asyncio.gather(*(self._publish(producer, it) for it in batch), return_exceptions=True)
         failed = {position: error for position, error in enumerate(results) if error is not None}
         if producer is self._servers.client and any(isinstance(it, TransientError) for it in failed.values()):
@@ -380,15 +381,14 @@ class KafkaSink:
     async def _publish(self, producer: Any, compacted: Compacted) -> None:
         try:
             topic = self._topic if isinstance(self._topic, str) else self._topic(compacted)
-            key = (
-                compacted.key if isinstance(compacted.key, str) else encoder.encode(json_value(compacted.key)).decode()
-            )
+            key = compacted.key
+            key = key.encode() if isinstance(key, str) else encoder.encode(json_value(key))
             body = encoder.encode(self._to_json(compacted))
         except Exception as error:  # noqa: BLE001 - of one event; the others go on
             raise PermanentError(f"cannot be made a message: {type(error).__name__}") from None
         try:
             async with asyncio.timeout(self._timeout):
-                await (await producer.send(topic, body, key=key.encode()))
+                await (await producer.send(topic, body, key=key))
         except (errors.MessageSizeTooLargeError, errors.InvalidTopicError, TypeError) as error:
             raise PermanentError(str(error)) from error
         except Exception as error:

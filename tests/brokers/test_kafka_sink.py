@@ -57,7 +57,7 @@ async def test_events_are_published_under_their_keys(kafka_mock: KafkaRig) -> No
 
 async def test_what_cannot_be_published_harms_no_other(kafka_mock: KafkaRig) -> None:
     sink = KafkaSink(kafka_mock.url, topic=lambda event: "bad topic" if event.key == "bad" else f"to-{event.key[0]}")
-    keys = ["a", "long", "not JSON", "bad", "", "z"]
+    keys = ["a", "long", "not JSON", "bad", "", "\ud800", "z"]
     events = {"long": {"x": "x" * 2_000_000}, "not JSON": {"x": "\ud800"}}
     failed = await sink.publish(Batch([compacted(key, events.get(key)) for key in keys]))
     await sink.aclose()
@@ -65,7 +65,7 @@ async def test_what_cannot_be_published_harms_no_other(kafka_mock: KafkaRig) -> 
     assert [body["key"] for _, body, _ in found] == ["a", "z"]
     kinds = {keys[position]: type(error) for position, error in (failed or {}).items()}
     kinds.pop("bad", None)  # the mock takes any name
-    assert kinds == dict.fromkeys(["long", "not JSON", ""], PermanentError)
+    assert kinds == dict.fromkeys(["long", "not JSON", "", "\ud800"], PermanentError)
 
 
 async def test_without_a_broker_there_is_no_publishing(make_server: Any) -> None:
