@@ -384,8 +384,9 @@ class KeyedBucket(RowBucket):
         """Return a window of the first events that are to leave at once."""
         leads, self.leads = self.leads, []
         window = copy(self)
-        rows = ([event, 1, time, time, key, time, time, True, 0] for key, event, time in leads)
-        window.table, window._gap = dict(enumerate(rows)), 0.0
+        window._gap, window.table = 0.0, {}
+        for number, (key, event, time) in enumerate(leads):
+            window.table[number] = [event, 1, time, time, key, time, time, True, 0]
         window._bounds, window._own = bounds, None if self._lateness is None else ("leading", 0.0, INFINITY)
         items = tuple(window)
         acks: list[tuple[Ack, Iterable[Hashable]]] = []

@@ -52,7 +52,7 @@ class PerKey(Windows):
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
         self._emit_leads(index)
         bucket, timespan, offset, now = self._keyed, self._options.timespan, self._offset(), self._now()
-        parts = {trigger: [row for row in rows if row[COUNT]]}
+        parts: dict[Trigger, list[Row]] = {trigger: [row for row in rows if row[COUNT]]}
         if trigger == "time" and self._gap < timespan:
             parts = {"gap": [], "time": []}
             for row in rows:

@@ -15,6 +15,7 @@ FIRST = "compact, chunks of {:,}, first_seen"
 COUNTED = "compact, chunks of 1,000, count and times"
 FIRST_SEEN = ("first_seen",)
 ALL = ("count", "first_seen", "last_seen")
+EVENT_TIME_TARGETS = (("event time, per key", 2.5), ("event time, per key, gap", 2.5))
 
 
 def chunked(events: int, keys: int) -> Group:
@@ -72,10 +73,10 @@ def windows(events: int, keys: int) -> Group:
         )
         for name, options in kinds.items()
     ]
+    # with a leading edge most keys make two events; in event time each event is compared with its key's session
     targets = [
-        Target("10", name, "event time, tumbling" if "event" in name else "tumbling", 2.0 if "event" in name else 1.3)
-        for name in kinds
-        if "tumbling" not in name
+        Target("10", name, "event time, tumbling" if "event" in name else "tumbling", limit)
+        for name, limit in (("per key", 1.3), ("per key, gap", 1.3), ("leading", 2.5), *EVENT_TIME_TARGETS)
     ]
     return Group("windows", cases, targets)
 
