@@ -46,6 +46,10 @@ LEFT = (
     "held: all are tried again",  # a timer for each job: asyncio calls all that are due in one turn
     "held: all expire while they wait",
     "drain: all wait to be tried again",
+    "held: all expire in batches",  # ten deliveries of 500 events have a timer each
+    "message: 500 with long numbers",  # messages that are pushed in one turn are counted, not weighed
+    "time: one second each, 3,600 open windows",  # all of them close in one turn
+    "wrapper: many wide arrays",  # an item of 65,000 values is made an object at once
     "message: 500 of 500 KB of arrays",  # a batch with ten million lists is freed at once
     "sink: 500 events of 100 KB",  # a batch is encoded at once
 )
