@@ -225,14 +225,15 @@ class Observables:
         if on_attach is not None:
             on_attach(self)
         subscriptions: list[DisposableBase] = []
-        for name, method in methods.items():
-            if iscoroutinefunction(method) or iscoroutinefunction(getattr(method, "__call__", None)):  # noqa: B004
-                method = _Awaited(method, count("queue", queue), self._on_signal)  # noqa: PLW2901
-                subscriptions.append(Disposable(partial(self._awaited.remove, method)))
-                self._awaited.append(method)
-            subscriptions.append(getattr(self, METHODS[name]).subscribe(method))
-            if isinstance(method, _Awaited):
-                method.subscription = subscriptions[-1]
+        for name, call in methods.items():
+            function: Any = call
+            if not iscoroutinefunction(call) and not iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
+                subscriptions.append(getattr(self, METHODS[name]).subscribe(call))
+                continue
+            awaited = _Awaited(function, count("queue", queue), self._on_signal)
+            self._awaited.append(awaited)
+            awaited.subscription = getattr(self, METHODS[name]).subscribe(awaited)
+            subscriptions += [awaited.subscription, Disposable(partial(self._awaited.remove, awaited))]
         entry = (observer, CompositeDisposable(subscriptions))
         self._attached.append(entry)
         entry[1].add(Disposable(lambda: self._attached.remove(entry)))
