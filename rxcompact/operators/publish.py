@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from reactivex import Observable
@@ -22,8 +23,11 @@ from rxcompact.operators.waiting import Entry, Job, deadline_of
 
 PAUSE = 10.0
 """Seconds."""
+BATCH_BYTES = 2 << 20
+"""Of the events of a batch, about; of what a sink is given at once there are copies."""
 SHORTEST, LONGEST = 1.0, 30.0
 """Seconds, of the time limit of a delivery."""
+_size = attrgetter("compacted.size")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,7 +49,7 @@ class Publish(PooledOperator):
             Raising means that nothing was taken: the batch is halved, until the events that it fails for are alone,
             but not for connections, time limits and rate limits.
         max_age: As in `enrich`; a delivery under way goes on while any event of the batch is young enough.
-        count: Deliver when so many events wait.
+        count: Deliver when so many events wait, or about 2 MiB of JSON lines.
         timespan: Deliver at the latest so many seconds after the first of them came (linger).
         max_concurrent: Deliveries at once.
         ordered: One delivery at a time: batches that do not fail arrive in order, but for the one that finds that a
@@ -239,10 +243,12 @@ class PublishStage(PooledStage):
         self._open: Job | None = None
 
     def _handle(self, entries: list[Entry]) -> None:
-        start = 0
+        start, count = 0, self._count
+        if size := sum(map(_size, entries)):
+            count = max(1, min(count, BATCH_BYTES * len(entries) // size))
         while start < len(entries):
             job = self._open_batch()
-            end = start + self._count - (0 if job is None else len(job.entries))
+            end = start + max(1, count - (0 if job is None else len(job.entries)))
             part, full = entries[start:end], end <= len(entries)
             if job is not None:
                 self._add(job, part, self._wait(part))

@@ -238,7 +238,7 @@ class Life:
         await self.stop(10)
         self.witness.raise_if_broken()
         # an iterator that raises cannot begin anew, and fails the run
-        raised = isinstance(self.source, Pulled) and self.source.raised > self.witness.started
+        raised = isinstance(self.source, Pulled) and self.source.raised >= self.witness.started
         assert self.witness.state == ("failed" if raised else "stopped"), self.witness.state
         account = self.orchestrator.account
         await self.release()

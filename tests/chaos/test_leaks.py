@@ -118,7 +118,8 @@ def test_the_measure_shows_a_leak() -> None:
 
 
 def test_a_stopped_run_frees_what_it_abandoned() -> None:
-    assert left_by_a_stop() < 500
+    # of 500 events; statistics have a histogram and the last 50 dead letters
+    assert left_by_a_stop() < 900
 
 
 def left_by_a_stop() -> int:

@@ -59,7 +59,8 @@ async def serve(*options: str, max_bytes: int = 256 * MIB) -> AsyncIterator[Serv
 
     async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         held.add(writer)
-        await asyncio.sleep(3600)
+        with suppress(asyncio.CancelledError):  # at the end of the loop
+            await asyncio.sleep(3600)
 
     async with await asyncio.start_server(hang, "127.0.0.1", 0) as store:
         place = f"http://127.0.0.1:{store.sockets[0].getsockname()[1]}/"
@@ -80,7 +81,8 @@ async def serve(*options: str, max_bytes: int = 256 * MIB) -> AsyncIterator[Serv
             await process.wait()
         await drained
         for writer in held:
-            writer.close()
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
 
 def ndjson(first: int, number: int, **fields: Any) -> bytes:

@@ -253,7 +253,11 @@ def test_counts_sum_to_what_was_received_and_the_account_balances_at_every_momen
             )
         )
         counts: Counter[str] = Counter()
-        orchestrator.outcomes.subscribe(lambda outcome: counts.update(counted=outcome.event.count or 0))
+
+        def count(outcome: Any) -> None:  # what is late is not compacted
+            counts["counted"] += (outcome.event.count or 0) if isinstance(outcome.event, Compacted) else 1
+
+        orchestrator.outcomes.subscribe(count)
         await orchestrator.start()
         for what, value in steps:
             match what:
