@@ -68,6 +68,7 @@ class Reader:
         self._decoder = TextDecoder(compression, max_body)
         self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events, dead_letters)
         # text that has not been read, and the size from which on it is worth another look
+        self._lasts: dict[tuple[bytes, int], int] = {}  # where a mark stands last in a text, by its length
         self._text: list[bytes] = []
         self._size = 0
         self._longest = min(SLICE, max_line)  # of a line that is read only when its end has come
@@ -138,6 +139,7 @@ class Reader:
         if not final and not over and self._size < self._wanted:
             return
         buffer = b"".join(self._text)
+        self._lasts.clear()
         at = 0
         while at < len(buffer):
             in_array = self._in_array
@@ -160,7 +162,7 @@ class Reader:
         self._wanted = least if len(rest) < SLICE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
-        stop = len(buffer) if final else buffer.rfind(b"\n", at) + 1
+        stop = len(buffer) if final else self._last(buffer, b"\n", at) + 1
         cut = stop <= at
         if cut:
             if len(buffer) - at <= self._longest:
@@ -169,7 +171,7 @@ class Reader:
         text = buffer[:stop]
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
-        last = max(text.rfind(mark, max(at, stop - SLICE)) for mark in marks) + 1
+        last = max(self._last(text, mark, max(at, stop - SLICE)) for mark in marks) + 1
         if last and self._alone <= at:
             part = text[at:last]
             values = scan.values_of(part, cut=cut)
@@ -179,6 +181,13 @@ class Reader:
                 yield from self._batch.add(part, values)
                 at = last
         return (yield from self._read_values(text, at, cut=cut, final=final))
+
+    def _last(self, text: bytes, mark: bytes, at: int) -> int:
+        """Return where a mark stands last, or -1; it is looked for once, however many values a block has."""
+        where = mark, len(text)
+        if where not in self._lasts:
+            self._lasts[where] = text.rfind(mark, at)
+        return self._lasts[where] if self._lasts[where] >= at else -1
 
     def _read_values(self, text: bytes, at: int, *, cut: bool, final: bool) -> Steps:
         """Read values one by one, of whole lines or of one that is ``cut``; a malformed line is one malformed event.

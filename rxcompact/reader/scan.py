@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from operator import itemgetter
 
@@ -17,6 +18,8 @@ EVENTS = 1024
 """Events in one step."""
 WHITE = b" \t\r\n"
 BRACKET = ord("[")
+SMALL = 1024
+"""Bytes of a value that is decoded at once, with whatever follows it."""
 FEW = 64
 """Elements that are looked at one by one before it is tried again to take many at once."""
 LEVELS = 12
@@ -120,6 +123,15 @@ def end_of_value(text: bytes, start: int, stop: int) -> int | None:
         return stop
 
 
+def end_of_small(text: bytes, at: int) -> int | None:
+    """Return where a small value ends, which costs as much as it is long; None for any other."""
+    stop = min(at + SMALL, len(text))
+    with suppress(MalformedError):
+        end = end_of_value(text, at, stop)
+        return at + len(text[at:end].rstrip(WHITE)) if end is not None and end < stop else None
+    return None
+
+
 def elements_of(array: bytes) -> list[bytes] | None:
     """Return the elements of an array; None where anything is malformed."""
     try:
@@ -136,6 +148,10 @@ def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bo
     """
     if not at and len(text) <= SLICE and (whole := elements_of(text)) is not None:
         yield len(text.rstrip(WHITE)), whole, True
+        return
+    end = end_of_small(text, at) if text[at] == BRACKET else None
+    if end is not None and (whole := elements_of(text[at:end])) is not None:
+        yield end, whole, True
         return
     start, mark = at, b"},"
     while True:
