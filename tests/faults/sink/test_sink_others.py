@@ -54,10 +54,10 @@ async def test_k4_a_truncated_answer_is_retried(turn: Turn) -> None:
 async def test_k4_the_rest_of_a_batch_has_another_idempotency_key() -> None:
     # the store may have both: the key of the batch does not identify the second
     now = time.time()
-    events = [{"id": 0, "ts": now - 0.5}, {"id": 1, "ts": now + 5}]
+    events = [{"id": 0, "ts": now - 2}, {"id": 1, "ts": now + 20}]
     async with peer(silence, silence, TAKEN) as it:
         came = await published(
-            it.url, source=events, count=2, time_mapper="ts", max_age=0.8, batch_timeout=0.1, wait=lambda _: 0.25
+            it.url, source=events, count=2, time_mapper="ts", max_age=4, batch_timeout=0.4, wait=lambda _: 1.75
         )
     assert came.ends == {0: ("expired", "too old, TimeoutError")}
     assert [keys_in(request) for request in it.requests] == [
