@@ -57,11 +57,15 @@ def test_d7_d8_a_replay_costs_little_more_than_its_chunks() -> None:
         assert windows == expected
         return took
 
-    began = process_time()
-    expected = replay(events, rxo.compact(60, **options), time_mapper="ts")
-    replayed = process_time() - began
+    def replayed() -> tuple[float, list[Any]]:
+        began = process_time()
+        windows = replay(events, rxo.compact(60, **options), time_mapper="ts")
+        return process_time() - began, windows
+
+    (took, expected), *others = (replayed() for _ in range(3))
+    took = min([took, *(each for each, _ in others)])
     small, large = min(chunks(1_000) for _ in range(3)), min(chunks(32_000) for _ in range(3))
-    assert replayed < 3 * small  # 1.4; event by event 30
+    assert took < 4 * small  # 1.4 to 2; event by event 30
     assert large < 1.5 * small  # 0.9
 
 
