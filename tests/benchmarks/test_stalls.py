@@ -41,8 +41,9 @@ from rxcompact.observers.metrics import exposition
 from rxcompact.testing import VirtualLoop
 
 LIMIT = 0.05
-MARGIN = 2  # what runs beside it on a shared machine takes the cache, and doubles a turn
 """Seconds that a turn of the loop may take, less the pauses of the garbage collector, which are in the table."""
+MARGIN = 2
+"""What runs beside it on a shared machine takes the cache, and may double a turn."""
 LEFT = (
     "held: all are tried again",  # a timer for each job: asyncio calls all that are due in one turn
     "held: all expire while they wait",
