@@ -72,7 +72,6 @@ PROGRESS = 0.5  # seconds between two progress lines
 MANY_LATE = 0.01  # share of late events above which a warning is printed
 IDLE = 2.0  # seconds of silence after which a pipe is idle: a shorter pause of what writes to it makes no event late
 DRAIN = 10.0  # seconds for which dead letters are delivered after the end of the input
-WINDOWS = ("lateness", "count")
 CLEAR = "\r\x1b[K"
 
 
@@ -81,7 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("paths", nargs="*", default=["-"], metavar="PATH", help="files, gzip or not; - is standard input (default)")
     common.add_event_arguments(parser, "replay by this field: ISO 8601, or epoch s, ms, us, ns", key_required=False)
-    common.add_parameters(parser, rxo.compact, WINDOWS)
+    common.add_parameters(parser, rxo.compact, ("lateness", "count"))
     add("--strict", action="store_true", help="exit with 1 if any line was bad; a late one is not")
     add("--verbose", action="store_true", help="print place and reason of each line that is rejected")
 

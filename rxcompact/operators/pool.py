@@ -184,13 +184,17 @@ class Pool(Waiting):
         for breaker in list(self._breakers.values()):
             breaker.probe()
 
-    def _close(self) -> None:
-        """Abandon what is held, without waiting for a call that does not end."""
+    def _start_nothing(self) -> None:
+        """Make no call from now on."""
         self._stopping = self._closed = True
-        jobs, self._jobs = self._jobs, {}
         self._queue.clear()
         for breaker in self._breakers.values():
             breaker.close()
+
+    def _close(self) -> None:
+        """Abandon what is held, without waiting for a call that does not end."""
+        self._start_nothing()
+        jobs, self._jobs = self._jobs, {}
         for timer in (self._guard, self._expiry, self._turn):
             if timer is not None:
                 timer.cancel()

@@ -163,10 +163,7 @@ class PooledStage(Pool, ObserverBase[Any]):
 
     async def abandon(self) -> None:
         """Abandon what is held, and what comes. The loop has its turn between slices."""
-        self._stopping = self._closed = True
-        self._queue.clear()
-        for breaker in self._breakers.values():
-            breaker.close()
+        self._start_nothing()
         left = SLICE
         for job in list(self._jobs):
             if job in self._jobs:  # else its call has ended meanwhile

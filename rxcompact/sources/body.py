@@ -107,13 +107,18 @@ async def read_parts(
     clock = asyncio.get_running_loop().time
     live_at = INFINITY if live is None else clock() + LIVE
     held = size = 0
+
+    def hold_more(overhead: int = 0) -> None:
+        nonlocal held, size
+        more = int(COPIES * (reader.size - size)) + overhead
+        hold(more)
+        held, size = held + more, reader.size
+
     hold(2 * READ)
     try:
         async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
             for chunk in _chunks(reader, block, live=live is not None):
-                more = int(COPIES * (reader.size - size)) + OVERHEAD * len(chunk)  # the text is kept, for places in it
-                hold(more)
-                held, size = held + more, reader.size
+                hold_more(OVERHEAD * len(chunk))  # the text is kept, for places in it
                 if parts or clock() >= live_at:
                     await asyncio.sleep(0)
                 parts.append(Part(chunk, reader.position))
@@ -124,9 +129,7 @@ async def read_parts(
                     parts, size = [], 0
                     hold(reader.buffered - held)
                     held = reader.buffered
-            more = int(COPIES * (reader.size - size))  # of an event that is not complete
-            hold(more)
-            held, size = held + more, reader.size
+            hold_more()  # for an event that is not complete
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
