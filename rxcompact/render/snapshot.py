@@ -97,6 +97,11 @@ def _errors(now: Any) -> list[str]:
     return errors + ([f"source failed {failures:,} times: {now.failure}"] if failures else [])
 
 
+def _problems(now: Any) -> list[str]:
+    """Return what is down, and the last errors: the line at the foot of a picture."""
+    return [*(f"{name} is down" for name in _down(now)), *_errors(now)]
+
+
 def _age_bins(now: Any) -> list[tuple[float, int]]:
     """Return how many events were published up to each age that none before has; the last is beyond ``max_age``."""
     limit = now.max_age if isfinite(now.max_age) else LONGEST
@@ -122,7 +127,7 @@ def snapshot_html(now: Any) -> str:
 
 def snapshot_svg(now: Any) -> str:
     """Return a picture: headline numbers, rates of the last minute, ages against their limit, outcomes."""
-    title, errors = snapshot_title(now), [*(f"{name} is down" for name in _down(now)), *_errors(now)]
+    title, errors = snapshot_title(now), _problems(now)
     held = " · ".join(
         f"{name} {stage.held:,}" for name, stage in now.stages.items() if name not in ("source", "decode")
     )
@@ -186,7 +191,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
             [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
             for cause, count in now.dead_letters.most_common(CAUSES)
         ],
-        "errors": _errors(now),
+        "errors": _problems(now),
     }
 
 

@@ -17,6 +17,7 @@ from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.observers.metrics import METRICS
 from rxcompact.operators import waiting
+from rxcompact.render.snapshot import snapshot_lines, snapshot_numbers, snapshot_svg
 from rxcompact.signals import Failing, Healed
 from rxcompact.testing import START, SimulatedApi
 
@@ -96,17 +97,13 @@ async def test_a_dead_api_gets_probes_alone() -> None:
     assert isinstance(signal.error, TransientError)
     now = ran.orchestrator.statistics.snapshot()
     assert now.stages["enrich"].failing == ("",)
-    assert ("down", "enrich") in [line[:2] for line in map(tuple, _lines(now))]
+    assert ("down", "enrich") in snapshot_lines(now)
+    assert "enrich is down" in snapshot_numbers(now)["errors"]  # the dashboard's
+    assert "enrich is down" in snapshot_svg(now)
     [metric] = [metric for metric in METRICS if metric.name == "circuit_open"]
     assert dict(metric.read(now)) == {("enrich", ""): 1}
     # the reason is that of those that were called, though most were not
     assert dict(now.dead_letters) == {("expired", "enrich", "too old, transient"): 2000}
-
-
-def _lines(now: Any) -> Any:
-    from rxcompact.render.snapshot import snapshot_lines
-
-    return snapshot_lines(now)
 
 
 @pytest.mark.parametrize("back", [3, 10.3, 20, 24.9])
