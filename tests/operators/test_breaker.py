@@ -455,8 +455,9 @@ def test_an_api_and_a_store_that_go_away_and_return() -> None:
         await ran.orchestrator.start()
         for event in events(200):
             source.on_next(event)
-        await asyncio.sleep(2)
-        assert ran.orchestrator.account.published == 200
+        async with asyncio.timeout(60):
+            while ran.orchestrator.account.published < 200:
+                await asyncio.sleep(0.05)
         await runner.cleanup()
         gone = loop.time()
         for event in events(400)[200:]:
