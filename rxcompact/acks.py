@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import replace
+
 if TYPE_CHECKING:
     from rxcompact.events import Bounds, Compacted, DeadLetter, Window
 
@@ -72,8 +74,9 @@ class PendingAcks:
         if not window.acks:
             return window
         if any(compacted.window is None or id(compacted.window) in self._windows for compacted in window):
-            # of a reducer that made them anew
-            window = window.having([compacted.replace(window=window.bounds) for compacted in window])
+            # of a reducer that made them anew, or had several windows share their bounds
+            own = replace(window.bounds)
+            window = window.having([compacted.replace(window=own) for compacted in window])
         bounds = {id(compacted.window): compacted.window for compacted in window}
         acks = WindowAcks(bounds, {compacted.key for compacted in window})
         self._windows.update(dict.fromkeys(bounds, acks))

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pipelines import simple_pipeline
 
-from rxcompact import Ack, Chunk, Orchestrator, key_of
+from rxcompact import Ack, Bounds, Chunk, Compacted, Orchestrator, Window, key_of
+from rxcompact.acks import PendingAcks
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.testing import START, SimulatedApi, run
 
@@ -37,6 +38,34 @@ class Durable:
 
     async def release(self) -> None:
         self.released += 1
+
+
+@pytest.mark.parametrize("own", [None, Bounds(0.0, 1.0, "time")])
+def test_windows_of_a_reducer_may_share_their_bounds_or_have_events_without(own: Bounds | None) -> None:
+    bounds = own or Bounds(0.0, 1.0, "time")
+    settled: list[str] = []
+    pending = PendingAcks()
+    windows: list[Window] = []
+    for name in ("first", "second"):
+        ack = Ack(partial(settled.append, name))
+        ack.retain()
+        items = [Compacted(key, {}, 1, 0.0, 0.0, own) for key in "ab"]
+        windows.append(pending.add(Window(bounds, 2, items, acks=[(ack, "ab")])))
+    assert [compacted.window for window in windows for compacted in window] == [bounds] * 4
+    (one, two), (three, four) = windows
+    pending.settle([one, three, four])
+    assert settled == ["second"]
+    pending.settle([two])
+    assert settled == ["second", "first"]
+    assert not pending._windows  # nothing is kept of what is settled
+
+
+def test_the_events_of_a_window_of_ours_are_passed_on_as_they_are() -> None:
+    bounds = Bounds(0.0, 1.0, "time")
+    ack = Ack(list)
+    ack.retain()
+    window = Window(bounds, 1, [Compacted("a", {}, 1, 0.0, 0.0, bounds)], acks=[(ack, "a")])
+    assert PendingAcks().add(window) is window
 
 
 def event(key: Any, **more: Any) -> dict[str, Any]:
