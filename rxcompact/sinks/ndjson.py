@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import stat
@@ -44,6 +45,19 @@ class LineWriter:
         """
         if not lines:
             return
+        self._lock(fcntl.LOCK_EX)
+        try:
+            self._write_all(lines)
+        finally:
+            self._lock(fcntl.LOCK_UN)
+
+    def _lock(self, operation: int) -> None:
+        """Keep other workers from writing to the file between two parts of a write."""
+        if self._regular:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(self._fd, operation)
+
+    def _write_all(self, lines: bytes) -> None:
         if self._torn or (self._regular and self._ends_torn()):
             lines = b"\n" + lines
         size = os.fstat(self._fd).st_size

@@ -7,10 +7,11 @@ import io
 import json
 import os
 import resource
+import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -418,3 +419,38 @@ def test_a_subject_passes_events_to_all_subscribers() -> None:
     each = batch("a", "b")
     given_to(subject, each)
     assert one == two == list(each)
+
+
+SLOW_WRITER = """
+import os, sys
+from rxcompact.sinks.ndjson import LineWriter
+
+class InParts(LineWriter):
+    def _write(self, data):
+        written = os.write(self._fd, data[:5])
+        if len(data) == 10:
+            print(flush=True)
+            sys.stdin.readline()
+        return written
+
+InParts(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND), sys.argv[1]).write(b"AAAAAAAAA\\n")
+"""
+WRITER = """
+import os, sys
+from rxcompact.sinks.ndjson import LineWriter
+LineWriter(os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND), sys.argv[1]).write(b"B\\n")
+"""
+
+
+def test_workers_that_share_a_file_do_not_cut_each_others_lines(tmp_path: Path) -> None:
+    path = tmp_path / "dead.ndjson"
+    path.touch()
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    slow = subprocess.Popen([sys.executable, "-c", SLOW_WRITER, path], **pipes)
+    slow.stdout.readline()  # half of its line is written
+    other = subprocess.Popen([sys.executable, "-c", WRITER, path])
+    with suppress(subprocess.TimeoutExpired):
+        other.wait(3)  # it waits for the lock; without one it is done long before
+    slow.communicate("\n")
+    assert other.wait(60) == 0 == slow.returncode
+    assert path.read_text() == "AAAAAAAAA\nB\n"
