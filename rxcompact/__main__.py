@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 
 from rxcompact import __version__
-from rxcompact.commands.common import (
-    SIGNALLED,
-    configure_log,
-    discard_stdout,
-    from_environment,
-    reserve_standard_descriptors,
-)
-from rxcompact.errors import ArgumentError
 
+COMMON = "rxcompact.commands.common"  # imported when it is known that a command runs: it takes long
 COMMANDS = {
     "compact": "compact JSON events from files or standard input",
     "serve": "run a service made of options: HTTP or a broker in, enrich, publish",
@@ -26,7 +19,6 @@ COMMANDS = {
     "suggest": "which fields of a log make a good key",
     "demo": "show it at work on loopback",
 }
-SIGINT, SIGPIPE = 2, 13
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,35 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         raw = argparse.RawDescriptionHelpFormatter
         command = commands.add_parser(name, help=text, formatter_class=raw, allow_abbrev=False)
-        if given[:1] == [name]:  # only its imports take time
+        if given[:1] == [name]:  # imports take most of the time
             module = import_module(f"rxcompact.commands.{name}")
             command.description, command.epilog = module.DESCRIPTION, module.EPILOG
             module.add_arguments(command)
             command.set_defaults(command=command, run=module.run)
-            given[1:] = from_environment(command, given[1:])
+            given[1:] = import_module(COMMON).from_environment(command, given[1:])
     options = parser.parse_args(given)
-    if getattr(options, "workers", 1) == 1:
-        return _exit_code(options)
-    from rxcompact.commands.workers import Workers  # noqa: PLC0415 - takes 10 ms
-
-    configure_log(options)
-    return Workers(options.workers, partial(_exit_code, options)).run()
-
-
-def _exit_code(options: argparse.Namespace) -> int:
-    try:
-        code: int = options.run(options)
-        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
-            sys.stdout.flush()
-    except BrokenPipeError:  # its reader is gone, as of ``| head``
-        discard_stdout()
-        return SIGNALLED + SIGPIPE
-    except KeyboardInterrupt:
-        return SIGNALLED + SIGINT
-    except (argparse.ArgumentError, ArgumentError, OSError) as error:
-        failed: argparse.ArgumentParser = options.command
-        failed.error(str(error))
+    code: int = import_module(COMMON).run_command(options)
     return code
+
+
+def reserve_standard_descriptors() -> None:
+    """Open what the shell closed, so that no file or socket gets the number of a standard stream."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ EXTRAS = (
     "rich",
     "tqdm",
     "uvloop",
+    "watchfiles",
 )
 
 

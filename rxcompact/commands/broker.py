@@ -8,13 +8,15 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from ssl import create_default_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote
 
-from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands.common import kind_of
 from rxcompact.errors import ArgumentError
 from rxcompact.format import redacted
+
+if TYPE_CHECKING:
+    from rxcompact.brokers.source import BrokerSource
 
 EXPECTED = "nats://HOST:PORT/STREAM, redis://HOST:PORT/DB/STREAM or kafka://HOST:PORT/TOPIC"
 BROKERS = {  # by the extra: what a server looks like, its source, the parameters for the stream and whoever reads it

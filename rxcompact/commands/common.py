@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from configparser import ConfigParser
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
+from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -32,7 +33,6 @@ T = TypeVar("T")
 Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an option's text, and the metavar
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
-WORKER = "RXCOMPACT_WORKER"  # of the environment: the number of one of several workers, from 0
 WINDOWS = ("timespan", "per_key", "gap", "leading")
 SWITCH = ConfigParser.BOOLEAN_STATES
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
@@ -166,7 +166,7 @@ def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
 
 
 def dead_letter_sink(place: str | None) -> Sink | None:
-    """Return the sink of a URL, or of a file, which is created; of several workers each has its own, ``name-N``.
+    """Return the sink of a URL, or of a file, which is created.
 
     Raises:
         OSError: when the file cannot be written.
@@ -177,11 +177,8 @@ def dead_letter_sink(place: str | None) -> Sink | None:
         from rxcompact.sinks.http import HttpSink  # noqa: PLC0415 - aiohttp takes long to import
 
         return HttpSink(place)
-    path = Path(place)
-    if WORKER in os.environ:
-        path = path.with_stem(f"{path.stem}-{os.environ[WORKER]}")
-    with path.open("ab"):
-        return NdjsonSink(path)
+    with Path(place).open("ab"):
+        return NdjsonSink(place)
 
 
 def from_environment(
@@ -244,16 +241,33 @@ def note(text: str, level: str = "INFO", **extra: Any) -> None:
     logger.bind(note=True, **extra).log(level, "{}", text)
 
 
-def reserve_standard_descriptors() -> None:
-    """Open what the shell closed, so that no file or socket gets the number of a standard stream."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
+def run_command(options: argparse.Namespace) -> int:
+    """Run a command, in as many processes as it asks for; return its exit code."""
+    if getattr(options, "workers", 1) == 1:
+        return _exit_code(options)
+    from rxcompact.commands.workers import Workers  # noqa: PLC0415 - takes 10 ms
+
+    configure_log(options)
+    return Workers(options.workers, partial(_exit_code, options)).wait()
 
 
-def discard_stdout() -> None:
+def _exit_code(options: argparse.Namespace) -> int:
+    try:
+        code: int = options.run(options)
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
+            sys.stdout.flush()
+    except BrokenPipeError:  # its reader is gone, as of ``| head``
+        _discard_stdout()
+        return SIGNALLED + signal.SIGPIPE
+    except KeyboardInterrupt:
+        return SIGNALLED + signal.SIGINT
+    except (argparse.ArgumentError, ArgumentError, OSError) as error:
+        failed: argparse.ArgumentParser = options.command
+        failed.error(str(error))
+    return code
+
+
+def _discard_stdout() -> None:
     """Send standard output nowhere from now on, so that the interpreter's last flush does not fail."""
     with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

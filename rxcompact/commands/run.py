@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import shlex
 import sys
 from functools import reduce
 from importlib import import_module
@@ -13,6 +15,7 @@ from typing import Any
 
 from rxcompact.commands import common
 from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
+from rxcompact.errors import ArgumentError
 from rxcompact.pipeline import Pipeline
 
 DESCRIPTION = """\
@@ -37,6 +40,8 @@ NAME = "pipeline"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("pipeline", metavar="MODULE[:NAME]", help="module or file, and name in it (pipeline)")
+    reload = "for development: start anew when a Python file beside it changes (extra reload)"
+    parser.add_argument("--reload", action="store_true", help=reload)
     add_service_arguments(parser)
     common.add_log_arguments(parser)
 
@@ -44,10 +49,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     common.configure_log(options)
+    if options.reload:
+        return _reload(options)
     pipeline = _load(options.pipeline)
     if (sink := common.dead_letter_sink(options.dead_letters)) is not None:
         pipeline = pipeline.having(dead_letters=sink)
     return common.run_loop(serve(pipeline, options))
+
+
+def _reload(options: argparse.Namespace) -> int:
+    """Run the command in a process that is drained and started anew when a file changes."""
+    try:
+        from watchfiles import PythonFilter, run_process  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ArgumentError("--reload", True, 'with the extra: pip install "rxcompact[reload]"') from None
+    if options.workers > 1:
+        raise ArgumentError("--reload", True, "without --workers")
+    os.environ["RXCOMPACT_RELOAD"] = "0"
+    command = [sys.executable, "-m", "rxcompact", *(each for each in sys.argv[1:] if each != "--reload")]
+    run_process(
+        Path(options.pipeline.partition(":")[0]).parent,
+        target=shlex.join(command),
+        target_type="command",
+        watch_filter=PythonFilter(),
+        callback=lambda changes: common.note(f"{', '.join(sorted(path for _, path in changes))} changed"),
+        sigint_timeout=options.deadline + 1,
+    )
+    return 0
 
 
 def _load(text: str) -> Pipeline:

@@ -5,31 +5,20 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-from aiohttp import web
 from reactivex import operators as ops
 
-from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands import common
-from rxcompact.commands.live import live
-from rxcompact.commands.workers import worker
-from rxcompact.contracts import Source
-from rxcompact.errors import ArgumentError, PermanentError, TransientError
+from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import DeadLetter
 from rxcompact.format import error_text
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Signal, SourceFailed
-from rxcompact.sources.connections import Server
-from rxcompact.sources.http import HttpSource
-from rxcompact.sources.probes import Probes
 
 ORCHESTRATOR = ("deadline",)
-STATUS_CONNECTIONS, STATUS_TIMEOUT = 100, 75.0
 EXIT_CODES = """\
 exit code:
   0    drained: after a signal, or because the source ended
@@ -58,6 +47,8 @@ def _is_fatal(signal: Signal) -> bool:
 
 async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
+    from rxcompact.commands.status import ready_text, status  # noqa: PLC0415 - aiohttp takes long to import
+
     orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
     failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     stops: list[asyncio.Future[Any]] = []  # for want of a reader of standard output
@@ -72,9 +63,9 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
         orchestrator.attach(LogObserver())
     if numbers := common.stop_signals():
         orchestrator.stop_on(*numbers)
-    ready = asyncio.ensure_future(_ready(pipeline.source))
+    ready = asyncio.ensure_future(ready_text(pipeline.source))
     in_time = False
-    async with _status(orchestrator, ready, options.status):
+    async with status(orchestrator, ready, options.status):
         with orchestrator.signals.pipe(ops.filter(_is_fatal), ops.take(1)).subscribe(failed.set_result):
             await orchestrator.start()
             ended = asyncio.ensure_future(orchestrator.wait())
@@ -87,6 +78,8 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
         if ready.done():
             common.note(ready.result())
         if options.live:
+            from rxcompact.commands.live import live  # noqa: PLC0415 - so does what it shows
+
             await live(orchestrator, sys.stderr)
         try:
             in_time = (await ended).in_time
@@ -96,39 +89,3 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     common.note(str(account), **account._asdict())
     useless = account.received > 0 and not account.published
     return int(useless or bool(stops) or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))
-
-
-async def _ready(source: Source) -> str:
-    if isinstance(source, HttpSource):
-        await source.listening()
-        return f"listening on {source.url}"
-    if isinstance(source, BrokerSource):
-        await source.bound()
-    return f"consuming {source!r}"
-
-
-@asynccontextmanager
-async def _status(orchestrator: Orchestrator, ready: asyncio.Future[Any], place: str | None) -> AsyncGenerator[None]:
-    """Answer probes and metrics meanwhile."""
-    if place is None:
-        yield
-        return
-
-    def state() -> str:
-        if orchestrator.state != "running":
-            return orchestrator.state
-        return "ok" if ready.done() else "starting"
-
-    host, port = common.address("--status", place)
-    app = web.Application()
-    app.add_routes(Probes(state, lambda: orchestrator.demand).routes())
-    server = Server(app, STATUS_CONNECTIONS, STATUS_TIMEOUT, retry_after=1)
-    try:
-        port = await server.open(host, port + (worker() if port else 0))
-    except OSError as error:
-        raise ArgumentError("--status", place, f"free ({error})") from None
-    common.note(f"status on http://{f'[{host}]' if ':' in host else host}:{port}")
-    try:
-        yield
-    finally:
-        await server.close()

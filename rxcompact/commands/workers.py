@@ -12,12 +12,13 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from rxcompact.commands.common import SIGNALLED, WORKER, note, stop_signals
+from rxcompact.commands.common import SIGNALLED, note, stop_signals
 
 USAGE = 2
 """The exit code of a worker that would end at once again."""
 PAUSE = 1.0
 """Seconds until a worker that died is started again."""
+WORKER = "RXCOMPACT_WORKER"
 
 
 def worker() -> int:
@@ -34,32 +35,20 @@ class Workers:
     """
 
     def __init__(self, number: int, run: Callable[[], int]) -> None:
-        self._number, self._run = number, run
+        self._run, self._signals, self._stopping = run, stop_signals(), False
         self._processes: dict[int, BaseProcess] = {}
-        self._stopping = False
-        self._signals = stop_signals()
-
-    def run(self) -> int:
-        """Return the exit code of wrong usage, else the highest, when all have ended."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
         for each in self._signals:
             signal.signal(each, self._stop)
-        for number in range(self._number):
-            self._start(number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
-        codes: list[int] = []
-        while self._processes:
-            ended = wait([process.sentinel for process in self._processes.values()])
-            for number, process in list(self._processes.items()):
-                if process.sentinel in ended:
-                    process.join()
-                    codes += self._restart(number, process.exitcode or 0)
-        return USAGE if USAGE in codes else max(codes)
+        for n in range(number):
+            self._start(n)
 
     def _start(self, number: int) -> None:
-        process = multiprocessing.get_context("fork").Process(target=self._work, args=(number,))
-        process.start()
-        self._processes[number] = process
+        # signals wait meanwhile: a process that was just forked has the handlers of this one
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+        if not self._stopping:
+            self._processes[number] = multiprocessing.get_context("fork").Process(target=self._work, args=(number,))
+            self._processes[number].start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
 
     def _work(self, number: int) -> None:
         os.environ[WORKER] = str(number)
@@ -74,17 +63,23 @@ class Workers:
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
 
-    def _restart(self, number: int, code: int) -> list[int]:
-        """Start a worker again, unless it ended by itself; then return its exit code."""
+    def wait(self) -> int:
+        """Return the exit code of wrong usage, else the highest, when all have ended."""
+        codes = [0]
+        while self._processes:
+            wait([process.sentinel for process in self._processes.values()])
+            for number, process in list(self._processes.items()):
+                if (code := process.exitcode) is not None:
+                    codes += [code if code >= 0 else SIGNALLED - code] if self._is_over(number, code) else []
+        return USAGE if USAGE in codes else max(codes)
+
+    def _is_over(self, number: int, code: int) -> bool:
+        """Start a worker again, unless it ended by itself or all are to end."""
         del self._processes[number]
         if code == USAGE:
             self._stop(signal.SIGTERM)
-        if not self._stopping and code:
+        if code and not self._stopping:
             note(f"rxcompact: worker {number} ended with {code}, and is started again", "ERROR")
             time.sleep(PAUSE)
-        if self._stopping or not code:
-            return [code if code >= 0 else SIGNALLED - code]
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-        self._start(number)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
-        return []
+            self._start(number)
+        return number not in self._processes

@@ -166,7 +166,27 @@ def test_a_worker_that_dies_is_started_again_and_a_signal_ends_all(tmp_path: Pat
     assert process.returncode == 0
     assert b"worker 1 ended with -9, and is started again" in errors
     assert errors.count(b"published 1,") == 3
-    assert sorted(path.name for path in tmp_path.glob("dead*")) == [f"dead-{number}.ndjson" for number in range(3)]
+    assert (tmp_path / letters).exists()
+
+
+def test_a_file_that_changes_is_run_anew_after_a_drain(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text(WORKER)
+    with started(tmp_path, "work.py", "--reload") as process:
+        who(tmp_path, 1)
+        (tmp_path / "notes.txt").write_text("no Python")
+        (tmp_path / "work.py").write_text(WORKER.replace('"id": 1', '"id": 2'))
+        who(tmp_path, 2)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert errors.count(b"work.py changed\n") == 1
+    assert errors.count(b"published 1,") == 2, errors  # each drained what it held
+
+
+def test_reload_is_for_one_process(tmp_path: Path) -> None:
+    done = subprocess.run([*RUN, "work", "--reload", "--workers=2"], cwd=tmp_path, capture_output=True, timeout=60)
+    assert done.returncode == 2
+    assert b"--reload must be without --workers" in done.stderr
 
 
 def test_workers_that_cannot_begin_end_all_of_them(tmp_path: Path) -> None:
