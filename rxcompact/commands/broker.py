@@ -53,18 +53,7 @@ def partitions(text: str) -> Sequence[int]:
 def broker_source(
     url: str, partitions: Sequence[int] | None, start: str | None, items: str | None = None
 ) -> BrokerSource:
-    """Return the source.
-
-    Args:
-        url: ``nats://HOST:PORT[,HOST:PORT…]/STREAM``, ``redis://HOST:PORT/DB/STREAM`` or
-            ``kafka://HOST:PORT[,HOST:PORT…]/TOPIC``, with options in its query.
-        partitions: Of a NATS stream.
-        start: Where a consumer that is made begins.
-        items: The path to the lists of events in each message.
-
-    Raises:
-        ArgumentError: for any other URL, options that the broker has not, and without its extra.
-    """
+    """Return the source of a URL, which has its options in the query; several hosts have commas between them."""
     address, _, query = url.partition("?")
     server, _, stream = address.rpartition("/")
     extra = next((name for name, (pattern, *_) in BROKERS.items() if re.fullmatch(pattern, server)), None)

@@ -70,7 +70,7 @@ def address(option: str, text: str) -> tuple[str, int]:
 
 
 def positive(text: str) -> int:
-    """Return a whole number above 0."""
+    """Return a number above 0."""
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
     return int(text)
@@ -125,9 +125,8 @@ def add_event_arguments(parser: argparse.ArgumentParser, time: str, *, key_requi
     add("--items", metavar="FIELD", help="where the lists of events are: Records, streams[].values[]")
     add_parameters(parser, compact, WINDOWS)
     kept = parser.add_mutually_exclusive_group()
-    kept.add_argument(
-        "--keep", choices=["first", "last"], default="first", help="the event to keep for a key (%(default)s)"
-    )
+    keep = "the event to keep for a key (%(default)s)"
+    kept.add_argument("--keep", choices=["first", "last"], default="first", help=keep)
     merges = f"merge these fields of a key's events: {', '.join(MERGES)}; may be repeated"
     kept.add_argument("--merge", metavar="FIELD=HOW[,FIELD=HOW...]", action="append", help=merges)
     add("--time", metavar="FIELD", help=time)

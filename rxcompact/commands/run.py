@@ -24,8 +24,6 @@ Run a Pipeline that you wrote as a service: supervised, drained on SIGTERM, SIGH
 The pipeline is a name in a module or in a file, by default `pipeline`; or a function that returns one.
 """
 EPILOG = f"""\
-durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
-
 Every option can be given by the environment, --status by RXCOMPACT_STATUS. Each of several workers makes the pipeline
 for itself, and has its number, from 0, in RXCOMPACT_WORKER.
 
@@ -41,8 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("pipeline", metavar="MODULE[:NAME]", help="module or file, and name in it (pipeline)")
     reload = "for development: start anew when a Python file beside it changes (extra reload)"
-    parser.add_argument("--reload", action="store_true", help=reload)
-    add_service_arguments(parser)
+    add_service_arguments(parser).add_argument("--reload", action="store_true", help=reload)
     common.add_log_arguments(parser)
 
 
@@ -63,8 +60,6 @@ def _reload(options: argparse.Namespace) -> int:
         from watchfiles import PythonFilter, run_process  # noqa: PLC0415 - an extra
     except ImportError:
         raise ArgumentError("--reload", True, 'with the extra: pip install "rxcompact[reload]"') from None
-    if options.workers > 1:
-        raise ArgumentError("--reload", True, "without --workers")
     os.environ["RXCOMPACT_RELOAD"] = "0"
     command = [sys.executable, "-m", "rxcompact", *(each for each in sys.argv[1:] if each != "--reload")]
     run_process(

@@ -45,7 +45,6 @@ LISTENER = [
     *("max_connections", "retry_after", "linger"),
 ]
 PIPELINE = ("max_age", "max_in_flight", "max_bytes")
-ENRICHER = ("max_concurrent",)
 ENRICH = ("max_concurrent", "rate")
 SINK = ("gzip", "method")
 
@@ -78,12 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group("publishing")
     add = group.add_argument
-    add(
-        "--publish",
-        default="-",
-        metavar="URL",
-        help="post batches there, or each event where it has {field}; - is standard output (default)",
-    )
+    publish = "post batches there, or each event where it has {field}; - is standard output (default)"
+    add("--publish", default="-", metavar="URL", help=publish)
     add("--header", help="of the posts; may be repeated", **header)
     add("--format", choices=["ndjson", "array", "object"], default="ndjson", help="of a post (%(default)s)")
     add("--flat", action="store_true", help="the event's own fields with count and times beside them, as for a table")
@@ -110,8 +105,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     key_mapper, time_mapper = common.mappers(options)
     operators: list[Step] = [rxo.compact(key_mapper=key_mapper, time_mapper=time_mapper, **common.windows(options))]
     if options.enrich is not None:
-        headers = dict(options.enrich_header)
-        enricher = HttpEnricher(options.enrich, headers=headers, **common.given(options, ENRICHER))
+        headers, at_once = dict(options.enrich_header), options.max_concurrent
+        enricher = HttpEnricher(options.enrich, headers=headers, max_concurrent=at_once)
         operators.append(rxo.enrich(enricher, **common.given(options, ENRICH)))
     to_json = flat_object if options.flat else json_object
     sink: Sink = NdjsonSink(to_json=to_json)

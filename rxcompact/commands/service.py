@@ -5,20 +5,30 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
+from aiohttp import web
 from reactivex import operators as ops
 
+from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands import common
-from rxcompact.errors import PermanentError, TransientError
+from rxcompact.commands.workers import worker
+from rxcompact.contracts import Source
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import DeadLetter
 from rxcompact.format import error_text
 from rxcompact.observers import LogObserver
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Signal, SourceFailed
+from rxcompact.sources.connections import Server
+from rxcompact.sources.http import HttpSource
+from rxcompact.sources.probes import Probes
 
 ORCHESTRATOR = ("deadline",)
+MAX_CONNECTIONS, TIMEOUT = 100, 75.0  # of --status
 EXIT_CODES = """\
 exit code:
   0    drained: after a signal, or because the source ended
@@ -28,44 +38,44 @@ exit code:
 """
 
 
-def add_service_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of all commands that run a service."""
+def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
+    """Add the options of all commands that run a service; return the group of those that start processes."""
     add = parser.add_argument
+    processes = parser.add_mutually_exclusive_group()
     common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
     status = "answer /healthz, /readyz and /metrics there, whatever the source; a worker N at PORT + N"
     add("--status", metavar="HOST:PORT", help=status)
     workers = "processes, each with its share of --partitions; one that dies is started again (%(default)s)"
-    add("--workers", type=common.positive, default=1, metavar="N", help=workers)
+    processes.add_argument("--workers", type=common.positive, default=1, metavar="N", help=workers)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
     output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")
+    return processes
 
 
 def _is_fatal(signal: Signal) -> bool:
     return isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError)
 
 
+def _is_of_a_closed_pipe(letter: DeadLetter) -> bool:
+    return isinstance(letter.error, PermanentError) and isinstance(letter.error.__cause__, BrokenPipeError)
+
+
 async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
-    from rxcompact.commands.status import ready_text, status  # noqa: PLC0415 - aiohttp takes long to import
-
     orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
     failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     stops: list[asyncio.Future[Any]] = []  # for want of a reader of standard output
 
-    def on_dead_letter(letter: DeadLetter) -> None:
-        error = letter.error
-        if isinstance(error, PermanentError) and isinstance(error.__cause__, BrokenPipeError) and not stops:
-            stops.append(asyncio.ensure_future(orchestrator.stop()))
-
-    orchestrator.dead_letters.subscribe(on_dead_letter)
+    closed = orchestrator.dead_letters.pipe(ops.filter(_is_of_a_closed_pipe), ops.take(1))
+    closed.subscribe(lambda _: stops.append(asyncio.ensure_future(orchestrator.stop())))
     if options.verbose:
         orchestrator.attach(LogObserver())
     if numbers := common.stop_signals():
         orchestrator.stop_on(*numbers)
-    ready = asyncio.ensure_future(ready_text(pipeline.source))
+    ready = asyncio.ensure_future(_ready(pipeline.source))
     in_time = False
-    async with status(orchestrator, ready, options.status):
+    async with _status(orchestrator, ready, options.status):
         with orchestrator.signals.pipe(ops.filter(_is_fatal), ops.take(1)).subscribe(failed.set_result):
             await orchestrator.start()
             ended = asyncio.ensure_future(orchestrator.wait())
@@ -78,7 +88,7 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
         if ready.done():
             common.note(ready.result())
         if options.live:
-            from rxcompact.commands.live import live  # noqa: PLC0415 - so does what it shows
+            from rxcompact.commands.live import live  # noqa: PLC0415 - takes long to import
 
             await live(orchestrator, sys.stderr)
         try:
@@ -89,3 +99,39 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     common.note(str(account), **account._asdict())
     useless = account.received > 0 and not account.published
     return int(useless or bool(stops) or not in_time or account.abandoned > 0 or bool(orchestrator.unknown_fields))
+
+
+async def _ready(source: Source) -> str:
+    if isinstance(source, HttpSource):
+        await source.listening()
+        return f"listening on {source.url}"
+    if isinstance(source, BrokerSource):
+        await source.bound()
+    return f"consuming {source!r}"
+
+
+@asynccontextmanager
+async def _status(orchestrator: Orchestrator, ready: asyncio.Future[Any], place: str | None) -> AsyncGenerator[None]:
+    """Answer probes and metrics meanwhile."""
+    if place is None:
+        yield
+        return
+
+    def state() -> str:
+        if orchestrator.state != "running":
+            return orchestrator.state
+        return "ok" if ready.done() else "starting"
+
+    host, port = common.address("--status", place)
+    app = web.Application()
+    app.add_routes(Probes(state, lambda: orchestrator.demand).routes())
+    server = Server(app, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
+    try:
+        port = await server.open(host, port + (worker() if port else 0))
+    except OSError as error:
+        raise ArgumentError("--status", place, f"free ({error})") from None
+    common.note(f"status on http://{f'[{host}]' if ':' in host else host}:{port}")
+    try:
+        yield
+    finally:
+        await server.close()

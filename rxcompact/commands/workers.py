@@ -14,10 +14,8 @@ from typing import Any
 
 from rxcompact.commands.common import SIGNALLED, note, stop_signals
 
-USAGE = 2
-"""The exit code of a worker that would end at once again."""
-PAUSE = 1.0
-"""Seconds until a worker that died is started again."""
+USAGE = 2  # the exit code of a worker that would end at once again
+PAUSE = 1.0  # seconds until a worker that died is started again
 WORKER = "RXCOMPACT_WORKER"
 
 
@@ -27,12 +25,7 @@ def worker() -> int:
 
 
 class Workers:
-    """Runs a function in processes until each has ended by itself, or a signal has stopped them all.
-
-    Args:
-        number: How many.
-        run: Returns the exit code.
-    """
+    """Runs a function in several processes until each has ended by itself, or a signal has stopped them all."""
 
     def __init__(self, number: int, run: Callable[[], int]) -> None:
         self._run, self._signals, self._stopping = run, stop_signals(), False

@@ -186,7 +186,7 @@ def test_a_file_that_changes_is_run_anew_after_a_drain(tmp_path: Path) -> None:
 def test_reload_is_for_one_process(tmp_path: Path) -> None:
     done = subprocess.run([*RUN, "work", "--reload", "--workers=2"], cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode == 2
-    assert b"--reload must be without --workers" in done.stderr
+    assert b"argument --workers: not allowed with argument --reload" in done.stderr
 
 
 def test_workers_that_cannot_begin_end_all_of_them(tmp_path: Path) -> None:
