@@ -26,7 +26,14 @@ Row: TypeAlias = list[Any]
 _first_seen = itemgetter(2)  # of a row
 
 
-class Bucket(Collection[Compacted]):
+class Items(Collection[Compacted]):
+    """Events that are made when they are asked for."""
+
+    def __contains__(self, item: object) -> bool:
+        return any(item == compacted for compacted in self)
+
+
+class Bucket(Items):
     """The distinct events of a window; once closed, the items of that window.
 
     Args:
@@ -54,9 +61,6 @@ class Bucket(Collection[Compacted]):
         """Return whether an event of this key and time makes nothing more to emit."""
         del time
         return key in self.table
-
-    def __contains__(self, item: object) -> bool:
-        return any(item == compacted for compacted in self)
 
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         """Add events; one whose key cannot be hashed is rejected, and those behind it are added."""
@@ -164,26 +168,56 @@ class EventBucket(Bucket):
             yield Compacted(key, event, None, arrived if seen else None, None, bounds)
 
 
+class Rows(Items):
+    """The events of rows, by their keys; with the bounds of all, or a function that gives those of a row."""
+
+    def __init__(
+        self,
+        keys: Collection[Hashable],
+        rows: Collection[Row],
+        kept: tuple[bool, ...],
+        bounds: Bounds | Callable[[Row], Bounds] | None = None,
+    ) -> None:
+        self._keys, self._rows, self._kept, self._bounds = keys, rows, kept, bounds
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Compacted]:
+        counted, first, last = self._kept
+        own, bounds = (self._bounds, None) if callable(self._bounds) else (None, self._bounds)
+        for key, row in zip(self._keys, self._rows, strict=True):
+            yield Compacted(
+                key,
+                row[0],
+                row[1] if counted else None,
+                row[2] if first else None,
+                row[3] if last else None,
+                bounds if own is None else own(row),
+            )
+
+
 class RowBucket(Bucket):
     """Keeps of each key a row ``[event, count, first_seen, last_seen]``, filled by a plain loop."""
 
     def __init__(self, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject)
-        self._keep = keep
+        self._last = keep == "last"
+        self._accumulate = keep if callable(keep) else None
+        self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
         self._kept = tuple(field in fields for field in FIELDS)
         self._timed = False
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
-        if not isinstance(seen, float | int):
-            self._timed = True
-            self._fill_timed(zip(keys, events, seen, strict=True))
-        elif callable(self._keep):
-            self._fill_timed(zip(keys, events, repeat(seen), strict=False))
-        else:
+        has_arrived = isinstance(seen, float | int)
+        if has_arrived and self._accumulate is None:
             self._fill_arrived(zip(keys, events, strict=True), seen)
+            return
+        self._timed |= not has_arrived
+        self._fill_timed(zip(keys, events, repeat(seen) if has_arrived else seen, strict=False))
 
     def _fill_arrived(self, pairs: Iterable[tuple[Hashable, Any]], arrived: float) -> None:
-        table, get, last = self.table, self.table.get, self._keep == "last"
+        table, get, last = self.table, self.table.get, self._last
         for key, event in pairs:
             row = get(key)
             if row is None:
@@ -195,30 +229,46 @@ class RowBucket(Bucket):
                     row[0] = event
 
     def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
-        table, get = self.table, self.table.get
-        last, accumulate = self._keep == "last", self._keep if callable(self._keep) else None
+        table, get, last, merges = self.table, self.table.get, self._last, self._accumulate is not None
         for key, event, time in triples:
             row = get(key)
-            if row is None:
+            if merges:
+                row = row or [event, 0, time, time]
+                if self._merge(row, event, time):
+                    table[key] = row
+            elif row is None:
                 table[key] = [event, 1, time, time]
-                continue
-            if accumulate is not None:
-                try:
-                    row[0] = accumulate(row[0], event)
-                except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
-                    self._refuse(event, AccumulatorError.of(cause))
-                    continue
-            elif last:
+            else:
+                row[1] += 1
+                if last:
+                    row[0] = event
+                if time > row[3]:
+                    row[3] = time
+                elif time < row[2]:
+                    row[2] = time
+
+    def _merge(self, row: Row, event: Any, time: float, *, earlier: bool = True) -> bool:
+        """Add an event to a row, or begin the row with it; return whether the caller's function could do that."""
+        try:
+            if not row[1]:
+                row[0] = event if self._seed is None else self._seed(event)
+            elif self._accumulate is not None:
+                row[0] = self._accumulate(row[0], event)
+            elif self._last:
                 row[0] = event
-            row[1] += 1
-            if time > row[3]:
-                row[3] = time
-            elif time < row[2]:
-                row[2] = time
+        except BaseException as cause:  # noqa: BLE001 - the caller's function may raise anything
+            self._refuse(event, AccumulatorError.of(cause))
+            return False
+        row[1] += 1
+        if time > row[3]:
+            row[3] = time
+        elif earlier and time < row[2]:
+            row[2] = time
+        return True
 
     def _size_of(self, values: Iterable[Any]) -> int:
         events = map(itemgetter(0), values)
-        if callable(self._keep):  # what it makes of them may be anything, which is not counted
+        if self._accumulate is not None:  # what it makes of them may be anything, which is not counted
             return sum(len(event) for event in events if isinstance(event, bytes))
         return sum(map(len, events))
 
@@ -228,20 +278,9 @@ class RowBucket(Bucket):
         return min(map(_first_seen, rows), default=None) if self._timed else next(map(_first_seen, rows), None)
 
     def _pop(self, key: Hashable) -> Compacted:
-        event, *numbers = self.table.pop(key)
-        self.received -= numbers[0]
-        count, first, last = (number if kept else None for number, kept in zip(numbers, self._kept, strict=True))
-        return Compacted(key, event, count, first, last)
+        row = self.table.pop(key)
+        self.received -= row[1]
+        return next(iter(Rows((key,), (row,), self._kept)))
 
     def __iter__(self) -> Iterator[Compacted]:
-        bounds = self._bounds
-        counted, first, last = self._kept
-        for key, (event, count, first_seen, last_seen) in self.table.items():
-            yield Compacted(
-                key,
-                event,
-                count if counted else None,
-                first_seen if first else None,
-                last_seen if last else None,
-                bounds,
-            )
+        return iter(Rows(self.table, self.table.values(), self._kept, self._bounds))

@@ -14,11 +14,13 @@ from rxcompact.clock import INFINITY, TICK, Clock
 from rxcompact.events import Bounds, Trigger, Window
 from rxcompact.operators.bucket import Row
 from rxcompact.operators.eventtime import EventTimeWindows
-from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket
+from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket, SessionBucket
 from rxcompact.operators.windows import TumblingWindows, Windows
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
+
+_opened, _touched = map(itemgetter, (OPENED, TOUCHED))
 
 
 class PerKey(Windows):
@@ -30,14 +32,11 @@ class PerKey(Windows):
     def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
         super().__init__(options, clock, observer)
         self._gap = INFINITY if options.gap is None else options.gap
-        self._new_bucket = partial(
-            KeyedBucket,
-            timespan=options.timespan,
-            gap=self._gap,
-            leading=options.leading,
-            trailing=options.trailing,
-            lateness=options.lateness,
-        )
+        kept = {"timespan": options.timespan, "gap": self._gap}
+        edges = {"leading": options.leading, "trailing": options.trailing}
+        self._new_bucket = partial(KeyedBucket, **kept, **edges)
+        if options.lateness is not None:
+            self._new_bucket = partial(SessionBucket, lateness=options.lateness, **kept, **edges)
         self._keyed = cast(KeyedBucket, self._bucket(0))
 
     def _close_until(self, end: float) -> list[Row]:
@@ -51,21 +50,23 @@ class PerKey(Windows):
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
         self._emit_leads(index)
-        bucket, timespan, offset, now = self._keyed, self._options.timespan, self._offset(), self._now()
-        parts: dict[Trigger, list[Row]] = {trigger: [row for row in rows if row[COUNT]]}
-        if trigger == "time" and self._gap < timespan:
+        gap, timespan, offset, now = self._gap, self._options.timespan, self._offset(), self._now()
+        parts: dict[Trigger, list[Row]] = {trigger: rows}
+        if trigger == "time" and gap < timespan:
             parts = {"gap": [], "time": []}
             for row in rows:
-                if row[COUNT]:
-                    parts["gap" if row[TOUCHED] + self._gap < row[OPENED] + timespan else "time"].append(row)
+                parts["gap" if row[TOUCHED] + gap < row[OPENED] + timespan else "time"].append(row)
         for by, part in parts.items():
-            self._left += len(part)
-            for different in _by_key(part):
-                opened = list(map(itemgetter(OPENED), different.values()))
-                touched = max(map(itemgetter(TOUCHED), different.values()))
-                closed = min(touched + self._gap, max(opened) + timespan, now)
-                window = bucket.window(different, Bounds(min(opened) + offset, closed + offset, by), (by, offset, now))
-                self.pending.append(partial(self._on_window, window))
+
+            def own(row: Row, by: Trigger = by) -> Bounds:
+                opened = row[OPENED]
+                return Bounds(opened + offset, min(row[TOUCHED] + gap, opened + timespan, now) + offset, by)
+
+            for different in _different([row for row in part if row[COUNT]]):
+                closed = min(max(map(_touched, different)) + gap, max(map(_opened, different)) + timespan, now)
+                bounds = Bounds(min(map(_opened, different)) + offset, closed + offset, by)
+                self._left += len(different)
+                self.pending.append(partial(self._on_window, self._keyed.window(different, bounds, own)))
 
     def _offset(self) -> float:
         """Return what makes POSIX seconds of the instants of rows."""
@@ -86,15 +87,14 @@ class PerKey(Windows):
         return self.clock.monotonic() + min(self._gap, self._options.timespan)
 
 
-def _by_key(rows: list[Row]) -> Iterable[dict[Hashable, Row]]:
-    """Return rows by their keys; in event time a key may have several, which go into parts of their own."""
-    found = {row[KEY]: row for row in rows}
-    if len(found) == len(rows):
-        return (found,) if found else ()
-    parts: defaultdict[int, dict[Hashable, Row]] = defaultdict(dict)
+def _different(rows: list[Row]) -> Iterable[list[Row]]:
+    """Return rows in parts in which no key is twice; in event time a key may have several."""
+    if len(set(map(itemgetter(KEY), rows))) == len(rows):
+        return (rows,) if rows else ()
+    parts: defaultdict[int, list[Row]] = defaultdict(list)
     seen: Counter[Hashable] = Counter()
     for row in rows:
-        parts[seen[row[KEY]]][row[KEY]] = row
+        parts[seen[row[KEY]]].append(row)
         seen[row[KEY]] += 1
     return parts.values()
 
@@ -131,14 +131,14 @@ class SessionWindows(PerKey, EventTimeWindows):
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
         if times:
-            bucket = self._keyed
+            bucket = cast(SessionBucket, self._keyed)
             bucket.latest, bucket.idle_watermark = self._latest, self._idle_watermark
             self._put(0, keys, events, times)
             self._advance(max(self._latest, *times))
             self._close_until(self._watermark(self._latest))
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
-        times = [time for _, _, time in self._keyed.leads]
+        times = list(map(_opened, self._keyed.leads))
         return Bounds(min(times), max(times), trigger)
 
     def due(self) -> float:

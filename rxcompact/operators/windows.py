@@ -55,7 +55,7 @@ class Windows(SerializedEmitter, ABC):
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
         self._new_bucket: Callable[[Reject, Keep, Collection[Field]], Bucket] = RowBucket
-        if options.leading or hasattr(options.keep, "seed"):
+        if options.leading:
             self._new_bucket = partial(KeyedBucket, leading=options.leading, trailing=options.trailing)
         elif first_alone and options.time_mapper is None:
             self._new_bucket = EventBucket
@@ -252,9 +252,7 @@ class Windows(SerializedEmitter, ABC):
         """Emit rows that were removed from a bucket that is open."""
         self._emit_leads(index)
         bucket = self._buckets[index]
-        if isinstance(bucket, KeyedBucket) and (
-            window := bucket.window({row[4]: row for row in rows}, self._bounds(index, trigger))
-        ):
+        if isinstance(bucket, KeyedBucket) and (window := bucket.window(rows, self._bounds(index, trigger))):
             self._left += len(window)
             self.pending.append(partial(self._on_window, window))
 
