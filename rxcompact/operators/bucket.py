@@ -169,11 +169,15 @@ class EventBucket(Bucket):
 
 
 class Rows(Items):
-    """The events of rows, by their keys; with the bounds of all, or a function that gives those of a row."""
+    """The events of rows, which have their keys behind the fields where these are not given.
+
+    Args:
+        bounds: Those of all, or a function that gives those of a row.
+    """
 
     def __init__(
         self,
-        keys: Collection[Hashable],
+        keys: Iterable[Hashable] | None,
         rows: Collection[Row],
         kept: tuple[bool, ...],
         bounds: Bounds | Callable[[Row], Bounds] | None = None,
@@ -186,7 +190,8 @@ class Rows(Items):
     def __iter__(self) -> Iterator[Compacted]:
         counted, first, last = self._kept
         own, bounds = (self._bounds, None) if callable(self._bounds) else (None, self._bounds)
-        for key, row in zip(self._keys, self._rows, strict=True):
+        keys = map(itemgetter(4), self._rows) if self._keys is None else self._keys
+        for key, row in zip(keys, self._rows, strict=True):
             yield Compacted(
                 key,
                 row[0],
@@ -209,12 +214,13 @@ class RowBucket(Bucket):
         self._timed = False
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
-        has_arrived = isinstance(seen, float | int)
-        if has_arrived and self._accumulate is None:
+        if not isinstance(seen, float | int):
+            self._timed = True
+            self._fill_timed(zip(keys, events, seen, strict=True))
+        elif self._accumulate is not None:
+            self._fill_timed(zip(keys, events, repeat(seen), strict=False))
+        else:
             self._fill_arrived(zip(keys, events, strict=True), seen)
-            return
-        self._timed |= not has_arrived
-        self._fill_timed(zip(keys, events, repeat(seen) if has_arrived else seen, strict=False))
 
     def _fill_arrived(self, pairs: Iterable[tuple[Hashable, Any]], arrived: float) -> None:
         table, get, last = self.table, self.table.get, self._last

@@ -6,7 +6,7 @@ from bisect import bisect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
-from itertools import compress, count, repeat
+from itertools import count, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -86,7 +86,7 @@ class KeyedBucket(RowBucket):
     # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
-        table, get, now, last, leading = self.table, self.table.get, self.now, self._last, self._leading
+        table, get, now, last = self.table, self.table.get, self.now, self._last
         is_plain, began, fresh = self._is_plain(), self._began(), list[Row]()
         if isinstance(seen, float | int):
             seen = repeat(seen)
@@ -98,19 +98,16 @@ class KeyedBucket(RowBucket):
                 if row is None:
                     table[key] = row = [event, began, time, time, key, now, now, True, 0]
                     fresh.append(row)
-                    if leading:
-                        row[0] = None
-                        self.leads.append([event, 1, time, time, key, now])
-                    elif not began:
-                        self._repeat(row, event, time)
-                elif is_plain and row[1]:
+                    if not began:
+                        self._begin(row, event, time)
+                    continue
+                row[6] = now
+                if is_plain and row[1]:
                     row[1] += 1
                     row[3] = time
-                    row[6] = now
                     if last:
                         row[0] = event
                 else:
-                    row[6] = now
                     self._repeat(row, event, time)
         finally:  # a key may raise
             self._opened(fresh)
@@ -119,8 +116,15 @@ class KeyedBucket(RowBucket):
         return self.ack is None and self._accumulate is None
 
     def _began(self) -> int:
-        """Return the count of a row that opens, before its event is added by `_repeat`."""
+        """Return the count of a row that opens; where it is 0 the event is for `_begin`."""
         return int(not self._leading and self._is_plain())
+
+    def _begin(self, row: Row, event: Any, time: float) -> None:
+        if self._leading:
+            row[EVENT] = None
+            self.leads.append([event, 1, time, time, row[KEY], row[OPENED]])
+        else:
+            self._repeat(row, event, time)
 
     def _repeat(self, row: Row, event: Any, time: float) -> None:
         """Add an event to a row, which may be the first that is counted."""
@@ -218,27 +222,24 @@ class KeyedBucket(RowBucket):
 
     def window(self, rows: list[Row], bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of rows that were removed; each may have bounds of its own."""
-        counts = list(map(_count, rows))
-        if not all(counts):
-            rows = list(compress(rows, counts))
-        keys = list(map(_key, rows))
+        rows = rows if all(map(_count, rows)) else [row for row in rows if row[COUNT]]
         acks: list[tuple[Ack, Iterable[Hashable]]] = []
         if self._row_acks:
             acks = [(ack, (row[KEY],)) for row in rows for ack in self._row_acks.pop(id(row), ())]
-        return Window(bounds, sum(counts), Rows(keys, rows, self._kept, own or bounds), acks=acks)
+        return Window(bounds, sum(map(_count, rows)), Rows(None, rows, self._kept, own or bounds), acks=acks)
 
     def dropped(self, row: Row) -> tuple[Compacted, list[Ack]]:
         """Return a row that was removed and is not emitted, and what waits for it."""
-        return next(iter(Rows((row[KEY],), (row,), self._kept))), self._row_acks.pop(id(row), [])
+        return next(iter(Rows(None, (row,), self._kept))), self._row_acks.pop(id(row), [])
 
     def take_leads(self, bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of the first events that are to leave at once."""
         leads, self.leads = self.leads, []
-        keys = list(map(_key, leads))
+        acks: list[tuple[Ack, Iterable[Hashable]]] = []
         if self.ack is not None:
             self.ack.retain()
-        acks = () if self.ack is None else ((self.ack, keys),)
-        return Window(bounds, len(leads), Rows(keys, leads, self._kept, own or bounds), acks=acks)
+            acks.append((self.ack, list(map(_key, leads))))
+        return Window(bounds, len(leads), Rows(None, leads, self._kept, own or bounds), acks=acks)
 
 
 class SessionBucket(KeyedBucket):
@@ -263,42 +264,34 @@ class SessionBucket(KeyedBucket):
         return bool(row[OPENED] <= time < end and end > self.latest - self._lateness)
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
-        table, get, last, leading = self.table, self.table.get, self._last, self._leading
-        gap, timespan, lateness, latest = self._gap, self._timespan, self._lateness, self.latest
+        table, get, last, idle, latest = self.table, self.table.get, self._last, self.idle_watermark, self.latest
+        gap, timespan, lateness = self._gap, self._timespan, self._lateness
         is_plain, began, fresh = self._is_plain(), self._began(), list[Row]()
-        idle = self.idle_watermark
         try:
             for key, event, time in zip(keys, events, seen, strict=True):
                 row, before = get(key), latest
-                if time > latest:
+                if time > latest:  # noqa: PLR1730 - faster
                     latest = time
-                if time <= idle or time <= before - lateness:
-                    row = self._session(key, event, row, time, max(before - lateness, idle))
-                elif row is None:
+                if row is None and time > before - lateness and time > idle:
                     table[key] = row = [event, began, time, time, key, time, time, True, 0]
                     fresh.append(row)
-                    if leading:
-                        row[0] = None
-                        self.leads.append([event, 1, time, time, key, time])
-                    elif not began:
-                        self._repeat(row, event, time)
-                    continue
-                # most events are of their key's last session, and not before it began
-                elif not row[5] <= time <= row[6] + gap or time >= row[5] + timespan:
-                    row = self._session(key, event, row, time, max(before - lateness, idle))
-                elif time > row[6]:
-                    row[6] = time
-                if row is None:
-                    continue
-                if is_plain and row[1]:
+                    if not began:
+                        self._begin(row, event, time)
+                # most events are of their key's last session, and behind those before
+                elif (
+                    is_plain
+                    and row is not None
+                    and row[1]
+                    and time > before - lateness
+                    and time > idle
+                    and row[6] <= time <= row[6] + gap
+                    and time < row[5] + timespan
+                ):
                     row[1] += 1
-                    if time > row[3]:
-                        row[3] = time
-                    elif time < row[2] and not leading:
-                        row[2] = time
+                    row[3] = row[6] = time
                     if last:
                         row[0] = event
-                else:
+                elif (row := self._session(key, event, row, time, max(before - lateness, idle))) is not None:
                     self._repeat(row, event, time)
         finally:
             self.latest = latest
@@ -306,14 +299,18 @@ class SessionBucket(KeyedBucket):
 
     def _session(self, key: Hashable, event: Any, row: Row | None, time: float, watermark: float) -> Row | None:
         """Return the session that an event is to be added to, joined with its neighbour; None where there is none."""
+        gap, timespan = self._gap, self._timespan
+        if row and row[OPENED] <= time <= row[TOUCHED] + gap and watermark < time < row[OPENED] + timespan:
+            row[TOUCHED] = max(row[TOUCHED], time)  # of the last one, and not before it began
+            return row
         rows = self._sessions.get(key) or ([] if row is None else [row])
         first = bisect(rows, watermark, key=self.end)  # those before wait to be closed
         at = bisect(rows, time, lo=first, key=_opened)
         found, low, high = None, time, time
         for each in rows[max(at - 1, first) : at + 1]:
             opened, touched = min(low, each[OPENED]), max(high, each[TOUCHED])
-            is_near = each[OPENED] - self._gap <= time <= each[TOUCHED] + self._gap
-            if is_near and touched - opened < self._timespan and (found is None or self._join(found, each)):
+            is_near = each[OPENED] - gap <= time <= each[TOUCHED] + gap
+            if is_near and touched - opened < timespan and (found is None or self._join(found, each)):
                 if found is not None:
                     del rows[at]
                 found, low, high = found or each, opened, touched
@@ -334,11 +331,8 @@ class SessionBucket(KeyedBucket):
     def _open(self, key: Hashable, event: Any, time: float) -> Row:
         row = [event, self._began(), time, time, key, time, time, True, 0]
         self._opened([row])
-        if self._leading:
-            row[EVENT] = None
-            self.leads.append([event, 1, time, time, key, time])
-        elif not row[COUNT]:
-            self._repeat(row, event, time)
+        if not row[COUNT]:
+            self._begin(row, event, time)
         return row
 
     def _store(self, key: Hashable, rows: list[Row]) -> None:

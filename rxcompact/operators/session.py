@@ -20,7 +20,7 @@ from rxcompact.operators.windows import TumblingWindows, Windows
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
-_opened, _touched = map(itemgetter, (OPENED, TOUCHED))
+_count, _key, _opened, _touched = map(itemgetter, (COUNT, KEY, OPENED, TOUCHED))
 
 
 class PerKey(Windows):
@@ -32,11 +32,10 @@ class PerKey(Windows):
     def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
         super().__init__(options, clock, observer)
         self._gap = INFINITY if options.gap is None else options.gap
-        kept = {"timespan": options.timespan, "gap": self._gap}
-        edges = {"leading": options.leading, "trailing": options.trailing}
-        self._new_bucket = partial(KeyedBucket, **kept, **edges)
+        own: dict[str, Any] = {name: getattr(options, name) for name in ("timespan", "leading", "trailing")}
+        self._new_bucket = partial(KeyedBucket, gap=self._gap, **own)
         if options.lateness is not None:
-            self._new_bucket = partial(SessionBucket, lateness=options.lateness, **kept, **edges)
+            self._new_bucket = partial(SessionBucket, gap=self._gap, lateness=options.lateness, **own)
         self._keyed = cast(KeyedBucket, self._bucket(0))
 
     def _close_until(self, end: float) -> list[Row]:
@@ -62,11 +61,17 @@ class PerKey(Windows):
                 opened = row[OPENED]
                 return Bounds(opened + offset, min(row[TOUCHED] + gap, opened + timespan, now) + offset, by)
 
-            for different in _different([row for row in part if row[COUNT]]):
+            for different in self._different(part):
                 closed = min(max(map(_touched, different)) + gap, max(map(_opened, different)) + timespan, now)
                 bounds = Bounds(min(map(_opened, different)) + offset, closed + offset, by)
                 self._left += len(different)
                 self.pending.append(partial(self._on_window, self._keyed.window(different, bounds, own)))
+
+    def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
+        """Return rows that have something to emit, in parts in which no key is twice."""
+        if self._options.leading or not all(map(_count, rows)):
+            rows = [row for row in rows if row[COUNT]]
+        return (rows,) if rows else ()
 
     def _offset(self) -> float:
         """Return what makes POSIX seconds of the instants of rows."""
@@ -85,18 +90,6 @@ class PerKey(Windows):
     def due(self) -> float:
         # where nothing is open yet: when the window of a key of now would close
         return self.clock.monotonic() + min(self._gap, self._options.timespan)
-
-
-def _different(rows: list[Row]) -> Iterable[list[Row]]:
-    """Return rows in parts in which no key is twice; in event time a key may have several."""
-    if len(set(map(itemgetter(KEY), rows))) == len(rows):
-        return (rows,) if rows else ()
-    parts: defaultdict[int, list[Row]] = defaultdict(list)
-    seen: Counter[Hashable] = Counter()
-    for row in rows:
-        parts[seen[row[KEY]]].append(row)
-        seen[row[KEY]] += 1
-    return parts.values()
 
 
 class KeyedWindows(PerKey, TumblingWindows):
@@ -136,6 +129,17 @@ class SessionWindows(PerKey, EventTimeWindows):
             self._put(0, keys, events, times)
             self._advance(max(self._latest, *times))
             self._close_until(self._watermark(self._latest))
+
+    def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
+        parts: defaultdict[int, list[Row]] = defaultdict(list)
+        for different in super()._different(rows):
+            if len(set(map(_key, different))) == len(different):
+                return (different,)
+            seen: Counter[Hashable] = Counter()
+            for row in different:  # several sessions of a key
+                parts[seen[row[KEY]]].append(row)
+                seen[row[KEY]] += 1
+        return parts.values()
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         times = list(map(_opened, self._keyed.leads))

@@ -108,5 +108,50 @@ def counting_in_a_loop(close: Close, chunks: list[list[Event]]) -> int:
     return closed
 
 
+def per_key(close: Close, chunks: list[list[Event]]) -> int:
+    """Windows per key in the least code: those that opened together are looked at together."""
+    closed, size = 0, WINDOW // len(chunks[0])
+    for start in range(0, len(chunks), size):
+        records: dict[str, list[Any]] = {}
+        opened: list[list[list[Any]]] = []
+        for chunk in chunks[start : start + size]:
+            now, fresh = time.monotonic(), []
+            for event in chunk:
+                key = event["id"]
+                record = records.get(key)
+                if record is None:
+                    record = records[key] = [event, 1, now, now, key]
+                    fresh.append(record)
+                else:
+                    record[1] += 1
+                    record[3] = now
+            opened.append(fresh)
+        closed += close([record for fresh in opened for record in fresh if records.pop(record[4]) is record])
+    return closed
+
+
+def leading(close: Close, chunks: list[list[Event]]) -> int:
+    """A leading edge in the least code: first events after each chunk, repeats at the end."""
+    closed, size = 0, WINDOW // len(chunks[0])
+    for start in range(0, len(chunks), size):
+        records: dict[str, list[Any]] = {}
+        for chunk in chunks[start : start + size]:
+            now, leads = time.monotonic(), []
+            for event in chunk:
+                key = event["id"]
+                record = records.get(key)
+                if record is None:
+                    records[key] = [None, 0, now, now]
+                    leads.append([event, 1, now, now])
+                else:
+                    if not record[1]:
+                        record[0] = event
+                    record[1] += 1
+                    record[3] = now
+            closed += close(leads)
+        closed += close([record for record in records.values() if record[1]])
+    return closed
+
+
 def _counted(close: Close, first: dict[str, Event], counts: Counter[str]) -> int:
     return close(first) if close is len else close([[event, counts[key]] for key, event in first.items()])

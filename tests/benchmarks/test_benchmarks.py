@@ -87,8 +87,8 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("1", "compact, chunks of 100, first_seen", "dict loop", 4.0),
         ("1", "compact, chunks of 1,000, count and times", "plain", 2.5),
         ("10", "per key, gap", "tumbling", 2.5),
-        ("10", "event time, per key, gap", "event time, tumbling", 3.5),
-        ("10", "leading", "tumbling", 3.5),  # 1.7 to 2.2
+        ("10", "event time, per key, gap", "event time, tumbling", 2.6),  # 1.3 to 1.7
+        ("10", "leading", "tumbling", 2.6),  # 1.4 to 1.7
         ("2", "compact, event by event, in a loop", "callback", 4.0),
         ("2", "compact, event by event, in a loop", "RxPY", 0.5),
         ("2", "compact, event by event, outside asyncio", "RxPY", 0.5),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections import Counter
 from functools import partial
 from typing import Any, cast
@@ -379,6 +380,25 @@ def test_many_sessions_of_one_key_take_linear_time() -> None:
     bench.chunks.on_next(stream)
     bench.chunks.on_completed()
     assert len(bench.windows) == len(stream) == calls  # a key is in a window once
+
+
+@pytest.mark.parametrize("kind", ["each before the last", "each joins two"])
+@pytest.mark.parametrize("gap", [None, 5])
+def test_the_memory_of_sessions_is_that_of_their_keys(kind: str, gap: float | None) -> None:
+    events = 10_000
+    times = [float(events - n) for n in range(events)]
+    if kind == "each joins two":
+        times = [4.0 * (n + (n % 2 or -1)) for n in range(events)]  # -4, 8, 4, 16, 12, …
+    bench = Bench(1e9, gap=gap, time_mapper="ts", lateness=1e8, keep="first", tolerance=1e9)
+    stream = [{"id": "a", "ts": ts} for ts in times]
+    tracemalloc.start()
+    for start in range(0, events, 100):
+        bench.chunks.on_next(stream[start : start + 100])
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held < 1_000_000  # else 3 MB
+    bench.chunks.on_completed()
+    assert sum(window.received for window in bench.windows) == events
 
 
 @pytest.mark.parametrize("gap", [0, -1, "5", float("nan"), True])
