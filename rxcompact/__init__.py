@@ -14,7 +14,22 @@ if TYPE_CHECKING:
     from rxcompact.operators.merge import merge
     from rxcompact.orchestrator import Orchestrator
     from rxcompact.pipeline import Pipeline
-    from rxcompact.signals import Account, Report
+    from rxcompact.signals import (
+        Account,
+        BatchPublished,
+        CallEnded,
+        DeadLettered,
+        Failing,
+        Healed,
+        ObserverFailed,
+        Report,
+        RetryScheduled,
+        Signal,
+        SourceFailed,
+        StateChanged,
+        Tick,
+        WindowClosed,
+    )
     from rxcompact.sinks.http import HttpSink
     from rxcompact.sinks.ndjson import NdjsonSink
     from rxcompact.sources.http import HttpSource
@@ -35,7 +50,8 @@ _MODULES = {
     "operators.merge": "merge",
     "orchestrator": "Orchestrator",
     "pipeline": "Pipeline",
-    "signals": "Account Report",
+    "signals": "Account BatchPublished CallEnded DeadLettered Failing Healed ObserverFailed Report RetryScheduled "
+    "Signal SourceFailed StateChanged Tick WindowClosed",
     "sinks.http": "HttpSink",
     "sinks.ndjson": "NdjsonSink",
     "sources.http": "HttpSource",
@@ -61,11 +77,16 @@ __all__ = [
     "Account",
     "Ack",
     "Batch",
+    "BatchPublished",
     "Bounds",
+    "CallEnded",
     "Chunk",
     "Compacted",
     "DeadLetter",
+    "DeadLettered",
     "Enricher",
+    "Failing",
+    "Healed",
     "HttpEnricher",
     "HttpSink",
     "HttpSource",
@@ -74,6 +95,7 @@ __all__ = [
     "NdjsonSink",
     "NdjsonSource",
     "ObservableSource",
+    "ObserverFailed",
     "Orchestrator",
     "Outcome",
     "Pipeline",
@@ -81,9 +103,15 @@ __all__ = [
     "PushSource",
     "Reducer",
     "Report",
+    "RetryScheduled",
+    "Signal",
     "Sink",
     "Source",
+    "SourceFailed",
+    "StateChanged",
+    "Tick",
     "Window",
+    "WindowClosed",
     "key_of",
     "merge",
     "operators",

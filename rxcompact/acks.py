@@ -19,12 +19,14 @@ class Ack:
 
     Args:
         on_settled: Called then, on the loop.
+        spans: Span contexts of what it acknowledges, which the spans of its windows link to.
     """
 
-    __slots__ = ("_count", "_on_settled")
+    __slots__ = ("_count", "_on_settled", "spans")
 
-    def __init__(self, on_settled: Callable[[], object]) -> None:
+    def __init__(self, on_settled: Callable[[], object], spans: Sequence[Any] = ()) -> None:
         self._on_settled = on_settled
+        self.spans = spans
         self._count = 0
 
     def retain(self) -> None:

@@ -216,6 +216,12 @@ def absolute_url(argument: str, url: str, shown: str = "") -> URL:
     return found
 
 
+def host_port(url: str | URL) -> str:
+    """Return what a URL is a service of; of a template, whose host is no field, what is before the first of them."""
+    found = URL(url.partition("{")[0]) if isinstance(url, str) else url
+    return f"{found.host_subcomponent}:{found.port}"
+
+
 def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     """Return what makes the URL of an event: of a template with fields in braces, whose values are percent-encoded.
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from reactivex import Observable
 from reactivex.abc import SchedulerBase
 from typing_extensions import TypeVar
 
-from rxcompact.events import Batch, DeadLetter, Window
+from rxcompact.events import Batch, Compacted, DeadLetter, Window
 from rxcompact.signals import StageSignal
 
 R_co = TypeVar("R_co", covariant=True, default=Any)
@@ -49,12 +49,21 @@ class Demand:
         """Return how much is held and how much can be, by the name of the bound."""
         return {}
 
-    def metrics(self) -> tuple[bytes, str]:
-        """Return the metrics of the run in Prometheus' text format, and its content type.
+    def failing(self) -> Mapping[str, Sequence[str]]:
+        """Return which services are down, by the stage that calls them."""
+        return {}
+
+    def span(self, headers: Mapping[str, str]) -> Any:
+        """Return the span context that a message's headers carry, where the run is traced and it is sampled."""
+        del headers
+
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        """Return the metrics of the run in the format of Prometheus that a request accepts, and its content type.
 
         Raises:
             ImportError: without the extra ``metrics``.
         """
+        del accept
         return b"", "text/plain"
 
 
@@ -166,7 +175,7 @@ class TargetedEnricher(Protocol):
     """An enricher that names the service it calls for an event; each has a circuit breaker of its own."""
 
     def target(self, event: Any, /) -> str:
-        """Return a name such as the origin of a URL."""
+        """Return a name: its host and port."""
         ...
 
 
@@ -175,6 +184,14 @@ class BoundedSink(Protocol):
     """A sink that takes at most ``max_batch`` events at once; None for any number."""
 
     max_batch: int | None
+
+
+@runtime_checkable
+class TargetedSink(Protocol):
+    """A sink that names the service it calls: host and port, for metrics and the circuit breaker."""
+
+    @property
+    def target(self) -> str: ...
 
 
 @runtime_checkable
@@ -209,6 +226,15 @@ class Holder(Protocol):
     def failing(self) -> tuple[str, ...]: ...
 
 
+class CallObserver(NamedTuple):
+    """What is notified of the calls of stages."""
+
+    started: Callable[[str, int, Iterable[Compacted]], Any]
+    """Called with stage, attempt and events; returns the span of the call, None where it is not traced."""
+    ended: Callable[..., object]
+    """Called with the first fields of `CallEnded`, its error and span instead of the outcome."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
     """What the operators of a pipeline share."""
@@ -229,6 +255,8 @@ class StageContext:
     """Called with each dead letter."""
     signals: Callable[[StageSignal], object]
     """Called with what happens in a stage that makes calls."""
+    calls: CallObserver
+    """Notified of each call."""
     register: Callable[[Holder], object]
     """Called by each stage with itself, when it is subscribed to."""
     scheduler: SchedulerBase

@@ -35,7 +35,7 @@ Trigger: TypeAlias = Literal["time", "gap", "count", "completed", "drain", "lead
 window of keys' first events, which did not wait for that."""
 
 
-class Bounds(msgspec.Struct, frozen=True, gc=False):
+class Bounds(msgspec.Struct, frozen=True, gc=False, repr_omit_defaults=True):
     """When a window was open, and why it closed; shared by all of its events."""
 
     opened: float
@@ -43,6 +43,8 @@ class Bounds(msgspec.Struct, frozen=True, gc=False):
     closed: float
     """POSIX seconds at which it ended, exclusive."""
     trigger: Trigger
+    span: Any = None
+    """The context of its span, where the run is traced."""
 
 
 class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=False):

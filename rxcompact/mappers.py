@@ -32,15 +32,22 @@ NO_ERRORS: Errors = {}
 
 
 class Column(list[Any]):
-    """The keys or times of a chunk; None for events that have ``errors``. ``missing`` counts events without a field."""
+    """The keys or times of a chunk; None for events that have ``errors``.
 
-    __slots__ = ("errors", "missing")
+    ``missing`` counts events without a field, by its name; ``null`` those that lack any.
+    """
+
+    __slots__ = ("errors", "missing", "null")
 
     def __init__(
-        self, values: Iterable[Any] = (), errors: Errors | None = None, missing: Mapping[str, int] | None = None
+        self,
+        values: Iterable[Any] = (),
+        errors: Errors | None = None,
+        missing: Mapping[str, int] | None = None,
+        null: int = 0,
     ) -> None:
         super().__init__(values)
-        self.errors, self.missing = errors or {}, missing or {}
+        self.errors, self.missing, self.null = errors or {}, missing or {}, null
         for at in self.errors:
             self[at] = None
 
@@ -98,6 +105,7 @@ class ValueMapper(Mapper):
     def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool = False) -> Column:
         """Return the keys or times that columns make."""
         missing: dict[str, int] = {}
+        null: set[int] = set()
         converted: list[Sequence[Any]] = []
         for name, values in zip(self.names or ("",), columns, strict=True):
             column, more = (values, NO_ERRORS) if usual else self._convert(values)
@@ -112,7 +120,10 @@ class ValueMapper(Mapper):
             if absent and self._reject:
                 error = self._error_class(f"no field {name!r}" if name else "no time")
                 errors = errors | dict.fromkeys(absent, error)
-        return Column(converted[0] if len(converted) == 1 else zip(*converted, strict=True), errors, missing)
+            else:
+                null.update(absent)
+        rows = converted[0] if len(converted) == 1 else zip(*converted, strict=True)
+        return Column(rows, errors, missing, len(null))
 
     def __str__(self) -> str:
         return ", ".join(self.names) or getattr(self._function, "__name__", None) or repr(self._function)
@@ -296,6 +307,8 @@ class ChunkMapper:
         """Events that could be read."""
         self.missing: Counter[str] = Counter()
         """How many of them lack a field, by its name."""
+        self.null_keys = 0
+        """How many of them lack a field of the key."""
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
@@ -325,6 +338,7 @@ class ChunkMapper:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
         errors = times.errors | keys.errors
         self.read += len(events)
+        self.null_keys += keys.null
         if errors:
             self.read -= list(map(type, errors.values())).count(DecodeError)
         if times.missing or keys.missing:

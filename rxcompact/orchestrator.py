@@ -16,10 +16,9 @@ from reactivex.abc import DisposableBase
 from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import Demand, DurableSource, close
+from rxcompact.contracts import CallObserver, Demand, DurableSource, close
 from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.events import shown_by
-from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import ENDED, Statistics
@@ -71,7 +70,7 @@ class Orchestrator(Observables):
     ) -> None:
         if not isinstance(pipeline, Pipeline):  # pyright: ignore[reportUnnecessaryIsInstance] - of a notebook's user
             raise ArgumentError("pipeline", pipeline, "a Pipeline")
-        super().__init__(Statistics(self))
+        super().__init__(Statistics(self), pipeline.name)
         if report:
             self.attach(ReportObserver())
         self.pipeline = pipeline
@@ -212,8 +211,11 @@ class Orchestrator(Observables):
             on_delivered=self._on_delivered,
             on_dead_letter=self._on_dead_letter,
             on_signal=self._on_signal,
-            metrics=lambda: exposition(self.statistics.snapshot()),
+            calls=CallObserver(partial(self._trace, "start_call"), self._on_call_ended),
+            span=partial(self._trace, "extract"),
+            metrics=self._exposition,
         )
+        self._wall = self._run.scheduler.wall
         self._run.ended.add_done_callback(self._on_ended)
         self._supervisor = self._new_supervisor(self._run)
         self._set_state("running")

@@ -50,6 +50,7 @@ class Pipeline:
             from three quarters of it on, so that duplicates can still be read. Events that a source emits as objects
             count nothing. What a raw source pushes beyond it all the same is rejected.
         overflow: What becomes of a new key that comes all the same, as in `compact`.
+        name: Of the pipeline, in metrics, traces and signals: where a process runs several.
         dead_letters: A sink for what was rejected, expired, failed, was dropped or abandoned, as in `publish`: the
             ``event`` of each `Compacted` is a `DeadLetter`. A message is acknowledged only when it took them.
 
@@ -66,6 +67,7 @@ class Pipeline:
         max_in_flight: int = 100_000,
         max_bytes: int = 256 << 20,
         overflow: Overflow = "drop_oldest",
+        name: str = "default",
         dead_letters: Sink | Callable[[Batch], Any] | ObserverBase[Any] | None = None,
     ) -> None:
         if overflow not in get_args(Overflow):
@@ -75,6 +77,7 @@ class Pipeline:
         self.max_in_flight = count("max_in_flight", max_in_flight)
         self.max_bytes = count("max_bytes", max_bytes)
         self.overflow: Overflow = overflow
+        self.name = name
         self.dead_letters = None if dead_letters is None else as_sink(dead_letters)
         reducer, *enrichments = operators or (None,)
         publication = enrichments.pop() if enrichments else None

@@ -17,7 +17,7 @@ from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import Demand, Holder, NamedSource, StageContext
+from rxcompact.contracts import CallObserver, Demand, Holder, NamedSource, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
@@ -40,13 +40,20 @@ class Run(Demand):
         on_delivered: Callable[[Delivered], object],
         on_dead_letter: Callable[[DeadLetter], object],
         on_signal: Callable[[StageSignal], object],
-        metrics: Callable[[], tuple[bytes, str]],
+        calls: CallObserver,
+        span: Callable[[Mapping[str, str]], Any],
+        metrics: Callable[[str], tuple[bytes, str]],
     ) -> None:
-        self._pipeline = pipeline
+        self._pipeline, self._calls = pipeline, calls
         self._raw, self.limit, self.max_bytes = pipeline.raw, pipeline.max_in_flight, pipeline.max_bytes
         self._bytes = self.receiving = 0  # of events behind the reducer, and of bodies
+        self.received_bytes = 0
+        """Of JSON lines."""
+        self.failures: Counter[str] = Counter()
+        """How often a caller's code raised, where it is no event's fault."""
         self._notify_window, self._notify_delivered = on_window, on_delivered
-        self._notify_dead_letter, self._notify_signal, self._metrics = on_dead_letter, on_signal, metrics
+        self._notify_dead_letter, self._notify_signal = on_dead_letter, on_signal
+        self._span, self._metrics = span, metrics
         self.loop = asyncio.get_running_loop()
         self.scheduler = LoopScheduler(self.loop)
         self.ended: asyncio.Future[None] = self.loop.create_future()  # with what the stream failed with
@@ -85,6 +92,7 @@ class Run(Demand):
             flushes=self._drain,
             dead_letters=self._on_dead_letter,
             signals=self._on_signal,
+            calls=self._calls,
             register=self._register,
             scheduler=self.scheduler,
         )
@@ -153,7 +161,13 @@ class Run(Demand):
         lost = self._dead_letters[name], self.errors.get(name)
         if holder is None:
             return StageNow(0, None, *lost)
-        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing())
+        slots = holder.slots() if isinstance(holder, PooledStage) else None
+        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing(), slots)
+
+    @property
+    def null_keys(self) -> int:
+        """How many events lacked a field of the key, and were taken all the same."""
+        return sum(windows.mapper.null_keys for windows in self._windows)
 
     @property
     def unknown_fields(self) -> tuple[str, ...]:
@@ -218,6 +232,7 @@ class Run(Demand):
 
     def report(self, message: str, error: BaseException) -> None:
         """Report what a caller's code raised, where it is no event's fault."""
+        self.failures[message] += 1
         self.loop.call_exception_handler({"message": message, "exception": error})
 
     # ── demand ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,14 +272,22 @@ class Run(Demand):
             await self._room.wait()
         return capacity
 
-    def metrics(self) -> tuple[bytes, str]:
-        return self._metrics()
+    def failing(self) -> Mapping[str, Sequence[str]]:
+        return {name: holder.failing() for name in self._pipeline.stages if (holder := self._holders.get(name))}
+
+    def span(self, headers: Mapping[str, str]) -> Any:
+        return self._span(headers)
+
+    def metrics(self, accept: str = "") -> tuple[bytes, str]:
+        return self._metrics(accept)
 
     # ── in, and the end ───────────────────────────────────────────────────────────────────────────────────────────
 
     def push(self, chunk: Sequence[Any]) -> None:
         """Take a chunk of events."""
         self._counts["received"] += len(chunk)
+        if self._raw:
+            self.received_bytes += sum(map(len, chunk))
         self._chunk = chunk if isinstance(chunk, Chunk) else None
         try:
             if self._intake is not None and not (self._raw and self.size() > self.max_bytes):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
+from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from msgspec import Struct
 from rxcompact.events import DeadLetter, Stage, Trigger, shown_by
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
+CallOutcome: TypeAlias = Literal["ok", "transient", "rate_limited", "permanent", "timeout", "cancelled"]
 
 
 class Account(NamedTuple):
@@ -45,6 +47,19 @@ class Account(NamedTuple):
         return shown_by("account_html")(self)
 
 
+class Slots(NamedTuple):
+    """What a stage that makes calls has to do."""
+
+    busy: int = 0
+    """Calls under way."""
+    limit: int = 0
+    """How many may be at once."""
+    calling: int = 0
+    """Events that they are for; all others wait."""
+    lookups: Mapping[str, int] = MappingProxyType({})
+    """Events by what answered them: a "call" of their own, one that they "shared", the "cache"."""
+
+
 class StageNow(NamedTuple):
     """What a stage holds, and what went wrong in it."""
 
@@ -58,7 +73,9 @@ class StageNow(NamedTuple):
     waiting: int = 0
     """Calls that failed and wait to be made again."""
     failing: tuple[str, ...] = ()
-    """Services that are down: the origin of each, or nothing where it has no name."""
+    """Services that are down: host and port of each, or nothing where it has no name."""
+    slots: Slots | None = None
+    """Where it makes calls."""
 
 
 class Report(Struct, frozen=True):
@@ -71,14 +88,23 @@ class Report(Struct, frozen=True):
     """Whether everything was settled before the deadline; what was not was abandoned."""
 
 
-class StateChanged(Struct, frozen=True):
+class Signal(Struct, frozen=True, kw_only=True):
+    """Something that happened; both fields are filled in when it is passed on."""
+
+    at: float = 0.0
+    """When it was, POSIX seconds."""
+    pipeline: str = ""
+    """The name of the pipeline that it happened in."""
+
+
+class StateChanged(Signal, frozen=True):
     """The orchestrator went from one state to another."""
 
     old: State
     new: State
 
 
-class WindowClosed(Struct, frozen=True):
+class WindowClosed(Signal, frozen=True):
     """A window closed."""
 
     opened: float
@@ -88,7 +114,26 @@ class WindowClosed(Struct, frozen=True):
     distinct: int
 
 
-class RetryScheduled(Struct, frozen=True):
+class CallEnded(Signal, frozen=True):
+    """A call of a stage returned, failed or was cancelled; made while an observer has ``on_call``."""
+
+    stage: Stage
+    target: str
+    """Host and port of the service, or nothing where it has no name."""
+    outcome: CallOutcome
+    attempt: int
+    """From 1."""
+    size: int
+    """Events that it was for."""
+    duration: float
+    """Seconds."""
+    error: BaseException | None = None
+    """Of a batch of which some failed, the first of them."""
+    trace_id: str = ""
+    """Of its span, where the call is traced."""
+
+
+class RetryScheduled(Signal, frozen=True):
     """A call failed and will be made again."""
 
     stage: Stage
@@ -101,17 +146,17 @@ class RetryScheduled(Struct, frozen=True):
     """Of the events that the call was for."""
 
 
-class Failing(Struct, frozen=True):
+class Failing(Signal, frozen=True):
     """A service is down: its circuit breaker opened, and probes alone are sent."""
 
     stage: Stage
     target: str
-    """Where the enricher names it, the origin of the service."""
+    """Host and port of the service, or nothing where it has no name."""
     error: BaseException
     """The last."""
 
 
-class Healed(Struct, frozen=True):
+class Healed(Signal, frozen=True):
     """A service that was down answers again."""
 
     stage: Stage
@@ -122,20 +167,20 @@ class Healed(Struct, frozen=True):
     """Events that the stage lost meanwhile."""
 
 
-class BatchPublished(Struct, frozen=True):
+class BatchPublished(Signal, frozen=True):
     """A sink took a batch."""
 
     size: int
     attempts: int
 
 
-class DeadLettered(Struct, frozen=True):
+class DeadLettered(Signal, frozen=True):
     """An event became a dead letter."""
 
     letter: DeadLetter
 
 
-class SourceFailed(Struct, frozen=True):
+class SourceFailed(Signal, frozen=True):
     """A source died; it is subscribed to again, unless this is the end."""
 
     error: Exception
@@ -145,7 +190,7 @@ class SourceFailed(Struct, frozen=True):
     """Seconds until it is; None when it is given up."""
 
 
-class ObserverFailed(Struct, frozen=True):
+class ObserverFailed(Signal, frozen=True):
     """An observer raised; no other noticed."""
 
     observer: str
@@ -156,7 +201,11 @@ class ObserverFailed(Struct, frozen=True):
     """Whether it failed so often that it is notified no more."""
 
 
+class Tick(Signal, frozen=True):
+    """A second has passed; made while an observer has ``on_tick``."""
+
+    lag: float
+    """Seconds by which the loop was late for it."""
+
+
 StageSignal: TypeAlias = RetryScheduled | Failing | Healed
-Signal: TypeAlias = (
-    StateChanged | WindowClosed | StageSignal | BatchPublished | DeadLettered | SourceFailed | ObserverFailed
-)

@@ -44,7 +44,7 @@ LISTENER = [
     *("path", "strict", "success_status", "max_body", "max_event", "max_events", "body_timeout", "header_timeout"),
     *("max_connections", "retry_after", "linger"),
 ]
-PIPELINE = ("max_age", "max_in_flight", "max_bytes")
+PIPELINE = ("max_age", "max_in_flight", "max_bytes", "name")
 ENRICH = ("max_concurrent", "rate")
 SINK = ("gzip", "method")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rxcompact.client import KIB, Client, Headers, is_html, text_of, url_of
+from rxcompact.client import KIB, Client, Headers, host_port, is_html, text_of, url_of
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.fields import Field
 
@@ -61,6 +61,7 @@ class HttpEnricher:
         max_answer: int = 1024 * KIB,
     ) -> None:
         self._url = url_of(url)
+        self._target = host_port(url) if isinstance(url, str) else ""
         self._merge, self._body, self._parse = merge, body, parse
         names = (match, match) if isinstance(match, str) else match
         self._match = None if names is None else tuple(Field(name, "match") for name in names)
@@ -98,8 +99,8 @@ class HttpEnricher:
         return found
 
     def target(self, event: Any) -> str:
-        """Return the scheme, host and port of what is requested for an event."""
-        return str(self._url(event).origin())
+        """Return the host and port of what is requested for an event."""
+        return self._target or host_port(self._url(event))
 
     def merge(self, event: Any, answer: Any) -> Any:
         """Return the event with an answer added."""

@@ -1,8 +1,8 @@
 """Passive listeners, and the statistics that they read.
 
 An observer is a function of a signal, an RxPY Observer of signals, or an object with some of the methods ``on_signal``,
-``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``, ``on_end``; any of these may be a
-coroutine function, which is awaited beside the stream::
+``on_window``, ``on_batch``, ``on_call``, ``on_outcome``, ``on_dead_letter``, ``on_state``, ``on_tick``, ``on_end``; any
+of these may be a coroutine function, which is awaited beside the stream::
 
     class Slowest:
         age = 0.0
@@ -24,6 +24,7 @@ from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.recorder import Explanation, Recorder, Recording, record
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
+from rxcompact.observers.tracing import TracingObserver
 
 __all__ = [
     "Explanation",
@@ -39,5 +40,6 @@ __all__ = [
     "ReportObserver",
     "Snapshot",
     "Statistics",
+    "TracingObserver",
     "record",
 ]

@@ -11,6 +11,8 @@ from rxcompact.errors import ArgumentError
 
 AGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Bounds of the ages that metrics export, seconds."""
+TIMES = (0.005, 0.01, 0.025, 0.05, *AGES[:7], 30.0)
+"""Bounds of how long calls take, seconds."""
 SIZES = (1.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 5000.0)  # bounds of the batch sizes that metrics export
 STEPS = 16  # bounds for each doubling of an age: a percentile is right within 4.5 %
 
@@ -19,7 +21,8 @@ class Histogram:
     """A count of values between bounds: O(1) memory and, per value, time O(log bounds).
 
     >>> ages = Histogram(age_bounds(60.0))
-    >>> ages.add(milliseconds / 1000 for milliseconds in range(1, 1001))
+    >>> for milliseconds in range(1, 1001):
+    ...     ages.add(milliseconds / 1000)
     >>> [round(ages.percentile(percent), 1) for percent in (50, 90, 99)]
     [0.5, 0.9, 1.0]
 
@@ -29,16 +32,23 @@ class Histogram:
     Attributes:
         total: Sum of the values.
         most: The largest value.
+        exemplars: The last trace and value, by the place of their count.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = self.most = 0.0
+        self.exemplars: dict[int, tuple[str, float]] = {}
 
-    def add(self, values: Iterable[float]) -> None:
-        """Count values."""
-        self.add_ages([-value for value in values], 0.0)
+    def add(self, value: float, exemplar: str = "") -> None:
+        """Count a value; ``exemplar`` is the id of a trace in which it was measured."""
+        index = bisect_left(self.bounds, value)
+        self.counts[index] += 1
+        self.total += value
+        self.most = max(self.most, value)
+        if exemplar:
+            self.exemplars[index] = exemplar, value
 
     def add_ages(self, births: list[float], at: float) -> None:
         """Count ages at an instant; the births are sorted in place, which is quick where they were nearly."""

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, partial
+from functools import partial
 from itertools import chain
+from math import inf
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
 
 from rxcompact import __version__
 from rxcompact.events import DeadLetter, Delivered
-from rxcompact.observers.histogram import AGES, SIZES
+from rxcompact.observers.histogram import AGES, SIZES, TIMES, Histogram
 from rxcompact.observers.statistics import Snapshot, Statistics
-from rxcompact.signals import State
+from rxcompact.signals import CallEnded, State, Tick
 
 if TYPE_CHECKING:
     import prometheus_client as prometheus
     from opentelemetry import metrics as opentelemetry
 
-PREFIX = "rxcompact_"
+PREFIX, PIPELINE = "rxcompact_", "pipeline"
 Labels: TypeAlias = tuple[str, ...]
 
 
@@ -54,52 +55,102 @@ def _ages(now: Snapshot) -> Mapping[Labels, Any]:
     return {(outcome,): (ages, bounds) for outcome, ages in now.ages.items()}
 
 
+def _held(now: Snapshot) -> Mapping[Labels, int]:
+    found: dict[Labels, int] = {}
+    for name, stage in now.stages.items():
+        if stage.slots is not None:
+            calling = stage.slots.calling
+            found |= {(name, "waiting"): stage.held - calling, (name, "calling"): calling}
+        elif name != "source":
+            found[name, "open" if name == "compact" else "waiting"] = stage.held
+    return found
+
+
 def _in_flight(now: Snapshot) -> Mapping[Labels, float]:
     used = {"events": (now.account.in_flight, now.max_in_flight), "bytes": (now.bytes_held, now.max_bytes)}
     return {(unit,): held / limit for unit, (held, limit) in used.items() if limit}
+
+
+def _circuits(now: Snapshot) -> Mapping[Labels, int]:
+    closed: dict[Labels, int] = {(stage, target): 0 for stage, target, _ in now.calls}
+    return closed | {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}
+
+
+def _slots(now: Snapshot) -> Mapping[Labels, int]:
+    slots = {name: stage.slots for name, stage in now.stages.items() if stage.slots is not None}
+    busy: dict[Labels, int] = {(name, "busy"): each.busy for name, each in slots.items()}
+    return busy | {(name, "free"): each.limit - each.busy for name, each in slots.items()}
+
+
+def _lookups(now: Snapshot) -> Mapping[Labels, int]:
+    slots = {name: stage.slots for name, stage in now.stages.items() if stage.slots is not None}
+    return {(name, result): count for name, each in slots.items() for result, count in each.lookups.items()}
+
+
+def _failures(now: Snapshot) -> Mapping[Labels, int]:
+    none: dict[Labels, int] = {("source", now.source): 0}
+    return none | dict(now.failures)
 
 
 def _each(numbers: Mapping[str, float | None]) -> Mapping[Labels, float]:
     return {(label,): number for label, number in numbers.items() if number is not None}
 
 
+def _one(number: float | None) -> Mapping[Labels, float]:
+    return {} if number is None else {(): number}
+
+
 METRICS: Sequence[Metric] = (
-    Metric("received_events", "counter", "{event}", (), "Events that the source emitted.",
-           lambda now: {(): now.account.received}),
+    Metric("received_events", "counter", "{event}", ("source",), "Events that the source emitted.",
+           lambda now: {(now.source,): now.account.received}),
+    Metric("received_bytes", "counter", "By", ("source",), "Bytes of the JSON lines that the source emitted.",
+           lambda now: {(now.source,): now.received_bytes}),
     Metric("rejected_events", "counter", "{event}", ("reason",),
            "Events that were rejected at intake: malformed, without a key or a time, late, in the future or too large.",
            _rejected),
+    Metric("null_key_events", "counter", "{event}", (), "Events that lacked a field of the key, and were taken.",
+           lambda now: {(): now.null_keys}),
     Metric("duplicate_events", "counter", "{event}", (), "Events whose key was in an open window already.",
            lambda now: {(): now.account.duplicates}),
     Metric("windows", "counter", "{window}", ("trigger",), "Windows that closed, by what closed them.",
            lambda now: _each(now.windows)),
+    Metric("hottest_key_ratio", "gauge", "1", (),
+           "Share of the most frequent key of each window in the events of the last minute.",
+           lambda now: _one(now.hottest)),
     Metric("events", "counter", "{event}", ("outcome", "stage", "reason"),
            "Distinct events by their outcome, the stage that settled them, and the reason.", _outcomes),
+    Metric("event_age", "histogram", "s", ("outcome",), "Age of distinct events when they were settled.", _ages),
     Metric("oldest_event_age", "gauge", "s", ("stage",), "Age of the oldest event that a stage holds.",
            lambda now: _each({name: each.oldest for name, each in now.stages.items()})),
-    Metric("max_age", "gauge", "s", (), "Age at which an event expires.", lambda now: {(): now.max_age}),
-    Metric("held_events", "gauge", "{event}", ("stage",), "Distinct events that a stage holds.",
-           lambda now: _each({name: each.held for name, each in now.stages.items() if name != "source"})),
+    Metric("max_age", "gauge", "s", ("stage",), "Age at which an event expires.", lambda now: _each(now.max_ages)),
+    Metric("held_events", "gauge", "{event}", ("stage", "state"),
+           "Distinct events that a stage holds: in open windows, waiting, or in a call under way.", _held),
     Metric("in_flight_ratio", "gauge", "1", ("unit",), "Events in flight, and bytes, of those that can be held.",
            _in_flight),
-    Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.",
-           lambda now: {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}),
+    Metric("call_duration", "histogram", "s", ("stage", "target", "outcome"), "How long calls took, by how they ended.",
+           lambda now: {cause: (times, TIMES) for cause, times in now.calls.items()}),
+    Metric("call_slots", "gauge", "{call}", ("stage", "state"), "Calls that may be under way at once: busy, and free.",
+           _slots),
+    Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.", _circuits),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
+    Metric("lookups", "counter", "{event}", ("stage", "result"),
+           "Events by what answered them: a call of their own, one that they shared, the cache.", _lookups),
+    Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
+           lambda now: {("publish",): (now.batches, SIZES)}),
     Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",
            lambda now: now.requests),
     Metric("source_lag_events", "gauge", "{event}", ("source", "partition"),
            "Messages that the broker did not deliver yet, as of the last seconds.", lambda now: now.lag),
-    Metric("failures", "counter", "{failure}", ("part",), "Failures of the source, and of observers.",
-           lambda now: _each({part: now.failures[part] for part in ("source", "observer")})),
+    Metric("failures", "counter", "{failure}", ("part", "name"),
+           "Failures of the source, of observers, and of other functions of the caller.", _failures),
     Metric("state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
            lambda now: _each({state: state == now.state for state in get_args(State)})),
-    Metric("build_info", "gauge", "1", ("version",), "1, and the version that runs.", lambda _: {(__version__,): 1}),
     Metric("last_published_timestamp", "gauge", "s", (), "POSIX time at which the sink took the last batch.",
-           lambda now: {} if now.published_at is None else {(): now.published_at}),
-    Metric("event_age", "histogram", "s", ("outcome",), "Age of distinct events when they were settled.", _ages),
-    Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
-           lambda now: {("publish",): (now.batches, SIZES)}),
+           lambda now: _one(now.published_at)),
+    Metric("event_loop_lag", "gauge", "s", (), "Time by which the event loop was late at most, in the last 15 seconds.",
+           lambda now: _one(now.loop_lag)),
+    Metric("build_info", "gauge", "1", ("version",), "1, and the version that runs.", lambda _: {(__version__,): 1}),
 )  # fmt: skip
 
 
@@ -109,34 +160,44 @@ def families(now: Snapshot) -> Iterator[prometheus.Metric]:
 
     for metric in METRICS:
         name = f"{PREFIX}{metric.name}{'_seconds' if metric.unit == 's' else ''}"
-        family: Any = getattr(core, f"{metric.kind.capitalize()}MetricFamily")(name, metric.help, labels=metric.labels)
+        new: Any = getattr(core, f"{metric.kind.capitalize()}MetricFamily")
+        family = new(name, metric.help, labels=(PIPELINE, *metric.labels))
         for labels, value in metric.read(now).items():
             if metric.kind == "histogram":
-                histogram, bounds = value
-                buckets = [(str(bound), count) for bound, count in histogram.cumulative(bounds)]
-                family.add_metric(labels, [*buckets, ("+Inf", histogram.count)], histogram.total)
+                family.add_metric((now.name, *labels), list(_buckets(*value)), value[0].total)
             else:
-                family.add_metric(labels, value)
+                family.add_metric((now.name, *labels), value)
         yield family
 
 
-@cache
-def _process() -> prometheus.ProcessCollector:
-    from prometheus_client import ProcessCollector  # noqa: PLC0415 - an extra
+def _buckets(histogram: Histogram, bounds: Sequence[float]) -> Iterator[tuple[Any, ...]]:
+    from prometheus_client.samples import Exemplar  # noqa: PLC0415 - an extra
 
-    return ProcessCollector(registry=None)
+    exemplars = sorted(((value, trace) for trace, value in histogram.exemplars.values()), reverse=True)
+    for bound, count in histogram.cumulative((*bounds, inf)):
+        exemplar: tuple[Exemplar, ...] = ()
+        while exemplars and exemplars[-1][0] <= bound:  # the largest of those up to a bound
+            value, trace_id = exemplars.pop()
+            exemplar = (Exemplar({"trace_id": trace_id}, value),)
+        yield (str(bound) if bound < inf else "+Inf", count, *exemplar)
 
 
-def exposition(now: Snapshot) -> tuple[bytes, str]:
-    """Return the metrics of a snapshot, and of the process, in Prometheus' text format, and its content type.
+def exposition(now: Snapshot, accept: str = "") -> tuple[bytes, str]:
+    """Return the metrics of a snapshot, and of the process, as text, and its content type.
+
+    Args:
+        now: The snapshot.
+        accept: The header of a request; OpenMetrics, which has exemplars, where it accepts that.
 
     Raises:
         ImportError: without the extra.
     """
-    from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest  # noqa: PLC0415 - an extra
+    from prometheus_client import GC_COLLECTOR, PROCESS_COLLECTOR, exposition  # noqa: PLC0415 - an extra
 
-    registry: Any = SimpleNamespace(collect=lambda: chain(families(now), _process().collect()))
-    return generate_latest(registry), CONTENT_TYPE_LATEST
+    process = PROCESS_COLLECTOR.collect(), GC_COLLECTOR.collect()
+    registry: Any = SimpleNamespace(collect=lambda: chain(families(now), *process))
+    encode, content_type = exposition.choose_encoder(accept)
+    return encode(registry), content_type
 
 
 class PrometheusObserver:
@@ -167,6 +228,9 @@ class PrometheusObserver:
         """Export what this run does from now on."""
         self._statistics = run.statistics
 
+    def on_tick(self, _: Tick) -> None:
+        """Have the lag of the loop measured."""
+
     def describe(self) -> Iterator[prometheus.Metric]:
         """Yield what `collect` yields, without values; the registry refuses names that it has already."""
         return families(Snapshot())
@@ -195,7 +259,7 @@ class OpenTelemetryObserver:
 
         meter = meter or get_meter("rxcompact")
         self._statistics: Statistics | None = None
-        self._now = Snapshot()
+        self._now, self._name = Snapshot(), dict[str, str]()
         self._seen = {metric.name for metric in METRICS}  # in the present export
         self._histograms: dict[str, opentelemetry.Histogram] = {}
         for metric in METRICS:
@@ -208,18 +272,25 @@ class OpenTelemetryObserver:
 
     def on_attach(self, run: Any) -> None:
         """Export what this run does from now on."""
-        self._statistics = run.statistics
+        self._statistics, self._name = run.statistics, {PIPELINE: run.name}
+
+    def on_tick(self, _: Tick) -> None:
+        """Have the lag of the loop measured."""
+
+    def on_call(self, ended: CallEnded) -> None:
+        labels = {"stage": ended.stage, "target": ended.target, "outcome": ended.outcome}
+        self._histograms["call_duration"].record(ended.duration, {PIPELINE: ended.pipeline} | labels)
 
     def on_batch(self, delivered: Delivered) -> None:
-        self._histograms["batch_events"].record(len(delivered.batch), {"stage": "publish"})
-        record, published = self._histograms["event_age"].record, {"outcome": "published"}
+        self._histograms["batch_events"].record(len(delivered.batch), self._name | {"stage": "publish"})
+        record, published = self._histograms["event_age"].record, self._name | {"outcome": "published"}
         for compacted in delivered.batch:
             if compacted.first_seen is not None:
                 record(delivered.at - compacted.first_seen, published)
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         if letter.age is not None:
-            self._histograms["event_age"].record(letter.age, {"outcome": letter.outcome})
+            self._histograms["event_age"].record(letter.age, self._name | {"outcome": letter.outcome})
 
     def _observe(self, metric: Metric, _: opentelemetry.CallbackOptions) -> Iterator[opentelemetry.Observation]:
         from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
@@ -228,4 +299,4 @@ class OpenTelemetryObserver:
             self._now, self._seen = self._statistics.snapshot(), set()
         self._seen.add(metric.name)
         for labels, value in metric.read(self._now).items():
-            yield Observation(value, dict(zip(metric.labels, labels, strict=True)))
+            yield Observation(value, self._name | dict(zip(metric.labels, labels, strict=True)))

@@ -4,26 +4,41 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
-from time import perf_counter
+from time import perf_counter, time
 from types import MethodType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from msgspec.structs import force_setattr
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
-from rxcompact.clock import count
+from rxcompact.clock import count, is_running
 from rxcompact.errors import contained, isolated
-from rxcompact.events import DeadLetter, Delivered, Outcome, Window
-from rxcompact.observers.statistics import Statistics
+from rxcompact.events import Compacted, DeadLetter, Delivered, Outcome, Window
+from rxcompact.observers.metrics import exposition
+from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import OncePerMinute
-from rxcompact.signals import BatchPublished, DeadLettered, ObserverFailed, Signal, State, StateChanged, WindowClosed
+from rxcompact.operators.verdict import verdict
+from rxcompact.signals import (
+    BatchPublished,
+    CallEnded,
+    CallOutcome,
+    DeadLettered,
+    ObserverFailed,
+    Signal,
+    State,
+    StateChanged,
+    Tick,
+    WindowClosed,
+)
 
 T = TypeVar("T")
 
+SECOND = 1.0
 MAX_FAILURES = 3  # failures in a row after which an observer is detached
 SLOW = 0.05  # seconds of a user's observer that are logged
 _log_slow = OncePerMinute("WARNING", "observer {} held up the event loop for {text} ms: make it a coroutine function")
@@ -34,6 +49,8 @@ METHODS = {
     "on_outcome": "outcomes",
     "on_dead_letter": "dead_letters",
     "on_state": "states",
+    "on_call": "calls",
+    "on_tick": "ticks",
 }
 """The methods that an observer may have, and the observable that each subscribes to."""
 
@@ -46,12 +63,19 @@ class Hub(Observable[T], Generic[T]):
     Args:
         report: Called when an observer raised.
         latest: An observer that subscribes gets the latest item at once; this is the first.
+        on_subscribed: Called when one has subscribed.
     """
 
-    def __init__(self, report: Callable[[ObserverFailed], object], *, latest: T | None = None) -> None:
+    def __init__(
+        self,
+        report: Callable[[ObserverFailed], object],
+        *,
+        latest: T | None = None,
+        on_subscribed: Callable[[], object] = lambda: None,
+    ) -> None:
         super().__init__()
-        self._report = report
-        self._latest = latest
+        self._report, self._on_subscribed = report, on_subscribed
+        self.latest = latest
         self._observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
         self._failures: dict[ObserverBase[T], int] = {}
         self._items: deque[T] = deque()
@@ -65,8 +89,9 @@ class Hub(Observable[T], Generic[T]):
     def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
         del scheduler  # observers are called where things happen
         self._observers = (*self._observers, observer)
-        if self._latest is not None:
-            self._call(observer, self._latest)
+        if self.latest is not None:
+            self._call(observer, self.latest)
+        self._on_subscribed()
         return Disposable(lambda: self._detach(observer))
 
     def _detach(self, observer: ObserverBase[T]) -> None:
@@ -82,8 +107,8 @@ class Hub(Observable[T], Generic[T]):
         try:
             while self._items:
                 item = self._items.popleft()
-                if self._latest is not None:
-                    self._latest = item
+                if self.latest is not None:
+                    self.latest = item
                 for observer in self._observers:
                     self._call(observer, item)
         finally:
@@ -167,6 +192,24 @@ class _Awaited:
             await asyncio.wait({self._task})
 
 
+@runtime_checkable
+class Tracer(Protocol):
+    """Makes spans of windows and calls."""
+
+    def extract(self, headers: Mapping[str, str], /) -> Any:
+        """Return the span context that the headers of a message carry, if it is sampled."""
+
+    def trace_window(self, window: Window, /) -> None:
+        """Make the span of a window that closed."""
+
+    def start_call(self, stage: str, attempt: int, events: Iterable[Compacted], /) -> Any:
+        """Return the span of a call that begins, which is the current one of its task."""
+
+    def end_call(self, span: Any, target: str, error: BaseException | None, /) -> str:
+        """End it; return the id of its trace, if it is sampled."""
+        ...
+
+
 class Observables:
     """Observables of what happens in a run, and its statistics.
 
@@ -181,18 +224,27 @@ class Observables:
         dead_letters: The outcomes other than published, and what was rejected at intake.
         signals: Records of what happened.
         states: The state, the present one first.
+        calls: Of the stages, as they end.
+        ticks: Each second of a run, while somebody listens.
+        tracer: Makes spans, where one is attached: `TracingObserver`.
     """
 
-    def __init__(self, statistics: Statistics) -> None:
-        self.statistics = statistics
+    def __init__(self, statistics: Statistics, name: str) -> None:
+        self.statistics, self.name = statistics, name
+        self.tracer: Tracer | None = None
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
+        self._wall: Callable[[], float] = time
+        self._ticker: asyncio.TimerHandle | None = None
+        self._scraped: DisposableBase | None = None
         self.signals: Hub[Signal] = Hub(self._on_signal)
         self.windows: Hub[Window] = Hub(self._on_signal)
         self.batches: Hub[Delivered] = Hub(self._on_signal)
         self.outcomes: Hub[Outcome] = Hub(self._on_signal)
         self.dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
         self.states: Hub[State] = Hub(self._on_signal, latest="idle")
+        self.calls: Hub[CallEnded] = Hub(self._on_signal)
+        self.ticks: Hub[Tick] = Hub(self._on_signal, on_subscribed=self._tick_soon)
 
     def attach(self, observer: Any, *, queue: int = 10_000) -> DisposableBase:
         """Attach an observer; dispose of what is returned to detach it.
@@ -215,7 +267,7 @@ class Observables:
         on_attach = getattr(observer, "on_attach", None)
         if isinstance(observer, ObserverBase) or (callable(observer) and not (methods or on_attach)):
             methods, on_attach = {"on_signal": observer}, None
-        elif not (methods or on_attach):
+        elif not (methods or on_attach or isinstance(observer, Tracer)):
             names = ", ".join(METHODS)
             raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
         for attached, subscription in self._attached:
@@ -225,6 +277,9 @@ class Observables:
         if on_attach is not None:
             on_attach(self)
         subscriptions: list[DisposableBase] = []
+        if isinstance(observer, Tracer):
+            self.tracer = observer
+            subscriptions.append(Disposable(partial(setattr, self, "tracer", None)))
         for name, call in methods.items():
             function: Any = call
             if not iscoroutinefunction(call) and not iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
@@ -248,20 +303,28 @@ class Observables:
                     if isawaitable(ended := on_end()):
                         await ended
 
+    def _notify(self, hub: Hub[Any], signal: Signal) -> None:
+        if hub.observed:
+            force_setattr(signal, "at", self._wall())
+            force_setattr(signal, "pipeline", self.name)
+            hub.notify(signal)
+
     def _on_signal(self, signal: Signal) -> None:
         self.statistics.on_signal(signal)
-        self.signals.notify(signal)
+        self._notify(self.signals, signal)
 
     def _on_state(self, old: State, new: State) -> None:
         self.statistics.on_state(old, new)
         self.states.notify(new)
-        self.signals.notify(StateChanged(old, new))
+        self._notify(self.signals, StateChanged(old, new))
+        self._tick_soon()
 
     def _on_window(self, window: Window) -> None:
+        self._trace("trace_window", window)
         self.statistics.on_window(window)
         self.windows.notify(window)
         opened, closed, trigger, received = window.opened, window.closed, window.trigger, window.received
-        self.signals.notify(WindowClosed(opened, closed, trigger, received, len(window)))
+        self._notify(self.signals, WindowClosed(opened, closed, trigger, received, len(window)))
 
     def _on_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)
@@ -269,10 +332,56 @@ class Observables:
         if self.outcomes.observed:
             for outcome in delivered.outcomes():
                 self.outcomes.notify(outcome)
-        self.signals.notify(BatchPublished(len(delivered.batch), delivered.attempts))
+        self._notify(self.signals, BatchPublished(len(delivered.batch), delivered.attempts))
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         self.statistics.on_dead_letter(letter)
         self.dead_letters.notify(letter)
         self.outcomes.notify(letter)
-        self.signals.notify(DeadLettered(letter))
+        self._notify(self.signals, DeadLettered(letter))
+
+    # ── calls of stages, and their spans ──────────────────────────────────────────────────────────────────────────
+
+    def _trace(self, method: str, *arguments: Any) -> Any:
+        """Call the tracer, if there is one; what it raises is reported."""
+        if self.tracer is None:
+            return None
+        call = getattr(self.tracer, method)
+        with isolated(lambda error: self._on_signal(ObserverFailed(_name(call), error, 1, detached=False))):
+            return call(*arguments)
+        return None
+
+    def _on_call_ended(self, stage: str, target: str, *call: Any) -> None:
+        attempt, size, took, error, span = call
+        outcome: CallOutcome = "ok" if error is None else _outcome(error)
+        trace_id = "" if span is None else self._trace("end_call", span, target, error) or ""
+        self.statistics.on_call(stage, target, outcome, took, trace_id)
+        if self.calls.observed:
+            self._notify(self.calls, CallEnded(stage, target, outcome, attempt, size, took, error, trace_id))
+
+    # ── each second, while somebody listens ───────────────────────────────────────────────────────────────────────
+
+    def _tick_soon(self) -> None:
+        loop, runs = self.statistics.loop, self.states.latest not in ENDED
+        if loop is not None and self._ticker is None and self.ticks.observed and runs and is_running(loop):
+            self._ticker = loop.call_later(SECOND, self._tick, loop.time() + SECOND)
+
+    def _tick(self, due: float) -> None:
+        self._ticker = None
+        if self.states.latest not in ENDED:
+            tick = Tick(max(0.0, asyncio.get_running_loop().time() - due))
+            self.statistics.on_signal(tick)
+            self._notify(self.ticks, tick)
+            self._tick_soon()
+
+    def _exposition(self, accept: str) -> tuple[bytes, str]:
+        if self._scraped is None:  # from now on the lag of the loop is measured
+            self._scraped = self.ticks.subscribe(lambda _: None)
+        return exposition(self.statistics.snapshot(), accept)
+
+
+def _outcome(error: BaseException) -> CallOutcome:
+    if isinstance(error, TimeoutError | asyncio.CancelledError):
+        return "timeout" if isinstance(error, TimeoutError) else "cancelled"
+    outcomes: dict[str, CallOutcome] = {"rate limited": "rate_limited", "permanent": "permanent"}
+    return outcomes.get(verdict(error), "transient")

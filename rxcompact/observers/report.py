@@ -114,7 +114,7 @@ class ReportObserver:
         self._errors.clear()
         self._failed.clear()
         totals: dict[Cause, int] = {("failing", stage, why): count for (stage, why), count in now.retries.items()}
-        totals |= {("failing", "source", ""): now.failures["source"]} | now.dead_letters
+        totals |= {("failing", "source", ""): now.source_failures} | now.dead_letters
         held_back = False
         for cause, total in totals.items():
             then, before = self._reported.get(cause, (-PERIOD, 0))

@@ -10,24 +10,27 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
-from rxcompact.clock import is_running
+from rxcompact.clock import is_running, seconds
 from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
-from rxcompact.observers.histogram import SIZES, Histogram, age_bounds
+from rxcompact.observers.histogram import SIZES, TIMES, Histogram, age_bounds
 from rxcompact.operators.retry import reason
-from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State
+from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State, Tick
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 REASONS = 50  # causes that are counted one by one; those after them are "other"
 HORIZON = 5.0  # seconds over which a rate is taken
 STEP, SAMPLES = 1.0, 60  # seconds between samples of the account, and how many are kept
+MINUTE, LAGS = 60.0, 15  # seconds of windows, and how many ticks, of which the most is kept
 LETTERS = 50  # dead letters that are remembered
 PATIENCE = 5.0  # seconds that another thread waits for the loop
 Cause: TypeAlias = tuple[str, str, str]
 """Outcome, stage and reason of dead letters."""
+_received = attrgetter("count")
 
 
 class Rate(NamedTuple):
@@ -62,27 +65,41 @@ class Snapshot:
     dead_letters: Counter[Cause] = field(default_factory=Counter[Cause])
     retries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
     """Calls that failed and were scheduled again, by stage and reason."""
-    failures: Counter[str] = field(default_factory=Counter[str])
-    """Failures of the "source" and of an "observer"."""
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
+    """Failures by part, "source", "observer" or "task", and its name."""
     failure: str = ""
     """Type of the source's last error."""
     ages: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
     """Seconds from birth to outcome, by outcome."""
+    calls: dict[Cause, Histogram] = field(default_factory=dict[Cause, Histogram])
+    """Seconds that calls took, by stage, target and outcome."""
+    hottest: float | None = None
+    """Share of the most frequent key of each window in the events of the last minute's."""
+    loop_lag: float | None = None
+    """Seconds by which the loop was late at most, of the last quarter of a minute; None where nobody asks for it."""
     published_at: float | None = None
     """POSIX seconds at which the sink took the last batch."""
     letters: tuple[Letter, ...] = ()
     """The last few dead letters, the latest first."""
 
+    name: str = ""
+    """Of the pipeline."""
+    source: str = ""
     state: State = "idle"
     uptime: float = 0.0
     """Seconds since the start, or from it until the end."""
     restarts: int = 0
     account: Account = field(default_factory=Account)
+    received_bytes: int = 0
+    null_keys: int = 0
+    """Events that lacked a field of the key, and were taken all the same."""
     rate: Rate | None = None
     """Of the last seconds; of the whole run once it has ended; None before a first moment has passed."""
     rates: tuple[Rate, ...] = ()
     """Of the last minute, in steps."""
     max_age: float = inf
+    max_ages: Mapping[str, float] = field(default_factory=dict[str, float])
+    """By stage."""
     max_in_flight: int = 0
     bytes_held: int = 0
     max_bytes: int = 0
@@ -109,6 +126,11 @@ class Snapshot:
     def waiting(self) -> int:
         """Calls that failed and wait for the next attempt."""
         return sum(stage.waiting for stage in self.stages.values())
+
+    @property
+    def source_failures(self) -> int:
+        """How often the source failed."""
+        return sum(number for (part, _), number in self.failures.items() if part == "source")
 
     @property
     def retried(self) -> int:
@@ -140,26 +162,33 @@ class Statistics:
 
     def __init__(self, run: Any) -> None:
         self._run = run
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
         self._reset()
 
     def _reset(self) -> None:
         self._counts = Snapshot()
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=SAMPLES)  # when, received, published
+        self._hottest: deque[tuple[float, int, int]] = deque()  # when, of the most frequent key, received
+        self._lags: deque[float] = deque(maxlen=LAGS)
 
     def on_state(self, old: State, new: State) -> None:
         if new == "running" and old in ENDED:
-            self._loop = asyncio.get_running_loop()
+            self.loop = asyncio.get_running_loop()
             self._reset()
         self._sample(merge=new in ENDED)
 
     def on_window(self, window: Window) -> None:
         self._counts.windows[window.trigger] += 1
+        now = self._run.uptime
+        if len(window) and window[0].count is not None:
+            self._hottest.append((now, max(map(_received, window)), window.received))
+        while self._hottest and self._hottest[0][0] <= now - MINUTE:
+            self._hottest.popleft()
         self._sample()
 
     def on_batch(self, delivered: Delivered) -> None:
         batch, _, at = delivered
-        self._counts.batches.add((len(batch),))
+        self._counts.batches.add(len(batch))
         self._counts.published_at = at
         self._ages("published").add_ages([born for each in batch if (born := each.first_seen) is not None], at)
         self._sample()
@@ -168,7 +197,7 @@ class Statistics:
         counts, outcome, age = self._counts, letter.outcome, letter.age
         _count(counts.dead_letters, (outcome, letter.stage, letter.reason))
         if age is not None and outcome != "rejected":
-            self._ages(outcome).add((age,))
+            self._ages(outcome).add(age)
         key = short(letter.event.key, 40) if isinstance(letter.event, Compacted) else ""
         why, error = short(letter.reason, 40), error_name(letter.error)
         brief = Letter(outcome, letter.stage, key, why, error, letter.attempts, age)
@@ -179,12 +208,22 @@ class Statistics:
             case RetryScheduled(stage, _, _, error):
                 _count(self._counts.retries, (stage, reason(error)))
             case SourceFailed(error):
-                self._counts.failures["source"] += 1
+                self._counts.failures["source", self._source] += 1
                 self._counts.failure = error_name(error)
-            case ObserverFailed():
-                self._counts.failures["observer"] += 1
+            case ObserverFailed(observer):
+                _count(self._counts.failures, ("observer", observer))
+            case Tick(lag):
+                self._lags.append(lag)
             case _:
                 pass
+
+    def on_call(self, stage: str, target: str, outcome: str, took: float, trace_id: str) -> None:
+        calls, cause = self._counts.calls, (stage, target, outcome)
+        if cause not in calls:
+            if len(calls) >= REASONS:
+                cause = stage, "other", outcome
+            calls.setdefault(cause, Histogram(TIMES))
+        calls[cause].add(took, trace_id)
 
     def _ages(self, outcome: str) -> Histogram:
         if outcome not in self._counts.ages:
@@ -215,7 +254,7 @@ class Statistics:
         Raises:
             TimeoutError: in another thread, when the loop did not take a turn for five seconds.
         """
-        loop = self._loop
+        loop = self.loop
         if loop is None or not loop.is_running() or is_running(loop):
             return self._snapshot()
         taken: Future[Snapshot] = Future()
@@ -229,8 +268,17 @@ class Statistics:
         now.max_age, now.max_in_flight = pipeline.max_age, pipeline.max_in_flight
         now.bytes_held, now.max_bytes = run.bytes_held, pipeline.max_bytes
         now.stages = {name: stages[name] for name in pipeline.stages if name in stages}
-        source = pipeline.source
-        name = source.name if isinstance(source, NamedSource) else type(source).__name__
+        now.name, now.source, name, source = pipeline.name, self._source, self._source, pipeline.source
+        if (counted := run.demand) is not None:
+            now.received_bytes, now.null_keys = counted.received_bytes, counted.null_keys
+            now.failures.update({("task", name): number for name, number in counted.failures.items()})
+        now.hottest = None
+        if self._hottest:
+            now.hottest = sum(most for _, most, _ in self._hottest) / sum(every for *_, every in self._hottest)
+        now.loop_lag = max(self._lags, default=None)
+        own = {each.stage: each.max_age for each in pipeline.calls}
+        max_ages = {name: own.get(name) or pipeline.max_age for name in pipeline.stages if name != "source"}
+        now.max_ages = {name: seconds(name, age, infinite=True) for name, age in max_ages.items()}
         if isinstance(source, LaggingSource):
             now.lag = {(name, partition): lag for partition, lag in source.lag.items()}
         if isinstance(source, ServingSource):
@@ -238,6 +286,11 @@ class Statistics:
         now.rate = self._rate((now.uptime, now.account.received, now.account.published))
         now.rates = tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair)))
         return now
+
+    @property
+    def _source(self) -> str:
+        source = self._run.pipeline.source
+        return source.name if isinstance(source, NamedSource) else type(source).__name__
 
     def _rate(self, now: tuple[float, int, int]) -> Rate | None:
         """Return the rate since the sample that is just old enough."""

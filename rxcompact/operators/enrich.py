@@ -154,13 +154,19 @@ class EnrichStage(PooledStage):
     def _handle(self, entries: list[Entry]) -> None:
         leaders: list[Entry] = []
         now = self._loop.time()
+        cached = expired = 0
         for entry in entries:
             if entry.deadline <= now:
+                expired += 1
                 self._lost("expired", entry)
-            elif self._cache is not None and (cached := self._cached(self._cache, entry)) is not UNKNOWN:
-                self._succeed(entry, cached, None)
+            elif self._cache is not None and (known := self._cached(self._cache, entry)) is not UNKNOWN:
+                cached += 1
+                self._succeed(entry, known, None)
             elif not self._join(entry):
                 leaders.append(entry)
+        self.lookups["call"] += len(leaders)
+        self.lookups["shared"] += len(entries) - len(leaders) - cached - expired
+        self.lookups["cache"] += cached
         size = self._batch or 1
         for start in range(0, len(leaders), size):
             self._submit(leaders[start : start + size])

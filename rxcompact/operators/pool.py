@@ -45,6 +45,14 @@ class Pool(Waiting):
         None at all where none failed and nobody asks for them.
         """
 
+    def _call_started(self, job: Job) -> Any:
+        """Return the span of a call that begins; None where it is not traced."""
+
+    def _call_ended(
+        self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]
+    ) -> None:
+        """Notify others of its end."""
+
     @abstractmethod
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         """Settle what the call took."""
@@ -77,10 +85,10 @@ class Pool(Waiting):
 
     async def _attempt(self, job: Job) -> None:
         results: Sequence[Any]
-        entries, failed = job.entries, False
+        entries, failed, calling, span = job.entries, False, 0, None
+        now = self._loop.time()
         try:
             try:
-                now = self._loop.time()
                 if job.earliest <= now + TICK:
                     self._expire(job, now + TICK)
                 entries = job.entries
@@ -91,6 +99,9 @@ class Pool(Waiting):
                 job.timed_out = False
                 job.due = now + self._timeout
                 self._arm(job)
+                calling = len(entries)
+                self._calling += calling
+                span = self._call_started(job)
                 results = await self._call(entries)
             except BaseException as error:
                 if isinstance(error, SystemExit | KeyboardInterrupt):
@@ -100,8 +111,11 @@ class Pool(Waiting):
                 results, failed = (without_our_frames(error),) * len(entries), True
             finally:
                 self._calls -= 1
+                self._calling -= calling
                 if self._queue:  # after a failure when it is known whether the service is down
                     self._loop.call_soon(self._pull) if failed else self._pull()
+            if calling:
+                self._call_ended(job, entries, now, span, results)
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
                 await self._settle(job, entries, results)

@@ -12,7 +12,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, Seconds, count, seconds
-from rxcompact.contracts import BoundedSink, Sink, close
+from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
@@ -240,6 +240,7 @@ class PublishStage(PooledStage):
         limit = options.sink.max_batch if isinstance(options.sink, BoundedSink) else None
         self._count = min(options.count, limit or options.count)
         self._linger = options.linger
+        self._name = options.sink.target if isinstance(options.sink, TargetedSink) else ""
         self._open: Job | None = None
 
     def _handle(self, entries: list[Entry]) -> None:
@@ -257,6 +258,10 @@ class PublishStage(PooledStage):
             if full:
                 self._close_batch()
             start = end
+
+    def _target(self, entry: Entry) -> str:
+        del entry
+        return self._name
 
     def _wait(self, entries: list[Entry]) -> float:
         # for no more than half of what is left to the oldest of these

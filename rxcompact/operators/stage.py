@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from inspect import iscoroutinefunction
@@ -17,7 +18,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.clock import INFINITY, Clock, PerSecond, Seconds, count, default_scheduler, is_running, seconds
-from rxcompact.contracts import StageContext
+from rxcompact.contracts import CallObserver, StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.breaker import Breaker
@@ -36,9 +37,9 @@ from rxcompact.operators.retry import (
 )
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import Entry, Job, Loss
-from rxcompact.signals import Failing, Healed, RetryScheduled, StageSignal
+from rxcompact.signals import Failing, Healed, RetryScheduled, Slots, StageSignal
 
-_first_seen = attrgetter("first_seen")
+_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
 STALL = 1.0
 """Seconds that a function may take, before it is logged that it holds up the event loop."""
 
@@ -55,6 +56,7 @@ class PooledOperator(Operator):
     retry: Predicate = transient
     before_sleep: Callback | None = None
     signals: Callable[[StageSignal], object] | None = field(init=False, default=None)
+    calls: CallObserver | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.max_concurrent = count("max_concurrent", self.max_concurrent)
@@ -67,7 +69,7 @@ class PooledOperator(Operator):
 
     def bind(self, context: StageContext) -> Self:
         bound = super().bind(context)
-        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals)
+        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals, calls=context.calls)
 
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
@@ -135,7 +137,9 @@ class PooledStage(Pool, ObserverBase[Any]):
         self._clock = Clock(scheduler)
         self._observer = observer
         self._dead_letters = options.reject()
-        self._signals = options.signals
+        self._signals, self._observer_of_calls = options.signals, options.calls
+        self.lookups: Counter[str] = Counter()
+        """Events by what answered them."""
         self._losses = 0
         self._held = 0
         self._places = numbers()
@@ -239,6 +243,23 @@ class PooledStage(Pool, ObserverBase[Any]):
         if self._signals is not None and job.error is not None:
             keys = tuple(entry.compacted.key for entry in job.entries)
             self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys))
+
+    def slots(self) -> Slots:
+        """Return what it has to do."""
+        return Slots(self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups)
+
+    def _call_started(self, job: Job) -> Any:
+        observer = self._observer_of_calls
+        return observer and observer.started(self.stage, job.count, map(_compacted, job.entries))
+
+    def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
+        if self._observer_of_calls is not None:
+            found = results[0] if results else None
+            if len(results) > 1:
+                found = next((each for each in results if isinstance(each, BaseException)), None)
+            error = found if isinstance(found, BaseException) else None
+            target, took = self._target(entries[0]), self._loop.time() - began
+            self._observer_of_calls.ended(self.stage, target, job.count, len(entries), took, error, span)
 
     def _switched(self, target: str, breaker: Breaker, error: BaseException | None, after: float = 0.0) -> None:
         if error is not None:

@@ -105,7 +105,7 @@ class Waiting(ABC):
         self._queue: list[Place] = []  # a heap; some may have expired
         self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
         self._numbers = count()
-        self._calls = 0
+        self._calls = self._calling = 0  # and the events that they are for
         self._breakers: dict[str, Breaker] = {}  # of services that fail, by name
         self._since, self._answers = loop.time(), 0  # in the present second
         self._interval = 1 / rate

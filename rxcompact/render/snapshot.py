@@ -93,8 +93,7 @@ def _down(now: Any) -> list[str]:
 def _errors(now: Any) -> list[str]:
     last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
     errors = [f"{name}: {error}" for name, error in last.items() if error]
-    failures = now.failures.get("source", 0)
-    return errors + ([f"source failed {failures:,} times: {now.failure}"] if failures else [])
+    return errors + ([f"source failed {now.source_failures:,} times: {now.failure}"] if now.source_failures else [])
 
 
 def _problems(now: Any) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from ssl import SSLContext
 from typing import Any, Literal
 
-from rxcompact.client import KIB, Client, Headers, url_of
+from rxcompact.client import KIB, Client, Headers, host_port, url_of
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Batch, Compacted
 from rxcompact.keys import encoder
@@ -83,6 +83,7 @@ class HttpSink:
         if self.format == "lines" and self.to_json is json_object and self.body is None:
             raise ArgumentError("to_json", self.to_json, 'a function that returns a line, where format is "lines"')
         self._url = url_of(self.url)
+        self.target = host_port(self.url) if isinstance(self.url, str) else ""
         if self.format == "object" or (isinstance(self.url, str) and "{" in self.url):
             self.max_batch = 1
         self._client = Client(limit=self.max_concurrent, method=self.method, headers=self.headers, ssl=self.ssl)

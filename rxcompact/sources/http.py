@@ -15,7 +15,7 @@ from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
-from rxcompact.acks import Chunk
+from rxcompact.acks import Ack, Chunk
 from rxcompact.clock import seconds
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, NoRoomError
@@ -239,6 +239,8 @@ class HttpSource:
         limits = {"max_body": self.max_body, "max_event": self.max_event}
         limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
         counts = Counts()
+        span = demand.span(request.headers)
+        ack = None if span is None else Ack(lambda: None, (span,))
         is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
         try:
             async with asyncio.timeout(self.body_timeout) as limit:
@@ -246,7 +248,7 @@ class HttpSource:
                 async def live(part: Part) -> None:
                     if part.events:
                         limit.reschedule(None)  # the time in which nothing is read is ours
-                    await self._push_live(part, counts, demand)
+                    await self._push_live(part, counts, demand, ack)
                     if part.events:
                         limit.reschedule(asyncio.get_running_loop().time() + self.body_timeout)
 
@@ -264,9 +266,9 @@ class HttpSource:
             malformed.accepted = 0
             return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
-            return await self._push(parts, counts, demand)
+            return await self._push(parts, counts, demand, ack)
 
-    async def _push(self, parts: list[Part], counts: Counts, demand: Demand) -> web.Response:
+    async def _push(self, parts: list[Part], counts: Counts, demand: Demand, ack: Ack | None) -> web.Response:
         """Push all of a body, or nothing. The loop has its turn between slices."""
         observer = self._observer
         if observer is None:
@@ -279,12 +281,12 @@ class HttpSource:
         async for part in in_slices(parts):
             if self._observer is not observer:
                 raise self._unavailable("stopping")
-            _emit(part, counts, observer)
+            _emit(part, counts, observer, ack)
         return counts.response(
             counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
         )
 
-    async def _push_live(self, part: Part, counts: Counts, demand: Demand) -> None:
+    async def _push_live(self, part: Part, counts: Counts, demand: Demand, ack: Ack | None) -> None:
         """Push events of a body that goes on, as there is capacity; nothing more is read meanwhile."""
         events = part.events
         while events:
@@ -292,7 +294,7 @@ class HttpSource:
             async with self._pushing:
                 if self._observer is None:
                     break
-                _emit(Part(events[:capacity], part.position), counts, self._observer)
+                _emit(Part(events[:capacity], part.position), counts, self._observer, ack)
             events = events[capacity:]
         if self._draining or self._observer is None:
             raise self._unavailable("stopping", **CLOSE)
@@ -310,8 +312,8 @@ class HttpSource:
         return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
 
 
-def _emit(part: Part, counts: Counts, observer: ObserverBase[list[Any]]) -> None:
-    chunk = Chunk(part.events)
+def _emit(part: Part, counts: Counts, observer: ObserverBase[list[Any]], ack: Ack | None) -> None:
+    chunk = Chunk(part.events, ack)
     observer.on_next(chunk)
     counts.add(part, ((letter.event, letter.error) for letter in chunk.rejected))
 

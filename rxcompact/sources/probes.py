@@ -49,11 +49,11 @@ class Probes:
             text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
         return web.Response(text=f"{text}\n", status=503 if problems else 200)
 
-    async def _metrics(self, _: web.Request) -> web.Response:
+    async def _metrics(self, request: web.Request) -> web.Response:
         if (demand := self._demand()) is None:
             return web.Response(status=503)
         try:
-            text, content_type = demand.metrics()
+            text, content_type = demand.metrics(request.headers.get("Accept", ""))
         except ImportError:
             return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
         return web.Response(body=text, headers={"Content-Type": content_type})

@@ -259,9 +259,9 @@ async def test_one_service_that_is_down_holds_up_no_other() -> None:
 
 @pytest.mark.parametrize(
     ("url", "target"),
-    [("https://cmdb/hosts/{id}", "https://cmdb"), (lambda event: f"http://{event['id']}:81/x", "http://h:81")],
+    [("https://cmdb/hosts/{id}", "cmdb:443"), (lambda event: f"http://{event['id']}:81/x", "h:81")],
 )
-def test_an_http_enricher_names_the_origin(url: Any, target: str) -> None:
+def test_an_http_enricher_names_host_and_port(url: Any, target: str) -> None:
     assert HttpEnricher(url).target({"id": "h"}) == target
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -195,7 +194,10 @@ async def test_prometheus_names_labels_and_bounds() -> None:
     observer = PrometheusObserver()
     assert prometheus_client.generate_latest(observer.registry) == b""
     await watched(observer)
-    value: Callable[..., float | None] = observer.registry.get_sample_value
+
+    def value(name: str, labels: dict[str, str] | None = None) -> float | None:
+        return observer.registry.get_sample_value(name, {"pipeline": "default", **(labels or {})})
+
     assert value("rxcompact_windows_total", {"trigger": "completed"}) == 1
     assert value("rxcompact_retries_total", {"stage": "enrich", "reason": "transient"}) == 1
     labels = {"outcome": "failed", "stage": "enrich", "reason": "KeyError"}
@@ -206,7 +208,7 @@ async def test_prometheus_names_labels_and_bounds() -> None:
     assert value("rxcompact_batch_events_bucket", {"stage": "publish", "le": "1.0"}) == 2
     assert value("rxcompact_state", {"state": "stopped"}) == 1
     assert value("rxcompact_state", {"state": "running"}) == 0
-    assert value("rxcompact_max_age_seconds") == 60
+    assert value("rxcompact_max_age_seconds", {"stage": "enrich"}) == 60
     with pytest.raises(ValueError, match="Duplicated|already"):
         PrometheusObserver(observer.registry)
     PrometheusObserver()  # as a cell that is run again does
@@ -249,7 +251,8 @@ async def test_opentelemetry_names_attributes_and_units() -> None:
     assert metrics["rxcompact.received.events"][0].value == 5
     outcomes = {point.attributes["outcome"]: point.value for point in metrics["rxcompact.events"]}
     assert outcomes == {"published": 2, "failed": 1}
-    assert dict(metrics["rxcompact.retries"][0].attributes) == {"stage": "enrich", "reason": "transient"}
+    labels = {"pipeline": "default", "stage": "enrich", "reason": "transient"}
+    assert dict(metrics["rxcompact.retries"][0].attributes) == labels
     ages = {point.attributes["outcome"]: point.count for point in metrics["rxcompact.event.age"]}
     assert ages == {"published": 2, "failed": 1}
     assert (units["rxcompact.event.age"], units["rxcompact.events"]) == ("s", "{event}")

@@ -89,7 +89,7 @@ class Service(Program):
 
     def received(self) -> int:
         with urllib.request.urlopen(f"http://{self.address}/metrics", timeout=5) as answer:
-            return int(float(re.search(rb"^rxcompact_received_events_total (\S+)", answer.read(), re.MULTILINE)[1]))
+            return int(float(re.search(rb"^rxcompact_received_events_total\S* (\S+)", answer.read(), re.MULTILINE)[1]))
 
     def rows(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._out.read_text().split("\n")[:-1]]

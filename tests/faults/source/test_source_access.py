@@ -103,11 +103,12 @@ def test_metrics_have_the_account() -> None:
         assert answer.headers["Content-Type"].startswith("text/plain")
         samples = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
         expected = {
-            "received_events_total": 4,
-            "duplicate_events_total": 1,
-            'rejected_events_total{reason="malformed"}': 1,
-            'events_total{outcome="published",reason="",stage="publish"}': 0,
-            'held_events{stage="compact"}': 2,
+            f'received_events_total{{pipeline="default",source="{service.source.url}"}}': 4,
+            f'received_bytes_total{{pipeline="default",source="{service.source.url}"}}': 27,
+            'duplicate_events_total{pipeline="default"}': 1,
+            'rejected_events_total{pipeline="default",reason="malformed"}': 1,
+            'events_total{outcome="published",pipeline="default",reason="",stage="publish"}': 0,
+            'held_events{pipeline="default",stage="compact",state="open"}': 2,
         }
         assert {name: float(samples[f"rxcompact_{name}"]) for name in expected} == expected
 
