@@ -48,9 +48,7 @@ class Pool(Waiting):
     def _call_started(self, job: Job) -> Any:
         """Return the span of a call that begins; None where it is not traced."""
 
-    def _call_ended(
-        self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]
-    ) -> None:
+    def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
         """Notify others of its end."""
 
     @abstractmethod

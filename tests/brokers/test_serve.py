@@ -272,7 +272,9 @@ async def test_b7_a_worker_answers_probes_and_reports_how_far_behind_it_is(
     await service.start()
     status, text = json.loads(await service.line())["message"].split()[-1], ""
     async with ClientSession() as session, asyncio.timeout(PATIENCE):
-        lag = re.escape(f'rxcompact_source_lag_events{{partition="rxcompact",pipeline="default",source="stream {stream}"}}')
+        lag = re.escape(
+            f'rxcompact_source_lag_events{{partition="rxcompact",pipeline="default",source="stream {stream}"}}'
+        )
         while (found := re.search(rf"{lag} (\S+)", text)) is None or float(found[1]) == 100:  # as it was at first
             async with session.get(f"{status}/metrics") as response:
                 text = await response.text()

@@ -33,7 +33,8 @@ def test_h4_a_post_beyond_max_bytes_is_503_and_names_the_bound_and_duplicates_ar
         assert 'rxcompact_in_flight_ratio{pipeline="default",unit="bytes"} 0.75' in metrics
         for code, count in (("202", 61), ("503", 1)):  # what senders were answered is counted
             assert re.search(
-                rf'rxcompact_source_requests_total{{code="{code}",pipeline="default",source="http://.*"}} {count}\.0', metrics
+                rf'rxcompact_source_requests_total{{code="{code}",pipeline="default",source="http://.*"}} {count}\.0',
+                metrics,
             )
 
     served(test, {"max_bytes": 1600 * KIB})

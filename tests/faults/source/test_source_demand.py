@@ -21,7 +21,10 @@ def test_s44_without_capacity_new_keys_get_503_and_duplicates_are_taken() -> Non
             assert answer.headers.get("Retry-After") == ("7" if status == 503 else None)
         assert (await service.ask("GET", "readyz")).status == 503
         assert (await service.ask("GET", "healthz")).status == 200
-        assert 'rxcompact_held_events{pipeline="default",stage="compact",state="open"} 3.0' in (await service.ask("GET", "metrics")).text
+        assert (
+            'rxcompact_held_events{pipeline="default",stage="compact",state="open"} 3.0'
+            in (await service.ask("GET", "metrics")).text
+        )
         assert sorted(await service.ids()) == [1, 2, 3]
         account = service.orchestrator.account
         assert (account.received, account.distinct, account.dropped, account.published) == (12, 3, 0, 3)
