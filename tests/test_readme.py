@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,11 @@ def test_a_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_the_manual_has_its_pages() -> None:
-    pages = "topology windows retry ordering delivery stores failures shutdown brokers deployment scaling security "
-    pages += "telemetry testing promises measurements comparison cookbook"
+    pages = (
+        "topology windows fields enrichment retry publishing ordering delivery backpressure stores failures shutdown "
+    )
+    pages += "brokers deployment performance limits security telemetry testing extending promises measurements "
+    pages += "comparison cookbook faq glossary"
     assert {page.stem for page in PAGES[1:]} == {*pages.split()}
     for name in pages.split():
         assert f"(rxcompact/manual/{name}.md)" in README.read_text()
@@ -60,7 +64,7 @@ def test_the_manual_has_its_pages() -> None:
 
 def rows(page: str, heading: str) -> list[list[str]]:
     """Return the cells of the table under a heading of a page of the manual."""
-    section = (MANUAL / page).read_text().partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    section = (MANUAL / page).read_text().partition(f"# {heading}\n")[2].partition("\n## ")[0]
     lines = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| `")]
     return [[cell.strip() for cell in cells] for cells in lines]
 
@@ -78,6 +82,18 @@ def test_the_table_of_signals_is_complete() -> None:
 def test_the_table_of_metrics_is_the_one_that_help_comes_from() -> None:
     page = (MANUAL / "telemetry.md").read_text()
     assert with_metrics(page) == page, "python tests/support/metrics_table.py writes it"
+
+
+def test_the_table_of_limits_has_the_defaults() -> None:
+    units = {"MiB": 1 << 20, "KiB": 1 << 10}
+    table = rows("limits.md", "Limits")
+    assert len(table) > 15
+    for option, default, _ in table:
+        name, parameter = re.fullmatch(r"`(\w+)\((\w+)=\)`", option).groups()
+        number, unit = re.match(r"([\d,]+) (\w+)", default).groups()
+        call = getattr(rxcompact, name, None) or getattr(rxcompact.operators, name)
+        expected = int(number.replace(",", "")) * units.get(unit, 1)
+        assert signature(call).parameters[parameter].default == expected, option
 
 
 def test_the_first_two_shell_lines_are_what_the_gate_runs() -> None:
