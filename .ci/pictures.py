@@ -1,4 +1,4 @@
-"""Draws the dashboard of the README: an outage, an event's age nearly used up, and the first that expire. Usage: .ci/pictures.py"""
+"""Draws the dashboard of the README: an outage, an event's age nearly used up, and the first that expire."""
 
 import asyncio
 import random

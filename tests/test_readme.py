@@ -20,6 +20,7 @@ MANUAL = Path(rxcompact.__file__).parent / "manual"
 PAGES = [README, *sorted(MANUAL.glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(?P<code>.*?)^```$(?:\n+```text\n(?P<output>.*?)^```$)?", re.MULTILINE | re.DOTALL)
 TOGETHER = ("stores.md",)  # pages whose blocks go on from those before
+FRAMES = r"^import (pandas|pyarrow)"
 
 
 def code_of(page: Path, block: re.Match[str]) -> str:
@@ -29,7 +30,11 @@ def code_of(page: Path, block: re.Match[str]) -> str:
 
 EXAMPLES = [
     pytest.param(
-        page.name, code_of(page, block), block["output"], id=f"{page.name}:{text.count(chr(10), 0, block.start()) + 1}"
+        page.name,
+        code_of(page, block),
+        block["output"],
+        id=f"{page.name}:{text.count(chr(10), 0, block.start()) + 1}",
+        marks=[pytest.mark.notebook] if re.search(FRAMES, block["code"], re.MULTILINE) else [],
     )
     for page in PAGES
     for text in [page.read_text()]
@@ -43,6 +48,14 @@ def test_an_example_prints_what_is_shown(
 ) -> None:
     exec(compile(code, page, "exec"), {"__name__": "example"})  # noqa: S102
     assert output is None or capsys.readouterr().out == output
+
+
+def test_a_recipe_is_complete_in_less_than_forty_lines() -> None:
+    recipes = (MANUAL / "cookbook.md").read_text().split("\n## ")[1:]
+    for recipe in recipes:
+        (block,) = BLOCK.finditer(recipe)
+        assert block["code"].count("\n") < 40
+    assert len(recipes) >= 14
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

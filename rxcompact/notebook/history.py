@@ -17,6 +17,7 @@ from rxcompact.contracts import Holder
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Delivered, Window
 from rxcompact.fields import decode
+from rxcompact.frames import rows
 from rxcompact.mappers import Mapper
 from rxcompact.operators import compact, enrich, publish
 from rxcompact.operators.operator import registering
@@ -58,6 +59,7 @@ class History:
     """
 
     def __init__(self, events: Iterable[Any], time_mapper: Mapper) -> None:
+        events = events if (frame := rows(events)) is None else frame
         self.events = [event.rstrip(b"\r\n") if isinstance(event, bytes) else event for event in events]
         self._time_mapper = time_mapper
         self.arrivals = arrivals(time_mapper, self.events)

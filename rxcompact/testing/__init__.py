@@ -18,6 +18,7 @@ from reactivex.subject import Subject
 
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import LoopError, RateLimitedError, TransientError
+from rxcompact.frames import rows
 from rxcompact.mappers import Column, Mapper, TimeSpec, time_of
 from rxcompact.operators.compact import Compact
 
@@ -162,7 +163,7 @@ def replay(
     ages too early (such as a time of 0), give ``start``.
 
     Args:
-        events: What happened.
+        events: What happened; a frame's rows.
         operators: As in `.pipe()`.
         time_mapper: A field's name, or a function of the event that returns its time, see `time_of`.
         start: When to begin, POSIX seconds; by default at the first event.
@@ -180,7 +181,7 @@ def replay(
     >>> len(windows), windows[0].received, len(windows[0])
     (60, 60, 7)
     """
-    history = list(events)
+    history = list(events if (frame := rows(events)) is None else frame)
     clock = arrivals(time_of(time_mapper), history, start) or [START] * len(history)
     in_chunks = _in_chunks(operators, clock)
 

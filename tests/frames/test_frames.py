@@ -13,12 +13,14 @@ import pytest
 import reactivex as rx
 import reactivex.operators
 
-from rxcompact import Orchestrator, Pipeline
+from rxcompact import Orchestrator, Pipeline, time_of
 from rxcompact import operators as rxo
 from rxcompact.events import Batch, Compacted
 from rxcompact.frames import columns
 from rxcompact.notebook.frame import compact_frame
+from rxcompact.notebook.history import History
 from rxcompact.sinks.ndjson import NdjsonSink
+from rxcompact.testing import replay
 
 
 def written(path: Path, key: Any, event: Any) -> dict[str, Any]:
@@ -96,6 +98,14 @@ def test_d5_the_rows_of_a_frame_are_events() -> None:
         return [(each.key, each.count, each.event) for each in out]
 
     assert asyncio.run(main()) == [("a", 2, {"id": "a", "n": 1}), ("b", 1, {"id": "b", "n": 2})]
+
+
+def test_d5_the_rows_of_a_frame_are_replayed_and_tuned() -> None:
+    frame = pd.DataFrame({"id": ["a", "b", "a"], "ts": [1.0, 2.0, 30.0]})
+    first, second = replay(frame, rxo.compact(10, key_mapper="id"), time_mapper="ts")
+    assert [(each.key, each.event) for each in first] == [("a", {"id": "a", "ts": 1.0}), ("b", {"id": "b", "ts": 2.0})]
+    assert [each.key for each in second] == ["a"]
+    assert len(History(frame, time_of("ts")).events) == 3
 
 
 def test_d6_windows_are_columns_that_a_frame_takes() -> None:
