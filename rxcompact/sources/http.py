@@ -243,7 +243,7 @@ class HttpSource:
         ack = None if span is None else Ack(lambda: None, (span,))
         is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
         try:
-            async with asyncio.timeout(self.body_timeout) as limit:
+            async with asyncio.timeout(None if request.content.is_eof() else self.body_timeout) as limit:
 
                 async def live(part: Part) -> None:
                     if part.events:
