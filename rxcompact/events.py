@@ -111,7 +111,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
     Args:
         bounds: When it was open, and why it closed; `opened`, `closed` and `trigger` are these.
         received: Events received into it; the counts of its `Compacted` sum to this.
-        items: Its distinct events; of what is not a tuple they are made when one of them is asked for.
+        items: Its distinct events; of what is not a tuple they are made each time, and kept once one is indexed.
         acks: Acks of a durable source that wait for what is in it.
     """
 
@@ -148,7 +148,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         return self._read()[index]
 
     def __iter__(self) -> Iterator[Compacted[K_co, E_co]]:
-        return iter(self._read())
+        return iter(self._items)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Window):

@@ -214,7 +214,8 @@ class _Compaction:
     def _on_window(self, window: Window) -> None:
         self._note_unknown()
         self._clear()
-        self._write(window_lines(window))
+        for lines in window_lines(window):
+            self._write(lines)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         if letter.outcome != "rejected":  # held, when the output failed

@@ -182,6 +182,8 @@ class Batch:
                 self._append(line, b"", [found])
             else:
                 yield from self._unwrap_list(locate(value, found, 0, line)[1], found, steps[1:], top=False)
+            line += text.count(b"\n", at, at + len(value))
+            at += len(value)
 
     def _unwrap_list(self, line: int, array: bytes, steps: Sequence[Step], *, top: bool) -> Iterator[list[bytes]]:
         at = 0

@@ -162,6 +162,13 @@ class Reader:
         self._wanted = least if len(rest) < SLICE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
+        if self._alone <= at and (found := scan.objects_of(buffer[at:])) is not None:
+            self._begin(array=False)
+            lines, size = found
+            yield from self._batch.add(buffer[at:], lines)
+            at += size
+            if not final or at == len(buffer):
+                return at
         stop = len(buffer) if final else self._last(buffer, b"\n", at) + 1
         cut = stop <= at
         if cut:
@@ -172,14 +179,11 @@ class Reader:
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
         last = max(self._last(text, mark, max(at, stop - SLICE)) for mark in marks) + 1
-        if last and self._alone <= at:
-            part = text[at:last]
-            values = scan.values_of(part, cut=cut)
-            if values is not None:
-                if values or not self.blank:
-                    self._begin(array=False)
-                yield from self._batch.add(part, values)
-                at = last
+        if last and self._alone <= at and (values := scan.values_of(text[at:last])) is not None:
+            if values or not self.blank:
+                self._begin(array=False)
+            yield from self._batch.add(text[at:last], values)
+            at = last
         return (yield from self._read_values(text, at, cut=cut, final=final))
 
     def _last(self, text: bytes, mark: bytes, at: int) -> int:

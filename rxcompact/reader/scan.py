@@ -73,22 +73,32 @@ def skip_lines(text: bytes, at: int) -> int:
     return max(at, text.rfind(b"\n", at, skip_space(text, at)) + 1)
 
 
-def values_of(text: bytes, *, cut: bool) -> list[bytes] | None:
-    """Return the values of lines, or of a ``cut`` one; None for malformed ones. Lines like objects are not checked."""
-    if not cut:
-        lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
-        del lines[-1]
-        lines = lines if all(lines) else list(filter(None, lines))
-        if are_objects(lines, text):
-            return lines
+def values_of(text: bytes) -> list[bytes] | None:
+    """Return the values of a text; None where anything is malformed."""
     try:
         return list(map(bytes, _decode_values(text)))
     except (msgspec.DecodeError, RecursionError):
         return None
 
 
-def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
-    """Return whether each line is one object, if it is JSON at all; ``text`` is all of them joined.
+def objects_of(text: bytes) -> tuple[list[bytes], int] | None:
+    """Return lines that are an object each, see `are_objects`, and where they end; None where there is anything else.
+
+    Of the last one, which may go on in the next line, it is known that it does not.
+    """
+    lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
+    rest = lines.pop()
+    lines = lines if all(lines) else list(filter(None, lines))
+    if not are_objects(lines, text, rest):
+        return None
+    with suppress(MalformedError):  # it is malformed alone
+        if end_of_value(lines[-1], 0, len(lines[-1])) is None:
+            return None
+    return lines, len(text) - len(rest)
+
+
+def are_objects(lines: Sequence[bytes], text: bytes, rest: bytes = b"") -> bool:
+    """Return whether each line is one object, if it is JSON at all; ``text`` is all of them joined, and the ``rest``.
 
     A line may also be the beginning of an object, if no line that begins with a brace follows.
     """
@@ -96,8 +106,8 @@ def are_objects(lines: Sequence[bytes], text: bytes) -> bool:
     if not lines or min(lines) < b"{" or max(lines) >= b"|" or set(map(itemgetter(-1), lines)) != {ord("}")}:
         return False
     # `replace` counts faster than `count`; with one closing brace a line there is one value a line
-    braces = len(text) - len(text.replace(b"}", b""))
-    return braces == len(lines) or not _several.search(text)
+    braces = len(text) - len(text.replace(b"}", b"")) - rest.count(b"}")
+    return braces == len(lines) or not _several.search(text, 0, len(text) - len(rest))
 
 
 def end_of_value(text: bytes, start: int, stop: int) -> int | None:

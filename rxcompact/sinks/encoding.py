@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime, time
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from rxcompact.events import Batch, Compacted, DeadLetter, Window
 from rxcompact.keys import encoder, json_form, json_value
 
 NO_NUMBER = (b"NaN", b"Infinity")
+ROWS = 1000  # of a window that are encoded at once
 
 
 def json_object(compacted: Compacted) -> dict[str, Any]:
@@ -91,13 +93,13 @@ def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
     return Batch((Compacted(compacted.key, None, None, born),)).idempotency_key
 
 
-def window_lines(window: Window) -> bytes:
-    """Return a line for each distinct event of a window, with the bounds of its window; a first event has a mark."""
+def window_lines(window: Window) -> Iterator[bytes]:
+    """Yield a line for each distinct event of a window, with the bounds of its window; a first event has a mark."""
     mark = {"leading": True} if window.trigger == "leading" else {}
-    return encoder.encode_lines(
-        [
-            {"opened": bounds.opened, "closed": bounds.closed, **mark, **json_object(compacted)}
-            for compacted in window
-            for bounds in [compacted.window or window.bounds]
-        ]
+    rows = (
+        {"opened": bounds.opened, "closed": bounds.closed, **mark, **json_object(compacted)}
+        for compacted in window
+        for bounds in [compacted.window or window.bounds]
     )
+    while some := list(islice(rows, ROWS)):
+        yield encoder.encode_lines(some)

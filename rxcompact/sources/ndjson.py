@@ -47,7 +47,7 @@ class NdjsonSource:
         self,
         *paths: str | PathLike[str],
         items: str | None = None,
-        block_size: int = 128 << 10,
+        block_size: int = 96 << 10,
         max_line: int = 16 << 20,
     ) -> None:
         self._paths = [os.fspath(path) for path in paths] or ["-"]
@@ -93,15 +93,15 @@ class NdjsonSource:
             with _opened(path) as fd:
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
                 reader = self._reader = self._new_reader(path=path)
-                while True:
+                block = b"-"
+                while block:
                     await (asyncio.sleep(0) if regular else _readable(loop, fd))
                     block = os.read(fd, self._block_size)
-                    for chunk in reader.feed(block) if block else reader.end():
+                    for number, chunk in enumerate(reader.feed(block) if block else reader.end()):
+                        if number:  # a block may have many
+                            await asyncio.sleep(0)
                         if chunk:
                             yield self._chunk(chunk)
-                        await asyncio.sleep(0)  # a block may have many
-                    if not block:
-                        break
 
     def _chunk(self, events: list[bytes]) -> Chunk:
         return Chunk(events, origin=self._reader.position.origin)

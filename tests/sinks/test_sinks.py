@@ -331,7 +331,7 @@ def test_a_failed_batch_is_not_written_on_closing(tmp_path: Path) -> None:
 
 def test_the_lines_of_a_window_have_its_bounds() -> None:
     items = [Compacted("a", b'{"x":1}', 2, 10.0, 11.0), Compacted(None, {}, 1, 12.0, 12.0)]
-    lines = window_lines(Window(Bounds(10.0, 20.0, "time"), 3, items))
+    lines = b"".join(window_lines(Window(Bounds(10.0, 20.0, "time"), 3, items)))
     assert [json.loads(line) for line in lines.splitlines()] == [
         {"opened": 10.0, "closed": 20.0} | json.loads(msgspec.json.encode(json_object(item))) for item in items
     ]
