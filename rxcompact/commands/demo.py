@@ -28,11 +28,8 @@ Show it at work, on this machine alone and in seconds: an alert storm is posted 
 distinct alert fails for a while, the service is restarted in the middle, and at the end the account balances.
 """
 EPILOG = ""
-STORM = 8.0  # seconds that it lasts
-OUTAGE = (2.0, 5.0)
-RESTART = 4.0
-POST = 500  # events a post
-PAUSE = 0.04
+STORM, OUTAGE, RESTART = 8.0, (2.0, 5.0), 4.0  # seconds that it lasts, and when in it
+POST, PAUSE = 500, 0.04  # events a post, and seconds after it
 HOSTS = 60
 ALERTS = ("DiskFull", "HighLatency", "NodeDown", "CertExpires", "QueueGrows")
 
@@ -51,12 +48,20 @@ class World:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._random = random.Random(7)  # noqa: S311
         self.accepted = self.retried = self.asked = self.failed = 0
         self.batches: dict[str, list[dict[str, Any]]] = {}
 
     def elapsed(self) -> float:
         return time.monotonic() - self._began
+
+    async def until(self, second: float, event: str) -> None:
+        """Wait for a second of the storm, and print what happens in it."""
+        await asyncio.sleep(second - self.elapsed())
+        print(f"--- {second:.0f} s: {event}", flush=True)
+
+    async def outage(self) -> None:
+        await self.until(OUTAGE[0], "the API goes down: calls fail, and wait for their next attempt")
+        await self.until(OUTAGE[1], "the API is back")
 
     async def host(self, request: web.Request) -> web.Response:
         self.asked += 1
@@ -76,7 +81,7 @@ class World:
         again = AsyncRetrying(wait=wait_fixed(0.1), retry=retry_if_exception_type(aiohttp.ClientError))
         async with aiohttp.ClientSession(raise_for_status=True) as session:
             while self.elapsed() < STORM:
-                body = b"\n".join(json.dumps(self._alert(number)).encode() for number in range(POST))
+                body = "\n".join(json.dumps(_alert(number)) for number in range(POST)).encode()
                 async for attempt in again:  # there may be no capacity, or it is being restarted
                     self.retried += attempt.retry_state.attempt_number > 1
                     with attempt:
@@ -84,9 +89,10 @@ class World:
                             self.accepted += (await response.json())["accepted"]
                 await asyncio.sleep(PAUSE)
 
-    def _alert(self, number: int) -> dict[str, Any]:
-        host = int(self._random.paretovariate(0.8)) % HOSTS
-        return {"host": f"host-{host:02}", "alert": self._random.choice(ALERTS), "ts": time.time(), "n": number}
+
+def _alert(number: int) -> dict[str, Any]:
+    host = f"host-{int(random.paretovariate(0.8)) % HOSTS:02}"
+    return {"host": host, "alert": random.choice(ALERTS), "ts": time.time(), "n": number}  # noqa: S311
 
 
 async def _demo() -> int:
@@ -110,9 +116,11 @@ async def _demo() -> int:
             await source.listening()
             tasks.create_task(live(orchestrator))
             storm = tasks.create_task(world.storm(source.url))
-            await asyncio.sleep(RESTART)
+            tasks.create_task(world.outage())
+            await world.until(RESTART, "the service restarts: what it holds survives")
             await orchestrator.restart()
             await storm
+            await world.until(STORM, "the storm is over, the service stops: it publishes what it holds")
             report = await orchestrator.stop()
     except* BrokenPipeError:
         raise BrokenPipeError from None
@@ -130,7 +138,8 @@ def _verdict(report: Report, world: World, retries: int) -> int:
     print(f"account    {account}")
     ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
-        "what was accepted was received": account.received == world.accepted,
+        # of a post that the restart rejected some events were received; it was posted again
+        "what was accepted was received": account.received >= world.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
         "distinct = published + dead letters": account.distinct == ended,
         "what was published was stored": account.published == len(stored),

@@ -6,21 +6,21 @@ import asyncio
 import os
 import sys
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.orchestrator import Orchestrator
-from rxcompact.render.snapshot import LETTER_COLUMNS, letter_rows, snapshot_lines, snapshot_title
+from rxcompact.render.svg import OUTCOME_COLOURS
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.text import Text
 
-PERIOD = 0.25  # seconds between two updates of the table
+PERIOD = 0.25  # seconds between two updates on a terminal
 LINE = 1.0  # seconds between two lines where it is no terminal
 
 
 async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
-    """Show the state until the run ends: as a table on a terminal, elsewhere and without rich as a line a second."""
+    """Show the state until the run ends: in place on a terminal, elsewhere and without rich as a line a second."""
     out = file or sys.stdout
     if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb" or find_spec("rich") is None:
         while orchestrator.state not in ENDED:
@@ -30,26 +30,20 @@ async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
     from rich.console import Console  # noqa: PLC0415 - an extra
     from rich.live import Live  # noqa: PLC0415
 
-    # what is logged meanwhile goes above the table
+    # what is logged and printed meanwhile goes above it
     with Live(console=Console(file=out), auto_refresh=False) as view:
         while orchestrator.state not in ENDED:
-            view.update(table(orchestrator.statistics.snapshot()), refresh=True)
+            view.update(coloured(orchestrator.statistics.snapshot()), refresh=True)
             await asyncio.sleep(PERIOD)
-        view.update(table(orchestrator.statistics.snapshot()), refresh=True)
+        view.update(coloured(orchestrator.statistics.snapshot()), refresh=True)
 
 
-def table(now: Snapshot) -> RenderableType:
-    """Return a snapshot as a table of rich."""
-    from rich import box  # noqa: PLC0415 - an extra
-    from rich.console import Group  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
+def coloured(now: Snapshot) -> Text:
+    """Return a snapshot as text of rich, outcomes in their colours."""
+    from rich.text import Text  # noqa: PLC0415 - an extra
 
-    style: dict[str, Any] = {"box": box.SIMPLE_HEAD, "title_justify": "left", "title_style": "bold"}
-    numbers = Table(title=escape(snapshot_title(now)), show_header=False, **style)
-    for name, text in snapshot_lines(now):
-        numbers.add_row(name, escape(text))
-    letters = Table(*LETTER_COLUMNS, title="dead letters", **style)
-    for row in letter_rows(now):
-        letters.add_row(*map(escape, row))
-    return Group(numbers, letters) if now.letters else numbers
+    text = Text(str(now), no_wrap=True, overflow="ellipsis")
+    text.highlight_regex(r"\A.*", "bold")
+    for outcome, (_, colour) in OUTCOME_COLOURS.items():
+        text.highlight_regex(rf"\b{outcome}\b", colour)
+    return text

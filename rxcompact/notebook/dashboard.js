@@ -9,6 +9,7 @@ const WIDTH = 960;
 const MARGIN = 20;
 const HALF = 440; // width of each of two charts
 const MINUTE = 60;
+const BASE = 214; // of the bars of ages
 
 function make(name, kind, parent, text = "") {
   const element = document.createElement(name);
@@ -42,11 +43,9 @@ function drawing(view) {
   parts[0].setAttribute("rx", 8);
   write(view.title, MARGIN, 27, "title");
   let right = WIDTH - MARGIN;
-  for (const [name, text, error, waiting, oldest, lost] of view.stages.toReversed()) {
-    if (name === "source" || name === "decode") continue;
-    const hint = `${name}: ${waiting}, oldest ${oldest}, ${lost} dead letters${error && `, last error ${error}`}`;
-    write(error ? `${text} ⚠` : text, right, 27, "quiet end", hint);
-    right -= 7 * (text.length + 3);
+  for (const [label, hint] of view.stages.toReversed()) {
+    write(label, right, 27, "quiet end", hint);
+    right -= 7 * (label.length + 3);
   }
   view.tiles.forEach(([number, name, note], index) => {
     const x = MARGIN + (index * (WIDTH - 2 * MARGIN)) / view.tiles.length;
@@ -70,22 +69,20 @@ function drawing(view) {
   });
 
   const left = WIDTH - MARGIN - HALF;
-  const expired = view.outcomes.find(([name]) => name === "expired")[1];
-  const ages = view.ages.map(([label, count], index) => [label, count + (index === view.ages.length - 1 && expired)]);
-  const most = Math.max(1, ...ages.map(([, count]) => count));
-  const step = HALF / (ages.length + 1);
+  const bars = view.ages.map(([label, count], index) => [index, count, "bar", `${count} were up to ${label} old`]);
+  bars.push([bars.length + 1, view.too_old, "expired", `${view.too_old} were older than ${view.max_age}`]);
+  const most = Math.max(1, ...bars.map(([, count]) => count));
+  const step = HALF / (bars.length + 1);
+  const limit = left + step * (bars.length - 0.5);
   write(`age when published: ${view.age}`, left, 133, "quiet");
-  add("line", { x1: left, x2: left + HALF, y1: 214, y2: 214, class: "lane" });
-  const limit = left + step * (ages.length - 0.5);
-  add("line", { x1: limit, x2: limit, y1: 142, y2: 214, class: "state" });
-  ages.forEach(([label, count], index) => {
-    const beyond = index === ages.length - 1;
+  add("line", { x1: left, x2: left + HALF, y1: BASE, y2: BASE, class: "lane" });
+  add("line", { x1: limit, x2: limit, y1: 142, y2: BASE, class: "state" });
+  for (const [place, count, kind, hint] of bars) {
     const tall = count && Math.max(1.5, (68 * count) / most);
-    const hint = beyond ? `${count} were older than ${view.max_age}` : `${count} were up to ${label} old`;
-    if (count) box(left + (index + beyond) * step, 214 - tall, step - 1.5, tall, beyond ? "expired" : "bar", hint);
-    if (index % 6 === 1 && !beyond) write(label, left + (index + 1) * step, 227, "small middle");
-  });
-  write(`max_age ${view.max_age}`, left + HALF, 227, "small end");
+    if (count) box(left + place * step, BASE - tall, step - 1.5, tall, kind, hint);
+  }
+  for (const [label, place] of view.age_ticks) write(label, left + place * step, BASE + 13, "small middle");
+  write(`max_age ${view.max_age}`, left + HALF, BASE + 13, "small end");
 
   let x = MARGIN;
   const distinct = Math.max(1, view.outcomes.reduce((sum, [, count]) => sum + count, 0));
@@ -98,7 +95,7 @@ function drawing(view) {
     write(text, MARGIN + index * 152 + 15, 290, "");
     x += width;
   });
-  if (view.errors.length) write(`last errors: ${view.errors.join(" · ")}`, MARGIN, 322, "quiet");
+  if (view.errors.length) write(`last errors: ${view.errors}`, MARGIN, 322, "quiet");
   return [parts, height];
 }
 

@@ -137,7 +137,7 @@ class Result:
 
 
 def simulate(
-    windows: Sequence[Closed], api: Callable[[Any], Any], *, max_age: float, max_concurrent: int, linger: float
+    windows: Sequence[Closed], api: Callable[[Any], Any], max_age: float, max_concurrent: int, linger: float
 ) -> Result:
     """Push windows through the stages behind compaction in virtual time."""
     result = Result()

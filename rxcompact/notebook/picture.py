@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import cycle
 from math import log10
 from typing import Any
 
 from rxcompact.format import duration
 from rxcompact.render.chart import SCHEMA, Chart, labels
 from rxcompact.render.marble import ROUND
-from rxcompact.render.marble_svg import COLOURS
-from rxcompact.render.svg import document, element
+from rxcompact.render.svg import COLOURS, document, element
 
 TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)  # round numbers of seconds
 SHARES = {each / 5: f"{each * 20}%" for each in range(6)}
 LEFT, RIGHT, TOP, BOTTOM = 90, 760, 60, 300  # of the picture without scripts
 FIELDS = {"window": "timespan", "kind": "windows", "age": "max_age", "calls": "max_concurrent"}
 """Choices that have a slider, and the fields of a row."""
+PARTS = {"window": "window", "kind": "windows", "age": "max age", "calls": "calls at once", "outage": "outage"}
+PARTS["latency"] = "latency up to"
 CHOSEN = "datum.kind == kind && datum.age == age && datum.calls == calls && datum.outage == outage"
 
 
@@ -37,21 +39,10 @@ def _spec(
     span: tuple[float, float],
 ) -> dict[str, Any]:
     choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
-    choices |= {"outage": list(outages), "latency": list(ticks)}
-    words = {name: [duration(each) for each in found] for name, found in choices.items() if name != "kind"}
-    words["kind"] = choices["kind"]
-    words["calls"] = [f"{each:,}" for each in choices["calls"]]
-    words["outage"][0] = "none"
-    params = [_slider(name, words[name], start=len(words[name]) - 1 if name == "latency" else 0) for name in words]
-    parts = {
-        "window": "window",
-        "kind": "windows",
-        "age": "max age",
-        "calls": "calls at once",
-        "outage": "outage",
-        "latency": "latency up to",
-    }
-    sentence = " + ', ' + ".join(f"'{part} ' + {words[name]}[{name}]" for name, part in parts.items())
+    words = {name: [f"{each:,}" if name == "calls" else each for each in found] for name, found in choices.items()}
+    words |= {name: list(map(duration, choices[name])) for name in ("window", "age")}
+    words |= {"outage": ["none", *map(duration, outages[1:])], "latency": list(ticks.values())}
+    sentence = " + ', ' + ".join(f"'{PARTS[name]} ' + {found}[{name}]" for name, found in words.items())
     values = [
         {name: choices[name].index(getattr(row, field)) for name, field in FIELDS.items()}
         | {"outage": index, "key": row.key, "timespan": duration(row.timespan), "p50": row.p50, "p99": row.p99}
@@ -61,62 +52,46 @@ def _spec(
         for index, length in enumerate(outages)
     ]
     keys = list(dict.fromkeys(row.key for row in rows))
-    colours = {"domain": keys, "range": [COLOURS[index % len(COLOURS)] for index in range(len(keys))]}
-    colour = {
-        "field": "key",
-        "type": "nominal",
-        "scale": colours,
-        "legend": {"orient": "bottom", "title": None, "symbolOpacity": 1},
-    }
-    seconds = {"values": list(ticks), "labelExpr": labels(ticks), "grid": True}
-    scale = {"type": "log", "domain": list(span), "nice": False}
-    x = {"field": "p99", "type": "quantitative", "scale": scale, "axis": seconds, "title": "latency, median to p99"}
-    share = {"values": list(SHARES), "labelExpr": labels(SHARES)}
-    y: dict[str, Any] = {"field": "ratio", "type": "quantitative", "title": "duplicates removed", "axis": share}
-    y["scale"] = {"domain": [0, 1.05], "nice": False}
+    colour = _scaled("key", "nominal", domain=keys, range=[colour for colour, _ in zip(cycle(COLOURS), keys)])
+    colour["legend"] = {"orient": "bottom", "title": None, "symbolOpacity": 1}
+    x = _scaled("p99", type="log", domain=list(span), nice=False) | {"title": "latency, median to p99"}
+    x["axis"] = {"values": list(ticks), "labelExpr": labels(ticks), "grid": True}
+    y = _scaled("ratio", domain=[0, 1.05], nice=False) | {"title": "duplicates removed"}
+    y["axis"] = {"values": list(SHARES), "labelExpr": labels(SHARES)}
     names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
     about = [{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names]
     chosen = {"condition": {"test": "datum.window == window", "value": 1}, "value": 0.35}
-    fits = "datum.p99 <= " + f"{list(ticks)}[latency] && datum.least == 0 && datum.lost == 0"
-    best = [{"filter": fits}, {"window": [{"op": "row_number", "as": "place"}], "sort": [{"field": "distinct"}]}]
+    place = {"x": x, "y": y}
+    touch = {"color": colour, "tooltip": about, "opacity": chosen}
+    fits = f"datum.p99 <= {list(ticks)}[latency] && datum.least == 0 && datum.lost == 0"
+    best = {"window": [{"op": "row_number", "as": "place"}], "sort": [{"field": "distinct"}]}
     box = {"input": "text", "name": "click a point: ", "size": 110, "aria-label": "the pipeline of the point clicked"}
-    pick = {"type": "point", "fields": ["pipeline"], "on": "symbol:click"}
+    pick = {"name": "pick", "select": {"type": "point", "fields": ["pipeline"], "on": "symbol:click"}, "bind": box}
     layers = [
-        {"mark": {"type": "line", "strokeWidth": 1}, "encoding": {"x": x, "y": y, "color": colour}},
+        {"mark": {"type": "line", "strokeWidth": 1}, "encoding": place | {"color": colour}},
         {
             "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.3},
             "encoding": {"x": x | {"field": "p50"}, "x2": {"field": "p99"}, "y": y, "color": colour},
         },
         {
-            "params": [{"name": "pick", "select": pick, "bind": box}],
+            "params": [pick],
             "mark": {"type": "point", "filled": True, "size": 110, "cursor": "pointer"},
-            "encoding": {"x": x, "y": y, "color": colour, "tooltip": about, "opacity": chosen},
+            "encoding": place | touch,
         },
         {
-            "transform": [*best, {"filter": "datum.place == 1"}],
+            "transform": [{"filter": fits}, best, {"filter": "datum.place == 1"}],
             "mark": {"type": "text", "baseline": "middle", "fontSize": 22, "color": "#e69f00"},
-            "encoding": {"x": x, "y": y, "text": {"value": "★"}},
+            "encoding": place | {"text": {"value": "★"}},
         },
     ]
-    most = max([1, *(value["lost"] for value in values)])
-    lost: dict[str, Any] = {"field": "lost", "type": "quantitative", "title": "events that expire"}
-    lost |= {"scale": {"domain": [0, most]}, "axis": {"tickMinStep": 1, "format": ",d"}}
-    spans = [duration(each) for each in choices["window"]]
-    losses = {
-        "mark": {"type": "bar"},
-        "encoding": {
-            "x": {"field": "timespan", "type": "ordinal", "sort": spans, "title": "window"},
-            "xOffset": {"field": "key"},
-            "y": lost,
-            "color": colour,
-            "tooltip": about,
-            "opacity": chosen,
-        },
-    }
+    lost = _scaled("lost", domain=[0, max([1, *(value["lost"] for value in values)])]) | {"title": "events that expire"}
+    lost["axis"] = {"tickMinStep": 1, "format": ",d"}
+    window = {"field": "timespan", "type": "ordinal", "sort": words["window"], "title": "window"}
+    losses = {"mark": {"type": "bar"}, "encoding": {"x": window, "xOffset": {"field": "key"}, "y": lost} | touch}
     return {
         "$schema": SCHEMA,
         "data": {"values": values},
-        "params": params,
+        "params": [_slider(name, found, last=name == "latency") for name, found in words.items()],
         "transform": [{"filter": CHOSEN}],
         "description": "Sliders choose; duplicates removed against latency, and events that expire, for each window.",
         "title": {"text": {"expr": sentence}, "anchor": "start", "fontSize": 12}
@@ -125,18 +100,16 @@ def _spec(
     }
 
 
-def _slider(name: str, words: Sequence[str], *, start: int) -> dict[str, Any]:
-    parameter = {"name": name, "value": max(0, start)}
+def _scaled(field: str, kind: str = "quantitative", **scale: Any) -> dict[str, Any]:
+    return {"field": field, "type": kind, "scale": scale}
+
+
+def _slider(name: str, words: Sequence[str], *, last: bool) -> dict[str, Any]:
+    parameter = {"name": name, "value": max(0, len(words) - 1) if last else 0}
     if len(words) < 2:  # noqa: PLR2004 - nothing to choose
         return parameter
-    bind = {
-        "input": "range",
-        "min": 0,
-        "max": len(words) - 1,
-        "step": 1,
-        "name": f"{name} ({words[0]} to {words[-1]}) ",
-    }
-    return parameter | {"bind": bind}
+    bind = {"input": "range", "min": 0, "max": len(words) - 1, "step": 1}
+    return parameter | {"bind": bind | {"name": f"{name} ({words[0]} to {words[-1]}) "}}
 
 
 def _svg(rows: Sequence[Any], ticks: Mapping[float, str], span: tuple[float, float]) -> str:
@@ -164,12 +137,11 @@ def _svg(rows: Sequence[Any], ticks: Mapping[float, str], span: tuple[float, flo
         line = [row for row in own if (row.windows, row.max_age, row.max_concurrent) == choice]
         colour = COLOURS[index % len(COLOURS)]
         for row in line:
-            height = y(row.ratio)
-            bar = {"stroke": colour, "stroke-width": "4", "opacity": "0.35"}
+            height, bar = y(row.ratio), {"stroke": colour, "stroke-width": "4", "opacity": "0.35"}
             parts.append(element("line", x1=x(row.p50), x2=x(row.p99), y1=height, y2=height, **bar))
             parts.append(element("circle", cx=x(row.p99), cy=height, r=5, fill=colour))
             if not index:
-                parts.append(element("text", duration(row.timespan), x=x(row.p99), y=height - 9, kind="small middle"))
+                parts.append(element("text", duration(row.timespan), x=x(row.p99) + 9, y=height + 4, kind="small"))
         parts.append(element("circle", cx=RIGHT + 24, cy=TOP + 20 * index, r=5, fill=colour))
         parts.append(element("text", key, x=RIGHT + 34, y=TOP + 4 + 20 * index))
     return document(parts, max(BOTTOM + 32, TOP + 20 * len(keys)), title)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import product
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
+
+from tqdm.auto import tqdm
 
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
@@ -140,11 +140,9 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         """
         import pandas as pd  # noqa: PLC0415 - an extra
 
-        names = [each.name for each in fields(Row) if each.name != "in_outage"] + ["ratio", "saved"]
-        records = [{name: getattr(row, name) for name in names} for row in self]
-        for record, row in zip(records, self, strict=True):
-            record |= {f"expired_{length:g}": row.in_outage[length] for length in self.outages}
-        return pd.DataFrame(records)
+        rows = [asdict(row) | {"ratio": row.ratio, "saved": row.saved} for row in self]
+        lost = [{f"expired_{length:g}": many for length, many in row.pop("in_outage").items()} for row in rows]
+        return pd.DataFrame([row | more for row, more in zip(rows, lost, strict=True)])
 
     def plot(self) -> Chart:
         """Return a picture: compaction against latency, and the events that expire, with a slider for each choice.
@@ -175,8 +173,8 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
             "rejected": row.rejected,
             "distinct": row.distinct,
             "ratio": f"{row.ratio:.1%}",
-            "p50 s": _rounded(row.p50),
-            "p99 s": _rounded(row.p99),
+            "p50": None if row.p50 is None else duration(row.p50),
+            "p99": None if row.p99 is None else duration(row.p99),
             "calls": row.calls,
             "saved": row.saved,
             "peak /s": row.peak,
@@ -189,31 +187,21 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         if not self:
             return "<Tuning of nothing>"
         rows = [list(self._cells(self[0])), *(list(map(_text, self._cells(row).values())) for row in self)]
-        key, *widths = (max(map(len, column)) for column in zip(*rows, strict=True))
-        return "\n".join(
-            "  ".join([f"{name:{key}}", *(f"{text:>{width}}" for text, width in zip(texts, widths, strict=True))])
-            for name, *texts in rows
-        )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
     def _repr_html_(self) -> str:
         more = "Latency is from an event's birth to its publication. Peak: calls in any one second. Held: the most "
         more += "distinct events at once, outages included."
         for length, (begin, _) in self.outages.items():
             more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
-        rows = [self._cells(row) for row in self]
         note = f"{self[0].received if self else 0:,} events replayed {len(self)} ways"
-        head = list(rows[0]) if rows else []
-        return table(head, [list(row.values()) for row in rows], title="Tuning", note=note, more=more)
-
-
-def _rounded(value: float | None) -> float | None:
-    return value if value is None else round(value, 1 if value >= 10 else 2)  # noqa: PLR2004
+        head = list(self._cells(self[0])) if self else []
+        return table(head, [list(self._cells(row).values()) for row in self], title="Tuning", note=note, more=more)
 
 
 def _text(value: Cell) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else f"{value:,}"
+    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
 def tune(
@@ -251,7 +239,7 @@ def tune(
             ``partial(SimulatedApi, latency=(0.02, 0.2), error_rate=0.01, rate=50)``.
         lateness: Windows of event time that wait so many seconds for late events, as in `compact`.
         batch_timespan: Seconds that a batch waits for more (linger), as in `publish`.
-        progress: Show a bar, where tqdm is installed.
+        progress: Show a bar.
 
     Returns:
         A table that shows itself, with ``.plot()``, ``.recommend(…)`` and ``.to_pandas()``.
@@ -290,16 +278,16 @@ def tune(
     replays = [(), *([place] for place in places.values())]
     choices = list(product(ages, pools))
     rows: list[Row] = []
-    with _bar(len(keys) * len(spans) * len(windows) * (1 + len(choices) * len(replays)), shown=progress) as step:
+    total = len(keys) * len(spans) * len(windows) * (1 + len(choices) * len(replays))
+    with tqdm(total=total, desc="tune", unit=" replays", leave=False, disable=not progress) as bar:
         for (label, mapper), timespan, kind in product(mappers.items(), spans, windows):
             compaction = history.compacted(mapper, timespan, late, **WINDOWS[kind])
-            step()
+            bar.update()
             for max_age, pool in choices:
-                replay = partial(simulate, compaction.windows, max_age=max_age, max_concurrent=pool, linger=linger)
                 results: list[Result] = []
                 for outage in replays:
-                    results.append(replay(api(outages=outage)))
-                    step()
+                    results.append(simulate(compaction.windows, api(outages=outage), max_age, pool, linger))
+                    bar.update()
                 usual, *down = results
                 # an event that expired was never published: no latency is long enough
                 latencies = sorted(usual.latencies) + [inf] * usual.expired
@@ -360,14 +348,3 @@ def _code(mapper: object) -> str:
     if isinstance(mapper, str | tuple):
         return repr(mapper)
     return getattr(mapper, "__name__", str(mapper))
-
-
-@contextmanager
-def _bar(total: int, *, shown: bool) -> Generator[Callable[[], object]]:
-    try:
-        from tqdm.auto import tqdm  # noqa: PLC0415 - an extra
-    except ImportError:
-        yield lambda: None
-        return
-    with tqdm(total=total, desc="tune", unit=" replays", leave=False, disable=not shown) as bar:
-        yield bar.update

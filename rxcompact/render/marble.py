@@ -1,15 +1,17 @@
-"""Marble diagrams as text, in the syntax of RxPY's `from_marbles`; their axes of time, and the letters of keys."""
+"""Marble diagrams: what is in which lane, axes of time, and the diagram as text, in the syntax of `from_marbles`."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from itertools import cycle, islice
 from math import ceil, floor, log10
 from operator import itemgetter
 from string import ascii_letters
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rxcompact.format import OUTCOMES, duration, instant, short
+from rxcompact.render.svg import COLOURS
 
 if TYPE_CHECKING:
     from rxcompact.observers.recorder import Explanation, Recording, WindowMark
@@ -21,6 +23,8 @@ LEGEND = 12  # keys that are listed
 ENDS = {"stopped": "|", "failed": "#"}
 ROUND = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Round numbers of seconds."""
+OTHER = ("?", COLOURS[-1])
+"""Letter and colour of what has no key, and of keys beyond the letters."""
 
 
 class Axis(NamedTuple):
@@ -65,27 +69,57 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
 
     They are the same, unless event times have nothing to do with the clock, as in a replay.
     """
-    (start, end), opened = recording.clock, recording.opened
-    if not recording.windows:
-        return Axis(start, end), Axis(start, end)
-    if any(
-        abs(each.at - each.closed) > max(end - start, 10 * (each.closed - each.opened)) for each in recording.windows
-    ):
-        return Axis(*opened), Axis(start, end)
-    both = Axis(min(start, opened[0]), max(end, opened[1]))
+    clock, opened = Axis(*recording.clock), Axis(*recording.opened) if recording.windows else Axis(*recording.clock)
+    for window in recording.windows:
+        if abs(window.at - window.closed) > max(clock.end - clock.start, 10 * (window.closed - window.opened)):
+            return opened, clock
+    both = Axis(min(clock.start, opened.start), max(clock.end, opened.end))
     return both, both
 
 
-def within(window: WindowMark, at: float | None) -> float:
-    """Return an instant, moved into the window's span: an event's own time may lie outside."""
-    return min(window.closed, max(window.opened, window.opened if at is None else at))
+class Circle(NamedTuple):
+    """The first event of a key in a window, the last of so many more of them, or an event with its outcome."""
+
+    at: float
+    key: Hashable
+    kind: str
+    """"first", "more", or the outcome."""
+    many: int
+    mark: Any
+    """The recorder's."""
 
 
-def symbols(recording: Recording) -> dict[Hashable, str]:
-    """Return a letter for each of the first keys, in their order."""
+def circles(recording: Recording, lane: str) -> Iterator[Circle]:
+    """Yield the circles of the lane of "events", or of an outcome."""
+    for event in recording.events if lane == "events" else ():
+        window, more = event.window, (event.count or 1) - 1
+        for at, kind, many in ((event.first_seen, "first", 1), (event.last_seen, "more", more)):
+            if many:  # an event's own time may lie outside its window
+                inside = min(window.closed, max(window.opened, window.opened if at is None else at))
+                yield Circle(inside, event.key, kind, many, event)
+    for mark in recording.outcomes:
+        if mark.outcome == lane:
+            yield Circle(mark.at, mark.key, lane, 1, mark)
+
+
+def symbols(recording: Recording) -> dict[Hashable, tuple[str, str]]:
+    """Return a letter and a colour for each of the first keys, in their order."""
     keys = dict.fromkeys(event.key for event in recording.events)
     keys.update(dict.fromkeys(outcome.key for outcome in recording.outcomes if outcome.key is not None))
-    return dict(zip(keys, ascii_letters, strict=False))
+    return dict(zip(keys, zip(ascii_letters, cycle(COLOURS), strict=False), strict=False))
+
+
+def outcomes(recording: Recording) -> list[str]:
+    """Return the outcomes that have a lane: those that there were, and "published" wherever anything was run."""
+    was_run = bool(recording.states or recording.outcomes)
+    return [name for name in (*OUTCOMES, "rejected") if recording.totals.get(name, name == "published" and was_run)]
+
+
+def title(recording: Recording) -> str:
+    """Return how many events there were, before and after."""
+    numbers = {"received": recording.totals.get("received", 0) + recording.totals.get("rejected", 0)}
+    numbers |= {name: recording.totals.get(name, 0) for name in ("distinct", *outcomes(recording)[:1])}
+    return " → ".join(f"{number:,} {name}" for name, number in numbers.items())
 
 
 class Element(NamedTuple):
@@ -108,28 +142,21 @@ def marble(recording: Recording) -> str:
 
     Elements that would overlap are a group at the time of the first: ``(a,b)``, or ``9x`` for many.
     """
-    letters = symbols(recording)
-    upper, lower = axes(recording)
-    lanes = [
-        ("events", upper, _events(recording, letters)),
-        ("windows", upper, _windows(recording, letters, upper == lower)),
-    ]
-    if recording.totals.get("retries"):
-        retries = (Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries)
-        lanes.append(("retries", lower, _all(recording, "retries", recording.retries, retries)))
-    for outcome in (*OUTCOMES, "rejected"):
-        if outcome == "published" or recording.totals.get(outcome):
-            ends = [mark for mark in recording.outcomes if mark.outcome == outcome]
-            elements = (Element(mark.at, letters.get(mark.key, "?")) for mark in ends)
-            lanes.append((outcome, lower, _all(recording, outcome, ends, elements)))
+    known, (upper, lower) = symbols(recording), axes(recording)
     end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
-    lines = [(name, line(axis, elements, end)) for name, axis, elements in lanes]
+    lines = [("events", line(upper, _letters(recording, "events"), end))]
+    lines.append(("windows", line(upper, _windows(recording, by_clock=upper == lower), end)))
+    if recording.totals.get("retries"):
+        retries = [Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries]
+        kept = recording.are_all("retries", retries)
+        lines.append(("retries", line(lower, retries if kept else _counts(recording, "retries"), end)))
+    lines += [(lane, line(lower, _letters(recording, lane), end)) for lane in outcomes(recording)]
     for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
         scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
         lines.append((name, scale))
-    if letters and recording.are_all("distinct", recording.events):
-        keys = ", ".join(f"{letter} = {short(key, 30)}" for key, letter in islice(letters.items(), LEGEND))
-        lines.append(("keys", f"{keys}, …" if len(letters) > LEGEND else keys))
+    if known and recording.are_all("distinct", recording.events):
+        keys = [f"{letter} = {short(key, 30)}" for key, (letter, _) in islice(known.items(), LEGEND)]
+        lines.append(("keys", ", ".join(keys + ["…"] * (len(known) > LEGEND))))
     lines.append(("in all", recording.summary))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
@@ -157,36 +184,30 @@ def _token(group: Sequence[Element]) -> str:
     return f"({','.join(texts)})" if len(group) > 1 else texts[0]
 
 
-def _all(recording: Recording, name: str, kept: Sequence[object], elements: Iterable[Element]) -> Iterator[Element]:
-    """Yield the elements if all were kept, else the counts over time as whole numbers of the same sum."""
-    if recording.are_all(name, kept):
-        yield from elements
-        return
+def _counts(recording: Recording, name: str) -> Iterator[Element]:
+    """Yield counts over time as whole numbers of the same sum."""
     total = counted = 0.0
-    for start, _, amount in recording.rates["received" if name == "distinct" else name]:
+    for start, _, amount in recording.rates[name]:
         total += amount
         if round(total - counted):
             yield Element(start, "", round(total - counted))
             counted += round(total - counted)
 
 
-def _events(recording: Recording, letters: Mapping[Hashable, str]) -> Iterator[Element]:
-    elements: list[Element] = []
-    for event in recording.events:
-        letter, more = letters.get(event.key, "?"), (event.count or 1) - 1
-        elements.append(Element(within(event.window, event.first_seen), letter))
-        if more:
-            elements.append(Element(within(event.window, event.last_seen), f"{more if more > 1 else ''}{letter}", more))
-    return _all(recording, "distinct", recording.events, elements)
+def _letters(recording: Recording, lane: str) -> Iterable[Element]:
+    """Return a letter for each circle of a lane if all of them were kept, else counts."""
+    found, known = list(circles(recording, lane)), symbols(recording)
+    if not recording.are_all(*(("distinct", recording.events) if lane == "events" else (lane, found))):
+        return _counts(recording, "received" if lane == "events" else lane)
+    return [Element(at, f"{many if many > 1 else ''}{known.get(key, OTHER)[0]}", many) for at, key, _, many, _ in found]
 
 
-def _windows(recording: Recording, letters: Mapping[Hashable, str], by_clock: bool) -> Iterator[Element]:
-    names: dict[WindowMark, str] = {}
+def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:
+    names, known = defaultdict["WindowMark", str](str), symbols(recording)
     for event in recording.events:
-        names[event.window] = names.get(event.window, "") + letters.get(event.key, "?")
+        names[event.window] += known.get(event.key, OTHER)[0]
     for window in recording.windows:
-        name = names.get(window, "")
-        text = name if window.distinct == len(name) <= NAME else f"{window.distinct}"
+        text = names[window] if window.distinct == len(names[window]) <= NAME else f"{window.distinct}"
         yield Element(window.at if by_clock else window.closed, f"[{text}]")
 
 

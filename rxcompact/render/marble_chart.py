@@ -5,33 +5,23 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from rxcompact.format import OUTCOMES, duration, instant, short
+from rxcompact.format import duration, instant, short
 from rxcompact.render.chart import SCHEMA, labels
-from rxcompact.render.marble import Axis, axes, symbols, within
-from rxcompact.render.marble_svg import COLOURS, rows_of
-from rxcompact.render.svg import OUTCOME_COLOURS, QUIET, RETRY
+from rxcompact.render.marble import OTHER, Axis, axes, circles, outcomes, symbols, title
+from rxcompact.render.marble_svg import rows_of
+from rxcompact.render.svg import OUTCOME_COLOURS
 
 if TYPE_CHECKING:
-    from rxcompact.observers.recorder import Recording, WindowMark
+    from rxcompact.observers.recorder import Recording
 
 MOST = 1500  # distinct events that are drawn, the latest: each has up to four marks
 KEYS = 20  # of a retried batch, each with a mark
 WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
-SIZES = {"windows": 36, "retries": 90}
-
-
-class _Mark(NamedTuple):
-    """A point of a lane."""
-
-    lane: str
-    at: float
-    key: Hashable
-    trail: int
-    """How many windows with its key closed before: what belongs together has the same number."""
-    look: dict[str, str]
-    about: dict[str, str]
+CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 90}
+NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
 
 
 def marble_spec(recording: Recording) -> dict[str, Any]:
@@ -40,96 +30,105 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
     A time is the true one: of the first event of a key in its window, of the last, of each failed call, of the outcome.
     """
     upper, lower = axes(recording)
-    marks = list(_marks(recording))
-    if len(recording.events) > MOST or not recording.are_all("distinct", recording.events):
+    events, text = recording.events[-MOST:], title(recording)
+    if not recording.are_all("distinct", events):
+        since = events[0].window.at
+        recording = replace(
+            recording,
+            events=events,
+            retries=[each for each in recording.retries[-MOST:] if each.at >= since],
+            outcomes=[each for each in recording.outcomes[-MOST:] if each.at >= since],
+        )
+        text += f"; the last {len(events):,} distinct events"
         # only the last of the time is drawn
-        upper = upper._replace(start=min(mark.at for mark in marks if mark.lane == "events"))
+        upper = upper._replace(start=min(circle.at for circle in circles(recording, "events")))
         lower = upper if lower.end == upper.end else lower
-    losses = [name for name in (*OUTCOMES, "rejected") if any(mark.lane == name for mark in marks)]
-    first, then = ["events", "windows"], ["retries"] * bool(recording.retries) + losses
-    parts = [(upper, [*first, *then])] if upper == lower else [(upper, first), (lower, then)]
-    views = [_view(recording, axis, lanes, marks, index) for index, (axis, lanes) in enumerate(parts) if lanes]
+    points = sorted(_points(recording), key=lambda point: point["at"])
+    lanes = ["retries"] * bool(recording.retries) + outcomes(recording)
+    parts = [(upper, ["events", "windows", *lanes])] if upper == lower else [(upper, ["events", "windows"])]
+    parts += [(lower, lanes)] * (upper != lower and bool(lanes))
+    views = [_view(recording, axis, names, points, index) for index, (axis, names) in enumerate(parts)]
     hover = {"type": "point", "fields": ["key"], "on": "symbol:mouseover", "clear": "symbol:mouseout"}
-    spec: dict[str, Any] = {
+    return {
         "$schema": SCHEMA,
         "description": f"Marble diagram: {recording.summary}.",
-        "title": {"text": _title(recording), "anchor": "start"},
+        "title": {"text": text, "anchor": "start"},
         "params": [{"name": "key", "select": hover, "views": [f"marks{index}" for index in range(len(views))]}],
+        "vconcat": views,
     }
-    return spec | {"vconcat": views}
 
 
-def _title(recording: Recording) -> str:
-    names = ["received", "distinct"] + ["published"] * bool(recording.outcomes or recording.states)
-    title = " → ".join(f"{recording.totals.get(name, 0):,} {name}" for name in names)
-    total = recording.totals.get("distinct", 0)
-    return title if total <= MOST else f"{title}; the last {min(MOST, len(recording.events)):,} distinct events"
+def _points(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield what is drawn; what belongs together has one key and one trail: how many windows closed before."""
+    known, numbers, closed = symbols(recording), dict[Hashable, int](), defaultdict[Hashable, list[float]](list)
+    for event in recording.events:
+        closed[event.key].append(event.window.at)
 
+    def point(lane: str, at: float, key: Hashable, when: float, about: dict[str, str], **look: Any) -> dict[str, Any]:
+        letter, colour = known.get(key, ("", OTHER[1]))
+        shown = {} if key is None else {"key": short(key, 60)}
+        shown |= {"time": f"{instant(at)} UTC"} | {name: text for name, text in about.items() if text}
+        number = None if key is None else numbers.setdefault(key, len(numbers))
+        trail = max(0, bisect_right(closed[key], when) - 1)
+        place = {"lane": lane, "at": 1000 * at, "key": number, "trail": trail, "about": shown}
+        return place | NO_LOOK | {"letter": letter, "fill": colour} | look
 
-def _marks(recording: Recording) -> Iterator[_Mark]:
-    """Yield what is drawn: of the latest events, and nothing that was before them."""
-    letters = symbols(recording)
-    colours = {key: COLOURS[index % len(COLOURS)] for index, key in enumerate(letters)}
-    events = recording.events[-MOST:]
-    since = events[0].window.at if len(events) < len(recording.events) else 0.0
-    closed: defaultdict[Hashable, list[float]] = defaultdict(list)
-    for event in events:
-        key, window, count = event.key, event.window, event.count or 1
-        look, trail = {"fill": colours.get(key, COLOURS[-1]), "letter": letters.get(key, "")}, len(closed[key])
-        closed[key].append(window.at)
-        yield _Mark("events", within(window, event.first_seen), key, trail, look, {"event": f"the first of {count:,}"})
-        if count > 1:
-            faded = {"fill": f"{look['fill']}60", "letter": f"×{count - 1}" if count > 2 else ""}  # noqa: PLR2004, RUF001
-            last = {"event": f"the last of {count:,}"}
-            yield _Mark("events", within(window, event.last_seen), key, trail, faded, last)
-        length = duration(window.closed - window.opened)
-        merged = {"count": f"{count:,}", "window": f"{length}, closed by {window.trigger}"}
-        yield _Mark("windows", window.closed, key, trail, look | {"letter": ""}, merged)
-
-    def trail_of(key: Hashable, at: float) -> int:
-        return max(0, bisect_right(closed[key], at) - 1)
-
-    cross = {"fill": "transparent", "stroke": RETRY, "shape": "cross"}
-    for retry in (each for each in recording.retries[-MOST:] if each.at >= since):
-        failed = {"failed": f"{retry.stage}, attempt {retry.attempt}", "error": retry.error}
-        failed["retried"] = f"after {duration(retry.wait)}"
+    for at, key, kind, many, mark in circles(recording, "events"):
+        last = kind == "more"
+        look = {"fill": f"{known.get(key, OTHER)[1]}60"} if last else {}
+        look |= {"letter": f"×{many}"} if many > 1 else {}  # noqa: RUF001
+        about = {"event": f"the {'last' if last else 'first'} of {mark.count or 1:,}"}
+        yield point("events", at, key, mark.window.at, about, **look)
+    for event in recording.events:
+        window = event.window
+        about = {"count": f"{event.count or 1:,}"}
+        about["window"] = f"{duration(window.closed - window.opened)}, closed by {window.trigger}"
+        yield point("windows", window.closed, event.key, window.at, about, letter="", size=36)
+    for retry in recording.retries:
+        about = {"failed": f"{retry.stage}, attempt {retry.attempt}", "error": retry.error}
+        about["retried"] = f"after {duration(retry.wait)}"
         for key in retry.keys[:KEYS] or (None,):
-            yield _Mark("retries", retry.at, key, trail_of(key, retry.at), cross, failed)
-    for outcome in (each for each in recording.outcomes[-MOST:] if each.at >= since):
-        key, name = outcome.key, outcome.outcome
-        look = {"fill": colours.get(key, COLOURS[-1]), "letter": letters.get(key, "")}
-        if name != "published":
-            look = {"fill": "transparent", "stroke": OUTCOME_COLOURS[name][1]}
-        about = {"outcome": name, "attempts": f"{outcome.attempts:,}", "reason": outcome.reason}
-        about["age"] = "" if outcome.age is None else duration(outcome.age)
-        yield _Mark(name, outcome.at, key, trail_of(key, outcome.at), look, about)
+            yield point("retries", retry.at, key, retry.at, about, **CROSS)
+    for lane in outcomes(recording):
+        look = {} if lane == "published" else {"stroke": OUTCOME_COLOURS[lane][1]}
+        for at, key, _, _, mark in circles(recording, lane):
+            about = {"outcome": lane, "attempts": f"{mark.attempts:,}", "reason": mark.reason}
+            about["age"] = "" if mark.age is None else duration(mark.age)
+            yield point(lane, at, key, at, about, **look)
 
 
-def _view(recording: Recording, axis: Axis, lanes: Sequence[str], marks: Sequence[_Mark], index: int) -> dict[str, Any]:
+def _view(
+    recording: Recording, axis: Axis, lanes: Sequence[str], points: Sequence[dict[str, Any]], index: int
+) -> dict[str, Any]:
     """Return a layer of windows, one of trails, one of marks, one of letters."""
-    numbers = {key: number for number, key in enumerate(dict.fromkeys(mark.key for mark in marks))} | {None: None}
-    points, bases, height = list[dict[str, Any]](), dict[str, float](), 4.0
+    values, bases, height = list[dict[str, Any]](), dict[str, float](), 4.0
     for lane in lanes:
-        own = sorted((mark for mark in marks if mark.lane == lane), key=lambda mark: mark.at)
+        own = [point for point in points if point["lane"] == lane]
         radius = RADIUS / (2 if lane == "windows" else 1)
-        places = [axis.share(mark.at) * WIDTH for mark in own]
-        free = rows_of(((x - radius, x + radius) for x in places), ROWS)
+        places = [axis.share(point["at"] / 1000) * WIDTH for point in own]
+        free = rows_of([(x - radius, x + radius) for x in places], ROWS)
         rows = [row if row < ROWS else number % ROWS for number, row in enumerate(free)]
         height += (max(rows, default=0) + 1) * ROW + 6
         bases[lane] = height - ROW / 2
-        for mark, row in zip(own, rows, strict=True):
-            points.append(_row(mark) | {"y": bases[lane] - row * ROW, "key": numbers[mark.key], "order": len(points)})
-    windows = [_window_row(window) for window in recording.windows[-MOST:]] if "windows" in bases else []
+        values += [point | {"y": bases[lane] - row * ROW} for point, row in zip(own, rows, strict=True)]
+    values = [point | {"order": order} for order, point in enumerate(values)]
+    windows = [
+        {"from": 1000 * window.opened, "to": 1000 * window.closed, "about": {
+            "window": f"{instant(window.opened)} UTC, {duration(window.closed - window.opened)}",
+            "events": f"{window.received:,} received, {window.distinct:,} distinct", "closed by": window.trigger,
+        }}
+        for window in (recording.windows[-MOST:] if "windows" in bases else ())
+    ]  # fmt: skip
     lane_of = labels({base: lane for lane, base in bases.items()})
     lane_axis = {"values": list(bases.values()), "labelExpr": lane_of, "domain": False, "ticks": False, "title": None}
     clock = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
-    time_axis = {"labelExpr": clock, "tickCount": 8, "labelOverlap": True}
     margin = 0.02 * axis.length
     ends = [1000 * (axis.start - margin), 1000 * (axis.start + axis.length + margin)]
     # scales of one layer are those of all
     y: dict[str, Any] = {"field": "y", "type": "quantitative", "axis": lane_axis | {"labelFontSize": 12}}
     y_scale = {"domain": [0, height], "reverse": True, "zero": False, "nice": False}
-    x: dict[str, Any] = {"field": "at", "type": "temporal", "title": None, "axis": time_axis}
+    x: dict[str, Any] = {"field": "at", "type": "temporal", "title": None}
+    x["axis"] = {"labelExpr": clock, "tickCount": 8, "labelOverlap": True}
     x_scale = {"type": "utc", "domain": ends, "nice": False}
     tooltip, dimmed = {"field": "about"}, {"condition": {"param": "key", "value": 1}, "value": 0.1}
     shown = {"condition": {"param": "key", "empty": False, "value": 0.9}, "value": 0}
@@ -142,16 +141,17 @@ def _view(recording: Recording, axis: Axis, lanes: Sequence[str], marks: Sequenc
         "y": {"value": 0},
         "y2": {"value": bases.get("windows")},
     }
+    shade = {"type": "rect", "color": "#0969da", "fillOpacity": 0.12, "stroke": "#3d8bdb", "clip": True}
     layers: list[dict[str, Any]] = [
         # an interval of the first layer alone zooms them all
         {
             "params": [zoom],
             "data": {"values": windows},
             "encoding": spans | {"tooltip": tooltip},
-            "mark": {"type": "rect", "color": "#0969da", "opacity": 0.12, "stroke": "#0969da", "clip": True},
+            "mark": shade,
         },
         {
-            "mark": {"type": "line", "strokeWidth": 1.5, "color": QUIET, "clip": True},
+            "mark": {"type": "line", "strokeWidth": 1.5, "color": "#8c959f", "clip": True},
             "transform": [{"filter": "datum.key != null"}],
             "encoding": {"x": x | {"scale": x_scale}, "y": y | {"scale": y_scale}, "opacity": shown}
             | {"detail": [{"field": "trail"}, {"field": "key"}], "order": {"field": "order"}},
@@ -166,21 +166,4 @@ def _view(recording: Recording, axis: Axis, lanes: Sequence[str], marks: Sequenc
             "encoding": {"x": x, "y": y, "opacity": dimmed, "text": {"field": "letter"}},
         },
     ]
-    return {"width": WIDTH, "height": height, "data": {"values": points}, "layer": layers}
-
-
-def _window_row(window: WindowMark) -> dict[str, Any]:
-    about = {
-        "window": f"{instant(window.opened)} UTC, {duration(window.closed - window.opened)}",
-        "events": f"{window.received:,} received, {window.distinct:,} distinct",
-    }
-    ends = {"from": 1000 * window.opened, "to": 1000 * window.closed}
-    return ends | {"about": about | {"closed by": window.trigger}}
-
-
-def _row(mark: _Mark) -> dict[str, Any]:
-    about = {} if mark.key is None else {"key": short(mark.key, 60)}
-    about |= {"time": f"{instant(mark.at)} UTC"} | {name: text for name, text in mark.about.items() if text}
-    plain = {"stroke": "transparent", "shape": "circle", "letter": ""}
-    more = {"at": 1000 * mark.at, "trail": mark.trail, "size": SIZES.get(mark.lane, 230), "about": about}
-    return plain | mark.look | more
+    return {"width": WIDTH, "height": height, "data": {"values": values}, "layer": layers}

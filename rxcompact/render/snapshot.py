@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
-from math import inf, isfinite
+from math import inf, isfinite, log2
 from typing import Any
 
 from rxcompact.format import OUTCOMES, duration, error_name, restarts, short
@@ -20,8 +20,9 @@ LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age
 
 MARGIN = 20.0
 HALF = 440.0  # width of each of two charts
-BAR = 72.0
-LOW = 28.0  # heights of bars
+BAR, LOW = 68.0, 28.0  # heights of bars
+BASE = 214.0  # of the bars of ages
+TICKS = (0.001, 0.01, 0.1, 1, 10, 60, 600, 3600, 21600)  # ages that are labelled
 MINUTE = 60.0
 CAUSES = 12  # of dead letters that a page lists
 
@@ -93,18 +94,18 @@ def _down(now: Any) -> list[str]:
 def _errors(now: Any) -> list[str]:
     last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
     errors = [f"{name}: {error}" for name, error in last.items() if error]
-    return errors + ([f"source failed {now.source_failures:,} times: {now.failure}"] if now.source_failures else [])
+    failures = now.source_failures
+    return errors + ([f"source failed {failures:,} time{'s' * (failures != 1)}: {now.failure}"] if failures else [])
 
 
-def _problems(now: Any) -> list[str]:
-    """Return what is down, and the last errors: the line at the foot of a picture."""
-    return [*(f"{name} is down" for name in _down(now)), *_errors(now)]
+def _limit(now: Any) -> float:
+    limit: float = now.max_age
+    return limit if isfinite(limit) else LONGEST
 
 
 def _age_bins(now: Any) -> list[tuple[float, int]]:
     """Return how many events were published up to each age that none before has; the last is beyond ``max_age``."""
-    limit = now.max_age if isfinite(now.max_age) else LONGEST
-    bounds = [*(limit * 2 ** ((index - BINS + 1) / 2) for index in range(BINS)), inf]
+    bounds = [*(_limit(now) * 2 ** ((index - BINS + 1) / 2) for index in range(BINS)), inf]
     ages = now.ages.get("published")
     totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in bounds])]
     return [(bound, total - before) for (_, before), (bound, total) in pairwise(totals)]
@@ -126,22 +127,17 @@ def snapshot_html(now: Any) -> str:
 
 def snapshot_svg(now: Any) -> str:
     """Return a picture: headline numbers, rates of the last minute, ages against their limit, outcomes."""
-    title, errors = snapshot_title(now), _problems(now)
-    held = " · ".join(
-        f"{name} {stage.held:,}" for name, stage in now.stages.items() if name not in ("source", "decode")
-    )
-    parts = [
-        element("text", title, x=MARGIN, y=27, kind="title"),
-        element("text", held, x=WIDTH - MARGIN, y=27, kind="quiet end"),
-        *_headlines(now, 44),
-        *_rate_bars(now, "received", "bar", 128),
-        *_rate_bars(now, "published", "published", 180),
-        *_age_bars(now, WIDTH - MARGIN - HALF, 128),
-        *_outcome_bar(now, 258),
-    ]
-    if errors:
-        parts.append(element("text", f"last errors: {' · '.join(errors)}", x=MARGIN, y=322, kind="quiet"))
-    return document(parts, 334 if errors else 312, title)
+    view = snapshot_numbers(now)
+    errors = [("last errors: " + view["errors"], MARGIN, 322, "quiet")] if view["errors"] else []
+    names = " · ".join(label for label, _ in view["stages"])
+    texts = [(view["title"], MARGIN, 27, "title"), (names, WIDTH - MARGIN, 27, "quiet end"), *errors]
+    for index, (number, name, note) in enumerate(view["tiles"]):
+        x = MARGIN + index * (WIDTH - 2 * MARGIN) / len(view["tiles"])
+        texts += [(name, x, 56, "quiet"), (number, x, 80, "number"), (note, x, 97, "quiet")]
+    parts = [element("text", text, x=x, y=y, kind=kind) for text, x, y, kind in texts]
+    parts += [*_rates(view, "received", "bar", 128), *_rates(view, "published", "published", 180)]
+    parts += [*_age_bars(view, WIDTH - MARGIN - HALF), *_outcomes(view)]
+    return document(parts, 334 if errors else 312, view["title"])
 
 
 def _tiles(now: Any) -> list[tuple[str, str, str]]:
@@ -158,31 +154,21 @@ def _tiles(now: Any) -> list[tuple[str, str, str]]:
     ]
 
 
-def _headlines(now: Any, y: float) -> Iterator[str]:
-    tiles = _tiles(now)
-    for index, (number, name, note) in enumerate(tiles):
-        x = MARGIN + index * (WIDTH - 2 * MARGIN) / len(tiles)
-        yield element("text", name, x=x, y=y + 12, kind="quiet")
-        yield element("text", number, x=x, y=y + 36, kind="number")
-        yield element("text", note, x=x, y=y + 53, kind="quiet")
-
-
 def snapshot_numbers(now: Any) -> dict[str, Any]:
-    """Return what a page draws of a snapshot: numbers, and short texts."""
+    """Return what is drawn of a snapshot, here and in the page of a dashboard: numbers, and short texts."""
     keys = {(each.outcome, each.stage, each.reason): dict[str, None]() for each in now.letters}
     for each in now.letters:
         keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
-    stages = [
-        [name, f"{name} {stage.held:,}", error_name(stage.error), f"{stage.waiting:,} waiting",
-         UNKNOWN if stage.oldest is None else duration(stage.oldest), stage.dead_letters]
-        for name, stage in now.stages.items()
-    ]  # fmt: skip
+    stages = [(name, stage) for name, stage in now.stages.items() if name not in ("source", "decode")]
+    limit, bins = _limit(now), _age_bins(now)
     return {
         "title": snapshot_title(now),
         "tiles": _tiles(now),
-        "stages": stages,
+        "stages": [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages],
         "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
-        "ages": [[duration(bound), count] for bound, count in _age_bins(now)],
+        "ages": [[duration(bound), count] for bound, count in bins[:-1]],
+        "too_old": bins[-1][1] + now.account.expired,
+        "age_ticks": [[duration(age), BINS + 2 * log2(age / limit)] for age in TICKS if limit / 2000 < age < limit / 4],
         "age": _ages(now),
         "max_age": duration(now.max_age),
         "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],
@@ -190,14 +176,22 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
             [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
             for cause, count in now.dead_letters.most_common(CAUSES)
         ],
-        "errors": _problems(now),
+        "errors": short(" · ".join([*(f"{name} is down" for name in _down(now)), *_errors(now)]), 140),
     }
 
 
-def _rate_bars(now: Any, name: str, kind: str, y: float) -> Iterator[str]:
+def _stage(name: str, stage: Any) -> str:
+    """Return all of a stage in a line."""
+    oldest = "" if stage.oldest is None else f", oldest {duration(stage.oldest)}"
+    error = f", last error {error_name(stage.error)}" if stage.error else ""
+    down = "".join(f", {target or 'its service'} is down: probes alone are sent" for target in stage.failing)
+    return f"{name}: {stage.waiting:,} waiting{oldest}, {stage.dead_letters:,} dead letters{error}{down}"
+
+
+def _rates(view: dict[str, Any], name: str, kind: str, y: float) -> Iterator[str]:
     """Draw what came in, or what went out, each by its own scale: they differ on purpose."""
-    end, base = now.rates[-1].end if now.rates else now.uptime, y + 12 + LOW
-    rates = [(rate.start, rate.end, getattr(rate, name)) for rate in now.rates if rate.end > end - MINUTE]
+    end, base = view["rates"][-1][1] if view["rates"] else 0.0, y + 12 + LOW
+    rates = [(rate[0], rate[1], rate[2 + (name == "published")]) for rate in view["rates"] if rate[1] > end - MINUTE]
     most = max((amount for *_, amount in rates), default=0.0)
     yield element("text", f"{name}, at most {most:,.0f}/s in the last minute", x=MARGIN, y=y + 5, kind="quiet")
     yield element("line", x1=MARGIN, x2=MARGIN + HALF, y1=base, y2=base, kind="lane")
@@ -208,33 +202,30 @@ def _rate_bars(now: Any, name: str, kind: str, y: float) -> Iterator[str]:
             yield element("rect", x=MARGIN + left, y=base - tall, width=width, height=tall, kind=kind)
 
 
-def _age_bars(now: Any, x: float, y: float) -> Iterator[str]:
+def _age_bars(view: dict[str, Any], x: float) -> Iterator[str]:
     """Draw how old events were when published; beyond the limit, what expired."""
-    bounds, counts = zip(*_age_bins(now), strict=True)
-    counts = (*counts[:-1], counts[-1] + now.account.expired)
-    base, most, width = y + 14 + BAR, max(counts) or 1, HALF / (len(counts) + 1)
-    limit = x + width * (len(counts) - 0.5)
-    yield element("text", f"age when published: {_ages(now)}", x=x, y=y + 5, kind="quiet")
-    yield element("line", x1=x, x2=x + HALF, y1=base, y2=base, kind="lane")
-    yield element("line", x1=limit, x2=limit, y1=y + 14, y2=base, kind="state")
-    for index, amount in enumerate(counts):
-        if amount:
-            tall, beyond = max(1.5, (BAR - 4) * amount / most), index == len(counts) - 1
-            left, kind = x + (index + beyond) * width, "expired" if beyond else "bar"
-            yield element("rect", x=left, y=base - tall, width=width - 1.5, height=tall, kind=kind)
-    for index in range(1, len(bounds) - 1, 6):
-        yield element("text", duration(bounds[index]), x=x + (index + 1) * width, y=base + 13, kind="small middle")
-    yield element("text", f"max_age {duration(now.max_age)}", x=x + HALF, y=base + 13, kind="small end")
-
-
-def _outcome_bar(now: Any, y: float) -> Iterator[str]:
-    x = MARGIN
-    for index, name in enumerate((*OUTCOMES, "in_flight")):
-        kind, count = "faded" if name == "in_flight" else name, getattr(now.account, name)
+    bars = [(index, count, "bar") for index, (_, count) in enumerate(view["ages"])]
+    bars.append((BINS + 1, view["too_old"], "expired"))
+    most, width = max(count for _, count, _ in bars) or 1, HALF / (BINS + 2)
+    yield element("text", f"age when published: {view['age']}", x=x, y=133, kind="quiet")
+    yield element("line", x1=x, x2=x + HALF, y1=BASE, y2=BASE, kind="lane")
+    yield element("line", x1=x + width * (BINS + 0.5), x2=x + width * (BINS + 0.5), y1=142, y2=BASE, kind="state")
+    for place, count, kind in bars:
         if count:
-            width = (WIDTH - 2 * MARGIN) * count / now.account.distinct
-            yield element("rect", x=x, y=y, width=width, height=12, kind=kind)
-            x += width
-        left = MARGIN + index * 152
-        yield element("rect", x=left, y=y + 23, width=10, height=10, rx=2, kind=kind)
-        yield element("text", f"{name.replace('_', ' ')} {count:,}", x=left + 15, y=y + 32)
+            tall = max(1.5, BAR * count / most)
+            yield element("rect", x=x + place * width, y=BASE - tall, width=width - 1.5, height=tall, kind=kind)
+    for label, place in view["age_ticks"]:
+        yield element("text", label, x=x + place * width, y=BASE + 13, kind="small middle")
+    yield element("text", f"max_age {view['max_age']}", x=x + HALF, y=BASE + 13, kind="small end")
+
+
+def _outcomes(view: dict[str, Any]) -> Iterator[str]:
+    x, distinct = MARGIN, max(1, sum(count for _, count in view["outcomes"]))
+    for index, (name, count) in enumerate(view["outcomes"]):
+        kind, left = "faded" if name == "in_flight" else name, MARGIN + index * 152
+        width = (WIDTH - 2 * MARGIN) * count / distinct
+        if count:
+            yield element("rect", x=x, y=258, width=width, height=12, kind=kind)
+        x += width
+        yield element("rect", x=left, y=281, width=10, height=10, rx=2, kind=kind)
+        yield element("text", f"{name.replace('_', ' ')} {count:,}", x=left + 15, y=290)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from pathlib import Path
 
 from rxcompact.format import escape
 
@@ -16,54 +17,20 @@ OUTCOME_COLOURS = {
     "abandoned": ("#6f4fc4", "#7a5cf0"),
 }
 """On white paper and on black, after Okabe and Ito, and Tol: distinct to the colour-blind."""
-RETRY, QUIET = "#bc4c00", "#8c959f"
+COLOURS = ("#2f6fd6", "#c2571a", "#1f8a5b", "#8a4fc4", "#b8324f", "#0f7f95", "#8a6d0b", "#5b6b7d")
+"""Of keys, in turn: each is a contrast to white text, to white paper and to black paper."""
 
 
-def _outcomes(dark: bool) -> str:
-    fills = (f".{name} {{ fill: {colours[dark]} }}" for name, colours in OUTCOME_COLOURS.items())
-    rings = (f".ring.{name} {{ stroke: {colours[dark]} }}" for name, colours in OUTCOME_COLOURS.items())
-    paper = f"{', '.join(f'.ring.{name}' for name in OUTCOME_COLOURS)} {{ fill: {'#0d1117' if dark else '#ffffff'} }}"
-    return "\n".join([*fills, *rings, paper])
+def _style() -> str:
+    parts = (Path(__file__).parent / "style.css").read_text().split("/* dark */\n")
+    for dark in (False, True):
+        for name, colours in OUTCOME_COLOURS.items():
+            parts[dark] += f"rect.{name} {{ fill: {colours[dark]} }}\n.ring.{name} {{ stroke: {colours[dark]} }}\n"
+    # the picture brings its paper: a notebook's theme is not known to an image
+    return f"{parts[0]}@media (prefers-color-scheme: dark) {{\n{parts[1]}}}\n"
 
 
-# the picture brings its paper: a notebook's theme is not known to an image
-STYLE = f"""
-text {{ font: 12px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; fill: #24292f }}
-.paper {{ fill: #ffffff; stroke: #d0d7de }}
-.title {{ font-size: 14px; font-weight: 600 }}
-.number {{ font-size: 21px; font-weight: 600 }}
-.quiet {{ fill: #57606a; font-size: 11px }}
-.small {{ font-size: 10.5px }}
-.letter {{ fill: #ffffff; font-weight: 600 }}
-.middle {{ text-anchor: middle }}
-.end {{ text-anchor: end }}
-.lane, .tick, .state {{ stroke: #8c959f; fill: none }}
-.state {{ stroke-dasharray: 5 3 }}
-.grid {{ stroke: #d8dee4; stroke-dasharray: 2 3 }}
-.window {{ fill: #ddf4ff; opacity: 0.6 }}
-.bracket {{ stroke: #0969da; stroke-width: 1.5; fill: none }}
-.duplicate {{ opacity: 0.38 }}
-.retry {{ stroke: #bc4c00; stroke-width: 1.6; fill: none }}
-.wait {{ stroke: #bc4c00; stroke-dasharray: 3 3; fill: none }}
-.bar, .faded {{ fill: #0969da }}
-.faded {{ opacity: 0.28 }}
-.retried {{ fill: #bc4c00 }}
-.ring {{ stroke-width: 2 }}
-{_outcomes(dark=False)}
-@media (prefers-color-scheme: dark) {{
-text {{ fill: #e6edf3 }}
-.paper {{ fill: #0d1117; stroke: #30363d }}
-.quiet {{ fill: #9da7b3 }}
-.letter {{ fill: #ffffff }}
-.grid {{ stroke: #2b323b }}
-.window {{ fill: #12345a }}
-.bracket {{ stroke: #58a6ff }}
-.retry, .wait {{ stroke: #f0883e }}
-.retried {{ fill: #f0883e }}
-.bar, .faded {{ fill: #58a6ff }}
-{_outcomes(dark=True)}
-}}
-"""
+STYLE = _style()
 
 
 def element(name: str, text: str | None = None, **attributes: str | float) -> str:

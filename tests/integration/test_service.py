@@ -230,6 +230,10 @@ def test_the_demo_balances() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("✓") == 6
     assert "✗" not in done.stdout
+    words = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("--- ")]
+    assert words == ["--- 2 s", "--- 4 s", "--- 5 s", "--- 8 s"]
+    for word in ("the API goes down", "the service restarts", "the API is back"):
+        assert word in done.stdout
 
 
 def test_commands_run_on_uvloop_where_it_is_installed() -> None:

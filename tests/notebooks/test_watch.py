@@ -14,6 +14,7 @@ from rxcompact import Orchestrator
 from rxcompact.commands.live import live
 from rxcompact.errors import ArgumentError
 from rxcompact.notebook.watch import PERIOD, watch
+from rxcompact.render.svg import OUTCOME_COLOURS
 
 
 async def ticks(seconds: int) -> AsyncIterator[Any]:
@@ -117,12 +118,13 @@ async def test_n7_on_a_terminal_that_cannot_be_drawn_on_there_are_lines(monkeypa
     assert "\x1b[" not in out.getvalue()
 
 
-async def test_on_a_terminal_there_is_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
+async def test_on_a_terminal_it_is_drawn_in_place_with_outcomes_in_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLORTERM", "truecolor")
     out = Terminal()
     orchestrator = run_of(3)
     await orchestrator.start()
     await live(orchestrator, out)
-    assert "stopped" in out.getvalue()
-    assert "published 3" in out.getvalue()
-    assert "\x1b[" in out.getvalue()
+    last = out.getvalue().rpartition("stopped")[2]
+    red, green, blue = bytes.fromhex(OUTCOME_COLOURS["published"][1][1:])
+    assert f"\x1b[38;2;{red};{green};{blue}mpublished\x1b[0m 3" in last

@@ -52,7 +52,7 @@ def test_a_key_has_one_number_in_all_lanes_and_a_trail_for_each_window(record: C
 
 
 def test_a_retry_shows_its_error_and_the_wait(record: Callable[..., Recording]) -> None:
-    (retry,) = [row["about"] for row in points(record()) if row["shape"] == "cross"]
+    (retry,) = [row["about"] for row in points(record()) if row["lane"] == "retries"]
     assert (retry["key"], retry["failed"], retry["error"], retry["retried"]) == (
         "web", "enrich, attempt 1", "TransientError", "after 2 s",
     )  # fmt: skip

@@ -20,7 +20,7 @@ from pipelines import simple_pipeline
 from rich.console import Console
 
 from rxcompact import Orchestrator
-from rxcompact.commands.live import table
+from rxcompact.commands.live import coloured
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.observers.histogram import AGES, Histogram, age_bounds
 from rxcompact.observers.statistics import LETTERS, SAMPLES, Statistics
@@ -289,7 +289,7 @@ async def test_it_can_be_shown_in_every_state() -> None:
     def shown() -> tuple[str, str, str]:
         now = statistics.snapshot()
         console = Console(width=120, record=True, file=io.StringIO())
-        console.print(table(now))
+        console.print(coloured(now))
         return texts(snapshot_svg(now)), str(now), console.export_text()
 
     assert all("idle" in text for text in shown())

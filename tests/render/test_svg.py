@@ -10,9 +10,12 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from rxcompact import operators as rxo
 from rxcompact.observers import Recorder, Recording
+from rxcompact.observers import record as record_windows
 from rxcompact.render.marble_svg import LEFT, RIGHT, marble_svg
 from rxcompact.render.svg import WIDTH
+from rxcompact.testing import START, replay
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -158,6 +161,18 @@ def test_a_hostile_key_stays_text(record: Callable[..., Recording], number: int)
     assert recording.svg().encode("utf-8")
 
 
+def test_windows_that_no_run_published_have_no_lane_for_it_and_what_was_rejected_was_received() -> None:
+    history = [{"ts": START + second, "id": "abcab"[second % 5]} for second in range(30)]
+    picture = drawn(record_windows(replay(history, rxo.compact(10, key_mapper="id"), time_mapper="ts")))
+    assert texts(picture, "title") == ["30 received → 9 distinct"]
+    assert texts(picture, "name") == ["events", "windows", "time"]
+    recorder = Recorder()
+    for outcome in ("published", "rejected"):
+        recorder._count(outcome, START)
+    recorder._count("received", START)
+    assert texts(drawn(recorder.recording), "title") == ["2 received → 0 distinct → 1 published"]
+
+
 def test_arrivals_are_drawn_when_they_were(record: Callable[..., Recording]) -> None:
     # 2,000 events of 200 keys at 2 s, then one at 9 s; a window is of ten seconds
     recording = record([*((2.0, number % 200) for number in range(2000)), (9.0, "last")], enricher=None, timespan=10)
@@ -186,7 +201,7 @@ def test_it_is_an_image_in_a_notebook_that_is_not_trusted(record: Callable[..., 
 def test_one_instant_and_none_are_drawn_too(record: Callable[..., Recording]) -> None:
     assert len(events(drawn(record([(0.0, "a")], enricher=None)))) == 2
     nothing = drawn(Recorder().recording)
-    assert texts(nothing, "title") == ["0 received → 0 distinct → 0 published"]
+    assert texts(nothing, "title") == ["0 received → 0 distinct"]
 
 
 def test_nothing_is_drawn_off_the_paper(record: Callable[..., Recording], many: Recording) -> None:
