@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from itertools import combinations, islice
 from typing import Any, TypeAlias
 
@@ -119,19 +118,17 @@ def suggest(
     excluded = {name: why for name, column in columns.items() if (why := _why_not(column))}
     kept = {name: column for name, column in columns.items() if name not in excluded}
     masked = [name for name, column in kept.items() if _is_message(column)]
-    replace = partial(mask, masks=masks)
-    kept |= {name: [replace(each) if isinstance(each, str) else each for each in kept[name]] for name in masked}
     for name, column in list(kept.items()):
-        same = next((other for other in kept if other != name and _follow(column, kept[other])), None)
-        if name not in masked and _is_id(column):
+        if name in masked:
+            kept[name] = [mask(each, masks) if isinstance(each, str) else each for each in column]
+        elif _is_id(column):
             excluded[name] = "an id"
-        elif same is not None and not isinstance(next(filter(None, column), None), str):
+        elif not isinstance(next(filter(None, column), None), str) and (same := _same(name, kept)):
             excluded[name] = f"goes with {same}"
-        else:
-            continue
-        del kept[name]
-    widest = sorted(kept, key=lambda name: -len(set(kept[name])))[:MOST_FIELDS]
-    fields = [name for name in kept if name in widest]
+        if name in excluded:
+            del kept[name]
+    fields = sorted(kept, key=lambda name: -len(set(kept[name])))[:MOST_FIELDS]
+    fields = [name for name in kept if name in fields]
     found = [_judged(names, kept) for size in range(1, MOST_KEYS + 1) for names in combinations(fields, size)]
     best = min(found, key=lambda each: each[1], default=None)
     while best is not None and best[1] > max_mixed and len(best[2]) < len(fields):
@@ -203,9 +200,11 @@ def _is_message(column: Column) -> bool:
     return len(worded) > len(texts) / 2 and len(set(map(mask, texts))) <= len(texts) / 2
 
 
-def _follow(column: Column, other: Column) -> bool:
-    """Return whether each of two fields follows from the other."""
-    return min(_purity(column, other), _purity(other, column)) > SAME
+def _same(name: str, columns: Mapping[str, Column]) -> str | None:
+    """Return another field from which this one follows, and that follows from this one."""
+    mine = columns[name]
+    others = (other for other, column in columns.items() if other != name and _purity(mine, column) > SAME)
+    return next((other for other in others if _purity(columns[other], mine) > SAME), None)
 
 
 def _purity(keys: Column, values: Column) -> float:

@@ -14,6 +14,7 @@ _CAPTION = "caption-side:top;text-align:left;padding:2px 0 6px;color:inherit;whi
 _CELL = "padding:3px 10px;border-bottom:1px solid rgba(128,128,128,0.3);text-align:"
 _QUIET = "opacity:0.7"
 MAX_ROWS = 10  # events of a window that are shown
+NARROW = 24  # letters that stay on one line
 EVENT_COLUMNS = ("key", "count", "first seen", "last seen", "event")
 STAGE_COLUMNS = ("stage", "what", "in", "out", "in flight", "oldest", "dead letters", "last error")
 Cell: TypeAlias = str | int | float | None
@@ -36,11 +37,10 @@ def table(
 
 
 def _cell(value: Cell) -> str:
-    if value is None:
-        return f'<td style="{_CELL}right;{_QUIET}">-</td>'
     if isinstance(value, str):
-        return f'<td style="{_CELL}left">{escape(value)}</td>'
-    return f'<td style="{_CELL}right">{value:,}</td>'
+        whole = ";white-space:nowrap" * (len(value) <= NARROW)
+        return f'<td style="{_CELL}left{whole}">{escape(value)}</td>'
+    return f'<td style="{_CELL}right;{_QUIET}">-</td>' if value is None else f'<td style="{_CELL}right">{value:,}</td>'
 
 
 def compacted_html(compacted: Any) -> str:
@@ -70,16 +70,10 @@ def dead_letter_html(letter: Any) -> str:
     error = "-" if letter.error is None else short(letter.error, 160)
     if letter.error is not None and letter.error.__cause__ is not None:
         error += f", after {error_name(letter.error.__cause__)}"
-    rows = [
-        ("reason", letter.reason),
-        ("stage", letter.stage),
-        ("attempts", f"{letter.attempts:,}"),
-        ("age", "-" if letter.age is None else duration(letter.age)),
-        ("error", error),
-        ("event", short(letter.event, 200)),
-    ]
-    if hasattr(letter.event, "first_seen"):
-        rows.insert(0, ("key", short(letter.event.key, 60)))
+    rows = [("key", short(letter.event.key, 60))] if hasattr(letter.event, "first_seen") else []
+    rows += [("reason", letter.reason), ("stage", letter.stage), ("attempts", f"{letter.attempts:,}")]
+    rows += [("age", "-" if letter.age is None else duration(letter.age)), ("error", error)]
+    rows.append(("event", short(letter.event, 200)))
     return table(("", ""), rows, title=f"DeadLetter: {letter.outcome}")
 
 

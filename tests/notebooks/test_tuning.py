@@ -113,8 +113,8 @@ def test_the_table_shows_itself_as_text_and_html() -> None:
     head, first, last = repr(tuning).splitlines()
     assert head.endswith("expired  down 1 min  down 5 min  held")
     assert first.split() == [
-        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5", "s", "10", "s", "1,234", "8,766", "50", "0", "0", "80",
-        "40",
+        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5", "s", "10", "s", "1,234", "8,766", "50",
+        "0", "0", "80", "40",
     ]  # fmt: skip
     assert last.split()[8:11] == ["100.0%", "-", "-"]
     html = tuning._repr_html_()

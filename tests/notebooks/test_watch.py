@@ -118,7 +118,7 @@ async def test_n7_on_a_terminal_that_cannot_be_drawn_on_there_are_lines(monkeypa
     assert "\x1b[" not in out.getvalue()
 
 
-async def test_on_a_terminal_it_is_drawn_in_place_with_outcomes_in_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_on_a_terminal_outcomes_have_their_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLORTERM", "truecolor")
     out = Terminal()
