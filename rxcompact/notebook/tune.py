@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 KeyMapper: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
 """A function, a field's name, or the names of several."""
 
-WINDOWS: dict[str, dict[str, bool]] = {"tumbling": {}, "leading": {"leading": True}, "per key": {"per_key": True}}
+WINDOWS: dict[str, dict[str, Any]] = {"tumbling": {}, "leading": {"leading": True}, "per key": {"per_key": True}}
 """Kinds of windows, and the options of `compact` that make them."""
 
 
@@ -71,17 +71,12 @@ class Row:
 
 
 class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
-    """A row for each combination that was tried.
-
-    Args:
-        rows: The results.
-        outages: Where in history an outage of so many seconds was: from and to, POSIX seconds.
-        compact: The options of `compact` as text, by the name of the key.
-        linger: Of `publish`.
-    """
+    """A row for each combination that was tried."""
 
     outages: Mapping[float, tuple[float, float]]
-    _compact: Mapping[str, str]
+    """Where in history an outage of so many seconds was: from and to, POSIX seconds."""
+    _compact: Mapping[str, str]  # its options as text, by the name of the key
+    _windows: Mapping[str, Mapping[str, Any]]
     _linger: float
 
     def __new__(
@@ -89,10 +84,11 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         rows: Iterable[Row],
         outages: Mapping[float, tuple[float, float]],
         compact: Mapping[str, str] | None = None,
+        windows: Mapping[str, Mapping[str, Any]] = WINDOWS,
         linger: float = 1.0,
     ) -> Self:
         tuning = super().__new__(cls, rows)
-        tuning.outages, tuning._compact, tuning._linger = outages, compact or {}, linger
+        tuning.outages, tuning._compact, tuning._windows, tuning._linger = outages, compact or {}, windows, linger
         return tuning
 
     def recommend(
@@ -154,7 +150,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
     def pipeline(self, row: Row) -> str:
         """Return the text of a pipeline that does what a row does; source, enricher and sink are yours."""
         options = self._compact.get(row.key, f"key_mapper={row.key}")
-        options += "".join(f", {name}=True" for name in WINDOWS[row.windows])
+        options += "".join(f", {name}={value}" for name, value in self._windows[row.windows].items())
         stages = [
             f"rxo.compact({row.timespan:g}, {options})",
             f"rxo.enrich(enricher, max_concurrent={row.max_concurrent})",
@@ -210,7 +206,7 @@ def tune(
     time_mapper: TimeSpec,
     key_mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper],
     timespans: Sequence[Seconds] = (1.0, 10.0, 60.0),
-    windows: Sequence[str] = ("tumbling",),
+    windows: Sequence[str | Seconds] = ("tumbling",),
     max_ages: Sequence[Seconds] = (300.0,),
     max_concurrents: Sequence[int] = (100,),
     outages: Sequence[Seconds] = (60.0, 300.0),
@@ -231,7 +227,7 @@ def tune(
         key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
             mapping from labels.
         timespans: Lengths of a window, seconds.
-        windows: Kinds of windows: "tumbling", "leading" (with a leading edge), "per key".
+        windows: Kinds of windows: "tumbling", "leading" (with a leading edge), "per key", or a gap in seconds.
         max_ages: Seconds after its birth at which an event expires.
         max_concurrents: Calls at once.
         outages: Lengths, seconds. Each is replayed by itself, in the span in which most events arrived.
@@ -269,8 +265,9 @@ def tune(
     pools = sorted({count("max_concurrents", each) for each in max_concurrents})
     if not pools:
         raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
-    if not windows or not set(windows) <= set(WINDOWS):
-        raise ArgumentError("windows", windows, f"one or more of {', '.join(WINDOWS)}")
+    kinds = dict(map(_kind, windows))
+    if not kinds:
+        raise ArgumentError("windows", windows, f"one or more of {', '.join(WINDOWS)}, or a gap in seconds")
     history = History(events, time_of(time_mapper))
     keys = _labelled(key_mappers)
     mappers = {label: key_of(mapper, argument="key_mappers") for label, mapper in keys.items()}
@@ -278,10 +275,10 @@ def tune(
     replays = [(), *([place] for place in places.values())]
     choices = list(product(ages, pools))
     rows: list[Row] = []
-    total = len(keys) * len(spans) * len(windows) * (1 + len(choices) * len(replays))
+    total = len(keys) * len(spans) * len(kinds) * (1 + len(choices) * len(replays))
     with tqdm(total=total, desc="tune", unit=" replays", leave=False, disable=not progress) as bar:
-        for (label, mapper), timespan, kind in product(mappers.items(), spans, windows):
-            compaction = history.compacted(mapper, timespan, late, **WINDOWS[kind])
+        for (label, mapper), timespan, kind in product(mappers.items(), spans, kinds):
+            compaction = history.compacted(mapper, timespan, late, **kinds[kind])
             bar.update()
             for max_age, pool in choices:
                 results: list[Result] = []
@@ -303,7 +300,7 @@ def tune(
                 )
                 rows.append(row)
     more = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
-    return Tuning(rows, places, {label: f"key_mapper={_code(key)}{more}" for label, key in keys.items()}, linger)
+    return Tuning(rows, places, {label: f"key_mapper={_code(key)}{more}" for label, key in keys.items()}, kinds, linger)
 
 
 def explore(history: Iterable[Any], **options: Any) -> Chart:
@@ -330,6 +327,15 @@ def _durations(argument: str, values: Sequence[Seconds]) -> list[float]:
     if not values:
         raise ArgumentError(argument, values, "one or more durations")
     return sorted({seconds(argument, value) for value in values})
+
+
+def _kind(window: str | Seconds) -> tuple[str, Mapping[str, Any]]:
+    """Return the name of a kind of windows, and the options of `compact` that make it."""
+    if isinstance(window, str):
+        if window not in WINDOWS:
+            raise ArgumentError("windows", window, f"one of {', '.join(WINDOWS)}, or a gap in seconds")
+        return window, WINDOWS[window]
+    return f"gap of {duration(gap := seconds('windows', window))}", {"gap": gap}
 
 
 def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:

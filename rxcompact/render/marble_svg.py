@@ -112,7 +112,7 @@ class _Picture:
                 self._draw("circle", cx=x, cy=y, r=RADIUS, fill=colour, **({"kind": look} if look else {}))
                 self._text(letter, x, y + 4, "middle" if look == "duplicate" else "letter middle")
                 badge = f"{TIMES}{dot.many:,}" if dot.many > 1 else ""
-                inside = x + RADIUS + len(badge) * LETTER < WIDTH
+                inside = x + RADIUS + len(badge) * LETTER < WIDTH - 8
                 self._text(badge, x + (RADIUS + 1) * (1 if inside else -1), y - 3, "small" if inside else "small end")
         for _, near in groupby(crowd, lambda x: x // (3 * RADIUS)):
             x, *others = near

@@ -168,7 +168,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
         "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
         "ages": [[duration(bound), count] for bound, count in bins[:-1]],
         "too_old": bins[-1][1] + now.account.expired,
-        "age_ticks": [[duration(age), BINS + 2 * log2(age / limit)] for age in TICKS if limit / 2000 < age < limit / 4],
+        "age_ticks": [[duration(age), BINS + 2 * log2(age / limit)] for age in TICKS if limit / 2100 < age < limit / 4],
         "age": _ages(now),
         "max_age": duration(now.max_age),
         "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],

@@ -39,14 +39,14 @@ if CHROMIUM is None:
         raise FileNotFoundError("chromium")
     pytest.skip("needs chromium", allow_module_level=True)
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(120), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900), pytest.mark.filterwarnings("default")]
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PICTURES = os.environ.get("RXCOMPACT_PICTURES")
 """A folder for screenshots, to be looked at."""
 SECOND = 1000  # of playwright's
 ACTIONS = ("start", "stop", "restart")
-expect.set_options(timeout=20 * SECOND)
+expect.set_options(timeout=60 * SECOND)
 
 SETUP = """\
 import asyncio, itertools
@@ -130,7 +130,7 @@ class Lab:
 
 def started(server: subprocess.Popen[bytes], runtime: Path) -> str:
     """Return where a server listens."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end and server.poll() is None:
         for found in runtime.glob("jpserver-*.json"):
             try:
@@ -277,6 +277,15 @@ def evaluated(page: Page, code: str) -> str:
     return answer
 
 
+def await_value(page: Page, code: str, value: str) -> None:
+    """Wait until an expression has a value in the kernel."""
+    for _ in range(100):
+        if (found := evaluated(page, code)) == value:
+            return
+        page.wait_for_timeout(0.2 * SECOND)
+    raise AssertionError(found)
+
+
 def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[..., Path]) -> None:
     with lab.open(notebook("live.ipynb", SETUP, "dashboard(orchestrator)")) as page:
         lab.run_all(page)
@@ -294,15 +303,17 @@ def test_the_dashboard_moves_and_its_buttons_work(lab: Lab, notebook: Callable[.
                 watcher.observe(drawn.shadowRoot.lastChild, { childList: true });
             }"""
         )
-        page.wait_for_timeout(2 * SECOND)
-        assert 2 <= page.evaluate("window.changes") <= 9  # eight, on a machine that is not busy
+        began = time.monotonic()
+        page.wait_for_function("window.changes >= 8")
+        assert page.evaluate("window.changes") <= 4 * (time.monotonic() - began) + 2
         assert picture.locator("svg").get_attribute("width") == "960"
         letters = page.locator(".rxcompact-letters")
         letters.locator("summary", has_text="failed at enrich").click()
         expect(letters).to_contain_text("the last: 13")
         expect(letters).to_contain_text("Most frequent keys of the last minute")
-        hints = picture.locator("title").all_text_contents()
-        assert any(re.match("enrich: .* last error (ValueError|TransientError)", hint) for hint in hints)
+        hint = picture.locator("title", has_text=re.compile("^enrich: .* last error (ValueError|TransientError)"))
+        expect(hint).to_have_count(1)
+        expect(picture.locator("title", has_text=re.compile(r"^\d+\.\d/s, \d+ s ago$")).first).to_be_attached()
         assert "hunter2" not in page.locator(".rxcompact-dashboard").inner_text()
         lab.picture(page, "dashboard-light")
         restart.click()
@@ -336,12 +347,10 @@ def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebo
         page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")
         expect(page.locator(".rxcompact-picture")).to_have_count(2)
         page.locator(".rxcompact-bar").last.scroll_into_view_if_needed()
-        page.wait_for_timeout(SECOND)
-        assert evaluated(page, count) == "(2, 2)"
+        await_value(page, count, "(2, 2)")
         page.evaluate("jupyterapp.shell.currentWidget.content.node.style.display = 'none'")
-        page.wait_for_timeout(SECOND)
-        assert evaluated(page, count) == "(2, 0)"
-        assert evaluated(page, "dashboard(orchestrator)._timer") == "None"
+        await_value(page, count, "(2, 0)")
+        await_value(page, "dashboard(orchestrator)._timer", "None")
 
 
 def test_watch_moves_while_its_cell_runs_and_stays_in_the_saved_notebook(

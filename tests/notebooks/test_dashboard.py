@@ -11,8 +11,12 @@ import pytest
 from pipelines import simple_pipeline
 
 from rxcompact import Orchestrator
+from rxcompact.errors import TransientError
 from rxcompact.notebook import Dashboard, dashboard
 from rxcompact.notebook.dashboard import PERIOD
+from rxcompact.observers import Snapshot
+from rxcompact.render.snapshot import snapshot_numbers
+from rxcompact.signals import StageNow
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # ipywidgets
 
@@ -96,6 +100,26 @@ async def test_it_rests_when_the_run_has_ended_and_moves_again_with_the_next(orc
     await asyncio.sleep(600)
     assert not seen
     widget.close()
+
+
+def test_a_stage_has_its_last_error_and_the_state_of_its_breaker() -> None:
+    enrich = StageNow(2, 61.0, 3, TransientError("secret"), 2, ("http://cmdb:9000",))
+    view = snapshot_numbers(Snapshot(stages={"enrich": enrich, "publish": StageNow()}))
+    down = "last error TransientError, http://cmdb:9000 is down: probes alone are sent"
+    assert view["stages"] == [
+        ["enrich 2 ⚠", f"enrich: 2 waiting, oldest 1 min 1 s, 3 dead letters, {down}"],
+        ["publish 0", "publish: 0 waiting, 0 dead letters"],
+    ]
+    assert view["errors"] == "enrich http://cmdb:9000 is down · enrich: TransientError"
+
+
+def test_ages_are_labelled_with_round_durations() -> None:
+    view = snapshot_numbers(Snapshot(max_age=60.0))
+    # a bar ends at √2 times the age at which the one before ends, the last of 24 at a minute
+    assert [label for label, _ in view["age_ticks"]] == ["100 ms", "1 s", "10 s"]
+    for label, place in view["age_ticks"]:
+        seconds = {"100 ms": 0.1, "1 s": 1, "10 s": 10}[label]
+        assert 60 * 2 ** ((place - 24) / 2) == pytest.approx(seconds)
 
 
 async def test_buttons(orchestrator: Orchestrator) -> None:

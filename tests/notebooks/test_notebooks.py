@@ -41,7 +41,7 @@ def outputs(book: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("default")  # of the kernel's machinery
 def test_a_notebook_runs_and_shows_what_is_shipped(path: Path) -> None:
     shipped = nbformat.read(path, as_version=4)
@@ -50,7 +50,7 @@ def test_a_notebook_runs_and_shows_what_is_shipped(path: Path) -> None:
         if cell.cell_type == "code":
             cell.outputs = []
     resources = {"metadata": {"path": str(FOLDER)}}
-    NotebookClient(fresh, timeout=120, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
+    NotebookClient(fresh, timeout=600, kernel_name="python3", coalesce_streams=True, resources=resources).execute()
     assert outputs(fresh) == outputs(shipped)
 
 

@@ -274,5 +274,34 @@ def test_a_row_each_for_tumbling_windows_a_leading_edge_and_windows_per_key() ->
     assert [row.p50 for row in tuning] == pytest.approx([7.0, 0.0, 10.0], abs=1e-3)
     assert "per key" in repr(tuning)
     assert ", per_key=True)" in tuning.pipeline(tuning[2])
-    with pytest.raises(ArgumentError, match="windows"):
-        tune(history, time_mapper="ts", key_mappers="id", windows=["session"])
+    for wrong in (["session"], [-1], []):
+        with pytest.raises(ArgumentError, match="windows"):
+            tune(history, time_mapper="ts", key_mappers="id", windows=wrong)
+
+
+def test_gaps_between_events_at_any_fraction_of_a_second_are_replayed() -> None:
+    chance, at, history = random.Random(9), T0, []
+    for number in range(500):
+        at += chance.expovariate(0.2)
+        history.append({"ts": at, "id": number})
+    tuning = quiet(
+        history, time_mapper="ts", key_mappers="id", timespans=[1], windows=["tumbling", "leading", "per key", 0.5],
+        outages=[], api=QUICK,
+    )  # fmt: skip
+    assert each(tuning, "distinct") == [500] * 4
+
+
+def test_a_gap_closes_the_windows_of_a_key_that_is_quiet() -> None:
+    history = [{"ts": T0 + ts, "id": key} for ts, key in ((0, "a"), (1, "a"), (4, "b"), (5, "a"), (12, "a"), (13, "c"))]
+    tuning = quiet(
+        history, time_mapper="ts", key_mappers="id", timespans=[10], windows=[3, 6], outages=[], batch_timespan=0,
+        api=partial(SimulatedApi, latency=0.0),
+    )  # fmt: skip
+    # three seconds: a from 0 to 4, b from 4 to 7, a from 5 to 8, a from 12 to 15, c; six: a from 0 to 10, not to 11
+    assert [(row.windows, row.distinct) for row in tuning] == [("gap of 3 s", 5), ("gap of 6 s", 4)]
+    # of three seconds: b, a and a and c wait for 3 s, the first a for 4; of six, the first a for the timespan of 10
+    assert [(row.p50, row.p99) for row in tuning] == [
+        (pytest.approx(3.0, abs=1e-3), pytest.approx(4.0, abs=1e-3)),
+        (pytest.approx(6.0, abs=1e-3), pytest.approx(10.0, abs=1e-3)),
+    ]
+    assert ", gap=3.0), " in tuning.pipeline(tuning[0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+import reactivex as rx
+from pipelines import simple_pipeline
 
+from rxcompact import Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.observers import Recorder, Recording, record
 from rxcompact.render.marble_chart import MOST
@@ -115,6 +119,23 @@ web: 3 events in 2 windows
 
 def test_of_a_key_that_is_kept_no_more_it_is_not_claimed_that_there_were_none(many: Recording) -> None:
     assert "the oldest are not" in repr(many.explain("absent"))
+
+
+async def test_while_it_runs_the_last_keys_are_explained_from_bounded_memory() -> None:
+    events: rx.Subject[Any] = rx.Subject()
+    recorder = Recorder(limit=10)
+    async with Orchestrator(
+        simple_pipeline(source=events, key_mapper="id", timespan=1, max_age=60, sink=lambda _: None, batch_timespan=0)
+    ) as orchestrator:
+        orchestrator.attach(recorder)
+        for number in range(100):
+            events.on_next({"id": number})
+            await asyncio.sleep(1.5)
+        recording = recorder.recording
+        assert orchestrator.state == "running"
+        assert len(recording.events) == len(recording.outcomes) == 10
+        assert "publish: published after 1 attempt" in repr(recording.explain(98))
+        assert "no events in 0 windows, of those that are kept: the oldest are not" in repr(recording.explain(5))
 
 
 @pytest.mark.parametrize("recording", [Recorder().recording, record([])])
