@@ -207,7 +207,7 @@ class Pool(Waiting):
         """Abandon what is held, without waiting for a call that does not end."""
         self._start_nothing()
         jobs, self._jobs = self._jobs, {}
-        for timer in (self._guard, self._expiry, self._turn):
+        for timer in (self._guard, self._turn, self._timer):
             if timer is not None:
                 timer.cancel()
         for job in jobs:

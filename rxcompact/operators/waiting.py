@@ -23,6 +23,10 @@ from rxcompact.operators.verdict import verdict
 
 TARGETS = 1000
 """Services that have a circuit breaker at once."""
+FEW = 10
+"""Alarms of jobs that are gone, and may be left."""
+DUE = SLICE // 2
+"""Events that are called for again, or settled, at once: each takes twice as long as one that is handed over."""
 LAG = 0.005
 """Seconds by which a timer may be late; what it is late for is caught up with."""
 
@@ -50,19 +54,21 @@ class Job(Attempts):
     Attributes:
         entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
         due: When the call has taken too long, or is to be made; infinity for neither.
-        timer: Due then, or at a deadline.
+        timer: The number of its alarm, due then or at a deadline.
         task: Makes the call, and decides what becomes of it; ``timed_out`` when it was cancelled for its time.
         waiting: Whether it is to be called when it is due.
         held: Whether a circuit breaker has it wait.
         released: Whether a circuit breaker lets it go out.
     """
 
-    __slots__ = ("due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer", "waiting")
+    __slots__ = (
+        "alarm", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer", "waiting",
+    )  # fmt: skip
 
     def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
         super().__init__(policy, max_age)
-        self.due = INFINITY
-        self.timer: asyncio.TimerHandle | None = None
+        self.due = self.alarm = INFINITY
+        self.timer = 0
         self.task: asyncio.Task[None] | None = None
         self.timed_out = self.waiting = self.held = self.released = False
         self.narrow_to(entries)
@@ -77,7 +83,7 @@ class Job(Attempts):
     def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""
         part = copy(self)
-        part._state, part.timer = copy(self._state), None
+        part._state, part.timer = copy(self._state), 0
         part.narrow_to(entries)
         return part
 
@@ -103,8 +109,13 @@ class Waiting(ABC):
         self._loop, self._max_age, self._max_concurrent = loop, max_age, max_concurrent
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
         self._queue: list[Place] = []  # a heap; some may have expired
-        self._expiry: asyncio.TimerHandle | None = None  # of the first in the queue, or of one that was
-        self._numbers = count()
+        # a heap of instants and the jobs to be looked at then; a timer of the loop for each would take 3 µs, and all of
+        # one instant would be due in one turn
+        self._alarms: list[tuple[float, int]] = []
+        self._armed: dict[int, Job] = {}  # by number
+        self._timer: asyncio.TimerHandle | None = None  # of the first of them, or of one that was
+        self._timer_at = INFINITY
+        self._numbers = count(1)
         self._calls = self._calling = 0  # and the events that they are for
         self._breakers: dict[str, Breaker] = {}  # of services that fail, by name
         self._since, self._answers = loop.time(), 0  # in the present second
@@ -167,8 +178,8 @@ class Waiting(ABC):
         heappush(self._queue, (0.0 if one_by_one else job.earliest, next(self._numbers), job))
         if one_by_one:
             self._arm(job)
-        elif self._expiry is None or job.earliest < getattr(self._expiry, "when", float)():
-            self._arm_queue()  # a timer for each would cost 3 µs
+        elif job.earliest < self._timer_at:
+            self._set_timer()
 
     def _waits_for_turn(self) -> bool:
         """Return whether the rate allows no call now; those that wait are called when it does."""
@@ -184,27 +195,17 @@ class Waiting(ABC):
 
     def _pull(self) -> None:
         """Have those called that wait for a place."""
-        while self._queue and self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
-            self._start(heappop(self._queue)[2])
-
-    def _arm_queue(self) -> None:
-        if self._expiry is not None:
-            self._expiry.cancel()
-        at = self._queue[0][0] if self._queue else INFINITY
-        self._expiry = self._loop.call_at(at, self._expire_queued) if at < INFINITY else None
-
-    def _expire_queued(self) -> None:
-        now, left = self._loop.time() + TICK, SLICE  # the rest in the next turn
-        while left > 0 and self._queue and self._queue[0][0] <= now:
-            job = heappop(self._queue)[2]
-            left -= len(job.entries)
-            self._expire(job, now)
+        now = self._loop.time() + TICK
+        for _ in range(SLICE):
+            if not self._queue or self._calls >= self._max_concurrent or (self._interval and self._waits_for_turn()):
+                return
+            job = self._queue[0][2]
+            if job.entries and job.earliest <= now:  # it is looked at first
+                return
+            heappop(self._queue)
             if job.entries:
-                heappush(self._queue, (job.earliest, next(self._numbers), job))
-            else:
-                self._remove(job)
-        self._arm_queue()
-        self._settled()
+                self._start(job)
+        self._loop.call_soon(self._pull)
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
@@ -219,15 +220,62 @@ class Waiting(ABC):
     def _arm(self, job: Job) -> None:
         # a call goes on while one of its entries is young enough
         at = min(job.due, job.earliest if job.task is None else job.latest)
-        if job.timer is not None:
-            if getattr(job.timer, "when", float)() == at:  # uvloop's handle of what is due has none
-                return
-            job.timer.cancel()
-        job.timer = self._loop.call_at(at, self._wake, job) if at < INFINITY else None
+        if job.timer and job.alarm == at:
+            return
+        self._armed.pop(job.timer, None)
+        job.alarm, job.timer = at, 0
+        if at < INFINITY:
+            job.timer = next(self._numbers)
+            self._armed[job.timer] = job
+            heappush(self._alarms, (at, job.timer))
+            if at < self._timer_at:
+                self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = self._next_alarm()
+        self._timer = self._loop.call_at(self._timer_at, self._ring) if self._timer_at < INFINITY else None
+
+    def _next_alarm(self) -> float:
+        """Return when the first alarm is due, or what is first in the queue too old."""
+        at = self._alarms[0][0] if self._alarms else INFINITY
+        return min(at, self._queue[0][0] or INFINITY) if self._queue else at
+
+    def _ring(self) -> None:
+        """Look at the jobs that are due; at many in slices, with the loop's turn between them."""
+        now, left = self._loop.time() + TICK, DUE
+        try:
+            while left > 0 and self._next_alarm() <= now:
+                left -= max(1, self._look_at_next(now))
+        finally:
+            self._set_timer()
+            self._pull()
+            self._settled()
+
+    def _look_at_next(self, now: float) -> int:
+        """Look at the job that is due first; return how many events it has."""
+        if not self._alarms or self._alarms[0][0] > now:
+            job = heappop(self._queue)[2]
+            events = len(job.entries)
+            self._expire(job, now)
+            if job.entries:
+                heappush(self._queue, (job.earliest, next(self._numbers), job))
+            else:
+                self._remove(job)
+            return events
+        number = heappop(self._alarms)[1]
+        if number not in self._armed:
+            return 0
+        job = self._armed.pop(number)
+        job.timer = 0
+        events = len(job.entries)
+        self._wake(job)
+        return events
 
     def _wake(self, job: Job) -> None:
         now = self._loop.time() + TICK
-        task, job.timer = job.task, None
+        task = job.task
         if (job.earliest if task is None else job.latest) <= now:
             if task is not None:
                 job.error = job.error or TimeoutError("the call took longer than the event may live")
@@ -245,7 +293,6 @@ class Waiting(ABC):
             job.due = INFINITY
             task.cancel()
             self._arm(job)
-        self._settled()
 
     def _expire(self, job: Job, now: float) -> None:
         expired = [entry for entry in job.entries if entry.deadline <= now]
@@ -264,9 +311,11 @@ class Waiting(ABC):
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job, None)
         job.waiting = job.held = job.released = False
-        if job.timer is not None:
-            job.timer.cancel()
-            job.timer = None
+        self._armed.pop(job.timer, None)
+        job.timer = 0
+        if len(self._alarms) > 2 * len(self._armed) + FEW:
+            self._alarms = [alarm for alarm in self._alarms if alarm[1] in self._armed]
+            heapify(self._alarms)
 
     # ── circuit breakers ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -312,8 +361,15 @@ class Waiting(ABC):
         if breaker.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
             if self._stopping and not breaker.successes:  # that was the last attempt of all
-                for _, _, held in breaker.close():
-                    self._give_up(held)
+                self._give_up_all([place[2] for place in breaker.close()])
+
+    def _give_up_all(self, jobs: list[Job]) -> None:
+        for job in jobs[:DUE]:
+            if job in self._jobs:
+                self._give_up(job)
+        if len(jobs) > DUE:
+            self._loop.call_soon(self._give_up_all, jobs[DUE:])
+        self._settled()
 
     def _give_up(self, job: Job) -> None:
         self._remove(job)

@@ -45,10 +45,6 @@ LIMIT = 0.05
 MARGIN = 2
 """What runs beside it on a shared machine takes the cache, and may double a turn."""
 LEFT = (
-    "held: all are tried again",  # a timer for each job: asyncio calls all that are due in one turn
-    "held: all expire while they wait",
-    "drain: all wait to be tried again",
-    "held: all expire in batches",  # ten deliveries of 500 events have a timer each
     "message: 500 with long numbers",  # messages that are pushed in one turn are counted, not weighed
     "time: one second each, 3,600 open windows",  # all of them close in one turn
     "wrapper: many wide arrays",  # an item of 65,000 values is made an object at once

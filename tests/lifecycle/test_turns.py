@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from operator import sub
 from typing import Any
 
 import pytest
 from orchestrators import ManualSource, events, orchestrated
 
 from rxcompact import Orchestrator
+from rxcompact.errors import TransientError
 from rxcompact.operators.turns import SLICE
+from rxcompact.operators.waiting import DUE
 
 MANY = 5000
+
+
+async def down(_: Any) -> Any:
+    raise TransientError("down")
 
 
 async def hangs(_: Any) -> Any:
@@ -92,7 +99,52 @@ async def test_what_is_too_old_at_one_instant_in_the_queue_is_settled_in_slices(
     source.push(events(*range(MANY)))
     number = lambda each: each.account.expired
     most = await most_at_once(orchestrator, number, lambda: number(orchestrator) == MANY)
-    assert most == SLICE + 100  # those that are called for have a timer each
+    assert most == DUE
+    await orchestrator.stop()
+
+
+async def test_what_is_tried_again_at_one_instant_is_called_in_slices() -> None:
+    seen: set[int] = set()
+
+    async def every_other_fails_once(event: Any) -> Any:
+        if event["id"] % 2 or event["id"] in seen:
+            return event
+        seen.add(event["id"])
+        raise TransientError("once")
+
+    source = ManualSource()
+    orchestrator, _ = orchestrated(source, enricher=every_other_fails_once, wait=20.0, max_concurrent=MANY)
+    await orchestrator.start()
+    source.push(events(*range(MANY)))
+    await asyncio.sleep(15)
+    waiting = lambda each: each.stages["enrich"].waiting
+    assert waiting(orchestrator) == MANY / 2
+    assert await most_at_once(orchestrator, waiting, lambda: waiting(orchestrator) == 0) == DUE
+    await orchestrator.stop(0)
+
+
+async def test_what_a_stop_gives_up_of_a_service_that_is_down_is_abandoned_in_slices() -> None:
+    source = ManualSource()
+    orchestrator, _ = orchestrated(source, enricher=down, wait=50.0)
+    await orchestrator.start()
+    source.push(events(*range(MANY)))
+    await asyncio.sleep(15)
+    stopping = asyncio.ensure_future(orchestrator.stop())
+    abandoned = [0]
+    while not stopping.done():
+        await asyncio.sleep(0)
+        abandoned.append(orchestrator.account.abandoned)
+    assert abandoned[-1] == MANY
+    assert max(map(sub, abandoned[1:], abandoned)) <= 2 * DUE
+
+
+async def test_batches_that_are_too_old_at_one_instant_are_settled_one_by_one() -> None:
+    source = ManualSource()
+    orchestrator, _ = orchestrated(source, sink=hangs, batch_timeout=None)
+    await orchestrator.start()
+    source.push(events(*range(2 * MANY)))
+    number = lambda each: each.account.expired
+    assert await most_at_once(orchestrator, number, lambda: number(orchestrator) == 2 * MANY) == DUE
     await orchestrator.stop()
 
 
