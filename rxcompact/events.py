@@ -113,18 +113,25 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         received: Events received into it; the counts of its `Compacted` sum to this.
         items: Its distinct events; of what is not a tuple they are made each time, and kept once one is indexed.
         acks: Acks of a durable source that wait for what is in it.
+        size: Bytes of its events, where they are JSON lines and were counted.
     """
 
-    __slots__ = ("_items", "acks", "bounds", "closed", "opened", "received", "trigger")
+    __slots__ = ("_items", "acks", "bounds", "closed", "opened", "received", "size", "trigger")
 
     def __init__(
-        self, bounds: Bounds, received: int, items: Collection[Compacted[K_co, E_co]], *, acks: Retained = ()
+        self,
+        bounds: Bounds,
+        received: int,
+        items: Collection[Compacted[K_co, E_co]],
+        *,
+        acks: Retained = (),
+        size: int = 0,
     ) -> None:
         self.bounds = bounds
         self.opened, self.closed = bounds.opened, bounds.closed
         self.trigger: Trigger = bounds.trigger
         self.received = received
-        self.acks = acks
+        self.acks, self.size = acks, size
         self._items = items
 
     def having(self, items: Collection[Compacted[Any, F]]) -> Window[Any, F]:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from loguru import logger
@@ -23,10 +24,12 @@ from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.retry import without_frames
 from rxcompact.operators.stage import PooledStage
-from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, raw_size, step
+from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, step
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import EVENTS_SHARE, Pipeline
 from rxcompact.signals import Account, RetryScheduled, StageNow, StageSignal
+
+_size = attrgetter("size")
 
 
 class Run(Demand):
@@ -114,7 +117,9 @@ class Run(Demand):
     def _subscribe_windows(self, windows: Observable[Window], observer: ObserverBase[Any], *_: Any) -> DisposableBase:
         def take(window: Window) -> None:
             self._distinct_of_others += len(window)
-            self._bytes += sum([raw_size(compacted) for compacted in window]) if self._raw else 0
+            if self._raw:
+                lines = (each.event for each in (() if window.size else window) if type(each.event) is bytes)
+                self._bytes += window.size or sum(map(len, lines))
             self._turns.add(self._hand_over(window, observer.on_next))
 
         def fail(error: Exception) -> None:
@@ -225,7 +230,7 @@ class Run(Demand):
     def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
         if self._raw:
-            self._bytes -= sum([compacted.size for compacted in delivered.batch])
+            self._bytes -= sum(map(_size, delivered.batch))
         self._room.set()
         self._notify_delivered(delivered)
         self._acks.settle(delivered.batch)

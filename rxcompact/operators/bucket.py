@@ -81,17 +81,19 @@ class Bucket(Items):
     @abstractmethod
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None: ...
 
-    def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> int:
-        """Add events, which may be ``replacing`` those that are held; return how many bytes more are."""
-        table, before, size = self.table, len(self.table), self.size
+    def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> None:
+        """Add events, which may be ``replacing`` those that are held, and count their bytes."""
+        table, before = self.table, len(self.table)
         if replacing:
             self.size -= self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
         self.add(keys, events, seen)
-        changed: Iterable[Any] = islice(reversed(table.values()), len(table) - before)
-        if replacing:
-            changed = map(table.get, dict.fromkeys(filter(self._holds, keys)))
-        self.size += self._size_of(changed)
-        return self.size - size
+        new = len(table) - before
+        if new == len(keys):
+            self.size += sum(map(len, events))
+        elif replacing:
+            self.size += self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
+        else:
+            self.size += self._size_of(islice(reversed(table.values()), new))
 
     def _size_of(self, values: Iterable[Any]) -> int:
         """Return the bytes of the events in values of the table."""
@@ -136,7 +138,7 @@ class Bucket(Items):
     def close(self, bounds: Bounds) -> Window:
         """Return the window; nothing may be added after."""
         self._bounds = bounds
-        return Window(bounds, self.received, self, acks=self.acks)
+        return Window(bounds, self.received, self, acks=self.acks, size=self.size)
 
 
 class EventBucket(Bucket):

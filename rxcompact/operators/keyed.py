@@ -69,12 +69,11 @@ class KeyedBucket(RowBucket):
         row = self.table.get(key)
         return row is not None and bool(row[COUNT] or not self._trailing)
 
-    def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> int:
-        size, self._is_sized = self.size, True
+    def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> None:
+        self._is_sized = True
         self.add(keys, events, seen)
         if replacing:
             self._measure(map(self.table.__getitem__, dict.fromkeys(filter(self._holds, keys))))
-        return self.size - size
 
     def _measure(self, rows: Iterable[Row]) -> None:
         """Count the bytes of the events in rows; what an accumulator makes of them may be anything, and counts none."""

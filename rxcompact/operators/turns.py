@@ -19,21 +19,16 @@ FAST, BYTES = 8, 256
 """Events that are made or looked through in the time that handing over one takes; bytes that are decoded in it."""
 
 
-def raw_size(compacted: Compacted) -> int:
-    """Return the bytes of an event that is raw JSON."""
-    return len(compacted.event) if type(compacted.event) is bytes else 0
-
-
 def decoded(
     window: Iterable[Compacted], found: list[Compacted], failed: Callable[[DeadLetter], object]
 ) -> Iterator[int]:
     """Decode raw events into a list, in steps of `Turns`; one that is not JSON has failed, with its duplicates."""
     for compacted in window:
-        size = raw_size(compacted)
+        event = compacted.event
+        size = len(event) if type(event) is bytes else 0
         count, first, last = compacted.count, compacted.first_seen, compacted.last_seen
         try:
-            event = decode(compacted.event)
-            found.append(Compacted(compacted.key, event, count, first, last, compacted.window, size))
+            found.append(Compacted(compacted.key, decode(event), count, first, last, compacted.window, size))
         except DecodeError as error:
             failed(DeadLetter("failed", compacted.replace(size=size), "decode", error.reason, error))
         yield 1 + size // BYTES
