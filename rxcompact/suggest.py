@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, islice
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from rxcompact.errors import DecodeError
@@ -28,6 +29,7 @@ SAMPLE, MOST_FIELDS, MOST_KEYS, EXAMPLES = 5000, 10, 3, 3
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\d\d/\w{3}/\d{4}:\d\d")
 ID = re.compile(rf"(?:{MASKS['uuid']}|{MASKS['id']})")
 EPOCH = (1e9, 5e18)  # seconds to nanoseconds of this century
+_mixed = attrgetter("mixed")
 MANY, NEARLY_ALL, SAME, NUMBERS = 0.1, 0.9, 0.99, 20  # shares of the sample; different numbers
 
 
@@ -61,7 +63,7 @@ class Candidate:
     """Share of the sample's events that would be duplicates, were it one window."""
     mixed: float
     """Share of events that differ, in a field that is not excluded, from most of those they would be merged with."""
-    examples: Sequence[Example]
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -130,24 +132,21 @@ def suggest(
     fields = sorted(kept, key=lambda name: -len(set(kept[name])))[:MOST_FIELDS]
     fields = [name for name in kept if name in fields]
     found = [_judged(names, kept) for size in range(1, MOST_KEYS + 1) for names in combinations(fields, size)]
-    best = min(found, key=lambda each: each[1], default=None)
-    while best is not None and best[1] > max_mixed and len(best[2]) < len(fields):
-        found += (wider := [_judged((*best[2], name), kept) for name in fields if name not in best[2]])
-        best = min(wider, key=lambda each: each[1])
+    best = min(found, key=_mixed, default=None)
+    while best is not None and best.mixed > max_mixed and len(best.fields) < len(fields):
+        found += (wider := [_judged((*best.fields, name), kept) for name in fields if name not in best.fields])
+        best = min(wider, key=_mixed)
 
-    def rank(judged: tuple[float, float, tuple[str, ...]]) -> tuple[Any, ...]:
-        removed, mixed, names = judged
-        worth = removed if mixed <= max_mixed else removed * (1 - mixed)
+    def rank(each: Candidate) -> tuple[Any, ...]:
+        bad = each.mixed > max_mixed
         # of keys that are worth about the same the one with fewer fields
-        return mixed > max_mixed, -round(worth, 2), len(names), mixed
+        return bad, -round(each.reduction * (1 - bad * each.mixed), 2), len(each.fields), each.mixed
 
-    found.sort(key=rank)
-    chosen: list[tuple[float, float, tuple[str, ...]]] = []
-    for each in found:
-        if len(chosen) < MOST_KEYS and not any(set(other[2]) <= set(each[2]) for other in chosen):
-            chosen.append(each)
-    candidates = [Candidate(names, share, mixed, _examples(names, kept)) for share, mixed, names in chosen]
-    return Suggestion(len(rows), candidates, excluded, masked)
+    chosen: list[Candidate] = []
+    for each in sorted(found, key=rank):
+        if len(chosen) < MOST_KEYS and not any(set(other.fields) <= set(each.fields) for other in chosen):
+            chosen.append(replace(each, examples=_examples(each.fields, kept)))
+    return Suggestion(len(rows), chosen, excluded, masked)
 
 
 def _object(event: Any) -> Mapping[str, Any] | None:
@@ -215,11 +214,10 @@ def _purity(keys: Column, values: Column) -> float:
     return sum(most.values()) / len(keys)
 
 
-def _judged(names: Sequence[str], columns: Mapping[str, Column]) -> tuple[float, float, tuple[str, ...]]:
-    """Return the share removed, the share mixed up, and the names."""
+def _judged(names: Sequence[str], columns: Mapping[str, Column]) -> Candidate:
     keys = list(zip(*(columns[name] for name in names), strict=True))
     everything = list(zip(*columns.values(), strict=True))
-    return 1 - len(set(keys)) / len(keys), 1 - _purity(keys, everything), tuple(names)
+    return Candidate(tuple(names), 1 - len(set(keys)) / len(keys), 1 - _purity(keys, everything))
 
 
 def _examples(names: Sequence[str], columns: Mapping[str, Column]) -> list[Example]:

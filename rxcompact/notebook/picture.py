@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from math import log10
 from typing import Any
@@ -22,23 +22,23 @@ PARTS["latency"] = "latency up to"
 CHOSEN = "datum.kind == kind && datum.age == age && datum.calls == calls && datum.outage == outage"
 
 
-def picture(rows: Sequence[Any], outages: Iterable[float], pipeline: Callable[[Any], str], text: str) -> Chart:
+def picture(rows: Sequence[Any], outages: Iterable[float], text: str) -> Chart:
     """Return what `Tuning.plot` shows."""
     shown = [row for row in rows if row.p99 is not None]
     ends = [at for row in shown for at in (max(row.p50, 0.001), max(row.p99, 0.001))] or [1.0]
     low, high = min(ends) / 1.3, max(ends) * 1.3
     ticks = {tick: duration(tick) for tick in TICKS if low <= tick <= high}
-    return Chart(_spec(rows, [0.0, *outages], pipeline, ticks, (low, high)), _svg(shown, ticks, (low, high)), text)
+    return Chart(_spec(rows, [0.0, *outages], ticks, (low, high)), _svg(shown, ticks, (low, high)), text)
 
 
 def _spec(
     rows: Sequence[Any],
     outages: Sequence[float],
-    pipeline: Callable[[Any], str],
     ticks: Mapping[float, str],
     span: tuple[float, float],
 ) -> dict[str, Any]:
     choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
+    choices["kind"] = list(dict.fromkeys(row.windows for row in rows))
     words = {name: [f"{each:,}" if name == "calls" else each for each in found] for name, found in choices.items()}
     words |= {name: list(map(duration, choices[name])) for name in ("window", "age")}
     words |= {"outage": ["none", *map(duration, outages[1:])], "latency": list(ticks.values())}
@@ -47,7 +47,7 @@ def _spec(
         {name: choices[name].index(getattr(row, field)) for name, field in FIELDS.items()}
         | {"outage": index, "key": row.key, "timespan": duration(row.timespan), "p50": row.p50, "p99": row.p99}
         | {"ratio": row.ratio, "distinct": row.distinct, "lost": row.in_outage[length] if length else row.expired}
-        | {"least": row.expired, "pipeline": pipeline(row)}
+        | {"least": row.expired, "pipeline": row.pipeline}
         for row in rows
         for index, length in enumerate(outages)
     ]

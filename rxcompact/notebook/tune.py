@@ -58,6 +58,8 @@ class Row:
     held: int
     """The most distinct events held at once, in the worst of these replays."""
     windows: str = "tumbling"
+    pipeline: str = ""
+    """Text of a pipeline that does this; source, enricher and sink are yours."""
 
     @property
     def ratio(self) -> float:
@@ -75,20 +77,10 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
     outages: Mapping[float, tuple[float, float]]
     """Where in history an outage of so many seconds was: from and to, POSIX seconds."""
-    _compact: Mapping[str, str]  # its options as text, by the name of the key
-    _windows: Mapping[str, Mapping[str, Any]]
-    _linger: float
 
-    def __new__(
-        cls,
-        rows: Iterable[Row],
-        outages: Mapping[float, tuple[float, float]],
-        compact: Mapping[str, str] | None = None,
-        windows: Mapping[str, Mapping[str, Any]] = WINDOWS,
-        linger: float = 1.0,
-    ) -> Self:
+    def __new__(cls, rows: Iterable[Row], outages: Mapping[float, tuple[float, float]]) -> Self:
         tuning = super().__new__(cls, rows)
-        tuning.outages, tuning._compact, tuning._windows, tuning._linger = outages, compact or {}, windows, linger
+        tuning.outages = outages
         return tuning
 
     def recommend(
@@ -145,19 +137,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
         A click on a point shows the text of its pipeline. It needs no kernel, and nothing to install.
         """
-        return picture(self, self.outages, self.pipeline, repr(self))
-
-    def pipeline(self, row: Row) -> str:
-        """Return the text of a pipeline that does what a row does; source, enricher and sink are yours."""
-        options = self._compact.get(row.key, f"key_mapper={row.key}")
-        options += "".join(f", {name}={value}" for name, value in self._windows[row.windows].items())
-        stages = [
-            f"rxo.compact({row.timespan:g}, {options})",
-            f"rxo.enrich(enricher, max_concurrent={row.max_concurrent})",
-            f"rxo.publish(sink, timespan={self._linger:g})",
-        ]
-        limits = f"max_age={row.max_age:g}, max_in_flight={2 * max(1, row.held)}"  # twice what was held
-        return f"Pipeline(source, {', '.join(stages)}, {limits})"
+        return picture(self, self.outages, repr(self))
 
     def _cells(self, row: Row) -> dict[str, Cell]:
         return {
@@ -266,6 +246,7 @@ def tune(
     if not pools:
         raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
     kinds = dict(map(_kind, windows))
+    times = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
     if not kinds:
         raise ArgumentError("windows", windows, f"one or more of {', '.join(WINDOWS)}, or a gap in seconds")
     history = History(events, time_of(time_mapper))
@@ -289,18 +270,26 @@ def tune(
                 # an event that expired was never published: no latency is long enough
                 latencies = sorted(usual.latencies) + [inf] * usual.expired
                 p50, p95, p99 = (percentile(latencies, percent) for percent in (50, 95, 99))
+                held = max(each.held for each in results)
+                options = "".join(f", {name}={value}" for name, value in kinds[kind].items())
+                stages = [
+                    f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}{times}{options})",
+                    f"rxo.enrich(enricher, max_concurrent={pool})",
+                    f"rxo.publish(sink, timespan={linger:g})",
+                ]
+                limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
                 row = Row(
                     *(label, timespan, max_age, pool),
                     *(len(history.events), compaction.rejected, compaction.distinct),
                     *(p50, p95, p99),
                     *(len(usual.calls), peak(usual.calls), usual.expired),
                     in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
-                    held=max(each.held for each in results),
+                    held=held,
                     windows=kind,
+                    pipeline=f"Pipeline(source, {', '.join(stages)}, {limits})",
                 )
                 rows.append(row)
-    more = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
-    return Tuning(rows, places, {label: f"key_mapper={_code(key)}{more}" for label, key in keys.items()}, kinds, linger)
+    return Tuning(rows, places)
 
 
 def explore(history: Iterable[Any], **options: Any) -> Chart:

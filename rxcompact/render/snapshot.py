@@ -15,7 +15,6 @@ UNKNOWN = "\N{EN DASH}"
 LAST = 5  # dead letters that are listed
 BINS = 24  # bars of ages, each √2 times as old as the one before; the last ends at ``max_age``
 LONGEST = 3600.0  # where they end if there is no ``max_age``, seconds
-BLOCKS = " ▁▂▃▄▅▆▇█"
 LETTER_COLUMNS = ("outcome", "stage", "key", "reason", "error", "attempts", "age")
 
 MARGIN = 20.0
@@ -47,7 +46,6 @@ def snapshot_lines(now: Any) -> list[tuple[str, str]]:
         ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}{size}"),
         ("retries", f"{now.waiting:,} waiting, {now.retried:,} in all"),
         ("age", f"{_ages(now)}; max_age {duration(now.max_age)}"),
-        ("ages", _blocks(_age_bins(now))),
     ]
     if down := _down(now):
         lines.append(("down", ", ".join(down)))
@@ -109,13 +107,6 @@ def _age_bins(now: Any) -> list[tuple[float, int]]:
     ages = now.ages.get("published")
     totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in bounds])]
     return [(bound, total - before) for (_, before), (bound, total) in pairwise(totals)]
-
-
-def _blocks(bins: list[tuple[float, int]]) -> str:
-    """Return bars one line high after the first bound; before the last, which is beyond the limit, a line."""
-    most = max(count for _, count in bins) or 1
-    bars = "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for _, count in bins)
-    return f"{duration(bins[0][0])} ┤{bars[:-1]}│{bars[-1]}"
 
 
 def snapshot_html(now: Any) -> str:

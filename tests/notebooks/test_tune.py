@@ -273,7 +273,7 @@ def test_a_row_each_for_tumbling_windows_a_leading_edge_and_windows_per_key() ->
     # half of them within: b waits 6 s and c 7 s for the window's end; all but the repeat leave at once; all wait 10 s
     assert [row.p50 for row in tuning] == pytest.approx([7.0, 0.0, 10.0], abs=1e-3)
     assert "per key" in repr(tuning)
-    assert ", per_key=True)" in tuning.pipeline(tuning[2])
+    assert ", per_key=True), " in tuning[2].pipeline
     for wrong in (["session"], [-1], []):
         with pytest.raises(ArgumentError, match="windows"):
             tune(history, time_mapper="ts", key_mappers="id", windows=wrong)
@@ -304,4 +304,4 @@ def test_a_gap_closes_the_windows_of_a_key_that_is_quiet() -> None:
         (pytest.approx(3.0, abs=1e-3), pytest.approx(4.0, abs=1e-3)),
         (pytest.approx(6.0, abs=1e-3), pytest.approx(10.0, abs=1e-3)),
     ]
-    assert ", gap=3.0), " in tuning.pipeline(tuning[0])
+    assert ", gap=3.0), " in tuning[0].pipeline
