@@ -59,7 +59,7 @@ class TracingObserver:
 
     def trace_window(self, window: Window) -> None:
         """Make the span of a window that closed."""
-        spans = dict.fromkeys(chain.from_iterable(ack.spans for ack, _ in window.acks))
+        spans = _distinct(chain.from_iterable(ack.spans for ack, _ in window.acks))
         attributes = {"trigger": window.trigger, "received": window.received, "distinct": len(window)}
         span = self._start("window", None, spans, attributes, start_time=int(window.opened * SECOND))
         span.end(int(max(window.opened, window.closed) * SECOND))
@@ -70,7 +70,7 @@ class TracingObserver:
     def start_call(self, stage: str, attempt: int, events: Iterable[Compacted]) -> Span:
         """Return the span of a call that begins, which is the current one of its task."""
         every = list(events)
-        windows = dict.fromkeys(each.window.span for each in every if each.window is not None and each.window.span)
+        windows = _distinct(each.window.span for each in every if each.window is not None and each.window.span)
         parent, *others = windows or (None,)
         span = self._start(stage, parent, others, {"attempt": attempt, "size": len(every)})
         self._context.attach(self._trace.set_span_in_context(span, self._context.Context()))  # the task's own
@@ -97,3 +97,7 @@ class TracingObserver:
         links = [self._trace.Link(each) for each in islice(linked, LINKS)]
         named = {f"rxcompact.{key}": value for key, value in attributes.items()} | {"rxcompact.pipeline": self._name}
         return self._tracer.start_span(name, context, links=links, attributes=named, **options)
+
+
+def _distinct(spans: Iterable[SpanContext]) -> list[SpanContext]:
+    return list({(each.trace_id, each.span_id): each for each in spans}.values())
