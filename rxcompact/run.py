@@ -278,7 +278,8 @@ class Run(Demand):
         return capacity
 
     def failing(self) -> Mapping[str, Sequence[str]]:
-        return {name: holder.failing() for name in self._pipeline.stages if (holder := self._holders.get(name))}
+        stages = {call.stage: self._holders.get(call.stage) for call in self._pipeline.calls}
+        return {name: holder.failing() for name, holder in stages.items() if holder is not None}
 
     def span(self, headers: Mapping[str, str]) -> Any:
         return self._span(headers)

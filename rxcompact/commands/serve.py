@@ -119,7 +119,8 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
     else:
         host, port = common.address("--listen", options.listen)
         listener = common.given(options, LISTENER)
-        source = HttpSource(host=host, port=port, items=options.items, token=_token(options), **listener)
+        listener |= {"items": options.items, "token": _token(options), "ready_requires": options.ready_requires}
+        source = HttpSource(host=host, port=port, **listener)
     letters = common.dead_letter_sink(options.dead_letters)
     return Pipeline(source, *operators, rxo.publish(sink), dead_letters=letters, **common.given(options, PIPELINE))
 

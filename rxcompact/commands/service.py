@@ -45,6 +45,8 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
     status = "answer /healthz, /readyz and /metrics there, whatever the source; a worker N at PORT + N"
     add("--status", metavar="HOST:PORT", help=status)
+    requires = "answer 503 to /readyz while what this stage calls is down"
+    add("--ready-requires", choices=["enrich", "publish"], help=requires)
     workers = "processes, each with its share of --partitions; one that dies is started again (%(default)s)"
     processes.add_argument("--workers", type=common.positive, default=1, metavar="N", help=workers)
     output = parser.add_mutually_exclusive_group()
@@ -124,7 +126,7 @@ async def _status(orchestrator: Orchestrator, ready: asyncio.Future[Any], place:
 
     host, port = common.address("--status", place)
     app = web.Application()
-    app.add_routes(Probes(state, lambda: orchestrator.demand).routes())
+    app.add_routes(Probes(state, lambda: orchestrator.demand, options.ready_requires).routes())
     server = Server(app, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
     try:
         port = await server.open(host, port + (worker() if port else 0))

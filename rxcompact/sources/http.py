@@ -75,6 +75,8 @@ class HttpSource:
         strict: Answer 400 to a body with any bad line, and take none of it.
         retry_after: Seconds after which a rejected sender may retry.
         success_status: Status of a body that was taken; 200 for senders that take 202 for a failure.
+        ready_requires: A stage, such as "publish", without which it is not ready: ``/readyz`` is 503 while what it calls is
+            down. By default it is ready then, since to hold events meanwhile is what it is for.
         linger: Seconds for which ``/metrics`` answers after the drain, for a last scrape.
 
     Raises:
@@ -98,6 +100,7 @@ class HttpSource:
     strict: bool = False
     retry_after: int = 1
     success_status: int = 202
+    ready_requires: str | None = None
     linger: float = 0.0
 
     def __post_init__(self) -> None:
@@ -122,7 +125,7 @@ class HttpSource:
         if self.basic is not None:
             self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
         self._draining = False
-        self._probes = Probes(self._state, lambda: self._demand)
+        self._probes = Probes(self._state, lambda: self._demand, self.ready_requires)
         self.requests: Counter[int] = Counter()
         """Posts that were answered, by status."""
         self._server: Server | None = None

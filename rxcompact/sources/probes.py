@@ -17,13 +17,16 @@ class Probes:
     Args:
         state: Returns "ok", or why no events are taken: "starting", "draining".
         demand: Returns the demand of the run; None before there is one.
+        requires: A stage without which it is not ready: while what it calls is down, ``/readyz`` is 503.
 
     Attributes:
         full: Whether something was rejected for want of capacity, and little of it is free since.
     """
 
-    def __init__(self, state: Callable[[], str], demand: Callable[[], Demand | None]) -> None:
-        self._state, self._demand = state, demand
+    def __init__(
+        self, state: Callable[[], str], demand: Callable[[], Demand | None], requires: str | None = None
+    ) -> None:
+        self._state, self._demand, self._requires = state, demand, requires
         self.full = False
 
     def routes(self) -> list[web.RouteDef]:
@@ -43,6 +46,9 @@ class Probes:
             self.full = False
         parts = {"source": self._state(), "capacity": "full" if self.full else "ok"}
         problems = [state for state in parts.values() if state != "ok"]
+        for stage, down in (demand.failing() if demand is not None else {}).items():
+            parts[stage] = f"down: {', '.join(down)}".rstrip(": ") if down else "ok"
+            problems += [f"{stage} is {parts[stage]}"] if down and stage == self._requires else []
         text = problems[0] if problems else "ready"
         if "verbose" in request.query:
             parts["capacity"] += "".join(f", {held} of {limit} held ({name})" for name, (held, limit) in used.items())

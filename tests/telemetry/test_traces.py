@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 import pytest
@@ -96,7 +96,7 @@ class Service:
         self.calls: list[CallEnded] = []
         self.orchestrator.calls.subscribe(self.calls.append)
 
-    async def __aenter__(self) -> Service:
+    async def __aenter__(self) -> Self:
         await self.orchestrator.start()
         await self.source.listening()
         self.session = aiohttp.ClientSession()

@@ -12,16 +12,19 @@ import pytest
 from source_support import Service, ndjson, served, until
 
 from rxcompact import HttpSource
+from rxcompact.contracts import Demand
 from rxcompact.errors import ArgumentError
 
 READY = """\
 source: ok
 capacity: ok, 3 of 10 held (max_in_flight), 24 of 268435456 held (max_bytes)
+publish: ok
 ready
 """
 FULL = """\
 source: ok
 capacity: full, 10 of 10 held (max_in_flight), 80 of 268435456 held (max_bytes)
+publish: ok
 full
 """
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -61,7 +64,7 @@ def test_readyz_stays_503_until_a_fifth_of_the_capacity_is_free() -> None:
         demand = service.source._demand
         capacity = [1]
 
-        class Half:
+        class Half(Demand):
             def capacity(self) -> int:
                 return capacity[0]
 
@@ -87,6 +90,22 @@ def test_readyz_verbose_has_a_line_for_each_part() -> None:
         assert await probe(service, "readyz?verbose") == (503, FULL)
 
     served(test, {"max_in_flight": 10})
+
+
+@pytest.mark.parametrize("requires", [None, "publish", "enrich"])
+def test_readyz_is_503_while_a_stage_that_it_requires_is_down(requires: str | None) -> None:
+    class Down(Demand):
+        def failing(self) -> dict[str, tuple[str, ...]]:
+            return {"enrich": (), "publish": ("store:9200",)}
+
+    async def test(service: Service) -> None:
+        service.source._demand, service.source._probes._requires = Down(), requires
+        status, text = await probe(service, "readyz?verbose")
+        lines = ["source: ok", "capacity: ok", "enrich: ok", "publish: down: store:9200"]
+        last = "publish is down: store:9200" if requires == "publish" else "ready"
+        assert (status, text.splitlines()) == (503 if requires == "publish" else 200, [*lines, last])
+
+    served(test)
 
 
 def test_the_listener_outlives_the_drain_with_posts_and_readyz_503_and_metrics() -> None:
