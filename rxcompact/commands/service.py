@@ -77,7 +77,7 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
         orchestrator.stop_on(*numbers)
     ready = asyncio.ensure_future(_ready(pipeline.source))
     in_time = False
-    async with _status(orchestrator, ready, options.status):
+    async with _status(orchestrator, ready, options):
         with orchestrator.signals.pipe(ops.filter(_is_fatal), ops.take(1)).subscribe(failed.set_result):
             await orchestrator.start()
             ended = asyncio.ensure_future(orchestrator.wait())
@@ -113,8 +113,11 @@ async def _ready(source: Source) -> str:
 
 
 @asynccontextmanager
-async def _status(orchestrator: Orchestrator, ready: asyncio.Future[Any], place: str | None) -> AsyncGenerator[None]:
+async def _status(
+    orchestrator: Orchestrator, ready: asyncio.Future[Any], options: argparse.Namespace
+) -> AsyncGenerator[None]:
     """Answer probes and metrics meanwhile."""
+    place = options.status
     if place is None:
         yield
         return

@@ -75,8 +75,8 @@ class HttpSource:
         strict: Answer 400 to a body with any bad line, and take none of it.
         retry_after: Seconds after which a rejected sender may retry.
         success_status: Status of a body that was taken; 200 for senders that take 202 for a failure.
-        ready_requires: A stage, such as "publish", without which it is not ready: ``/readyz`` is 503 while what it calls is
-            down. By default it is ready then, since to hold events meanwhile is what it is for.
+        ready_requires: A stage, such as "publish": ``/readyz`` is 503 while what it calls is down. By default it is
+            ready then, since to hold events meanwhile is what it is for.
         linger: Seconds for which ``/metrics`` answers after the drain, for a last scrape.
 
     Raises:
