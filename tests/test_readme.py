@@ -109,6 +109,17 @@ def test_the_table_of_limits_has_the_defaults() -> None:
         assert signature(call).parameters[parameter].default == expected, option
 
 
+def test_the_tests_of_an_operators_day_exist() -> None:
+    section = (MANUAL / "brokers.md").read_text().partition("## An operator's day\n")[2]
+    table = [line for line in section.splitlines()[6:] if line.startswith("| ")]
+    assert len(table) >= 20
+    for line in table:
+        names = re.findall(r"`([\w/.]+\.py)::(\w+)`", line.split(" | ")[-1])
+        assert names
+        for file, name in names:
+            assert f"def {name}(" in (ROOT / "tests" / "brokers" / file).read_text(), name
+
+
 def test_the_first_two_shell_lines_are_what_the_gate_runs() -> None:
     run = subprocess.run(["bash", ROOT / ".ci" / "run", "commands"], check=True, capture_output=True, text=True)
     first, second = run.stdout.splitlines()

@@ -6,6 +6,7 @@ import argparse
 import os
 import shlex
 import sys
+import traceback
 from functools import reduce
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -15,6 +16,7 @@ from typing import Any
 
 from rxcompact.commands import common
 from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
+from rxcompact.commands.workers import USAGE
 from rxcompact.errors import ArgumentError
 from rxcompact.pipeline import Pipeline
 
@@ -48,7 +50,13 @@ def run(options: argparse.Namespace) -> int:
     common.configure_log(options)
     if options.reload:
         return _reload(options)
-    pipeline = _load(options.pipeline)
+    try:
+        pipeline = _load(options.pipeline)
+    except argparse.ArgumentError:
+        raise
+    except Exception:  # noqa: BLE001 - of the module: a worker that is started again would end in it again
+        traceback.print_exc()
+        return USAGE
     if (sink := common.dead_letter_sink(options.dead_letters)) is not None:
         pipeline = pipeline.having(dead_letters=sink)
     return common.run_loop(serve(pipeline, options))

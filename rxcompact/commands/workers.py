@@ -28,7 +28,7 @@ class Workers:
     """Runs a function in several processes until each has ended by itself, or a signal has stopped them all."""
 
     def __init__(self, number: int, run: Callable[[], int]) -> None:
-        self._run, self._signals, self._stopping = run, stop_signals(), False
+        self._run, self._signals, self._stopping = run, stop_signals(), 0  # the signal, once there was one
         self._processes: dict[int, BaseProcess] = {}
         for each in self._signals:
             signal.signal(each, self._stop)
@@ -51,7 +51,7 @@ class Workers:
         sys.exit(self._run())
 
     def _stop(self, number: int, _: Any = None) -> None:
-        self._stopping = True
+        self._stopping = number
         for process in self._processes.values():
             if process.pid is not None and process.is_alive():
                 os.kill(process.pid, number)
@@ -62,8 +62,9 @@ class Workers:
         while self._processes:
             wait([process.sentinel for process in self._processes.values()])
             for number, process in list(self._processes.items()):
-                if (code := process.exitcode) is not None:
-                    codes += [code if code >= 0 else SIGNALLED - code] if self._is_over(number, code) else []
+                code = process.exitcode
+                if code is not None and self._is_over(number, code) and code != -self._stopping:  # it had not begun
+                    codes.append(code if code >= 0 else SIGNALLED - code)
         return USAGE if USAGE in codes else max(codes)
 
     def _is_over(self, number: int, code: int) -> bool:

@@ -165,7 +165,7 @@ async def test_partitioned_workers_share_the_keys_and_one_that_is_killed_is_repl
 
 @pytest.mark.timeout(300)
 async def test_partitions_divided_otherwise_publish_nothing_again(nats: Rig) -> None:
-    splits = [["0-3"], ["0-1", "2-3"], ["0", "1", "2-3"]]
+    splits = [["0-3"], ["0-1", "2-3"], ["0", "1", "2", "3"], ["0-3"]]  # 1, 2, 4, 1 workers
     for split, stored in zip(splits, await deployed(nats, splits, kills=False), strict=True):
         assert set(stored) == set(split)
         assert sum(stored.values(), Counter()) == dict.fromkeys(range(KEYS), EACH)
