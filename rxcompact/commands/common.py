@@ -228,11 +228,8 @@ def configure_log(options: argparse.Namespace) -> None:
             text = f"{record['time']:YYYY-MM-DD HH:mm:ss} {record['level'].name}: {text}"
         write_error(f"{text}\n")
 
-    def is_shown(record: Any) -> bool:
-        return "note" in record["extra"] or record["level"].no >= least
-
     logger.remove()
-    logger.add(write, format="{message}", filter=is_shown)
+    logger.add(write, format="{message}", filter=lambda each: "note" in each["extra"] or each["level"].no >= least)
 
 
 def note(text: str, level: str = "INFO", **extra: Any) -> None:
@@ -256,7 +253,8 @@ def _exit_code(options: argparse.Namespace) -> int:
         if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
             sys.stdout.flush()
     except BrokenPipeError:  # its reader is gone, as of ``| head``
-        _discard_stdout()
+        with suppress(OSError, AttributeError):  # nowhere from now on, or the interpreter's last flush would fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT
@@ -264,12 +262,6 @@ def _exit_code(options: argparse.Namespace) -> int:
         failed: argparse.ArgumentParser = options.command
         failed.error(str(error))
     return code
-
-
-def _discard_stdout() -> None:
-    """Send standard output nowhere from now on, so that the interpreter's last flush does not fail."""
-    with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def stop_signals() -> list[signal.Signals]:

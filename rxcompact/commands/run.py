@@ -34,7 +34,6 @@ example, with a file alerts.py that has `pipeline = Pipeline(…)`:
   curl http://localhost:9090/readyz?verbose
 
 {EXIT_CODES}"""
-NAME = "pipeline"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,11 +83,11 @@ def _reload(options: argparse.Namespace) -> int:
 def _load(text: str) -> Pipeline:
     """Return the pipeline of a module or file."""
     place, _, name = text.partition(":")
-    module = _module(place)
+    module, name = _module(place), name or "pipeline"
     try:
-        found: Any = reduce(getattr, (name or NAME).split("."), module)
+        found: Any = reduce(getattr, name.split("."), module)
     except AttributeError as error:
-        raise argparse.ArgumentError(None, f"{place} has no {name or NAME}: {error}") from None
+        raise argparse.ArgumentError(None, f"{place} has no {name}: {error}") from None
     if callable(found):
         found = found()
     if not isinstance(found, Pipeline):
