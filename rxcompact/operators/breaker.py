@@ -1,162 +1,60 @@
-"""A circuit breaker: a service that is down is sent probes alone, one that limits the rate no more than it answers."""
+"""A circuit breaker: while a service fails, probes alone are sent to it."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
-from heapq import heappop, heappush
-from typing import TYPE_CHECKING, TypeAlias
+from rxcompact.clock import INFINITY
 
-from rxcompact.clock import INFINITY, TICK
-
-if TYPE_CHECKING:
-    from rxcompact.operators.waiting import Job
-
-Place: TypeAlias = "tuple[float, int, Job]"
-"""Of a job in a queue: by deadline, or in order."""
 FAILURES, WITHIN = 12, 5.0
 """In a row, and seconds: so many in so few open it. Fewer are no more than the probes it would send."""
+SILENCE = 4
+"""Failures that a call counts for which was not answered in its time: three of them open it."""
 PAUSE, LONGEST = 1.0, 1.25
 """Seconds between probes, at first and later: full speed within two of the service's return is the promise."""
-FASTER, SLOWER, FORGET = 1.1, 0.7, 60.0
-"""How the rate for a service that limits it grows each second, and falls at a limit; the longest that it is held for,
-and remembered after, seconds."""
 
 
 class Breaker:
-    """Holds the jobs for one service while it fails, and spreads them while it answers that it is called too often.
+    """Opens when calls fail in a row; each answer then lets two more go, so that they double with each round trip.
 
-    Open, it lets one go a second: a young one, whose deadline leaves time for an answer. Each answer lets two more go,
-    so that they double with each round trip, until as many were answered as may be under way at once, or nothing is
-    held. When a service asks to wait twice in a row, all wait; then they go evenly, as many a second as it answered
-    before, and ever more until it asks again.
+    It closes when as many were answered as may be under way at once, or nothing is held.
 
     Attributes:
         opened: When it opened; None while it is closed.
+        error: The failure that opened it.
         lost: What its stage had lost then.
         successes: Answers since, less failures.
     """
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, release: Callable[[Job], None], most: int, since: float, answers: int
-    ) -> None:
-        self._loop, self._release, self._most = loop, release, most  # calls that may be under way at once
+    def __init__(self, most: int) -> None:
+        self._most = most  # calls that may be under way at once
         self.opened: float | None = None
         self.error: BaseException | None = None
         self.lost = self.successes = 0
-        self._failures, self._first, self._limits = 0, -INFINITY, 0  # in a row, and when the first was
-        self._since, self._answers, self._rate = since, answers, INFINITY  # how many there were since then
-        self._next = self._until = -INFINITY  # when the next may go, and when the service may be called again
-        self._queue: list[Place] = []  # a heap; some may have expired
-        self._timer: asyncio.TimerHandle | None = None
+        self._failures, self._first = 0, -INFINITY  # in a row, and when the first was, or the last without an answer
 
-    def holds(self, place: Place) -> bool:
-        """Have a job wait, unless it may go."""
-        job, now = place[2], self._loop.time()
-        if job.released or (self.opened is None and self._until == -INFINITY):
-            return False
-        while self._queue and not self._queue[0][2].held:
-            heappop(self._queue)
-        if not self._queue and self._next <= now + TICK:
-            self._advance(now)
-            return False
-        job.held, job.error = True, job.error or self.error
-        heappush(self._queue, place)
-        self._arm()
-        return True
-
-    def failed(self, error: BaseException) -> bool:
-        """Note a failure; return whether it opens."""
-        now = self._loop.time()
-        if now - self._first >= WITHIN:
-            self._failures, self._first = 0, now
-        self._failures += 1
-        self._answers += 1
+    def failed(self, now: float, error: BaseException, silent: float) -> bool:
+        """Note a failure, after seconds without an answer or 0; return whether it opens."""
+        is_first = now - silent >= self._first + WITHIN
+        self._failures = (0 if is_first else self._failures) + (SILENCE if silent else 1)
+        if is_first or silent:
+            self._first = now
         self.successes = max(0, self.successes - 1)
-        if self.successes:  # as many as before
-            self._pop()
         if self.opened is not None or self._failures < FAILURES:
             return False
-        self.opened, self.error, self._next = now, error, max(self._next, now + PAUSE)
+        self.opened, self.error = now, error
         return True
 
-    def limited(self, asked: float) -> None:
-        """Note that the service asked to wait, seconds; the first time it may mean one event alone."""
-        now = self._loop.time()
-        self._limits += 1
-        if self._limits == 1 and self._until == -INFINITY:
-            return
-        if now >= self._until and self._rate < INFINITY:  # not of the wave before
-            self._rate = SLOWER * self._rate_at(now)
-        self._until = max(self._until, now + min(asked, FORGET))
-        self._next = max(self._next, self._until)
+    def succeeded(self) -> None:
+        """Note an answer."""
+        self._failures = 0
+        self.successes += self.opened is not None
 
-    def succeeded(self) -> bool:
-        """Note an answer; return whether there is no need of it any more."""
-        self._failures = self._limits = 0
-        self._answers += 1
-        now = self._loop.time()
-        if self.opened is not None:
-            self.successes += 1
-            self._pop()
-            self._pop()
-            if self._queue and self.successes < self._most:
-                return False
-            self.opened, self.successes = None, 0
-            if self._until > -INFINITY:
-                self._until = max(self._until, now)  # the rate did not grow meanwhile
-        self._arm()
-        return now - self._until > FORGET
+    def closes(self, held: object) -> bool:
+        """Return whether it closes, where it is open."""
+        if self.opened is None or (held and self.successes < self._most):
+            return False
+        self.opened, self.successes = None, 0
+        return True
 
-    def probe(self) -> None:
-        """Let one go now, while it is open; what a service asked to wait for waits."""
-        if self.opened is not None:
-            self._next = self._loop.time()
-            self._disarm()
-            self._wake()
-
-    def close(self) -> list[Place]:
-        """Hold nothing any more; return what was held."""
-        self._disarm()
-        places, self._queue = [place for place in self._queue if place[2].held], []
-        for _, _, job in places:
-            job.held = False
-        return places
-
-    def _rate_at(self, now: float) -> float:
-        return float(self._rate * FASTER ** min(FORGET, now - self._until))
-
-    def _advance(self, now: float) -> None:
-        if self.opened is not None:
-            self._next = now + (PAUSE if now - self.opened < WITHIN else LONGEST)
-            return
-        if self._rate == INFINITY:
-            self._rate = max(1, self._answers) / max(TICK, self._until - self._since)
-        self._next = max(now, self._next + 1 / self._rate_at(now))
-
-    def _pop(self) -> None:
-        # the last of a heap is none of the first, which expire in an outage while they are called
-        pop: Callable[[list[Place]], Place] = heappop if self.opened is None else list.pop
-        while self._queue:
-            job = pop(self._queue)[2]
-            if job.held:
-                job.held, job.released = False, True
-                self._release(job)
-                break
-
-    def _wake(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        while self._queue and self._next <= now + TICK:
-            self._advance(now)
-            self._pop()
-        self._arm()
-
-    def _arm(self) -> None:
-        if self._timer is None and self._queue:
-            self._timer = self._loop.call_at(self._next, self._wake)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def pause(self, now: float) -> float:
+        """Return how long it is until the next probe, seconds."""
+        return PAUSE if self.opened is None or now < self.opened + WITHIN else LONGEST

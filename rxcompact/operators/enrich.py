@@ -20,10 +20,10 @@ from rxcompact.contracts import Enricher, KeyedEnricher, TargetedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
+from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
 from rxcompact.operators.verdict import is_nothing_found
-from rxcompact.operators.waiting import Entry, Job, Loss, deadline_of
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)

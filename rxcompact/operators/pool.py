@@ -11,9 +11,10 @@ from typing import Any
 from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, TICK
+from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.retry import alike, without_our_frames
 from rxcompact.operators.turns import SLICE
-from rxcompact.operators.waiting import LAG, Entry, Job, Waiting
+from rxcompact.operators.waiting import LAG, Waiting
 
 
 class Pool(Waiting):
@@ -90,12 +91,12 @@ class Pool(Waiting):
                 if job.earliest <= now + TICK:
                     self._expire(job, now + TICK)
                 entries = job.entries
-                if (self._breakers or not entries) and self._is_held(job):
+                if (self._services or not entries) and self._is_held(job):
                     return
                 job.task = asyncio.current_task()
                 job.count += 1
                 job.timed_out = False
-                job.due = now + self._timeout
+                job.began, job.due = now, now + self._timeout
                 self._arm(job)
                 calling = len(entries)
                 self._calling += calling
@@ -110,7 +111,7 @@ class Pool(Waiting):
             finally:
                 self._calls -= 1
                 self._calling -= calling
-                if self._queue:  # after a failure when it is known whether the service is down
+                if self._queue or self._short:  # after a failure when it is known whether the service is down
                     self._loop.call_soon(self._pull) if failed else self._pull()
             if calling:
                 self._call_ended(job, entries, now, span, results)
@@ -131,7 +132,8 @@ class Pool(Waiting):
             if (now := self._loop.time()) > self._since + 1:
                 self._since, self._answers = now, 0
             self._answers += 1
-            if self._breakers:
+            self._latency += (now - job.began - self._latency) / (8 if self._latency else 1)
+            if self._services:
                 self._succeed_at(self._target(entries[0]))
         if not failed and len(job.entries) == len(entries):
             self._succeeded(job, entries, results)
@@ -193,15 +195,16 @@ class Pool(Waiting):
         if len(waiting) > SLICE:
             self._loop.call_soon(self._expedite)
             return
-        for breaker in list(self._breakers.values()):
-            breaker.probe()
+        for service in list(self._services.values()):
+            service.probe()
 
     def _start_nothing(self) -> None:
         """Make no call from now on."""
         self._stopping = self._closed = True
         self._queue.clear()
-        for breaker in self._breakers.values():
-            breaker.close()
+        self._short.clear()
+        for service in self._services.values():
+            service.close()
 
     def _close(self) -> None:
         """Abandon what is held, without waiting for a call that does not end."""

@@ -21,7 +21,7 @@ from rxcompact.clock import INFINITY, Clock, PerSecond, Seconds, count, default_
 from rxcompact.contracts import CallObserver, StageContext
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.operators.breaker import Breaker
+from rxcompact.operators.jobs import Entry, Job, Loss
 from rxcompact.operators.operator import Operator
 from rxcompact.operators.pool import Pool
 from rxcompact.operators.retry import (
@@ -35,8 +35,8 @@ from rxcompact.operators.retry import (
     retry_policy,
     transient,
 )
+from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
-from rxcompact.operators.waiting import Entry, Job, Loss
 from rxcompact.signals import Failing, Healed, RetryScheduled, Slots, StageSignal
 
 _first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
@@ -261,11 +261,11 @@ class PooledStage(Pool, ObserverBase[Any]):
             target, took = self._target(entries[0]), self._loop.time() - began
             self._observer_of_calls.ended(self.stage, target, job.count, len(entries), took, error, span)
 
-    def _switched(self, target: str, breaker: Breaker, error: BaseException | None, after: float = 0.0) -> None:
+    def _switched(self, target: str, service: Service, error: BaseException | None, after: float = 0.0) -> None:
         if error is not None:
-            breaker.lost = self._losses
+            service.breaker.lost = self._losses
         if self._signals is not None:
-            lost = self._losses - breaker.lost
+            lost = self._losses - service.breaker.lost
             self._signals(Failing(self.stage, target, error) if error else Healed(self.stage, target, after, lost))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:

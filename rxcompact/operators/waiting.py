@@ -4,102 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from copy import copy
+from collections import deque
 from heapq import heapify, heappop, heappush
 from itertools import count
-from operator import attrgetter
-from typing import Literal, TypeAlias
-
-import msgspec
-from tenacity import Retrying
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.events import Compacted
-from rxcompact.operators.breaker import PAUSE, Breaker, Place
-from rxcompact.operators.retry import LAST_PART, Attempts
+from rxcompact.operators.breaker import PAUSE, WITHIN
+from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
+from rxcompact.operators.retry import LAST_PART
+from rxcompact.operators.service import Place, Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.verdict import verdict
 
 TARGETS = 1000
-"""Services that have a circuit breaker at once."""
+"""Services that are known to fail at once."""
 FEW = 10
 """Alarms of jobs that are gone, and may be left."""
 DUE = SLICE // 2
 """Events that are called for again, or settled, at once: each takes twice as long as one that is handed over."""
 LAG = 0.005
 """Seconds by which a timer may be late; what it is late for is caught up with."""
-
-Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
-
-
-class Entry(msgspec.Struct, eq=False, gc=False):
-    """A distinct event on its way through a stage."""
-
-    deadline: float
-    """The instant at which it is too old, in the loop's seconds."""
-    number: int
-    """Its place in the order of the source."""
-    compacted: Compacted
-    others: list[Entry] | None = None
-    """Events that the same answer serves, by deadline."""
-
-
-deadline_of = attrgetter("deadline")
-
-
-class Job(Attempts):
-    """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
-
-    Attributes:
-        entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
-        due: When the call has taken too long, or is to be made; infinity for neither.
-        timer: The number of its alarm, due then or at a deadline.
-        task: Makes the call, and decides what becomes of it; ``timed_out`` when it was cancelled for its time.
-        waiting: Whether it is to be called when it is due.
-        held: Whether a circuit breaker has it wait.
-        released: Whether a circuit breaker lets it go out.
-    """
-
-    __slots__ = (
-        "alarm", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
-        super().__init__(policy, max_age)
-        self.due = self.alarm = INFINITY
-        self.timer = 0
-        self.task: asyncio.Task[None] | None = None
-        self.timed_out = self.waiting = self.held = self.released = False
-        self.narrow_to(entries)
-
-    def narrow_to(self, entries: list[Entry]) -> None:
-        """Go on with these alone."""
-        self.entries = entries
-        if entries:
-            deadlines = [*map(deadline_of, entries)]
-            self.earliest, self.latest = min(deadlines), max(deadlines)
-
-    def split(self, entries: list[Entry]) -> Job:
-        """Return a job for some of its entries: it has come as far, and goes on by itself."""
-        part = copy(self)
-        part._state, part.timer = copy(self._state), 0
-        part.narrow_to(entries)
-        return part
-
-    def fitted(self, now: float) -> Iterator[tuple[Job, float]]:
-        """Yield how long a job waits; of a batch some may expire in the wait, and have a last attempt of their own."""
-        while len(self.entries) > 1 and self.earliest <= now + self.wait and not self.last:
-            part = self.split(self.entries)
-            fitted = part.fit(part.earliest - now)
-            until = now + (part.asked if fitted == INFINITY else min(part.wait, fitted + LAST_PART * self._max_age))
-            if part.latest <= until:
-                break
-            part.narrow_to([entry for entry in self.entries if entry.deadline <= until])
-            self.narrow_to([entry for entry in self.entries if entry.deadline > until])
-            part.task = self.task
-            yield part, fitted
-        yield self, self.fit(self.earliest - now)
+MARGIN = 1.25
+"""Times that answers took of late: less time than this is too short for another."""
 
 
 class Waiting(ABC):
@@ -109,6 +35,8 @@ class Waiting(ABC):
         self._loop, self._max_age, self._max_concurrent = loop, max_age, max_concurrent
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
         self._queue: list[Place] = []  # a heap; some may have expired
+        self._short = deque[Job]()  # those that leave less time than an answer takes, by deadline
+        self._latency = 0.0  # of answers of late, seconds
         # a heap of instants and the jobs to be looked at then; a timer of the loop for each would take 3 µs, and all of
         # one instant would be due in one turn
         self._alarms: list[tuple[float, int]] = []
@@ -117,7 +45,7 @@ class Waiting(ABC):
         self._timer_at = INFINITY
         self._numbers = count(1)
         self._calls = self._calling = 0  # and the events that they are for
-        self._breakers: dict[str, Breaker] = {}  # of services that fail, by name
+        self._services: dict[str, Service] = {}  # those that fail, by name
         self._since, self._answers = loop.time(), 0  # in the present second
         self._interval = 1 / rate
         self._next_call = -INFINITY  # when the rate allows the next call
@@ -143,12 +71,12 @@ class Waiting(ABC):
         """Return the name of the service that is called for an entry."""
         return ""
 
-    def _switched(self, target: str, breaker: Breaker, error: BaseException | None, after: float = 0.0) -> None:  # noqa: B027
+    def _switched(self, target: str, service: Service, error: BaseException | None, after: float = 0.0) -> None:  # noqa: B027
         """Notify others that a service is down, or, without an error, that it is back after some time."""
 
     def failing(self) -> tuple[str, ...]:
         """Return the names of the services that are down, as far as is known."""
-        return tuple(target for target, breaker in self._breakers.items() if breaker.opened is not None)
+        return tuple(target for target, service in self._services.items() if service.breaker.opened is not None)
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
@@ -194,18 +122,36 @@ class Waiting(ABC):
         self._pull()
 
     def _pull(self) -> None:
-        """Have those called that wait for a place."""
+        """Have those called that wait for a place: the earliest deadline first that leaves the time for an answer.
+
+        While more comes than can be called for, all calls would else be for what expires in them.
+        """
         now = self._loop.time() + TICK
+        soon = now + MARGIN * self._latency
         for _ in range(SLICE):
-            if not self._queue or self._calls >= self._max_concurrent or (self._interval and self._waits_for_turn()):
+            if not (self._queue or self._short) or self._calls >= self._max_concurrent:
                 return
-            job = self._queue[0][2]
+            if self._interval and self._waits_for_turn():
+                return
+            key, _, job = self._queue[0] if self._queue else (0.0, 0, self._short[-1])
             if job.entries and job.earliest <= now:  # it is looked at first
                 return
-            heappop(self._queue)
-            if job.entries:
+            if self._queue:
+                heappop(self._queue)
+            else:
+                self._short.pop()
+            if job.entries and key > 0 and job.latest < soon:
+                self._put_off(job)
+            elif job.entries:
                 self._start(job)
         self._loop.call_soon(self._pull)
+
+    def _put_off(self, job: Job) -> None:
+        """Have a job wait until no other does."""
+        while self._short and not self._short[0].entries:
+            self._short.popleft()
+        self._short.append(job)
+        self._arm(job)
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
@@ -278,12 +224,15 @@ class Waiting(ABC):
         task = job.task
         if (job.earliest if task is None else job.latest) <= now:
             if task is not None:
-                job.error = job.error or TimeoutError("the call took longer than the event may live")
+                self._time_out(job, now)
             self._expire(job, now)
         if not job.entries:
             self._remove(job)
             if task is not None:
                 task.cancel()
+        elif task is None and job.due == INFINITY and job in self._short:  # it goes on for another event
+            self._short.remove(job)
+            self._enqueue(job)
         elif job.due > now:
             self._arm(job)
         elif task is None:
@@ -293,6 +242,14 @@ class Waiting(ABC):
             job.due = INFINITY
             task.cancel()
             self._arm(job)
+
+    def _time_out(self, job: Job, now: float) -> None:
+        """Note that a call is not answered while its events live: its service may be down, if there was the time."""
+        error = TimeoutError("the call took longer than the event may live")
+        job.error = job.error or error
+        if not job.timed_out and now - job.began >= max(2 * self._latency, LAST_PART * self._max_age):
+            job.timed_out = True
+            self._fail_at(self._target(job.entries[0]), job, error)
 
     def _expire(self, job: Job, now: float) -> None:
         expired = [entry for entry in job.entries if entry.deadline <= now]
@@ -317,51 +274,54 @@ class Waiting(ABC):
             self._alarms = [alarm for alarm in self._alarms if alarm[1] in self._armed]
             heapify(self._alarms)
 
-    # ── circuit breakers ──────────────────────────────────────────────────────────────────────────────────────────
+    # ── services that fail ────────────────────────────────────────────────────────────────────────────────────────
 
     def _is_held(self, job: Job) -> bool:
         """Have a job wait, where the service that it is for is down; forget it, where it has expired."""
         if not job.entries:
             self._remove(job)
             return True
-        breaker = self._breakers.get(self._target(job.entries[0]))
+        service = self._services.get(self._target(job.entries[0]))
         key = 0.0 if self._max_concurrent == 1 else job.earliest
-        if breaker is None or not breaker.holds((key, next(self._numbers), job)):
+        if service is None or not service.holds((key, next(self._numbers), job)):
             return False
         self._arm(job)
         return True
 
     def _succeed_at(self, target: str) -> None:
         """Note that a service answered."""
-        if (breaker := self._breakers.get(target)) is None:
+        if (service := self._services.get(target)) is None:
             return
-        opened = breaker.opened
-        if breaker.succeeded():
-            del self._breakers[target]
-            self._queue += breaker.close()
+        opened = service.breaker.opened
+        if service.succeeded():
+            del self._services[target]
+            self._queue += service.close()
             heapify(self._queue)
             self._pull()
-        if opened is not None and breaker.opened is None:
-            self._switched(target, breaker, None, self._loop.time() - opened)
+        if opened is not None and service.breaker.opened is None:
+            self._switched(target, service, None, self._loop.time() - opened)
 
     def _fail_at(self, target: str, job: Job, error: BaseException) -> None:
-        """Note that a call failed, so that it is made again."""
-        breaker = self._breakers.get(target)
-        if breaker is None:
-            if len(self._breakers) >= TARGETS:  # those that fail now and then make room
-                self._breakers = {name: each for name, each in self._breakers.items() if each.opened is not None}
-            if len(self._breakers) >= TARGETS:
+        """Note that a call failed."""
+        service = self._services.get(target)
+        if service is None:
+            if len(self._services) >= TARGETS:  # those that fail now and then make room
+                down = self.failing()
+                self._services = {name: each for name, each in self._services.items() if name in down}
+            if len(self._services) >= TARGETS:
                 return
-            breaker = Breaker(self._loop, self._enqueue, self._max_concurrent, self._since, self._answers)
-            self._breakers[target] = breaker
+            service = Service(self._loop, self._enqueue, self._max_concurrent, self._since, self._answers)
+            self._services[target] = service
+        took = self._loop.time() - job.began
+        is_silent = job.timed_out or took >= max(WITHIN, 2 * self._latency)  # a client may have a limit of its own
         if verdict(error) == "rate limited":
-            breaker.limited(min(job.asked or min(job.wait, PAUSE), self._max_age))
-        elif breaker.failed(error):
-            self._switched(target, breaker, error)
-        if breaker.opened is not None:
+            service.limited(min(job.asked or min(job.wait, PAUSE), self._max_age))
+        elif service.failed(error, took if is_silent else 0.0):
+            self._switched(target, service, error)
+        if service.breaker.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
-            if self._stopping and not breaker.successes:  # that was the last attempt of all
-                self._give_up_all([place[2] for place in breaker.close()])
+            if self._stopping and not service.breaker.successes:  # that was the last attempt of all
+                self._give_up_all([place[2] for place in service.close()])
 
     def _give_up_all(self, jobs: list[Job]) -> None:
         for job in jobs[:DUE]:

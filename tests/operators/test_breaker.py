@@ -186,6 +186,77 @@ async def test_the_same_for_a_sink(back: float, error: Callable[[], BaseExceptio
     assert back == DAY or sum(at < back + 2 + 1 for at in store.answers) >= 0.95 * 200
 
 
+@pytest.mark.parametrize(
+    ("timeout", "max_age", "max_concurrent", "own_limit"),
+    [
+        (10, 30, 100, False),
+        (10, 60, 10, False),
+        (10, 120, 1, False),
+        (10, 5, 100, False),
+        (None, 4, 10, False),
+        (3600, 10, 3, False),
+        (10, 60, 10, True),
+        (10, 60, 30, True),
+    ],
+)
+async def test_an_api_that_does_not_answer_is_down(
+    timeout: Any, max_age: float, max_concurrent: int, own_limit: bool
+) -> None:
+    loop, back = asyncio.get_running_loop(), 150.0
+    calls: list[float] = []
+
+    async def api(event: Any) -> Any:
+        calls.append(loop.time())
+        if calls[-1] < back:
+            await asyncio.sleep(5 if own_limit else DAY)
+            raise OSError("the client has a time limit of its own")
+        await asyncio.sleep(LATENCY)
+        return event
+
+    source: rx.Subject[Any] = rx.Subject()
+    options = {"timeout": timeout, "max_age": max_age, "max_concurrent": max_concurrent}
+    ran = Ran(source, enricher=api, **options)
+    await ran.orchestrator.start()
+    for second in range(170):
+        for n in range(20):
+            source.on_next({"id": (second, n)})
+        await asyncio.sleep(1)
+    account = (await ran.orchestrator.stop()).account
+    (opened, failing), (healed, _) = ran.signals
+    assert isinstance(failing.error, OSError if own_limit else TimeoutError)
+    # when three were not answered, one after another where no more are made at once
+    silence = min(timeout or DAY, max_age)
+    assert opened <= 1 + silence * (1 if max_concurrent >= 3 else 3) + 2
+    down = [at for at in calls if opened + 1e-3 < at < back]
+    assert most_in_a_second(down) <= 1
+    assert back <= healed <= back + silence + 2  # the probe under way is not answered
+    assert account.published >= 20 * (170 - back - silence - 3)
+
+
+@pytest.mark.parametrize("load", [1.2, 2, 10])
+async def test_while_more_comes_than_can_be_called_for_calls_are_for_what_has_the_time(load: float) -> None:
+    """Earliest deadline first alone calls for what expires in the call: 8 % of the capacity were left at ten times."""
+    calls = 0
+
+    async def api(event: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(1)
+        return event
+
+    source: rx.Subject[Any] = rx.Subject()
+    ran = Ran(source, enricher=api, timespan=0.1, max_age=10, max_concurrent=10)
+    await ran.orchestrator.start()
+    for second in range(60):
+        for n in range(int(load * 10)):
+            source.on_next({"id": (second, n)})
+        await asyncio.sleep(1)
+    assert ran.orchestrator.account.published >= 0.95 * 10 * 58
+    assert calls <= 600
+    assert ran.signals == []  # the service answers
+    await ran.orchestrator.stop(0)
+
+
 async def test_batches_that_are_rejected_one_by_one_open_nothing() -> None:
     calls: list[int] = []
 
