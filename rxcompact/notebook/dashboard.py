@@ -128,10 +128,9 @@ class Dashboard(anywidget.AnyWidget):
         self._notice = f"{action}…"
         try:
             await getattr(self._orchestrator, action)()
+            self._notice = ""
         except Exception as error:  # noqa: BLE001 - whatever it is, it is shown beside the button
             self._notice = f"{action} failed: {error_text(error)}"
-        else:
-            self._notice = ""
         finally:
             self._task = None
             self._schedule_update()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from IPython.core import getipython
+from IPython.display import display
+
 from rxcompact.clock import Seconds
 from rxcompact.clock import seconds as in_seconds
 from rxcompact.observers.statistics import ENDED
@@ -41,12 +44,7 @@ async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -
 
 def _notebook_display(first: Any) -> Any:
     """Show the first snapshot in a notebook's cell and return the handle of its display; None elsewhere."""
-    try:
-        from IPython.core.getipython import get_ipython  # noqa: PLC0415 - an extra
-        from IPython.display import display  # noqa: PLC0415
-    except ImportError:
-        return None
-    shell: Any = get_ipython()
+    shell: Any = getipython.get_ipython()
     show: Any = display
     # a terminal's would print it anew each time
     return show(first, display_id=True) if hasattr(shell, "kernel") else None

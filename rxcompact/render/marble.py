@@ -214,11 +214,10 @@ def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:
 def explanation(found: Explanation) -> str:
     """Return what happened to a key, a line each, in the order of time."""
     lines: list[tuple[float, str]] = []
-    for event in found.events:
-        window, count = event.window, event.count
-        last = "" if event.last_seen in (None, event.first_seen) else f", the last at {instant(event.last_seen)}"
-        first = "first event, of a number that was not counted" if count is None else f"first event of {count:,}{last}"
-        lines.append((window.opened if event.first_seen is None else event.first_seen, first))
+    for window, _, count, first, last in found.events:
+        text = "first event, of a number that was not counted" if count is None else f"first event of {count:,}"
+        text += "" if count is None or last in (None, first) else f", the last at {instant(last)}"
+        lines.append((window.opened if first is None else first, text))
         merged = f"window of {duration(window.closed - window.opened)} closed by {window.trigger}"
         lines.append((window.closed, f"{merged}: {'all' if count is None else f'{count:,}'} merged into one"))
     for retry in found.retries:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MOST = 1500  # distinct events that are drawn, the latest: each has up to four marks
 KEYS = 20  # of a retried batch, each with a mark
 WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
-CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 90}
+CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150}
 NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
 
 

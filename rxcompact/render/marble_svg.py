@@ -47,6 +47,7 @@ class _Picture:
         self._recording = recording
         self._upper, self._lower = axes(recording)
         self._known = symbols(recording)
+        self._changes = [mark for mark in recording.states if mark.state in STATES][-MOST_STATES:]
         self._parts: list[str] = []
         self._behind: list[str] = []
         self._hints: list[str] = []
@@ -184,15 +185,14 @@ class _Picture:
 
     def _states(self) -> float:
         """Label the changes of state, as far as labels fit; return where their lines begin."""
-        changes = [mark for mark in self._recording.states if mark.state in STATES][-MOST_STATES:]
         free = 0.0
-        for mark in changes:
-            text = STATES[mark.state]
-            left = min(_x(self._lower, mark.at) - len(text) * 3, RIGHT - len(text) * 6)
+        for mark in self._changes:
+            text, x = STATES[mark.state], _x(self._lower, mark.at)
+            left = min(x - len(text) * 3, RIGHT - len(text) * 6)
             if left > free:
                 self._text(text, left, self._y + 12, "small")
                 free = left + len(text) * 6 + 8
-        self._y += 18 if changes else 0
+        self._y += 18 if self._changes else 0
         return self._y
 
     def _axis(self, axis: Axis, name: str, top: float) -> None:
@@ -204,10 +204,9 @@ class _Picture:
             self._behind.append(element("line", x1=x, x2=x, y1=top, y2=y, kind="grid"))
             self._draw("line", x1=x, x2=x, y1=y, y2=y + 4, kind="tick")
             self._text(duration(seconds), x, y + 17, "quiet middle")
-        for mark in self._recording.states if axis == self._lower else ():
-            if mark.state in STATES:
-                x = _x(axis, mark.at)
-                self._behind.append(element("line", x1=x, x2=x, y1=top - 4, y2=self._y, kind="state"))
+        for mark in self._changes if axis == self._lower else ():
+            x = _x(axis, mark.at)
+            self._behind.append(element("line", x1=x, x2=x, y1=top - 4, y2=self._y, kind="state"))
         self._text(name, 16, y + 4, "name")
         self._y = y + 26
 
