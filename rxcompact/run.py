@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import attrgetter
 from typing import Any
 
 from loguru import logger
@@ -24,12 +23,10 @@ from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.operators.retry import without_frames
 from rxcompact.operators.stage import PooledStage
-from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, step
+from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, size_of, step
 from rxcompact.operators.windows import Windows
 from rxcompact.pipeline import EVENTS_SHARE, Pipeline
 from rxcompact.signals import Account, RetryScheduled, StageNow, StageSignal
-
-_size = attrgetter("size")
 
 
 class Run(Demand):
@@ -131,15 +128,18 @@ class Run(Demand):
 
     def _hand_over(self, window: Window, handle: Callable[[Sequence[Compacted]], None]) -> Iterator[int]:
         """Pass on a window in parts: the loop has its turn between the steps of a large one."""
-        yield len(window[:]) // FAST
+        yield len(window[:]) // FAST + 1
         if self._raw:
-            yield from decoded(window, survivors := list[Compacted](), self._on_dead_letter)
-            window = window.having(survivors)
+            events: list[Compacted] = []
+            yield from decoded(window, events, self._on_dead_letter)
+            window = window.having(tuple(events))
         self._report_unknown_fields()
         window = self._acks.add(window)
         self._notify_window(window)
-        yield len(window) // FAST
-        yield from in_parts(window, getattr(self._pipeline.calls[0], "batch", None) or 1, handle)
+        events = list(window)
+        del window  # its events are freed as they are published
+        yield len(events) // FAST
+        yield from in_parts(events, getattr(self._pipeline.calls[0], "batch", None) or 1, handle)
 
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -230,7 +230,7 @@ class Run(Demand):
     def _on_delivered(self, delivered: Delivered) -> None:
         self._counts["published"] += len(delivered.batch)
         if self._raw:
-            self._bytes -= sum(map(_size, delivered.batch))
+            self._bytes -= sum(map(size_of, delivered.batch))
         self._room.set()
         self._notify_delivered(delivered)
         self._acks.settle(delivered.batch)

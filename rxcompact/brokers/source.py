@@ -21,6 +21,7 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
+from rxcompact.operators.turns import BYTES
 from rxcompact.reader.items import LARGE, LETTER, ItemsPath
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
@@ -266,7 +267,7 @@ class BrokerSource(ABC):
         self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
         if len(chunk) <= min(self._demand.capacity(), 2 * SLICE):
             observer.on_next(chunk)
-            return len(chunk)
+            return max(len(chunk), sum(map(len, bodies)) // BYTES)
         self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
         return 0
 

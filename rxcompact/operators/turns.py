@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from itertools import accumulate
+from operator import attrgetter
 
 from rxcompact.clock import is_running
 from rxcompact.errors import DecodeError
 from rxcompact.events import Compacted, DeadLetter
 from rxcompact.fields import decode
 
-T = TypeVar("T")
+size_of = attrgetter("size")
 SLICE = 1000
 """Events that are worked on at once, some milliseconds; then the loop has its turn."""
 FAST, BYTES = 8, 256
@@ -34,13 +36,23 @@ def decoded(
         yield 1 + size // BYTES
 
 
-def in_parts(events: Sequence[T], multiple: int, handle: Callable[[Sequence[T]], object]) -> Iterator[int]:
-    """Have events handled in parts, in steps of `Turns`; all parts but the last are a multiple of a number long."""
-    size = multiple * max(1, SLICE // multiple)
-    for start in range(0, len(events), size):
-        part = events[start : start + size]
-        handle(part)
-        yield len(part)
+def in_parts(events: list[Compacted], multiple: int, handle: Callable[[list[Compacted]], object]) -> Iterator[int]:
+    """Have events handled in parts, in steps of `Turns`; all parts but the last are a multiple of a number long.
+
+    They are removed from the list, so that they are not freed all at once.
+    """
+    until: Sequence[int] = range(1, len(events) + 1)  # how much work they are, each with all before it
+    if max(map(size_of, events), default=0) > BYTES:  # what is published is encoded, and freed, at once
+        until = list(accumulate(1 + size_of(each) // BYTES for each in events))
+    start = before = 0
+    while events:
+        fitting = bisect(until, before + SLICE, start) - start
+        number = min(max(1, fitting // multiple) * multiple, len(events))
+        handle(events[:number])
+        del events[:number]
+        start += number
+        yield until[start - 1] - before
+        before = until[start - 1]
 
 
 def step(action: Callable[[], object]) -> Iterator[int]:
@@ -54,6 +66,7 @@ class Turns:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        self._left = SLICE  # in this turn; where it is less, the next one is requested
         self._work: deque[Iterator[int]] = deque()
         self._working = False
 
@@ -66,13 +79,20 @@ class Turns:
         if not self._working:
             self._turn()
 
+    def _next(self) -> None:
+        self._left = SLICE
+        if self._work:
+            self._turn()
+
     def _turn(self) -> None:
-        self._working, left = True, SLICE
+        self._working = True
+        if self._left == SLICE:
+            self._loop.call_soon(self._next)
         try:
-            while self._work:
+            while self._work and self._left > 0:
                 for events in self._work[0]:
-                    left -= events
-                    if left <= 0:
+                    self._left -= events
+                    if self._left <= 0:
                         return
                 self._work.popleft()
         except BaseException:
@@ -80,8 +100,6 @@ class Turns:
             raise
         finally:
             self._working = bool(self._work)
-            if self._work:
-                self._loop.call_soon(self._turn)
 
     async def wait(self) -> None:
         """Wait until all is done."""

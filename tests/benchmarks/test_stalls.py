@@ -36,7 +36,7 @@ from rxcompact import HttpEnricher, HttpSink, HttpSource, NdjsonSink, NdjsonSour
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.brokers.unacked import UnackedMessages
 from rxcompact.errors import TransientError
-from rxcompact.events import Batch, Compacted, DeadLetter
+from rxcompact.events import Compacted, DeadLetter
 from rxcompact.observers.metrics import exposition
 from rxcompact.testing import VirtualLoop
 
@@ -45,11 +45,7 @@ LIMIT = 0.05
 MARGIN = 2
 """What runs beside it on a shared machine takes the cache, and may double a turn."""
 LEFT = (
-    "message: 500 with long numbers",  # messages that are pushed in one turn are counted, not weighed
-    "time: one second each, 3,600 open windows",  # all of them close in one turn
     "wrapper: many wide arrays",  # an item of 65,000 values is made an object at once
-    "message: 500 of 500 KB of arrays",  # a batch with ten million lists is freed at once
-    "sink: 500 events of 100 KB",  # a batch is encoded at once
     "generated: body 15",  # the braces of an event of 2 MiB are counted without its texts, at once
 )
 """What is known to take longer; it is measured all the same."""
@@ -476,11 +472,13 @@ async def fill(_: Watch) -> None:
 
 
 @entry("sink: 500 events of 100 KB", asyncio.SelectorEventLoop)
-async def post_batch(_: Watch) -> None:
+async def post_batches(_: Watch) -> None:
+    source = Messages(*(b'{"id":%d,"x":"%s"}' % (n, b"y" * 100_000) for n in range(500)))
     sink = HttpSink("http://127.0.0.1:1/", gzip=True)
-    batch = Batch(Compacted(n, {"id": n, "text": TEXT[:50_000]}) for n in range(500))
-    await attempted(lambda: sink.publish(batch))
-    await sink.aclose()
+    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=1, max_age=4, sink=sink)
+    async with Orchestrator(pipeline, report=False, deadline=0) as orchestrator:
+        await asyncio.sleep(3)
+        assert orchestrator.account.distinct == 500
 
 
 @entry("display: an event of 2 MiB")

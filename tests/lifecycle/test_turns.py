@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import sub
 from typing import Any
 
@@ -12,7 +12,8 @@ from orchestrators import ManualSource, events, orchestrated
 
 from rxcompact import Orchestrator
 from rxcompact.errors import TransientError
-from rxcompact.operators.turns import SLICE
+from rxcompact.events import Compacted
+from rxcompact.operators.turns import BYTES, SLICE, Turns, in_parts, step
 from rxcompact.operators.waiting import DUE
 
 MANY = 5000
@@ -172,7 +173,6 @@ async def test_a_stop_at_once_while_a_window_is_handed_over_loses_nothing() -> N
 
 
 def test_turns_go_on_after_what_raises() -> None:
-    from rxcompact.operators.turns import Turns, step
 
     found: list[str] = []
 
@@ -188,3 +188,25 @@ def test_turns_go_on_after_what_raises() -> None:
 
     asyncio.run(main())
     assert found == ["next"]
+
+
+async def test_many_windows_that_close_in_one_turn_are_handed_over_in_slices() -> None:
+    turns, done = Turns(asyncio.get_running_loop()), list[int]()
+
+    def window(number: int) -> Iterator[int]:
+        done.append(number)
+        yield 1
+
+    for number in range(2 * SLICE):
+        turns.add(window(number))
+    assert done == list(range(SLICE))
+    await turns.wait()
+    assert done == list(range(2 * SLICE))
+
+
+def test_large_events_are_handed_over_a_few_at_a_time_and_held_no_longer() -> None:
+    large = SLICE // 3 * BYTES
+    some, parts = [Compacted(n, None, size=large) for n in range(7)], list[list[int]]()
+    left = [len(some) for _ in in_parts(some, 1, lambda part: parts.append([each.key for each in part]))]
+    assert parts == [[0, 1], [2, 3], [4, 5], [6]]
+    assert left == [5, 3, 1, 0]
