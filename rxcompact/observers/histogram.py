@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
@@ -36,8 +37,8 @@ class Histogram:
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.bounds = array("d", bounds)  # arrays are copied at once, number by number a snapshot would take longer
+        self.counts = array("q", [0]) * (len(bounds) + 1)
         self.total = self.most = 0.0
         self.exemplars: dict[int, tuple[str, float]] = {}
 

@@ -262,7 +262,8 @@ class Statistics:
         return taken.result(PATIENCE)
 
     def _snapshot(self) -> Snapshot:
-        run, pipeline, stages, now = self._run, self._run.pipeline, self._run.stages, deepcopy(self._counts)
+        run, pipeline, stages, letters = self._run, self._run.pipeline, self._run.stages, self._counts.letters
+        now = deepcopy(self._counts, {id(letters): letters})  # but for what does not change
         self._sample()
         now.state, now.uptime, now.restarts, now.account = run.state, run.uptime, run.restarts, run.account
         now.max_age, now.max_in_flight = pipeline.max_age, pipeline.max_in_flight
