@@ -135,8 +135,10 @@ def run(
             random.setstate(state)
 
     try:
-        asyncio.get_running_loop()
+        nested = asyncio.get_running_loop()
     except RuntimeError:
+        nested = None
+    if nested is None:  # not in the clause above, which would be in each traceback
         return runner()
     with ThreadPoolExecutor(1, "rxcompact virtual time") as thread:
         running = thread.submit(copy_context().run, runner)

@@ -41,6 +41,8 @@ class Feed:
         self.messages: list[list[int]] = []
         self.settled: Counter[int] = Counter()
         self.number = 0
+        self.state = "idle"  # of the pipeline
+        self.raised: set[str] = set()  # the states of this run in which an iterator raised
 
     def event(self, key: Any = None) -> dict[str, Any]:
         self.number += 1
@@ -157,7 +159,7 @@ class Pulled:
         self.feed = feed
         self.waiting: list[dict[str, Any]] = []
         self.error = self.ended = False
-        self.raised = -1.0  # when it last did
+        self.changed = asyncio.Event()
         self.source = IterableSource(_Again(self.sync) if sync else self)
 
     def __aiter__(self) -> AsyncIterator[Any]:
@@ -165,7 +167,8 @@ class Pulled:
 
     async def __anext__(self) -> Any:
         while not self.waiting:
-            await asyncio.sleep(0.05)
+            await self.changed.wait()
+            self.changed.clear()
             if self.error or self.ended:
                 error, self.error, self.ended = self.error, False, False
                 raise self.death() if error else StopAsyncIteration
@@ -180,17 +183,20 @@ class Pulled:
         return self.feed.give([self.waiting.pop(0)])[0]
 
     def death(self) -> OSError:
-        self.raised = asyncio.get_running_loop().time()
+        self.feed.raised.add(self.feed.state)
         return OSError("died")
 
     def push(self, events: list[dict[str, Any]]) -> None:
         self.waiting += events
+        self.changed.set()
 
     def die(self) -> None:
         self.error = True
+        self.changed.set()
 
     def complete(self) -> None:
         self.ended = True
+        self.changed.set()
 
 
 class _Again(Iterator[Any]):

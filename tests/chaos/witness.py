@@ -35,12 +35,15 @@ class Witness:
 
     Args:
         merges: Whether a kept event carries the numbers of all that it stands for.
+        every: Turns of the loop between two checks of the account.
     """
 
-    def __init__(self, pipeline: Orchestrator, feed: Feed, api: Api, store: Store, *, merges: bool, most: int) -> None:
+    def __init__(
+        self, pipeline: Orchestrator, feed: Feed, api: Api, store: Store, *, merges: bool, most: int, every: int
+    ) -> None:
         self.orchestrator = pipeline
         self.feed, self.api, self.store = feed, api, store
-        self.merges, self.most = merges, most
+        self.merges, self.most, self.every = merges, most, every
         self.loop: Any = asyncio.get_running_loop()
         self.state = "idle"
         self.runs: Counter[str] = Counter()
@@ -51,7 +54,6 @@ class Witness:
         self.places: Counter[int] = Counter()
         self.published: Counter[Ident] = Counter()
         self.counts = self.turns = 0
-        self.started = 0.0
         self.broken: BaseException | None = None
         for observable, see in (
             (pipeline.windows, self.on_window),
@@ -129,13 +131,15 @@ class Witness:
         if state == "running" and self.state != "restarting":
             self.outcomes, self.before = Counter(), Account()
             self.api.run += 1
-            self.started = self.loop.time()
-        self.state = state
+            self.feed.raised.clear()
+        self.state = self.feed.state = state
         if state in ("stopped", "failed"):
             self.runs.update(self.orchestrator.account._asdict())
 
     def on_turn(self) -> None:
         self.turns += 1
+        if self.turns % self.every:
+            return
         now, holders = self.orchestrator.account, held(self.orchestrator)
         assert now.received == now.duplicates + now.distinct + now.rejected
         assert now.distinct == sum(getattr(now, end) for end in ENDS) + now.in_flight
@@ -146,7 +150,7 @@ class Witness:
         assert all(getattr(now, end) == self.outcomes[end] for end in ("rejected", *ENDS)), (now, self.outcomes)
         assert self.api.under_way[self.api.run] <= self.most, "more calls at once than max_concurrent"
         self.before = now
-        if self.turns % 500 == 0:
+        if self.turns % 500 < self.every:
             oldest = min((alike[0][0] for alike in self.open.values()), default=self.loop.time())
             assert self.loop.time() - oldest < self.orchestrator.pipeline.max_age + DELIVERY + STUBBORN, "forgotten"
 
