@@ -30,9 +30,9 @@ from typing import Any
 from aiohttp import ClientSession, ClientTimeout, web
 from tenacity import retry, stop_after_delay, wait_fixed
 
-# pyright: reportMissingTypeStubs=false
-
 from rxcompact.testing.proxy import Proxy, free_port
+
+# pyright: reportMissingTypeStubs=false
 
 BATCH, RATE, DEADLINE, QUIET, PATIENCE = 20, 100, 3, 40, 120
 """Events sent at once, and a second; seconds of a drain, without any change at the end, and until the rig gives up."""
