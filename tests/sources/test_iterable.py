@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -40,6 +42,35 @@ def test_chunks_in_a_loop_that_goes_on_between_them() -> None:
         assert turns >= 100
 
     asyncio.run(run())
+
+
+async def test_what_is_left_is_closed_with_the_subscription_and_not_when_it_is_collected() -> None:
+    async def endless() -> AsyncIterator[int]:
+        while True:
+            await asyncio.sleep(1)
+            yield 1
+
+    class NoCapacity:
+        def capacity(self) -> int:
+            return 1
+
+        async def wait(self) -> int:
+            if asyncio.get_running_loop().time() > 0.5:
+                await asyncio.sleep(1000)
+            return 1
+
+    collected: list[Any] = []
+    hooks = sys.get_asyncgen_hooks()
+    sys.set_asyncgen_hooks(hooks.firstiter, collected.append)
+    source = IterableSource(endless())
+    subscription = source.stream(NoCapacity()).subscribe()
+    await asyncio.sleep(5.5)
+    subscription.dispose()
+    await source.aclose()
+    await asyncio.sleep(0)
+    gc.collect()
+    sys.set_asyncgen_hooks(*hooks)
+    assert collected == []
 
 
 def test_an_endless_iterable_is_pulled_no_further_than_wanted() -> None:
