@@ -56,14 +56,10 @@ def _ages(now: Snapshot) -> Mapping[Labels, Any]:
 
 
 def _held(now: Snapshot) -> Mapping[Labels, int]:
-    found: dict[Labels, int] = {}
-    for name, stage in now.stages.items():
-        if stage.slots is not None:
-            calling = stage.slots.calling
-            found |= {(name, "waiting"): stage.held - calling, (name, "calling"): calling}
-        elif name != "source":
-            found[name, "open" if name == "compact" else "waiting"] = stage.held
-    return found
+    calling: dict[Labels, int] = {(name, "calling"): slots.calling for name, slots in now.slots.items()}
+    others = {name: stage.held - calling.get((name, "calling"), 0) for name, stage in now.stages.items()}
+    others.pop("source", None)
+    return calling | {(name, "open" if name == "compact" else "waiting"): held for name, held in others.items()}
 
 
 def _in_flight(now: Snapshot) -> Mapping[Labels, float]:
@@ -77,14 +73,12 @@ def _circuits(now: Snapshot) -> Mapping[Labels, int]:
 
 
 def _slots(now: Snapshot) -> Mapping[Labels, int]:
-    slots = {name: stage.slots for name, stage in now.stages.items() if stage.slots is not None}
-    busy: dict[Labels, int] = {(name, "busy"): each.busy for name, each in slots.items()}
-    return busy | {(name, "free"): each.limit - each.busy for name, each in slots.items()}
+    busy: dict[Labels, int] = {(name, "busy"): slots.busy for name, slots in now.slots.items()}
+    return busy | {(name, "free"): slots.limit - slots.busy for name, slots in now.slots.items()}
 
 
 def _lookups(now: Snapshot) -> Mapping[Labels, int]:
-    slots = {name: stage.slots for name, stage in now.stages.items() if stage.slots is not None}
-    return {(name, result): count for name, each in slots.items() for result, count in each.lookups.items()}
+    return {(name, result): count for name, slots in now.slots.items() for result, count in slots.lookups.items()}
 
 
 def _failures(now: Snapshot) -> Mapping[Labels, int]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import perf_counter, time
 from types import MethodType
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from msgspec.structs import force_setattr
 from reactivex import Observable
@@ -18,7 +18,7 @@ from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.clock import count, is_running
 from rxcompact.errors import contained, isolated
-from rxcompact.events import Compacted, DeadLetter, Delivered, Outcome, Window
+from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.observers.metrics import exposition
 from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import OncePerMinute
@@ -192,24 +192,6 @@ class _Awaited:
             await asyncio.wait({self._task})
 
 
-@runtime_checkable
-class Tracer(Protocol):
-    """Makes spans of windows and calls."""
-
-    def extract(self, headers: Mapping[str, str], /) -> Any:
-        """Return the span context that the headers of a message carry, if it is sampled."""
-
-    def trace_window(self, window: Window, /) -> None:
-        """Make the span of a window that closed."""
-
-    def start_call(self, stage: str, attempt: int, events: Iterable[Compacted], /) -> Any:
-        """Return the span of a call that begins, which is the current one of its task."""
-
-    def end_call(self, span: Any, target: str, error: BaseException | None, /) -> str:
-        """End it; return the id of its trace, if it is sampled."""
-        ...
-
-
 class Observables:
     """Observables of what happens in a run, and its statistics.
 
@@ -231,7 +213,7 @@ class Observables:
 
     def __init__(self, statistics: Statistics, name: str) -> None:
         self.statistics, self.name = statistics, name
-        self.tracer: Tracer | None = None
+        self.tracer: Any = None
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
         self._wall: Callable[[], float] = time
@@ -267,7 +249,7 @@ class Observables:
         on_attach = getattr(observer, "on_attach", None)
         if isinstance(observer, ObserverBase) or (callable(observer) and not (methods or on_attach)):
             methods, on_attach = {"on_signal": observer}, None
-        elif not (methods or on_attach or isinstance(observer, Tracer)):
+        elif not (methods or on_attach):
             names = ", ".join(METHODS)
             raise TypeError(f"an observer is a function, an Observer, or has one of {names}: got {observer!r}")
         for attached, subscription in self._attached:
@@ -277,8 +259,7 @@ class Observables:
         if on_attach is not None:
             on_attach(self)
         subscriptions: list[DisposableBase] = []
-        if isinstance(observer, Tracer):
-            self.tracer = observer
+        if self.tracer is observer:  # as `on_attach` had it
             subscriptions.append(Disposable(partial(setattr, self, "tracer", None)))
         for name, call in methods.items():
             function: Any = call

@@ -13,11 +13,13 @@ from math import floor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from msgspec.structs import asdict
+
 from rxcompact.clock import LoopScheduler, count
 from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, Outcome, Published, Window
 from rxcompact.format import error_name
-from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
+from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State, WindowClosed
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -31,22 +33,10 @@ KEYS = 100  # of a retried batch that are kept
 STEPS = 8  # instants at which an amount that was spread over time is counted
 
 
-class WindowMark(NamedTuple):
-    """A window closed."""
-
-    at: float
-    """When it was recorded, POSIX seconds; this may be long after ``closed``, which may be event time."""
-    opened: float
-    closed: float
-    trigger: str
-    received: int
-    distinct: int
-
-
 class EventMark(NamedTuple):
     """A distinct event of a window, and how often it was received."""
 
-    window: WindowMark
+    window: WindowClosed
     key: Hashable
     # the field's word, though tuples have a method of that name
     count: int | None  # type: ignore[assignment]  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -116,7 +106,8 @@ class Recording:
     """When the first and the last of all marks were made, POSIX seconds."""
     opened: Span = (0.0, 0.0)
     """When the first window opened, and the last one closed."""
-    windows: Sequence[WindowMark] = ()
+    windows: Sequence[WindowClosed] = ()
+    """Each ``at`` the time when it was recorded; this may be long after ``closed``, which may be event time."""
     events: Sequence[EventMark] = ()
     retries: Sequence[RetryMark] = ()
     outcomes: Sequence[OutcomeMark] = ()
@@ -198,8 +189,9 @@ class Recording:
         rows: list[dict[str, Any]] = []
         for kind in ("event", "window", "retry", "outcome", "state"):
             for mark in getattr(self, "retries" if kind == "retry" else f"{kind}s"):
-                row = mark._asdict()
+                row = asdict(mark) if isinstance(mark, WindowClosed) else mark._asdict()
                 window = row.pop("window", mark)
+                row.pop("pipeline", None)
                 rows.append({"kind": kind, "at": window.at} | row)
         columns = dict.fromkeys(["kind", "at", *(column for row in rows for column in row)])
         table = pd.DataFrame(rows, columns=list(columns)).sort_values("at", kind="stable", ignore_index=True)
@@ -312,7 +304,7 @@ class Recorder:
 
     def _add(self, window: Window, at: float) -> None:
         opened, closed, distinct = window.opened, window.closed, len(window)
-        mark = WindowMark(at, opened, closed, window.trigger, window.received, distinct)
+        mark = WindowClosed(opened, closed, window.trigger, window.received, distinct, at=at)
         self._opened = _union(self._opened, opened, closed)
         self._marks["windows"].append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)

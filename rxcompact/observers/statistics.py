@@ -19,7 +19,17 @@ from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, TIMES, Histogram, age_bounds
 from rxcompact.operators.retry import reason
-from rxcompact.signals import Account, ObserverFailed, RetryScheduled, Signal, SourceFailed, StageNow, State, Tick
+from rxcompact.signals import (
+    Account,
+    ObserverFailed,
+    RetryScheduled,
+    Signal,
+    Slots,
+    SourceFailed,
+    StageNow,
+    State,
+    Tick,
+)
 
 ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 REASONS = 50  # causes that are counted one by one; those after them are "other"
@@ -121,6 +131,11 @@ class Snapshot:
     def oldest(self) -> float | None:
         """Seconds since the birth of the oldest event that is held."""
         return max((stage.oldest for stage in self.stages.values() if stage.oldest is not None), default=None)
+
+    @property
+    def slots(self) -> Mapping[str, Slots]:
+        """What the stages that make calls have to do."""
+        return {name: stage.slots for name, stage in self.stages.items() if stage.slots is not None}
 
     @property
     def waiting(self) -> int:

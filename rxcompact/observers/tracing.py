@@ -49,7 +49,7 @@ class TracingObserver:
 
     def on_attach(self, run: Any) -> None:
         """Trace what this run does from now on."""
-        self._name = run.name
+        self._name, run.tracer = run.name, self
 
     def extract(self, headers: Mapping[str, str]) -> SpanContext | None:
         """Return the span context that the headers of a message carry, if it is sampled."""

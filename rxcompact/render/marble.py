@@ -14,7 +14,8 @@ from rxcompact.format import OUTCOMES, duration, instant, short
 from rxcompact.render.svg import COLOURS
 
 if TYPE_CHECKING:
-    from rxcompact.observers.recorder import Explanation, Recording, WindowMark
+    from rxcompact.observers.recorder import Explanation, Recording
+    from rxcompact.signals import WindowClosed
 
 COLUMNS = 88
 GROUP = 4  # elements of a group that are listed; of a larger group the number is
@@ -203,7 +204,7 @@ def _letters(recording: Recording, lane: str) -> Iterable[Element]:
 
 
 def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:
-    names, known = defaultdict["WindowMark", str](str), symbols(recording)
+    names, known = defaultdict["WindowClosed", str](str), symbols(recording)
     for event in recording.events:
         names[event.window] += known.get(event.key, OTHER)[0]
     for window in recording.windows:
