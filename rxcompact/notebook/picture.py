@@ -84,7 +84,8 @@ def _spec(
             "encoding": place | {"text": {"value": "★"}},
         },
     ]
-    lost = _scaled("lost", domain=[0, max([1, *(value["lost"] for value in values)])]) | {"title": "events that expire"}
+    # of fewer than five some versions label fractions, as whole numbers
+    lost = _scaled("lost", domain=[0, max([5, *(value["lost"] for value in values)])]) | {"title": "events that expire"}
     lost["axis"] = {"tickMinStep": 1, "format": ",d"}
     window = {"field": "timespan", "type": "ordinal", "sort": words["window"], "title": "window"}
     losses = {"mark": {"type": "bar"}, "encoding": {"x": window, "xOffset": {"field": "key"}, "y": lost} | touch}

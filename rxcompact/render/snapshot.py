@@ -151,7 +151,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
     for each in now.letters:
         keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
     stages = [(name, stage) for name, stage in now.stages.items() if name not in ("source", "decode")]
-    limit, bins = _limit(now), _age_bins(now)
+    limit, bins, problems = _limit(now), _age_bins(now), [f"{name} is down" for name in _down(now)] + _errors(now)
     return {
         "title": snapshot_title(now),
         "tiles": _tiles(now),
@@ -167,7 +167,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
             [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
             for cause, count in now.dead_letters.most_common(CAUSES)
         ],
-        "errors": short(" · ".join([*(f"{name} is down" for name in _down(now)), *_errors(now)]), 140),
+        "errors": short(" · ".join(problems), 140) if problems else "",
     }
 
 

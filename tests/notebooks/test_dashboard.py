@@ -113,8 +113,9 @@ def test_a_stage_has_its_last_error_and_the_state_of_its_breaker() -> None:
     assert view["errors"] == "enrich http://cmdb:9000 is down · enrich: TransientError"
 
 
-def test_ages_are_labelled_with_round_durations() -> None:
+def test_ages_are_labelled_with_round_durations_and_no_error_is_no_text() -> None:
     view = snapshot_numbers(Snapshot(max_age=60.0))
+    assert view["errors"] == ""
     # a bar ends at √2 times the age at which the one before ends, the last of 24 at a minute
     assert [label for label, _ in view["age_ticks"]] == ["100 ms", "1 s", "10 s"]
     for label, place in view["age_ticks"]:
