@@ -223,8 +223,9 @@ def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
     def arm() -> None:
         if timer.is_disposed:
             return
+        windows.armed = windows.due()
         # no longer than a thread's timer can be; a tick that comes early does nothing
-        delay = min(max(0.0, windows.due() - windows.clock.monotonic()), DAY)
+        delay = min(max(0.0, windows.armed - windows.clock.monotonic()), DAY)
         # in its place before it can fire: on another thread its own successor may be armed first
         timer.disposable = armed = SingleAssignmentDisposable()
         armed.disposable = scheduler.schedule_relative(delay, tick)
@@ -235,5 +236,6 @@ def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
         finally:
             arm()  # whatever an observer raised: the next window must close too
 
+    windows.arm = arm
     arm()
     return timer

@@ -129,6 +129,11 @@ class SessionWindows(PerKey, EventTimeWindows):
             self._put(0, keys, events, times)
             self._advance(max(self._latest, *times))
             self._close_until(self._watermark(self._latest))
+            if self._first_end() < self.armed - TICK:  # of a session that begins before those of now
+                self.pending.append(self.arm)
+
+    def _first_end(self) -> float:
+        return self._closed_at(self._keyed.due()) if self._lateness < INFINITY else INFINITY
 
     def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
         parts: defaultdict[int, list[Row]] = defaultdict(list)
@@ -146,7 +151,7 @@ class SessionWindows(PerKey, EventTimeWindows):
         return Bounds(min(times), max(times), trigger)
 
     def due(self) -> float:
-        return min(super().due(), self._closed_at(self._keyed.due())) if self._lateness < INFINITY else INFINITY
+        return min(super().due(), self._first_end()) if self._lateness < INFINITY else INFINITY
 
     def close_due(self) -> None:
         self._follow_wall_clock()

@@ -51,6 +51,10 @@ class Windows(SerializedEmitter, ABC):
         self._quiet = 0  # keys whose only event has left
         self._led: dict[int, KeyedBucket] = {}  # the buckets that have first events to be emitted
         self.size = 0  # bytes of the events in the open buckets
+        self.arm: Callable[[], object] = lambda: None
+        """Sets the timer."""
+        self.armed = INFINITY
+        """When it is due."""
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}

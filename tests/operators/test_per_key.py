@@ -367,6 +367,18 @@ async def test_sessions_of_a_source_that_falls_idle_are_closed_by_the_clock() ->
     assert [(w.opened, w.closed, w.trigger) for w in windows] == [(START, START + 5, "gap")]
 
 
+@pytest.mark.parametrize("gap", [None, 4])
+def test_the_clock_closes_a_session_that_begins_before_others_when_it_ends(gap: float | None) -> None:
+    bench = Bench(10, gap=gap, time_mapper="ts", lateness=0 if gap is None else 7)
+    bench.at(1, {"id": "a", "ts": 24, "n": 0}, {"id": "b", "ts": 15, "n": 1})
+    bench.scheduler.advance_to(50)
+    assert [(key, opened, closed) for key, _, opened, closed, _ in shown(bench.windows)] == [
+        ("b", 15, 25 if gap is None else 19),
+        ("a", 24, 34 if gap is None else 28),
+    ]
+    assert bench.emitted == ([2, 11] if gap is None else [3, 12])
+
+
 def test_many_sessions_of_one_key_take_linear_time() -> None:
     calls = 0
 
