@@ -17,7 +17,6 @@ from math import inf
 from operator import index
 from typing import Any, TypeAlias, TypeVar
 
-from loguru import logger
 from reactivex.abc import DisposableBase, ScheduledAction, SchedulerBase
 from reactivex.disposable import Disposable, SingleAssignmentDisposable
 from reactivex.scheduler import (
@@ -105,6 +104,8 @@ class WallClock:
             return 0.0
         self.past.append((self._since, now, self.offset))
         self._since, self.offset = now, offset
+        from loguru import logger  # noqa: PLC0415 - takes long to import
+
         logger.warning("the wall clock was set {} by {:.0f} s", "forward" if step > 0 else "back", abs(step))
         return step
 

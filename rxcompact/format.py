@@ -11,7 +11,7 @@ from reprlib import Repr
 from typing import Any
 
 # what XML 1.0 does not allow, not even escaped
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_XML = "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"  # compiled when it is used: it takes long
 _URL = re.compile(r"\w+://[^\s'\"]+")
 _SHORT = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _LONG = ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "min"), (60, "min", 1, "s"))
@@ -25,7 +25,7 @@ OUTCOMES = ("published", "expired", "failed", "dropped", "abandoned")
 
 def escape(text: str) -> str:
     """Return text for XML and HTML, in elements and attributes."""
-    return escape_html(_NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text))
+    return escape_html(re.sub(_NOT_XML, "\N{REPLACEMENT CHARACTER}", text))
 
 
 def short(value: Any, length: int = 80) -> str:

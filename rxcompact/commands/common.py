@@ -9,7 +9,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from configparser import ConfigParser
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from functools import partial
@@ -17,8 +16,6 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from zoneinfo import ZoneInfo
-
-from loguru import logger
 
 from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
@@ -34,7 +31,7 @@ Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an o
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
 WINDOWS = ("timespan", "per_key", "gap", "leading")
-SWITCH = ConfigParser.BOOLEAN_STATES
+SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -216,6 +213,8 @@ def write_error(text: str) -> None:
 
 def configure_log(options: argparse.Namespace) -> None:
     """Have the log from a level on, and all that the command notes, go to standard error, as text or JSON lines."""
+    from loguru import logger  # noqa: PLC0415 - takes long to import
+
     least = logger.level("DEBUG" if options.verbose else options.log_level).no
 
     def write(message: Any) -> None:
@@ -234,6 +233,8 @@ def configure_log(options: argparse.Namespace) -> None:
 
 def note(text: str, level: str = "INFO", **extra: Any) -> None:
     """Report something of the command itself, whatever the level of the log."""
+    from loguru import logger  # noqa: PLC0415 - as above
+
     logger.bind(note=True, **extra).log(level, "{}", text)
 
 

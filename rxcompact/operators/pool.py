@@ -6,15 +6,16 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextvars import copy_context
-from typing import Any
-
-from tenacity import Retrying
+from typing import TYPE_CHECKING, Any
 
 from rxcompact.clock import INFINITY, TICK
 from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.retry import alike, without_our_frames
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 
 class Pool(Waiting):

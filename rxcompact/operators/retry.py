@@ -8,22 +8,21 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
-
-import tenacity
-from loguru import logger
-from tenacity import RetryCallState, Retrying
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rxcompact.clock import INFINITY, Seconds, seconds
 from rxcompact.errors import ArgumentError, ExpiredError, RxCompactError
 from rxcompact.format import error_text, short
 from rxcompact.operators.verdict import VERDICTS, http_status, is_transient, retry_after, verdict
 
-Wait: TypeAlias = Seconds | Callable[[RetryCallState], Any]
+if TYPE_CHECKING:  # which takes long, and few commands retry anything
+    from tenacity import RetryCallState, Retrying
+
+Wait: TypeAlias = "Seconds | Callable[[RetryCallState], Any]"
 """Seconds, a tenacity wait, or a function or coroutine function like one."""
-Predicate: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[RetryCallState], Any]
+Predicate: TypeAlias = "type[BaseException] | tuple[type[BaseException], ...] | Callable[[RetryCallState], Any]"
 """Exceptions, a tenacity retry condition, or a function or coroutine function like one."""
-Callback: TypeAlias = Callable[[RetryCallState], Any]
+Callback: TypeAlias = "Callable[[RetryCallState], Any]"
 """A tenacity ``before_sleep`` callback, or a function or coroutine function like one."""
 
 SHORTEST = 0.001
@@ -51,6 +50,8 @@ class OncePerMinute:
             return
         self._logged[cause] = now, 0
         before = f" ({since} more in the minutes before)" if since else ""
+        from loguru import logger  # noqa: PLC0415 - takes long to import
+
         logger.log(self._level, self._line + "{before}", *cause, text=text, before=before)
 
 
@@ -130,9 +131,18 @@ def without_frames(error: BaseException) -> BaseException:
 # ── the policy ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-full_jitter = tenacity.wait_random_exponential(multiplier=0.5, max=30)
-"""Up to 0.5 s, 1 s, 2 s, … 30 s. Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/"""
-transient = tenacity.retry_if_exception(is_transient)
+def full_jitter(state: RetryCallState) -> float:
+    """Return up to 0.5 s, 1 s, 2 s, … 30 s.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+    return random.uniform(0, min(30, 0.5 * 2 ** min(state.attempt_number - 1, 6)))  # noqa: S311
+
+
+def transient(state: RetryCallState) -> bool:
+    """Return whether a retry may mend what failed."""
+    error = None if state.outcome is None else state.outcome.exception()
+    return error is not None and is_transient(error)
 
 
 def retry_policy(
@@ -143,6 +153,8 @@ def retry_policy(
     Raises:
         ArgumentError: for an argument that cannot be one.
     """
+    import tenacity  # noqa: PLC0415 - as above
+
     if not callable(wait):
         wait = tenacity.wait_fixed(seconds("wait", wait, zero=True, infinite=True))
     types = retry if isinstance(retry, tuple) else (retry,)
@@ -156,7 +168,7 @@ def retry_policy(
         if not callable(value) or isinstance(value, type):  # a class of tenacity's that was not called
             raise ArgumentError(argument, value, expected)
     policy: Any = {"wait": wait, "retry": retry, "before_sleep": before_sleep}
-    return Retrying(**policy)
+    return tenacity.Retrying(**policy)
 
 
 def is_async(policy: Retrying) -> bool:
@@ -202,6 +214,8 @@ class Attempts:
         self.error = error
         state = self._state
         if state is None:
+            from tenacity import RetryCallState  # noqa: PLC0415 - as above
+
             state = self._state = RetryCallState(self._policy, None, (), {})
         state.attempt_number = self.failures + 1
         state.set_exception((type(error), error, error.__traceback__))
@@ -234,7 +248,9 @@ class Attempts:
         """Call the policy's callback before a wait."""
         state = self._state
         if state is not None:
-            state.next_action = tenacity.RetryAction(wait)
+            from tenacity import RetryAction  # noqa: PLC0415 - as above
+
+            state.next_action = RetryAction(wait)
             state.upcoming_sleep = wait
             if self._policy.before_sleep is not None:
                 await _value(self._policy.before_sleep, state)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import calls
+import command
 import compaction
 import lookups
 import memory
@@ -48,6 +49,7 @@ class Lot:
             "sizes": self.sizes,
             "memory": self.memory,
             "stall": self.stall,
+            "command": lambda: self.measure(*command.commands(200_000 if short else 1_000_000)),
         }
 
     def run(self, names: list[str]) -> None:

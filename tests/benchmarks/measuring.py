@@ -94,6 +94,8 @@ class Spent:
     cpu: float
     wall: float
     result: Any = None
+    memory: float = 0.0
+    """KiB at most, of a process of its own."""
 
 
 def clocked(run: Callable[[], Any]) -> Spent:
