@@ -49,7 +49,7 @@ class Lot:
             "sizes": self.sizes,
             "memory": self.memory,
             "stall": self.stall,
-            "command": lambda: self.measure(*command.commands(200_000 if short else 1_000_000)),
+            "command": lambda: self.measure(*command.commands(*((100_000, (1000,)) if short else (events,)))),
         }
 
     def run(self, names: list[str]) -> None:
