@@ -12,7 +12,8 @@ from msgspec import UNSET
 from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, members_decoder, why_malformed
 from rxcompact.reader.position import SHOWN, Malformed, Position, locate
-from rxcompact.reader.scan import EVENTS, SLICE, elements_of, split_array
+from rxcompact.reader.scan import EVENTS, elements_of, split_array
+from rxcompact.reader.text import PIECE
 
 LONG = 1 << 20
 FEW = 512
@@ -167,7 +168,7 @@ class Batch:
         for number, value in enumerate(values, 1):
             at, line = locate(text, value, at, line)
             size += len(value)
-            if not number % FEW or size > SLICE // 2 or len(self._chunk) >= EVENTS:
+            if not number % FEW or size > PIECE // 2 or len(self._chunk) >= EVENTS:
                 size = 0
                 yield from self.flush() if self._chunk else iter([[]])
             if top and self._dead_letters and value.startswith(LETTER):

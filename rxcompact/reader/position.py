@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Self, TypeAlias
+from typing import NamedTuple, Self
 
 SHOWN = 200
 """Bytes kept of a piece that is too long."""
@@ -29,10 +29,6 @@ class Malformed(bytes):
         return self.content, self.reason
 
 
-Part: TypeAlias = tuple[int, bytes, Sequence[bytes]]
-"""First line, text and events of a part of the input."""
-
-
 class Place(NamedTuple):
     """The number of an event in its input, and of its first line, from 1."""
 
@@ -50,9 +46,12 @@ def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
 
 
 class Position:
-    """Where the events of a chunk stand, in a file at ``path``; they are counted only when one is asked for."""
+    """Where the events of a chunk stand, in a file at ``path``; they are counted only when one is asked for.
 
-    def __init__(self, path: str, before: int = 0, parts: Iterable[Part] = ()) -> None:
+    Each part of the chunk has its first line, text and events.
+    """
+
+    def __init__(self, path: str, before: int = 0, parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = ()) -> None:
         self.path = path
         self._before = before
         self._parts = parts

@@ -9,8 +9,8 @@ from rxcompact.errors import DecodeError
 from rxcompact.reader import scan
 from rxcompact.reader.items import Batch, ItemsPath
 from rxcompact.reader.position import Malformed, Position
-from rxcompact.reader.scan import EVENTS, SLICE, MalformedError
-from rxcompact.reader.text import MIB, TextDecoder
+from rxcompact.reader.scan import EVENTS, MalformedError
+from rxcompact.reader.text import MIB, PIECE, TextDecoder
 
 NEWLINE = ord("\n")
 TAIL = 16
@@ -71,7 +71,7 @@ class Reader:
         self._lasts: dict[tuple[bytes, int], int] = {}  # where a mark stands last in a text, by its length
         self._text: list[bytes] = []
         self._size = 0
-        self._longest = min(SLICE, max_line)  # of a line that is read only when its end has come
+        self._longest = min(PIECE, max_line)  # of a line that is read only when its end has come
         self._wanted = self._longest + 1
         # what it begins in the middle of
         self._in_array = False
@@ -159,7 +159,7 @@ class Reader:
         yield from self._batch.flush()
         self._text, self._size = [rest], len(rest)
         least = 0 if self._in_array or self._in_value else self._longest + 1
-        self._wanted = least if len(rest) < SLICE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
+        self._wanted = least if len(rest) < PIECE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
         if self._alone <= at and (found := scan.objects_of(buffer[at:])) is not None:
@@ -178,7 +178,7 @@ class Reader:
         text = buffer[:stop]
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
-        last = max(self._last(text, mark, max(at, stop - SLICE)) for mark in marks) + 1
+        last = max(self._last(text, mark, max(at, stop - PIECE)) for mark in marks) + 1
         if last and self._alone <= at and (values := scan.values_of(text[at:last])) is not None:
             if values or not self.blank:
                 self._begin(array=False)
@@ -216,7 +216,7 @@ class Reader:
                     break
                 if values or not self.blank:
                     self._begin(array=False)
-                if len(values) >= EVENTS or at - done >= SLICE:
+                if len(values) >= EVENTS or at - done >= PIECE:
                     yield from self._batch.add(text[done:at], values)
                     done, values = at, []
                 continue

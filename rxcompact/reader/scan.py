@@ -11,9 +11,8 @@ from operator import itemgetter
 import msgspec
 
 from rxcompact.errors import DecodeError
+from rxcompact.reader.text import PIECE
 
-SLICE = 128 * 1024
-"""Bytes looked at in one step: it takes a few milliseconds."""
 EVENTS = 1024
 """Events in one step."""
 WHITE = b" \t\r\n"
@@ -59,7 +58,7 @@ class MalformedError(DecodeError):
 def slice_of(events: Sequence[bytes], most: int) -> int:
     """Return how many events, of so many at most, are looked at in one step."""
     size = sum(map(len, islice(events, most)))
-    return most if size <= SLICE else max(1, min(most, len(events)) * SLICE // size)
+    return most if size <= PIECE else max(1, min(most, len(events)) * PIECE // size)
 
 
 def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
@@ -156,7 +155,7 @@ def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bo
     Begins at its ``[``, or at a comma in it. Yields the end of each slice, which is the position of a comma or the end
     of the array, its elements, and whether the array is closed.
     """
-    if not at and len(text) <= SLICE and (whole := elements_of(text)) is not None:
+    if not at and len(text) <= PIECE and (whole := elements_of(text)) is not None:
         yield len(text.rstrip(WHITE)), whole, True
         return
     end = end_of_small(text, at) if text[at] == BRACKET else None
@@ -168,7 +167,7 @@ def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bo
         if at > start and text[at : at + 1] != b",":
             raise MalformedError("expected ',' or ']'", at)
         # an element most likely ends where this stands; if it does not, decoding fails
-        cut = text.rfind(mark, at, at + SLICE) + 1
+        cut = text.rfind(mark, at, at + PIECE) + 1
         if cut and (many := elements_of(b"[%b]" % text[at + 1 : cut])) is not None:
             at = skip_space(text, cut)
             yield at, many, False
@@ -206,7 +205,7 @@ def _split_slowly(text: bytes, at: int, most: int) -> tuple[int, list[bytes], bo
 
 
 def _end_of_element(text: bytes, first: int) -> int | None:
-    if element := _element.match(text, first, first + SLICE):
+    if element := _element.match(text, first, first + PIECE):
         return element.end()
     if first == len(text):
         return None
@@ -215,7 +214,7 @@ def _end_of_element(text: bytes, first: int) -> int | None:
     try:
         end = end_of_value(text, first, len(text))
     except MalformedError as error:
-        if error.position < len(text) - SLICE:
+        if error.position < len(text) - PIECE:
             raise
         return None  # its end may come all the same; it is malformed alone then
     return None if end is None else first + len(text[first:end].rstrip(WHITE))

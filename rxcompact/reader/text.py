@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 PIECE = 128 << 10
-"""Bytes decompressed at once: a bomb takes no more memory, and the lines are still in the processor's cache."""
+"""Bytes looked at in one step, which takes milliseconds, or decompressed at once: a bomb takes no more memory."""
 XZ_MEMORY = 128 * MIB
 """Memory that an xz stream may ask for; `xz -9` needs 65 MiB."""
 BOM = b"\xef\xbb\xbf"

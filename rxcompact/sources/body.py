@@ -22,7 +22,7 @@ from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import PIECE, is_gzip
 
-SLICE = 256  # events of a body that are worked on at once
+STEP = 256  # events of a body that are worked on at once
 LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
 OVERHEAD = 112  # bytes that an event takes besides its own
 COPIES = 2.5  # of a body: its text, its events, and what the allocator adds
@@ -241,8 +241,8 @@ async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
             if not is_first:
                 await asyncio.sleep(0)
             is_first = False
-            some = events[start : start + SLICE]
-            end = start + slice_of(some, SLICE)
+            some = events[start : start + STEP]
+            end = start + slice_of(some, STEP)
             yield Part(some if end >= start + len(some) else events[start:end], position)
             start = end
 

@@ -22,7 +22,7 @@ from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.reader.items import ItemsPath
 from rxcompact.sources.body import (
     CLOSE,
-    SLICE,
+    STEP,
     Counts,
     Part,
     RequestError,
@@ -293,7 +293,7 @@ class HttpSource:
         """Push events of a body that goes on, as there is capacity; nothing more is read meanwhile."""
         events = part.events
         while events:
-            capacity = min(await demand.wait(), SLICE)
+            capacity = min(await demand.wait(), STEP)
             async with self._pushing:
                 if self._observer is None:
                     break
