@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import Iterator
 from copy import copy
 from operator import attrgetter
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
-from tenacity import Retrying
 
 from rxcompact.clock import INFINITY
 from rxcompact.events import Compacted
 from rxcompact.operators.retry import LAST_PART, Attempts
+
+if TYPE_CHECKING:
+    from tenacity import Retrying
 
 Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
 
