@@ -107,10 +107,9 @@ class WindowAcks:
 
     def wait(self, ack: Ack, keys: Iterator[Hashable]) -> None:
         """Wait for the first of these keys that is outstanding; release when none is."""
-        for key in keys:
-            if key in self._outstanding:
-                self._waiting.setdefault(key, []).append((ack, keys))
-                return
+        for key in filter(self._outstanding.__contains__, keys):
+            self._waiting.setdefault(key, []).append((ack, keys))
+            return
         ack.release()
 
     def settle(self, key: Hashable) -> bool:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
-from itertools import repeat
+from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
@@ -17,8 +17,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from loguru import logger
 
 from rxcompact.brokers.offsets import Offsets, PartitionedMessages
-from rxcompact.brokers.source import BrokerSource, Start, start_time
-from rxcompact.brokers.unacked import Identity
+from rxcompact.brokers.source import BrokerSource, Messages, Start, start_time
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, PermanentError, RxCompactError, TransientError
 from rxcompact.events import Compacted
@@ -73,7 +72,7 @@ class Servers:
     async def connect(self, kind: Callable[..., Any]) -> Any:
         """Return a client of a kind that was started."""
         logging.getLogger("aiokafka").addHandler(collector)
-        collected.set(self.errors)  # in this context, and so in the client's tasks
+        collected.set(self.errors)  # in the client's tasks too
         self.client = kind(**self._options)
         try:
             async with self.answer():
@@ -131,7 +130,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         max_pending: Messages that are held at most; no fewer than come in a window and in a delivery of the sink.
         prefetch: Messages taken at once.
         together: Messages, of those that came at once, that are settled together at most. An event that waits for long
-            keeps the others of these from it.
+            keeps the others of these from it; with 1 none, at several times the cost of a message.
         items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
         mechanism: Of SASL, where there is a user: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
         options: Of `aiokafka.AIOKafkaConsumer`, such as ``ssl_context`` or ``session_timeout_ms``.
@@ -150,7 +149,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         grace: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 32,
+        together: int = 1_000,
         items: str | None = None,
         mechanism: str = "PLAIN",
         options: Mapping[str, Any] | None = None,
@@ -213,14 +212,13 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         if self._assigned is not assigned:
             return
         for partition in assigned:
-            offsets = Offsets(*found.get(partition, (starts.get(partition), "")))
+            offsets = Offsets(number := partition.partition, *found.get(partition, (starts.get(partition), "")))
             if partition in starts:
                 offsets.committed = -1, ""  # whoever removed the group wants all of it anew
-            if before := messages.known.get(partition.partition):
-                offsets.resume(before)
-            messages.known[partition.partition] = messages.owned[partition.partition] = offsets
+            offsets = messages.known.get(number, offsets).resume(offsets)
+            messages.known[number] = messages.owned[number] = offsets
             client.seek(partition, offsets.position)
-        messages.settle(())  # a start is committed
+        messages.commit()  # a start
 
     async def _starts(self, client: Any, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
         if self._start == "all":
@@ -235,14 +233,13 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         async with self._servers.answer():
             beginnings = await self._servers.client.beginning_offsets(list(positions))
         for partition, beginning in beginnings.items():
-            offsets = self._messages.owned.get(partition.partition)
-            if offsets is None:
+            if (offsets := self._messages.owned.get(partition.partition)) is None:
                 continue
             if positions[partition] < beginning:
-                lost = f"{offsets.pass_to(beginning)} offsets, removed before they were read"
+                lost = f"{offsets.skip(beginning)} offsets, removed before they were read"
             else:
                 lost = "its position, behind the end; all that is there is read"
-                offsets = self._messages.known[partition.partition] = Offsets(beginning)
+                offsets = self._messages.known[partition.partition] = Offsets(partition.partition, beginning)
                 self._messages.owned[partition.partition] = offsets
             logger.warning("{} lost in partition {}: {}", self, partition.partition, lost)
             self._servers.client.seek(partition, offsets.position)
@@ -265,36 +262,40 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
     async def _poll(self, number: int) -> None:
         if len(self._messages.owned) != len(self._assigned):
             await self._begin()
-        assigned = self._assigned
+        assigned, getmany = self._assigned, partial(self._servers.client.getmany, max_records=number)
         owned = {TopicPartition(self._topic, it): offsets for it, offsets in self._messages.owned.items()}
         polled = [partition for partition, offsets in owned.items() if not offsets.full]
         polled.sort(key=lambda partition: owned[partition].time)
         wanted = polled or [TopicPartition(self._topic, -1)]  # it waits, and raises the errors of the group
+        records: Mapping[TopicPartition, Any] = {}
         try:
-            records = await self._servers.client.getmany(*wanted[:1], max_records=number)
-            for each in wanted[1:]:  # of what is there, what is oldest: windows of event time go on in all of them
-                records = records or await self._servers.client.getmany(each, max_records=number)
-            if not records:
-                records = await self._servers.client.getmany(*wanted, timeout_ms=int(BLOCK * 1000), max_records=number)
+            for each in wanted:  # of what is there, what is oldest: windows of event time go on in all of them
+                records = records or await getmany(each)
+            records = records or await getmany(*wanted, timeout_ms=int(BLOCK * 1000))
         except errors.OffsetOutOfRangeError as error:
             await self._skip(error.args[0])
             return
         if self._assigned is not assigned:  # it waited for that, and came from where these did not begin yet
             return
         for partition, found in records.items():
-            bodies = {record.offset: record.value for record in found if record.value is not None}
-            new = owned[partition].take(list(bodies))
-            owned[partition].time = found[-1].timestamp
-            self._waiting.extend(zip(zip(repeat(partition.partition), new), map(bodies.__getitem__, new), strict=True))
+            present = [record for record in found if record.value is not None]
+            numbers, bodies = [record.offset for record in present], [record.value for record in present]
+            offsets, owned[partition].time = owned[partition], found[-1].timestamp
+            for start, stop in offsets.take(numbers, found[-1].offset + 1):
+                self._messages.held += stop - start
+                self._waiting.append(Messages(numbers[start:stop], bodies[start:stop], offsets))
         for partition in polled:
-            owned[partition].pass_to(await self._servers.client.position(partition))
+            owned[partition].skip(await self._servers.client.position(partition))
         if records:
-            self._messages.settle(())  # there may be nothing in them
+            self._messages.commit()  # there may be nothing in them
         elif self._servers.errors:
             raise self._servers.failure()
 
-    async def _send(self, kind: bytes, replies: Sequence[bytes]) -> None:
-        del kind, replies
+    def _settle(self, part: Offsets, identities: list[int]) -> None:
+        part.settle(identities)
+        self._messages.commit(len(identities))
+
+    async def _send(self, *_: object) -> None:
         if self._replying is not None:
             await asyncio.sleep(COMMIT)
         await self._commit()
@@ -332,8 +333,8 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         """The topic."""
         return f"topic {self._topic}"
 
-    def _describe(self, identity: Identity) -> str:
-        return f"{self.name}, partition {identity[0]}, offset {identity[1]}"
+    def _describe(self, part: Offsets, identity: int) -> str:
+        return f"{self.name}, partition {part.partition}, offset {identity}"
 
 
 class KafkaSink:

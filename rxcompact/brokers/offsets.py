@@ -3,105 +3,152 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain, pairwise
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from operator import itemgetter
 
-from rxcompact.brokers.unacked import ACK, Identity, UnackedMessages
+from rxcompact.brokers.unacked import ACK, UnackedMessages
 
-METADATA = re.compile(r"rxcompact(?: \d{1,18})+", re.ASCII)
 NEVER = 1e9
+METADATA = re.compile(r"rxcompact(?: \d{1,18})+", re.ASCII)
+
+
+class Ranges:
+    """Offsets: all below the ``first`` that is missing, and ranges behind it."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.behind: list[tuple[int, int]] = []  # in order, with a gap before each
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield 0, self.first
+        yield from self.behind
+
+    def __contains__(self, offset: int) -> bool:
+        at = bisect_right(self.behind, offset, key=itemgetter(0))
+        return offset < self.first or (at > 0 and offset < self.behind[at - 1][1])
+
+    @property
+    def end(self) -> int:
+        """Behind the last."""
+        return self.behind[-1][1] if self.behind else self.first
+
+    def add(self, start: int, stop: int) -> int:
+        """Add a range; return how many of its offsets are new."""
+        start = max(start, self.first)
+        if start >= stop:
+            return 0
+        low = bisect_left(self.behind, start, key=itemgetter(1))
+        high = bisect_right(self.behind, stop, key=itemgetter(0))
+        touched = self.behind[low:high]
+        new = stop - start - sum(min(stop, each[1]) - max(start, each[0]) for each in touched)
+        if touched:
+            start, stop = min(start, touched[0][0]), max(stop, touched[-1][1])
+        self.behind[low:high] = [(start, stop)]
+        if start == self.first:
+            del self.behind[0]
+            self.first = stop
+        return new
 
 
 class Offsets:
-    """What is held of a partition: below ``end`` an offset that is not held is settled, or of no message.
+    """What is settled of a partition, and what this process has taken of it.
 
-    The first that is held is committed, with the lengths of runs that are held and settled by turns in the metadata:
-    whoever has the partition next takes what was held.
+    The first offset that is not settled is committed, with the lengths of ranges that are not and that are by turns in
+    the metadata: whoever has the partition next takes what is not settled. An offset of no message is settled with the
+    message before it.
     """
 
     full = False
-    """Whether no more should be held, because of the metadata's length."""
+    """Whether no more should be taken, because of the metadata's length."""
     time = 0
     """Of the latest message that came."""
 
-    def __init__(self, committed: int, metadata: str = "") -> None:
-        runs = [int(run) for run in metadata.split()[1:]] if METADATA.fullmatch(metadata) else []
-        bounds = list(pairwise(accumulate(runs, initial=committed)))
-        self.held = dict.fromkeys(offset for bound in bounds[::2] for offset in range(*bound))  # ascending
-        self.expected = set(self.held)  # those of them that have to be fetched
-        self.end = bounds[-1][1] if bounds else committed
+    def __init__(self, partition: int, committed: int, metadata: str = "") -> None:
+        self.partition = partition
         self.committed = committed, metadata
-
-    def resume(self, before: Offsets) -> None:
-        """Go on with what this process held and settled when it had the partition before."""
-        if before.committed[0] > self.committed[0]:
-            return  # somebody set the position back, to have all of it again
-        held = {offset for offset in self.held if offset >= before.end or offset in before.held}
-        held |= {offset for offset in before.held if offset >= self.end or offset in self.held}
-        self.expected = held - (before.held.keys() - before.expected)
-        self.held = dict.fromkeys(sorted(held))
-        self.end = max(self.end, before.end)
-
-    @property
-    def position(self) -> int:
+        self.settled, self.taken = Ranges(committed), Ranges(committed)
+        runs = map(int, metadata.split()[1:] if METADATA.fullmatch(metadata) else ())
+        for start, stop in list(pairwise(accumulate(runs, initial=committed)))[1::2]:
+            self.settled.add(start, stop)
+            self.taken.add(start, stop)
+        self.position = committed
         """Where to fetch from."""
-        return min(self.expected, default=self.end)
+        self._ends: dict[int, int] = {}  # of gaps, by the message before each
 
-    def take(self, offsets: Sequence[int]) -> Sequence[int]:
-        """Hold the offsets of messages that came; return those that are neither held already nor settled."""
-        if offsets and offsets[0] < self.end:
-            offsets = [offset for offset in offsets if offset >= self.end or offset in self.expected]
-        self.held.update(dict.fromkeys(offsets))
-        self.expected.difference_update(offsets)
-        return offsets
+    def resume(self, found: Offsets) -> Offsets:
+        """Return how to go on with a partition that this process has had before, and that has been found as it is."""
+        if found.committed[0] < self.committed[0]:
+            return found  # somebody set the position back, to have all of it again
+        for of, others in (self.settled, found.settled), (self.taken, self.settled):
+            for others_range in others:
+                of.add(*others_range)
+        self.committed, self.position = found.committed, self.taken.first
+        return self
 
-    def pass_to(self, position: int) -> int:
-        """Expect nothing before a position; return how many offsets were: compacted, aborted or removed."""
-        gone = [offset for offset in self.expected if offset < position]
-        for offset in gone:
-            del self.held[offset]
-        self.expected.difference_update(gone)
-        skipped = len(gone) + max(0, position - self.end)
-        self.end = max(self.end, position)
+    def take(self, offsets: Sequence[int], position: int) -> list[tuple[int, int]]:
+        """Take messages that came, of which the next has this position; return from where to where they are new."""
+        before, self.position = self.position, position
+        for each, end in pairwise((before - 1, *offsets, position)) if len(offsets) < position - before else ():
+            if each in self.taken:
+                self.settled.add(each + 1, end)
+            elif end > each + 1:
+                self._ends[each] = end
+        new = [0, len(offsets)] if offsets else []
+        if before < self.taken.end:
+            known = [True, *(offset in self.taken for offset in offsets), True]
+            new = [at for at, (one, other) in enumerate(pairwise(known)) if one != other]
+        self.taken.add(before, position)
+        return list(zip(new[::2], new[1::2], strict=True))
+
+    def skip(self, position: int) -> int:
+        """Go on at a position, before which there is nothing more; return how many offsets were not taken."""
+        skipped = self.taken.add(self.position, position)
+        self.settled.add(self.position, position)
+        self.position = max(self.position, position)
         return skipped
+
+    def settle(self, offsets: Sequence[int]) -> None:
+        """Settle messages between which no other was taken."""
+        stop = offsets[-1] + 1
+        for offset in offsets if self._ends else ():
+            stop = self._ends.pop(offset, offset + 1)
+        self.settled.add(offsets[0], stop)
 
     def to_commit(self, limit: int) -> tuple[int, str]:
         """Return an offset and its metadata; of what is settled as much as the limit has characters for."""
-        committed = start = expected = next(iter(self.held), self.end)
+        at = self.settled.first
         metadata = "rxcompact"
-        for offset in chain(self.held, (self.end,)):
-            if offset > expected:
-                runs = f" {expected - start} {offset - expected}"
-                if len(metadata) + len(runs) > limit:
-                    break
-                metadata, start = metadata + runs, offset
-            expected = offset + 1
+        for start, stop in self.settled.behind:
+            runs = f" {start - at} {stop - start}"
+            if len(metadata) + len(runs) > limit:
+                break
+            metadata, at = metadata + runs, stop
         self.full = len(metadata) > limit * 3 // 4
-        return committed, metadata if start > committed else ""
+        return self.settled.first, metadata if at > self.settled.first else ""
 
 
 class PartitionedMessages(UnackedMessages):
-    """Messages of partitions, each by the number of its partition and its offset."""
+    """Messages of partitions, each by its offset."""
 
     def __init__(self) -> None:
         super().__init__(0, NEVER)
+        self.held = 0
         self.known: dict[int, Offsets] = {}  # of each partition that this process has, or has had
         self.owned: dict[int, Offsets] = {}
 
     def __len__(self) -> int:
-        return sum(len(it.held) - len(it.expected) for it in self.known.values())
+        return self.held
 
-    def settle(self, identities: Iterable[Identity]) -> None:
-        for partition, offset in identities:
-            offsets = self.known[partition]
-            offsets.held.pop(offset, None)
-            if offsets.expected:
-                offsets.expected.discard(offset)
+    def commit(self, settled: int = 0) -> None:
+        """Have offsets committed, as so many messages were settled."""
+        self.held -= settled
         self._queue(ACK, [b"commit"])
         self._fewer.set()
 
-    def give_back(self, identities: Iterable[Identity] | None = None) -> None:
-        del identities  # nothing more is fetched: all of it is expected by whoever begins next
-        for offsets in self.known.values():
-            offsets.expected.update(offsets.held)
+    def give_back(self, identities: Sequence[int] | None = None) -> None:
+        self.held -= self.held if identities is None else len(identities)
+        for offsets in self.known.values():  # whoever begins next takes all that is not settled
+            offsets.taken = Ranges(0)
         self._fewer.set()

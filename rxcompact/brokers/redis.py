@@ -259,5 +259,6 @@ class RedisStreamSource(BrokerSource):
         """The stream."""
         return f"stream {self._stream}"
 
-    def _describe(self, identity: bytes) -> str:
+    def _describe(self, part: Any, identity: bytes) -> str:
+        del part
         return f"{self.name}, entry {identity.decode()}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, repeat
 from typing import Any, TypeAlias
 
 from reactivex import Observable
@@ -31,7 +32,7 @@ from rxcompact.timestamps import posix
 
 MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
 MAX_EVENT = 2 * MIB  # bytes of the largest event; a larger one is rejected
-STEPS = 3  # of the reader, a few milliseconds each, before the loop has its turn; a small message takes two
+STEPS = 2  # of the reader, a few milliseconds each, before the loop has its turn; a small message takes as many
 SLICE = 1_000  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
@@ -55,6 +56,16 @@ class RefusedError(TransientError):
     """The broker answered that it does not do what it was asked."""
 
 
+@dataclass
+class Messages:
+    """Messages that came together, less those that were pushed."""
+
+    identities: list[Identity]
+    bodies: list[bytes]
+    part: Any = None
+    """Of the broker, such as a partition, where its identities are of that."""
+
+
 class BrokerSource(ABC):
     """Binds to a broker when it is subscribed to, and fetches messages until it is unsubscribed.
 
@@ -70,11 +81,10 @@ class BrokerSource(ABC):
     def __init__(self, unacked: UnackedMessages, together: int, items: str | None = None) -> None:
         self._unacked = unacked
         self._items = None if items is None else ItemsPath(items)
-        self._reading: tuple[list[bytes], Iterator[None]] | None = None  # of the first message, while that takes long
         self._together = count("together", together)
-        # messages that wait for capacity; before the others those that were parsed and did not fit, with their events
-        self._waiting: deque[tuple[Identity, bytes | list[bytes]]] = deque()
-        self._partial: Ack | None = None  # of the first of them, when a part of it has been pushed
+        self._waiting: deque[Messages] = deque()
+        self._chunks: Iterator[Chunk | None] | None = None  # of the first of them
+        self._begun = 0  # how many of them were pushed in part
         self._events_each = 1.0  # how many events a message has, on average of the latest
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand = UNBOUNDED
@@ -115,8 +125,13 @@ class BrokerSource(ABC):
         """Ask the broker for `lag`."""
         return {}
 
+    def _settle(self, part: Any, identities: list[Identity]) -> None:
+        """Have messages acknowledged."""
+        del part
+        self._unacked.settle(identities)
+
     @abstractmethod
-    def _describe(self, identity: Identity) -> str:
+    def _describe(self, part: Any, identity: Identity) -> str:
         """Return the origin of a message's events."""
 
     @abstractmethod
@@ -203,10 +218,11 @@ class BrokerSource(ABC):
         try:
             await self._stop_fetching()
         finally:
-            identities = [identity for identity, _ in self._waiting]
-            self._unacked.give_back(identities[1:] if self._partial else identities)
+            for messages in self._waiting:
+                self._unacked.give_back(messages.identities[self._begun :])
+                self._begun = 0
             self._waiting.clear()
-            self._partial = self._reading = None
+            self._chunks = None
 
     async def release(self) -> None:
         """Send the replies that are left, give back what was not settled, and disconnect.
@@ -238,98 +254,94 @@ class BrokerSource(ABC):
 
     def _take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> None:
         """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
-        self._waiting.extend(zip(*self._unacked.take(identities, replies, bodies), strict=True))
+        identities, bodies = self._unacked.take(identities, replies, bodies)
+        if identities:
+            self._waiting.append(Messages(list(identities), list(bodies)))
 
     def _push(self) -> None:
         """Push what there is capacity for; some of it, where it is much."""
-        pushed = 0
-        while self._waiting and self._observer is not None and pushed < SLICE:
-            identity, content = self._waiting[0]
-            if isinstance(content, bytes):
-                pushed += self._push_together(self._observer)
-            elif (number := self._push_part(self._observer, identity, content)) is not None:
-                pushed += number
-            else:
+        left = SLICE
+        while self._waiting and self._observer is not None and left > 0:
+            self._chunks = self._chunks or self._chunks_of(self._waiting[0])
+            chunk = next(self._chunks)
+            if chunk is None or chunk.ack is None:
                 return
+            self._observer.on_next(chunk)
+            if not self._begun:
+                chunk.ack.release()
+            left -= max(len(chunk), sum(map(len, chunk)) // BYTES)
 
-    def _push_together(self, observer: ObserverBase[list[Any]]) -> int:
-        """Push the next messages as one chunk; if they do not fit, they wait to be pushed one by one."""
-        number = min(self._together, len(self._waiting), max(1, int(SLICE / self._events_each)))
-        bodies: list[Any] = [body for _, body in islice(self._waiting, number)]
-        bodies = bodies[: slice_of(bodies, number)]
-        contents = self._read(bodies)
-        if not contents:
-            return SLICE
-        number = len(contents)
-        identities = [self._waiting.popleft()[0] for _ in contents]
-        origin = partial(self._origin, identities, contents, {})
-        chunk = Chunk(chain.from_iterable(contents), Ack(partial(self._unacked.settle, identities)), origin=origin)
-        self._events_each += (len(chunk) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
-        if len(chunk) <= min(self._demand.capacity(), 2 * SLICE):
-            observer.on_next(chunk)
-            return max(len(chunk), sum(map(len, bodies)) // BYTES)
-        self._waiting.extendleft(zip(reversed(identities), reversed(contents), strict=True))
-        return 0
+    def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
+        """Yield the events of messages that are settled together; None when it is time for a turn of the loop."""
+        number = min(self._together, max(1, int(SLICE / self._events_each)))
+        bodies = messages.bodies[:number]
+        number, counts, events = yield from self._read(bodies[: slice_of(bodies, number)])
+        self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
+        identities = messages.identities[:number]
+        ack = Ack(partial(self._settle, messages.part, identities))
+        ack.retain()  # until the last is pushed
+        found: dict[int, Identity] = {}
 
-    def _read(self, bodies: Sequence[bytes]) -> list[list[bytes]]:
-        """Return the events of each message, up to a slice; the next call goes on with one that takes long."""
-        block = b"\n".join(bodies)
-        one_each = all(bodies) and len(block) <= LARGE and block.count(b"\n") == len(bodies) - 1 and LETTER not in block
-        if one_each and self._items is None and self._reading is None and are_objects(bodies, block):
-            return [[body] for body in bodies]
-        contents: list[list[bytes]] = []
-        number = 0
+        def origin(event: Any) -> str | None:
+            if not found:  # searching for each event would take long, where many are rejected
+                found.update(zip(map(id, events), chain.from_iterable(map(repeat, identities, counts)), strict=True))
+            return self._describe(messages.part, found[id(event)]) if id(event) in found else None
+
+        at = 0
+        while self._chunks is not None:
+            part = events[at : at + SLICE]
+            part = part[: slice_of(part, SLICE)]
+            while part and not self._demand.accepts(part):  # it may take more than its capacity of what is held already
+                part = part[: max(self._demand.capacity(), len(part) // 2)]
+            if events and not part:
+                yield None
+                continue
+            at += len(part)
+            self._begun = number
+            if at == len(events):
+                self._chunks, self._begun = None, 0
+                del messages.identities[:number], messages.bodies[:number]
+                if not messages.bodies:
+                    self._waiting.popleft()
+            yield Chunk(part, ack, origin=origin)
+
+    def _read(self, bodies: list[bytes]) -> Generator[None, None, tuple[int, Iterable[int], list[bytes]]]:
+        """Return of how many messages the events were read, how many each has, and all of these."""
+        if self._items is None and (lines := lines_of(bodies)) is not None:
+            return len(bodies), map(count_lines, bodies), lines
+        counts, events = list[int](), list[bytes]()
         for body in bodies:
-            if self._reading is None:
-                found: list[bytes] = []
-                self._reading = found, self._steps(body, found)
-            events, steps = self._reading
-            if len(list(islice(steps, STEPS))) == STEPS:
+            before = len(events)
+            reader = Reader(items=self._items, max_event=MAX_EVENT, max_body=MAX_BODY, max_events=MAX_EVENTS)
+            by_source = isinstance(body, Malformed)
+            try:
+                for step, chunk in enumerate(((body,),) if by_source else chain(reader.feed(body), reader.end())):
+                    events += chunk
+                    if step >= STEPS:
+                        yield
+            except (DecodeError, OSError, EOFError) as error:
+                events[before:] = [Malformed(body[:SHOWN], str(error))]
+            if reader.blank and len(events) == before:
+                events.append(body)
+            counts.append(len(events) - before)
+            if len(events) >= SLICE:
                 break
-            self._reading = None
-            contents.append(events)
-            if (number := number + len(events)) >= SLICE:
-                break
-        return contents
+        return len(counts), counts, events
 
-    def _steps(self, body: bytes, events: list[bytes]) -> Iterator[None]:
-        """Read the events of a message into a list."""
-        if isinstance(body, Malformed):  # by the source
-            events.append(body)
-            return
-        reader = Reader(items=self._items, max_event=MAX_EVENT, max_body=MAX_BODY, max_events=MAX_EVENTS)
-        try:
-            for chunk in chain(reader.feed(body), reader.end()):
-                events += chunk
-                yield
-        except (DecodeError, OSError, EOFError) as error:
-            events[:] = [Malformed(body[:SHOWN], str(error))]
-        else:
-            events += [body] if reader.blank else []
 
-    def _origin(
-        self, identities: Sequence[Identity], contents: Sequence[list[bytes]], found: dict[int, Identity], event: Any
-    ) -> str | None:
-        if not found:  # searching for each event would take long, where many are rejected
-            for identity, events in zip(identities, contents, strict=True):
-                found.update(dict.fromkeys(map(id, events), identity))
-        return self._describe(found[id(event)]) if id(event) in found else None
-
-    def _push_part(self, observer: ObserverBase[list[Any]], identity: Identity, events: list[bytes]) -> int | None:
-        """Push a part of the first message, of which there may be one; return how many events, or None."""
-        part = events[: slice_of(events, SLICE)]
-        if not self._demand.accepts(part):
-            part = part[: self._demand.capacity()]
-        if events and not part:
+def lines_of(bodies: list[bytes]) -> list[bytes] | None:
+    """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
+    block = b"\n".join(bodies)
+    if len(block) > LARGE or LETTER in block or not all(bodies):
+        return None
+    events = bodies
+    if block.count(b"\n") >= len(bodies):
+        if any(map(bytes.isspace, bodies)):
             return None
-        if self._partial is None:
-            self._partial = Ack(partial(self._unacked.settle, (identity,)))
-            self._partial.retain()  # until the last part is pushed
-        ack = self._partial
-        self._waiting[0] = identity, events[len(part) :]
-        observer.on_next(Chunk(part, ack, origin=self._describe(identity)))
-        if len(part) == len(events):
-            self._waiting.popleft()
-            self._partial = None
-            ack.release()
-        return len(part)
+        events = list(filter(None, block.split(b"\n")))
+    return events if are_objects(events, block) else None
+
+
+def count_lines(body: bytes) -> int:
+    """Return how many lines are not empty."""
+    return sum(map(bool, body.split(b"\n")))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from itertools import islice, repeat, takewhile
+from itertools import chain, islice
 from typing import Any, TypeAlias
 
 ACK, IN_PROGRESS, NAK = b"+ACK", b"+WPI", b"-NAK"
@@ -34,7 +35,8 @@ class UnackedMessages:
         self.ack_wait = ack_wait
         self._remembered = remembered
         self._replies: dict[Identity, bytes] = {}  # where the reply to a message goes
-        self._since: dict[Identity, float] = {}  # when the broker began to count, the oldest first
+        # when the broker began to count, of messages that came together and may be settled; the oldest first
+        self._since: deque[tuple[float, Sequence[Identity]]] = deque()
         # two generations: forgetting one is cheaper than forgetting messages one by one
         self._settled: set[Identity] = set()
         self._settled_before: set[Identity] = set()
@@ -55,18 +57,15 @@ class UnackedMessages:
         """Add messages; return those that are neither held already nor settled."""
         # not only where the broker marks a message as redelivered: one that was killed may not know
         known = (self._replies.keys(), self._settled, self._settled_before)
-        if len(set(identities)) == len(identities) and all(some.isdisjoint(identities) for some in known):
-            self._hold(identities, replies)
-            return identities, bodies
-        new: dict[Identity, bytes] = {}
-        for identity, reply, body in zip(identities, replies, bodies, strict=True):
-            if self._is_settled(identity):
-                self._queue(ACK, [reply])
-                continue
-            if self._since.pop(identity, None) is None:  # else it moves to the end
-                new[identity] = body
-            self._hold([identity], [reply])
-        return list(new), list(new.values())
+        if len(set(identities)) < len(identities) or not all(some.isdisjoint(identities) for some in known):
+            latest = dict(zip(identities, zip(replies, bodies, strict=True), strict=True))
+            self._queue(ACK, [reply for identity, (reply, _) in latest.items() if self._is_settled(identity)])
+            held = {identity: it for identity, it in latest.items() if not self._is_settled(identity)}
+            new = {identity: body for identity, (_, body) in held.items() if identity not in self._replies}
+            self._hold(list(held), [reply for reply, _ in held.values()])
+            return list(new), list(new.values())
+        self._hold(identities, replies)
+        return identities, bodies
 
     def forget(self) -> None:
         """Take settled messages again: the consumer was made anew."""
@@ -82,7 +81,7 @@ class UnackedMessages:
             self._settled_before, self._settled = self._settled, set()
         self._fewer.set()
 
-    def give_back(self, identities: Iterable[Identity] | None = None) -> None:
+    def give_back(self, identities: Sequence[Identity] | None = None) -> None:
         """Have messages, by default all, delivered again at once, to any worker."""
         self._release(list(self._replies) if identities is None else identities, NAK)
 
@@ -103,15 +102,13 @@ class UnackedMessages:
 
     def _hold(self, identities: Sequence[Identity], replies: Sequence[bytes]) -> None:
         self._replies.update(zip(identities, replies, strict=True))
-        self._since.update(zip(identities, repeat(time.monotonic())))
+        self._since.append((time.monotonic(), identities))
         if given_back := self._queues[NAK]:
             for reply in replies:
                 given_back.pop(reply, None)
 
     def _release(self, identities: Iterable[Identity], kind: bytes) -> None:
         self._queue(kind, [reply for identity in identities if (reply := self._replies.pop(identity, None))])
-        for identity in identities:
-            self._since.pop(identity, None)
 
     def _queue(self, kind: bytes, replies: Sequence[bytes]) -> None:
         self._queues[kind].update(dict.fromkeys(replies))
@@ -129,13 +126,13 @@ class UnackedMessages:
             async with asyncio.timeout(self.ack_wait / 4):
                 await self._queued.wait()
         self._queued.clear()
-        limit = time.monotonic() - self.ack_wait / 2
-        due = [identity for identity, _ in takewhile(lambda held: held[1] <= limit, self._since.items())]
-        for identity in due:
-            del self._since[identity]  # it moves to the end
-        replies = [self._replies[identity] for identity in due]
-        self._hold(due, replies)
-        self._queues[IN_PROGRESS].update(dict.fromkeys(replies))
+        due: list[Sequence[Identity]] = []
+        while self._since and self._since[0][0] <= time.monotonic() - self.ack_wait / 2:
+            due.append(self._since.popleft()[1])
+        if held := [identity for identity in chain.from_iterable(due) if identity in self._replies]:
+            replies = [self._replies[identity] for identity in held]
+            self._hold(held, replies)
+            self._queues[IN_PROGRESS].update(dict.fromkeys(replies))
 
     async def flush(self, send: Callable[[bytes, Sequence[bytes]], Awaitable[object]]) -> None:
         """Send the replies that are queued; those for which ``send`` raises stay."""

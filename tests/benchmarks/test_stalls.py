@@ -284,7 +284,7 @@ class Messages(BrokerSource):
     async def _measure(self) -> dict[str, int]:
         return {}
 
-    def _describe(self, identity: Any) -> str:
+    def _describe(self, part: Any, identity: Any) -> str:
         return str(identity)
 
     async def _disconnect(self) -> None: ...

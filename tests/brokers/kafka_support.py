@@ -92,12 +92,11 @@ class KafkaRig(Rig):
 
     async def delivered_numbers(self) -> set[int]:
         """Return the numbers that `send_numbered` sent behind the commits."""
-        offsets = {number: Offsets(*commit) for number, commit in (await self.committed()).items()}
-        nothing = Offsets(0)
+        commits = await self.committed()
         found = set()
         for partition, end in self.ends.items():
-            of = offsets.get(partition, nothing)
-            found |= {partition + PARTITIONS * it for it in (*of.held, *range(of.end, end))}
+            settled = Offsets(partition, *commits.get(partition, (0, ""))).settled
+            found |= {partition + PARTITIONS * it for it in range(end) if it not in settled}
         return found
 
     async def committed(self) -> dict[int, tuple[int, str]]:

@@ -202,7 +202,7 @@ class JetStreamSource(BrokerSource):
     async def _measure(self) -> Mapping[str, int]:
         client = await self._servers.connect()
         with self._errors():
-            return {consumer.name: await consumer.pending(client) for consumer in self._consumers}
+            return {consumer.name: (await consumer.info(client)).num_pending or 0 for consumer in self._consumers}
 
     async def _disconnect(self) -> None:
         await self._servers.close()
@@ -212,7 +212,8 @@ class JetStreamSource(BrokerSource):
         """The stream."""
         return f"stream {self._stream}"
 
-    def _describe(self, identity: bytes) -> str:
+    def _describe(self, part: Any, identity: bytes) -> str:
+        del part
         return f"{self.name}, message {identity.partition(b'.')[0].decode()}"
 
     @contextmanager
@@ -270,11 +271,10 @@ class PullConsumer:
         Raises:
             ArgumentError: when its messages cannot be requested, or acknowledged one by one.
         """
-        manager = client.jsm()
         try:
-            info = await manager.consumer_info(self._stream, self.name)
+            info = await self.info(client)
         except NotFoundError:
-            info = await manager.add_consumer(self._stream, self._config)
+            info = await client.jsm().add_consumer(self._stream, self._config)
         if info.config.deliver_subject:
             raise ArgumentError("consumer", self.name, "a pull consumer, not one that pushes")
         if info.config.ack_policy != AckPolicy.EXPLICIT:
@@ -287,9 +287,10 @@ class PullConsumer:
         self._reset()
         return info, made
 
-    async def pending(self, client: Connection) -> int:
-        """Return how many messages the server did not deliver yet."""
-        return (await client.jsm().consumer_info(self._stream, self.name)).num_pending or 0
+    async def info(self, client: Connection) -> ConsumerInfo:
+        """Return what the server knows of the consumer."""
+        info: ConsumerInfo = await client.jsm().consumer_info(self._stream, self.name)
+        return info
 
     def _differences(self, found: ConsumerConfig) -> Iterator[str]:
         """Yield what may surprise whoever uses a consumer that somebody else made."""
