@@ -1,6 +1,5 @@
-"""NATS JetStream as a source and a sink (extra ``nats``)."""
+"""NATS JetStream as a source (extra ``nats``)."""
 
-from rxcompact.brokers.jetstream.sink import JetStreamSink
 from rxcompact.brokers.jetstream.source import JetStreamSource
 
-__all__ = ["JetStreamSink", "JetStreamSource"]
+__all__ = ["JetStreamSource"]
