@@ -12,8 +12,9 @@ from typing import Any, TypeAlias
 import msgspec
 from loguru import logger
 from redis.asyncio import ConnectionPool, Redis
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 
@@ -30,6 +31,8 @@ SCAN = 1.0
 DEAD = 6
 """``min_idle_time`` after which a consumer without entries is removed."""
 FIRST, NEW = b"0-0", b">"
+SENTINEL = 26379
+"""The port of a Sentinel that names none."""
 LAST_IN_MILLISECOND = 2**64 - 1
 OPTIONS: Mapping[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
 # a read that redis-py repeats leaves entries pending that were never received
@@ -62,7 +65,9 @@ class RedisStreamSource(BrokerSource):
     before it was delivered is never seen; what is trimmed later is logged as lost.
 
     Args:
-        url: Of one server, as redis-py has it; credentials in it are shown nowhere.
+        url: Of the server, as redis-py has it; credentials in it are shown nowhere.
+        sentinel: The name of the master, where the URL has the addresses of Sentinels, such as ``redis://a:26379,b/0``;
+            the credentials are the master's.
         stream: The key; made where it is missing.
         group: The consumer group; made where it is missing, one that is there is taken as it is.
         consumer: A name that no two workers at work have; one that starts again under its name has at once what it
@@ -97,6 +102,7 @@ class RedisStreamSource(BrokerSource):
         *,
         stream: str,
         group: str,
+        sentinel: str | None = None,
         consumer: str | None = None,
         field: str | None = None,
         start: Start = "all",
@@ -107,13 +113,19 @@ class RedisStreamSource(BrokerSource):
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        hosts = url.partition("://")[2].partition("/")[0].rpartition("@")[2]
         try:
-            parsed: dict[str, Any] = {**parse_url(url)}
+            several: list[dict[str, Any]] = [{**parse_url(url.replace(hosts, host, 1))} for host in hosts.split(",")]
         except ValueError:  # whose text has a part of it
             raise ArgumentError("url", "***", "redis://HOST:PORT/DB") from None
-        self._options = {**OPTIONS, **parsed, **(options or {}), **FIXED}
+        if len(several) > 1 and sentinel is None:
+            raise ArgumentError("sentinel", sentinel, "the name of the master, where the URL has several addresses")
+        self._options = {**OPTIONS, **several[0], **(options or {}), **FIXED}
+        self._sentinel, self._sentinels = sentinel, [(it.get("host"), it.get("port", SENTINEL)) for it in several]
         host, port = self._options.get("host", "localhost"), self._options.get("port", 6379)
         self._address: str = self._options.get("path") or f"{host}:{port}/{self._options.get('db', 0)}"
+        if sentinel is not None:
+            self._address = f"{sentinel} of {hosts}"
         self._stream, self._group = stream, group
         self._place = stream, group, consumer or f"{socket.gethostname()}-{os.getpid()}"
         self._field = None if field is None else field.encode()
@@ -133,13 +145,22 @@ class RedisStreamSource(BrokerSource):
         stream, group, consumer = self._place
         return f"RedisStreamSource({self._address!r}, stream={stream!r}, group={group!r}, consumer={consumer!r})"
 
+    def _pool(self) -> ConnectionPool:
+        if self._sentinel is None:
+            return ConnectionPool(**self._options)
+        options = {name: it for name, it in self._options.items() if name not in ("host", "port", "connection_class")}
+        options["ssl"] = self._options.get("connection_class") is SSLConnection
+        own = options.pop("sentinel_kwargs", OPTIONS)
+        self._manager: Any = Sentinel(self._sentinels, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+        return SentinelConnectionPool(self._sentinel, self._manager, **options)  # type: ignore[no-untyped-call]
+
     # ── connection ────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
     async def _connected(self) -> AsyncGenerator[Redis]:
         """Yield the client; an error names the address, and is a RefusedError where the server answered with one."""
         if self._client is None:
-            self._client = Redis.from_pool(ConnectionPool(**self._options))
+            self._client = Redis.from_pool(self._pool())
             for command in ("XREADGROUP", "XAUTOCLAIM"):  # whatever redis-py's settings and version would make of it
                 self._client.set_response_callback(command, lambda response, **_: response)
         try:
@@ -179,6 +200,8 @@ class RedisStreamSource(BrokerSource):
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+            for sentinel in self._manager.sentinels if self._sentinel is not None else ():
+                await sentinel.aclose()
 
     async def _remove_consumers(self, *, own: bool) -> None:
         """Remove consumers that hold nothing and are idle for long, and this one if it holds nothing."""

@@ -26,7 +26,7 @@ BROKERS = {  # by the extra: what a server looks like, its source, the parameter
 }
 OPTIONS = {
     "nats": ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch"),
-    "redis": ("group", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch"),
+    "redis": ("group", "sentinel", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch"),
     "kafka": ("group", "start", "items", "grace", "max_pending", "prefetch", "mechanism"),
 }
 FILES: dict[str, dict[str, Callable[[str], dict[str, Any]]]] = {  # options of the client that are files

@@ -26,6 +26,25 @@ class RedisServer(Server):
         return [*place, "--appendonly", "yes", "--appendfsync", "always", "--save", ""]
 
 
+class SentinelServer(RedisServer):
+    """Promotes the replica of a master that is away for half a second."""
+
+    binary, ready = "redis-server", r"\+monitor master"
+
+    def arguments(self, folder: Path) -> list[str]:
+        file = folder / f"sentinel-{self.port}.conf"
+        return [str(file), "--sentinel", "--port", str(self.port), "--dir", str(folder)]
+
+    def watch(self, master: Server) -> None:
+        lines = (
+            f"monitor main 127.0.0.1 {master.port} 1",
+            "down-after-milliseconds main 500",
+            "failover-timeout main 3000",
+        )
+        Path(self._command[1]).write_text("".join(f"sentinel {line}\n" for line in lines))
+        self.start()
+
+
 class RedisRig(Rig):
     ack_wait, max_pending = "min_idle_time", "max_pending"
 

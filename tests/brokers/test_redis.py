@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytest.importorskip("redis")
 
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
 from rxcompact.brokers.redis import RedisStreamSource
 from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.testing.proxy import free_port
 
-from .redis_support import GROUP, STREAM, RedisRig
-from .support import PATIENCE, Gate, logged, until
+from .redis_support import GROUP, STREAM, RedisRig, RedisServer, SentinelServer
+from .support import PATIENCE, Gate, Server, logged, until
 
 LONG = 10 * PATIENCE
 
@@ -243,3 +249,56 @@ def test_a_url_that_cannot_be_parsed_is_refused_and_not_shown(url: str) -> None:
         RedisStreamSource(url, stream=STREAM, group=GROUP)
     assert "s3cret" not in str(raised.value)
     assert raised.value.__suppress_context__
+
+
+# ── Sentinel ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_with_sentinels_a_source_goes_on_with_the_replica_that_was_promoted(
+    make_server: Any, tmp_path: Path
+) -> None:
+    master = make_server(RedisServer)
+    (tmp_path / "replica").mkdir()
+    of_master = "--replicaof", "127.0.0.1", str(master.port)
+    replica = make_server(RedisServer, "--dir", str(tmp_path / "replica"), *of_master)
+    sentinel = make_server(SentinelServer)
+    master.start()
+    replica.start()
+    sentinel.watch(master)
+    async with RedisRig(replica).running() as rig:
+        await until_promotable(sentinel, rig)
+        rig.url = f"redis://127.0.0.1:{free_port()},127.0.0.1:{sentinel.port}/0"  # of which one is away
+        await rig.pipeline(source={"sentinel": "main", "min_idle_time": 2.0}).start()
+        async with Redis.from_url(master.url) as client:
+            await client.xadd(STREAM, {"data": entry(1)})
+        await until(lambda: rig.out)
+        master.kill()
+        await until_master(rig)
+        await rig.send({"id": 2})
+        await until(lambda: 2 in rig.ids())
+        await rig.settles()
+    assert {type(failure.error) for failure in rig.failures} <= {TransientError}
+    assert repr(rig.sources[0]).startswith(f"RedisStreamSource('main of {rig.url[8:-2]}', ")
+
+
+async def until_promotable(sentinel: Server, rig: RedisRig) -> None:
+    """Wait until a Sentinel knows the replica, and that has what its master has."""
+    async with Redis.from_url(sentinel.url, decode_responses=True) as client, asyncio.timeout(PATIENCE):
+        while not (await client.sentinel_masters())["main"]["num-slaves"]:
+            await asyncio.sleep(0.05)
+        while (await rig.client.info("replication"))["master_link_status"] != "up":
+            await asyncio.sleep(0.05)
+
+
+async def until_master(rig: RedisRig) -> None:
+    role = "slave"
+    async with asyncio.timeout(PATIENCE):
+        while role != "master":
+            await asyncio.sleep(0.2)
+            with suppress(RedisError):  # the Sentinel closes connections
+                role = (await rig.client.info("replication"))["role"]
+
+
+def test_several_addresses_without_the_name_of_a_master_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="sentinel"):
+        RedisStreamSource("redis://u:s3cret@a:1,b:2/0", stream=STREAM, group=GROUP)

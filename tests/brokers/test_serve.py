@@ -225,6 +225,9 @@ def test_options_are_in_the_query_of_the_url() -> None:
     source: Any = broker_source(url, None, None)
     assert repr(source) == "RedisStreamSource('host:6379/0', stream='events/a', group='g', consumer='c')"
     assert (source._field, source._min_idle_time, source._start) == (b"data", 60, "$")
+    sentinel: Any = broker_source("rediss://u:pw@a:1,b/2/events?sentinel=main", None, None)
+    assert (sentinel._sentinel, sentinel._sentinels) == ("main", [("a", 1), ("b", 26379)])
+    assert (sentinel._options["db"], sentinel._options["password"]) == (2, "pw")
     nats: Any = broker_source("nats://a:1,b:2/EVENTS?consumer=c&ack_wait=5s", range(2), "2026-11-28T00:00:00Z")
     assert repr(nats) == "JetStreamSource('a:1,b:2', stream='EVENTS', consumer='c')"
     assert nats._unacked.ack_wait == 5
