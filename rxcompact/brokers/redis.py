@@ -109,7 +109,7 @@ class RedisStreamSource(BrokerSource):
         min_idle_time: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 32,
+        together: int = 100,
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -256,6 +256,8 @@ class RedisStreamSource(BrokerSource):
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
     def _body(self, fields: list[bytes]) -> bytes:
+        if fields[0] == self._field:
+            return fields[1]
         names = fields[::2]
         if self._field in names:
             return fields[2 * names.index(self._field) + 1]
@@ -282,6 +284,5 @@ class RedisStreamSource(BrokerSource):
         """The stream."""
         return f"stream {self._stream}"
 
-    def _describe(self, part: Any, identity: bytes) -> str:
-        del part
+    def _describe(self, _: Any, identity: bytes) -> str:
         return f"{self.name}, entry {identity.decode()}"

@@ -125,13 +125,12 @@ class BrokerSource(ABC):
         """Ask the broker for `lag`."""
         return {}
 
-    def _settle(self, part: Any, identities: list[Identity]) -> None:
-        """Have messages acknowledged."""
-        del part
+    def _settle(self, _: Any, identities: list[Identity]) -> None:
+        """Have messages of a part acknowledged."""
         self._unacked.settle(identities)
 
     @abstractmethod
-    def _describe(self, part: Any, identity: Identity) -> str:
+    def _describe(self, _: Any, identity: Identity) -> str:
         """Return the origin of a message's events."""
 
     @abstractmethod

@@ -93,9 +93,7 @@ class JetStreamSource(BrokerSource):
         if partitions is not None and (subjects or not partitions or min(partitions) < 0):
             raise ArgumentError("partitions", partitions, "numbers of partitions, without subjects")
         self._servers = Servers(servers, options, self._fail)
-        self._stream = stream
-        self._consumer = consumer
-        self._partitioned = partitions is not None
+        self._stream, self._consumer, self._partitioned = stream, consumer, partitions is not None
         filters = {consumer: [subjects] if isinstance(subjects, str) else list(subjects)}
         if partitions is not None:
             filters = {f"{consumer}-{number}": [f"*.{number}.>"] for number in partitions}
@@ -108,18 +106,13 @@ class JetStreamSource(BrokerSource):
             max_ack_pending=count("max_ack_pending", max_ack_pending),
         )
         self._woken = asyncio.Event()
-        self._consumers = [
-            PullConsumer(
-                stream,
-                replace(config, durable_name=name, filter_subjects=some or None),
-                prefetch=max(1, count("prefetch", prefetch) // len(filters)),
-                max_bytes=count("max_bytes", max_bytes) // len(filters),
-                wake=self._woken.set,
-                take=self._on_messages,
-                fail=self._fail,
-            )
-            for name, some in filters.items()
-        ]
+        limits: dict[str, Any] = {
+            "prefetch": max(1, count("prefetch", prefetch) // len(filters)),
+            "max_bytes": count("max_bytes", max_bytes) // len(filters),
+        }
+        configs = [replace(config, durable_name=name, filter_subjects=some or None) for name, some in filters.items()]
+        on: dict[str, Any] = {"wake": self._woken.set, "take": self._on_messages, "fail": self._fail}
+        self._consumers = [PullConsumer(stream, each, **limits, **on) for each in configs]
         self._subscribed: Connection | None = None  # the connection that messages come through
         unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
         super().__init__(unacked, together, items)
@@ -212,8 +205,7 @@ class JetStreamSource(BrokerSource):
         """The stream."""
         return f"stream {self._stream}"
 
-    def _describe(self, part: Any, identity: bytes) -> str:
-        del part
+    def _describe(self, _: Any, identity: bytes) -> str:
         return f"{self.name}, message {identity.partition(b'.')[0].decode()}"
 
     @contextmanager
@@ -245,12 +237,9 @@ class PullConsumer:
         take: Callable[[list[bytes], list[bytes]], object],
         fail: Callable[[TransientError], object],
     ) -> None:
-        self._stream = stream
-        self._config = config
-        self.name = config.durable_name or ""
-        self.subjects = config.filter_subjects or []
-        self._prefetch = prefetch
-        self._max_bytes = max_bytes
+        self._stream, self._config = stream, config
+        self.name, self.subjects = config.durable_name or "", config.filter_subjects or []
+        self._prefetch, self._max_bytes = prefetch, max_bytes
         self._wake, self._take, self._fail = wake, take, fail
         self._created: datetime | None = None
         self._client: Connection  # since `subscribe`
