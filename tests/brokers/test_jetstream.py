@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import ssl
 from contextlib import suppress
@@ -45,6 +46,16 @@ async def test_messages_of_many_bytes_come_in_several_requests(nats: NatsRig) ->
     await nats.pipeline(source={"max_bytes": 1}).start()  # that is, as few as the longest message has
     await nats.settles()
     assert sorted(nats.ids()) == list(range(20))
+
+
+async def test_headers_are_no_part_of_an_event_and_its_compression_is_recognised(nats: NatsRig) -> None:
+    await nats.pipeline().start()
+    packed = gzip.compress(b'{"id": 1}\n{"id": 2}')
+    await nats.stream.publish("in.a", packed, headers={"Content-Encoding": "gzip", "Nats-Msg-Id": "one"})
+    await nats.stream.publish("in.a", b'{"id": 3}', headers={"traceparent": "00-1-1-00"})
+    await nats.settles()
+    assert sorted(nats.ids()) == [1, 2, 3]
+    assert nats.letters == []
 
 
 async def test_a_flush_waits_for_all_that_was_published_before_it(nats: NatsRig) -> None:

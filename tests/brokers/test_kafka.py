@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import struct
 import time
 from collections import Counter
@@ -111,6 +112,15 @@ async def test_tombstones_and_gaps_do_not_hold_the_commit_back(kafka_mock: Kafka
     await producer.stop()
     kafka_mock.ends[2] = 2  # with the marker of the transaction's end, in which the mock has no right checksum
     await kafka_mock.pipeline(source={"options": kafka_mock.session | {"check_crcs": False}}).start()
+    await kafka_mock.settles()
+    assert sorted(kafka_mock.ids()) == [1, 2]
+    assert kafka_mock.letters == []
+
+
+async def test_headers_are_no_part_of_an_event_and_its_compression_is_recognised(kafka_mock: KafkaRig) -> None:
+    await kafka_mock.put((0, gzip.compress(event(1))), headers=[("Content-Encoding", b"gzip"), ("traceparent", b"00")])
+    await kafka_mock.put((0, event(2)), headers=[("Content-Type", b"application/json")])
+    await kafka_mock.pipeline().start()
     await kafka_mock.settles()
     assert sorted(kafka_mock.ids()) == [1, 2]
     assert kafka_mock.letters == []
