@@ -154,7 +154,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         mechanism: str = "PLAIN",
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        self._topic, self._group = topic, group
+        self._topic, self._group, self.name = topic, group, f"topic {topic}"
         self._start, self._since = start, start_time(start)
         self._grace = seconds("grace", grace)
         self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
@@ -327,11 +327,6 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._assigned = frozenset()
         self._messages.owned.clear()
         await self._servers.close()
-
-    @property
-    def name(self) -> str:
-        """The topic."""
-        return f"topic {self._topic}"
 
     def _describe(self, part: Offsets, identity: int) -> str:
         return f"{self.name}, partition {part.partition}, offset {identity}"

@@ -29,11 +29,6 @@ class Ranges:
         at = bisect_right(self.behind, offset, key=itemgetter(0))
         return offset < self.first or (at > 0 and offset < self.behind[at - 1][1])
 
-    @property
-    def end(self) -> int:
-        """Behind the last."""
-        return self.behind[-1][1] if self.behind else self.first
-
     def add(self, start: int, stop: int) -> int:
         """Add a range; return how many of its offsets are new."""
         start = max(start, self.first)
@@ -96,7 +91,7 @@ class Offsets:
             elif end > each + 1:
                 self._ends[each] = end
         new = [0, len(offsets)] if offsets else []
-        if before < self.taken.end:
+        if self.taken.behind or before < self.taken.first:
             known = [True, *(offset in self.taken for offset in offsets), True]
             new = [at for at, (one, other) in enumerate(pairwise(known)) if one != other]
         self.taken.add(before, position)

@@ -126,7 +126,7 @@ class RedisStreamSource(BrokerSource):
         self._address: str = self._options.get("path") or f"{host}:{port}/{self._options.get('db', 0)}"
         if sentinel is not None:
             self._address = f"{sentinel} of {hosts}"
-        self._stream, self._group = stream, group
+        self._stream, self._group, self.name = stream, group, f"stream {stream}"
         self._place = stream, group, consumer or f"{socket.gethostname()}-{os.getpid()}"
         self._field = None if field is None else field.encode()
         since = start_time(start)  # the group begins after an id
@@ -278,11 +278,6 @@ class RedisStreamSource(BrokerSource):
                 await client.xclaim(*self._place, idle, list(replies), justid=True)
             else:  # idle since 1970: whoever asks next gets them
                 await client.xclaim(*self._place, 0, list(replies), time=0, justid=True)
-
-    @property
-    def name(self) -> str:
-        """The stream."""
-        return f"stream {self._stream}"
 
     def _describe(self, _: Any, identity: bytes) -> str:
         return f"{self.name}, entry {identity.decode()}"

@@ -16,8 +16,6 @@ AT_ONCE = 1_000
 
 Identity: TypeAlias = Any
 """What a message is called, however often it is delivered; it can be hashed."""
-Messages: TypeAlias = tuple[Sequence[Identity], Sequence[bytes]]
-"""The identities and the bodies of some."""
 
 
 class UnackedMessages:
@@ -53,7 +51,9 @@ class UnackedMessages:
         """Whether there are replies that were not sent."""
         return any(self._queues.values())
 
-    def take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> Messages:
+    def take(
+        self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]
+    ) -> tuple[Sequence[Identity], Sequence[bytes]]:
         """Add messages; return those that are neither held already nor settled."""
         # not only where the broker marks a message as redelivered: one that was killed may not know
         known = (self._replies.keys(), self._settled, self._settled_before)

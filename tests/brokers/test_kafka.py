@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import ssl
 import struct
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from aiokafka.structs import OffsetAndTimestamp
 
 from rxcompact.brokers import kafka
 from rxcompact.brokers.kafka import KafkaSource
+from rxcompact.commands.broker import broker_source
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.testing.proxy import Proxy, free_port
 
@@ -366,6 +368,26 @@ async def test_a_wrong_password_is_a_line_without_it(make_server: Any, capfd: py
     shown = text + repr(rig.sources) + "".join(capfd.readouterr())
     assert "wr0ng" not in shown
     assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("kind", ["kafkas", "rediss"])
+async def test_an_unknown_certificate_fails_with_the_reason_and_is_tried_again(kind: str, make_server: Any) -> None:
+    trustme = pytest.importorskip("trustme")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    rig = KafkaRig(make_server(TansuServer))
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=context) as server:
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        url = f"{kind}://{address}/0/events" if kind == "rediss" else f"{kind}://{address}/events"
+        rig.source = lambda **_: broker_source(url, None, None)  # type: ignore[method-assign]
+        orchestrator = rig.pipeline()
+        await orchestrator.start()
+        await until(lambda: len(rig.failures) > 1)
+        await orchestrator.stop()
+    for failure in rig.failures:
+        assert isinstance(failure.error, TransientError)
+        assert address in str(failure.error)
+        assert "certificate verify failed" in str(failure.error)
 
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────

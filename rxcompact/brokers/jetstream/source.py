@@ -93,7 +93,8 @@ class JetStreamSource(BrokerSource):
         if partitions is not None and (subjects or not partitions or min(partitions) < 0):
             raise ArgumentError("partitions", partitions, "numbers of partitions, without subjects")
         self._servers = Servers(servers, options, self._fail)
-        self._stream, self._consumer, self._partitioned = stream, consumer, partitions is not None
+        self._stream, self._consumer, self.name = stream, consumer, f"stream {stream}"
+        self._partitioned = partitions is not None
         filters = {consumer: [subjects] if isinstance(subjects, str) else list(subjects)}
         if partitions is not None:
             filters = {f"{consumer}-{number}": [f"*.{number}.>"] for number in partitions}
@@ -199,11 +200,6 @@ class JetStreamSource(BrokerSource):
 
     async def _disconnect(self) -> None:
         await self._servers.close()
-
-    @property
-    def name(self) -> str:
-        """The stream."""
-        return f"stream {self._stream}"
 
     def _describe(self, _: Any, identity: bytes) -> str:
         return f"{self.name}, message {identity.partition(b'.')[0].decode()}"
