@@ -31,8 +31,8 @@ _byte = re.compile(r"(trailing characters )?\(byte (\d+)\)")
 _between = re.compile(rb'\}\s*,\s*\{\s*"[^"\\]*"\s*:')  # two objects; with the first name it is hardly inside of one
 _several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # several values on one line, or a brace in a string
 _space = re.compile(rb"[ \t\r\n]*+")
-BLANK = re.compile(rb"[ \t\r]*+")
-"""White space on a line."""
+BLANK = re.compile(rb"(?:[ \t\r\x1e]|\xef\xbb\xbf)*+")
+"""White space on a line, what begins a record of a JSON text sequence (RFC 7464), and the byte order mark."""
 _string = rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 
 

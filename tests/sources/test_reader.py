@@ -81,6 +81,8 @@ SHAPES = {
     "NDJSON with empty lines": b"\n\n" + A + b"\n\n\r\n" + B + b"\n" + C + b"\n\n",
     "NDJSON with spaces": b" " + A + b" \n\t" + B + b"\n" + C + b"  ",
     "NDJSON with a byte order mark": b"\xef\xbb\xbf" + A + b"\n" + B + b"\n" + C,
+    "files joined, each with a byte order mark": b"\n".join(b"\xef\xbb\xbf" + each for each in (A, B, C)) + b"\n",
+    "a JSON text sequence": b"".join(b"\x1e" + each + b"\n" for each in (A, B, C)),
     "array": b"[" + A + b"," + B + b"," + C + b"]",
     "array over lines": b"[\n" + A + b",\n" + B + b",\n" + C + b"\n]\n",
     "array, indented": b'[\n  {\n    "id": "a"\n  },\n  {\n    "id": "b"\n  },\n  {\n    "id": "c"\n  }\n]\n',
