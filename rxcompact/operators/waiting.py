@@ -80,10 +80,12 @@ class Waiting(ABC):
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
-        return sum((job.waiting or job.held) and job.count > 0 for job in self._jobs)
+        return sum((job.waiting or job.held) and job.count > 0 for job in self._armed.values())
 
     def _earliest(self) -> float | None:
         """Return the deadline that comes first of all that is held."""
+        if self._queue and self._queue[0][0] and (first := self._queue[0][2]).entries:  # by deadline; others are armed
+            return min(job.earliest for job in (first, *self._armed.values()))
         return min((job.earliest for job in self._jobs), default=None)
 
     def _add(self, job: Job, entries: list[Entry], wait: float) -> None:

@@ -12,8 +12,9 @@ import reactivex as rx
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.observers import PrometheusObserver, Statistics
+from rxcompact.observers.metrics import exposition
 from rxcompact.observers.observables import Observables
-from rxcompact.testing import run
+from rxcompact.testing import START, run
 
 CHUNK = 500
 CHUNKS = [
@@ -67,3 +68,44 @@ def test_the_collector_takes_a_twentieth_of_the_cpu_at_most(monkeypatch: pytest.
         attached.append(run(lambda: seconds_of_cpu(PrometheusObserver())))
     # 3 % was measured, and up to 5.4 % beside other work
     assert min(attached) <= 1.1 * min(without), (min(attached), min(without))
+
+
+async def held(number: int) -> tuple[float, float]:
+    """Return the CPU seconds of a scrape while so many events wait for a call, and the age of the oldest of them."""
+
+    async def never(_: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    chunks: rx.Subject[Any] = rx.Subject()
+    pipeline = Pipeline(
+        chunks,
+        rxo.compact(3600, key_mapper="id", time_mapper="ts", count=1000),
+        rxo.enrich(never, timeout=None),
+        rxo.publish(lambda _: None),
+        max_age=7200,
+        max_in_flight=2 * number,
+    )
+    orchestrator = Orchestrator(pipeline, report=False)
+    await orchestrator.start()
+    for each in range(number):  # the oldest comes in the middle
+        chunks.on_next({"id": each, "ts": START - 1000 * (each == number // 2) - each % 7})
+        if each % CHUNK == 0:
+            await asyncio.sleep(0)
+    await asyncio.sleep(1)
+    took = []
+    for _ in range(5):
+        began = time.process_time()
+        now = orchestrator.statistics.snapshot()
+        exposition(now)
+        took.append(time.process_time() - began)
+    assert now.stages["enrich"].held == number
+    assert now.stages["enrich"].slots.calling == 100
+    oldest = now.stages["enrich"].oldest
+    await orchestrator.stop(0)
+    return min(took), oldest
+
+
+def test_a_scrape_takes_no_longer_however_many_events_wait() -> None:
+    (few, first), (many, second) = run(lambda: held(1000)), run(lambda: held(50_000))
+    assert many < 5 * few  # measured: as long; eight times as long where each event is looked at
+    assert first == pytest.approx(second) == pytest.approx(1001, abs=10)
