@@ -85,7 +85,7 @@ class Waiting(ABC):
     def _earliest(self) -> float | None:
         """Return the deadline that comes first of all that is held."""
         if self._queue and self._queue[0][0] and (first := self._queue[0][2]).entries:  # by deadline; others are armed
-            return min(job.earliest for job in (first, *self._armed.values()))
+            return float(min(job.earliest for job in (first, *self._armed.values())))
         return min((job.earliest for job in self._jobs), default=None)
 
     def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
