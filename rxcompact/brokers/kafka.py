@@ -14,6 +14,7 @@ from urllib.parse import unquote
 
 # pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, errors
+from aiokafka.conn import AIOKafkaConnection
 from loguru import logger
 
 from rxcompact.brokers.offsets import Offsets, PartitionedMessages
@@ -43,6 +44,21 @@ class Collector(logging.Handler):
 
 
 collector = Collector(logging.WARNING)
+
+
+_send: Callable[..., Any] = AIOKafkaConnection.send
+
+
+def _send_or_fail(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
+    """Fail as aiokafka expects: uvloop raises a RuntimeError for a connection that was closed (aiokafka #1038)."""
+    try:
+        return _send(connection, *arguments, **options)
+    except RuntimeError as error:
+        connection.close()
+        raise errors.KafkaConnectionError(str(error)) from error
+
+
+AIOKafkaConnection.send = _send_or_fail  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Servers:

@@ -16,6 +16,9 @@ import pytest
 pytest.importorskip("aiokafka")
 
 from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.structs import OffsetAndTimestamp
 
 from rxcompact.brokers import kafka
@@ -32,6 +35,23 @@ LONG = 10 * PATIENCE
 
 def event(number: int) -> bytes:
     return b'{"id": %d}' % number
+
+
+def test_a_connection_that_was_closed_under_uvloop_fails_as_any_other() -> None:
+    uvloop = pytest.importorskip("uvloop")
+
+    async def main() -> None:
+        async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1") as server:
+            _, port = server.sockets[0].getsockname()
+            connection = AIOKafkaConnection("127.0.0.1", port)
+            connection._versions = {HeartbeatRequest.API_KEY: (0, 1)}
+            _, connection._writer = await asyncio.open_connection("127.0.0.1", port)
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            with pytest.raises(KafkaConnectionError):
+                connection.send(HeartbeatRequest("workers", 1, "member"))
+
+    uvloop.run(main())
 
 
 class Stuck:
