@@ -14,9 +14,9 @@ from urllib.parse import unquote
 
 # pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, errors
-from aiokafka.conn import AIOKafkaConnection
 from loguru import logger
 
+import rxcompact.brokers.uvloop  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from rxcompact.brokers.offsets import Offsets, PartitionedMessages
 from rxcompact.brokers.source import BrokerSource, Messages, Start, start_time
 from rxcompact.clock import Seconds, count, seconds
@@ -44,21 +44,6 @@ class Collector(logging.Handler):
 
 
 collector = Collector(logging.WARNING)
-
-
-_send: Callable[..., Any] = AIOKafkaConnection.send
-
-
-def _send_or_fail(connection: AIOKafkaConnection, *arguments: Any, **options: Any) -> Any:
-    """Fail as aiokafka expects: uvloop raises a RuntimeError for a connection that was closed (aiokafka #1038)."""
-    try:
-        return _send(connection, *arguments, **options)
-    except RuntimeError as error:
-        connection.close()
-        raise errors.KafkaConnectionError(str(error)) from error
-
-
-AIOKafkaConnection.send = _send_or_fail  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class Servers:
