@@ -112,11 +112,13 @@ def test_the_table_shows_itself_as_text_and_html() -> None:
     tuning = Tuning([row(key="<b>", received=10_000, calls=1_234), ROWS[-1]], OUTAGES)
     head, first, last = repr(tuning).splitlines()
     assert head.endswith("expired  down 1 min  down 5 min  held")
+    assert "rejected" not in head
+    assert "rejected" in repr(Tuning([row(rejected=3)], OUTAGES))
     assert first.split() == [
-        "<b>", "10", "s", "1", "min", "100", "0", "100", "99.0%", "5", "s", "10", "s", "1,234", "8,766", "50",
+        "<b>", "10", "s", "1", "min", "100", "100", "99.0%", "5", "s", "10", "s", "1,234", "8,766", "50",
         "0", "0", "80", "40",
     ]  # fmt: skip
-    assert last.split()[8:11] == ["100.0%", "-", "-"]
+    assert last.split()[7:10] == ["100.0%", "-", "-"]
     html = tuning._repr_html_()
     assert "&lt;b&gt;" in html
     assert "<b>:" not in html
