@@ -279,4 +279,11 @@ def run_loop(main: Coroutine[Any, Any, T]) -> T:
 
         loop_factory = uvloop.new_event_loop
     with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.get_loop().set_exception_handler(_on_exception)
         return runner.run(main)
+
+
+def _on_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody handled, but for a TLS handshake of uvloop on a connection that was reset: its caller fails."""
+    if "the handler is closed" not in str(context.get("exception")):
+        loop.default_exception_handler(context)

@@ -62,6 +62,7 @@ class Witness:
         ):
             observable.subscribe(self.guarded(see))
         once, check = self.loop._run_once, self.guarded(self.on_turn)
+        self.once = once
 
         def turn() -> None:
             once()
@@ -159,6 +160,7 @@ class Witness:
     def verdict(self) -> None:
         """Check that each pushed event had one outcome, and that nothing is left."""
         self.raise_if_broken()
+        self.loop._run_once = self.once  # the turns of closing the loop depend on what was collected before
         assert not self.open, "without an outcome"
         assert self.runs["received"] == len(self.feed.given), (self.runs, len(self.feed.given))
         assert self.counts == len(self.feed.given)

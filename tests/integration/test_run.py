@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import rxcompact
+from rxcompact.commands.common import run_loop
 
 RUN = [sys.executable, "-m", "rxcompact", "run"]
 POSTED = """
@@ -231,3 +233,12 @@ def test_the_unit_of_the_manual_passes_systemd_analyze(tmp_path: Path) -> None:
     unit.write_text(block("ini").replace("/opt/rxcompact/bin/rxcompact", sys.executable))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_handshake_of_uvloop_on_a_connection_that_was_reset_is_no_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        for text in ("<TCPTransport closed=True>; the handler is closed", "another"):
+            asyncio.get_running_loop().call_exception_handler({"message": "of a test", "exception": RuntimeError(text)})
+
+    run_loop(main())
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["another"]
