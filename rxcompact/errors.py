@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+from rxcompact.format import message_of
+
 
 class RxCompactError(Exception):
     """Base of every error of this library."""
@@ -39,7 +41,7 @@ class ArgumentError(RxCompactError, ValueError):
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and its causes, the last first."""
     seen: list[BaseException] = []
-    while error is not None and error not in seen:
+    while error is not None and all(error is not each for each in seen):  # its class may compare as it likes
         yield error
         seen.append(error)
         error = error.__cause__
@@ -67,7 +69,7 @@ class KeyMapperError(RxCompactError, reason="key"):
     @classmethod
     def of(cls, error: BaseException) -> Self:
         """Return it for what a key's own methods raised."""
-        return cls(str(contained(error)))
+        return cls(message_of(contained(error)))
 
 
 class TimeMapperError(RxCompactError, reason="time"):
@@ -80,7 +82,7 @@ class AccumulatorError(RxCompactError, reason="accumulator"):
     @classmethod
     def of(cls, cause: BaseException) -> Self:
         """Return it for what the accumulator raised."""
-        error = cls(f"accumulator raised {contained(cause)!r}")
+        error = cls(f"accumulator raised {type(contained(cause)).__name__}: {message_of(cause)}".removesuffix(": "))
         error.__cause__ = cause
         return error
 

@@ -13,6 +13,7 @@ from typing_extensions import TypeVar
 
 from rxcompact.acks import Retained
 from rxcompact.errors import chain_of
+from rxcompact.format import message_of
 from rxcompact.keys import json_value, stable
 
 K_co = TypeVar("K_co", covariant=True, default=Any)
@@ -220,7 +221,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "dead_letter": self.outcome,
             "stage": self.stage,
             "reason": self.reason,
-            "errors": [f"{type(error).__name__}: {error}" for error in chain_of(self.error)],
+            "errors": [f"{type(error).__name__}: {message_of(error)}" for error in chain_of(self.error)],
             "attempts": self.attempts,
             "age": self.age,
             "origin": self.origin,

@@ -22,7 +22,7 @@ Errors: TypeAlias = dict[int, RxCompactError]
 """Of a chunk: the positions of the events of which something cannot be read, and why."""
 
 MISSING: Any = msgspec.UNSET
-FATAL = (KeyboardInterrupt, SystemExit, GeneratorExit)
+FATAL = (KeyboardInterrupt, SystemExit)
 TEXT = (bytes, str, bytearray, memoryview)
 MALFORMED = (msgspec.DecodeError, UnicodeError, RecursionError)
 ROUTINES = (MethodType, FunctionType, BuiltinFunctionType, MethodWrapperType)

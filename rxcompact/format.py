@@ -101,6 +101,13 @@ def error_name(error: BaseException | None) -> str:
     return "" if error is None else type(error).__name__
 
 
+def message_of(error: BaseException) -> str:
+    """Return the message of an error; nothing where its class raises instead: a report must not fail for it."""
+    with suppress(Exception):
+        return str(error)
+    return ""
+
+
 def error_text(error: BaseException | None, length: int = 200) -> str:
     """Return what an error is and its message on one line, without credentials and queries of URLs.
 
@@ -109,8 +116,5 @@ def error_text(error: BaseException | None, length: int = 200) -> str:
     """
     if error is None:
         return ""
-    message = ""
-    with suppress(Exception):  # a report must not fail for the error that it is about
-        message = str(error)
-    message = _URL.sub(lambda found: redacted(found[0], "?…"), message[: 10 * length])
+    message = _URL.sub(lambda found: redacted(found[0], "?…"), message_of(error)[: 10 * length])
     return f"{error_name(error)}: {short(message, length)}" if message else error_name(error)

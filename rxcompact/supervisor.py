@@ -12,6 +12,7 @@ from tenacity import RetryCallState, Retrying
 
 from rxcompact.contracts import OneShotSource, Source
 from rxcompact.errors import TransientError, isolated
+from rxcompact.format import message_of
 from rxcompact.operators.retry import full_jitter
 from rxcompact.run import Run
 from rxcompact.signals import SourceFailed
@@ -79,7 +80,7 @@ class Supervisor:
 
     def _failed(self, error: BaseException) -> None:
         if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
-            cause, error = error, TransientError(f"the source raised {error!r}")
+            cause, error = error, TransientError(f"the source raised {type(error).__name__}({message_of(error)})")
             error.__cause__ = cause
         healthy = self._run.loop.time() - self._since >= self._healthy_after
         self._failures = 1 if healthy else self._failures + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -177,7 +178,8 @@ class Pool(Waiting):
         except BaseException as raised:
             if isinstance(raised, SystemExit | KeyboardInterrupt):
                 raise
-            raised.__cause__ = error
+            with suppress(Exception):  # of a class that allows no attributes
+                raised.__cause__ = error
             failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
         held = set(map(id, job.entries))
         self._remove(job)

@@ -219,10 +219,14 @@ def _results(answer: Any, size: int) -> Sequence[Any]:
         if all(type(position) is int and 0 <= position < size for position in answer):
             return [_error(answer.get(position)) for position in range(size)] if answer else ()
     elif isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer) == size:
-        return [_error(each) if each is False or isinstance(each, BaseException) else None for each in answer]
+        return [_error(each) if each is False or _is_error(each) else None for each in answer]
     raise AnswerError(
         f"a sink must return None, {{position: exception}} or a list of {size} with exceptions, got {short(answer)}"
     )
+
+
+def _is_error(given: Any) -> bool:
+    return isinstance(given, BaseException) or (isinstance(given, type) and issubclass(given, BaseException))
 
 
 def _error(given: Any) -> BaseException | None:

@@ -106,8 +106,7 @@ def without_our_frames(error: BaseException) -> BaseException:
         with suppress(RuntimeError):  # that of the caller goes on
             traceback.tb_frame.clear()  # since Python 3.12 the caller's frames hold ours
         traceback = traceback.tb_next
-    error.__traceback__ = traceback
-    return error
+    return BaseException.with_traceback(error, traceback)  # which no class can forbid, as it can an attribute
 
 
 def without_frames(error: BaseException) -> BaseException:
@@ -122,8 +121,9 @@ def without_frames(error: BaseException) -> BaseException:
         while last.tb_next is not None:
             last = last.tb_next
         code = last.tb_frame.f_code
-        each.add_note(f"raised in {code.co_name}, {code.co_filename}:{last.tb_lineno}")
-        each.__traceback__ = None
+        with suppress(Exception):
+            each.add_note(f"raised in {code.co_name}, {code.co_filename}:{last.tb_lineno}")
+        BaseException.with_traceback(each, None)
         chain += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
     return error
 

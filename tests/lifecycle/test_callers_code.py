@@ -14,7 +14,8 @@ from orchestrators import events, orchestrated
 from pipelines import simple_pipeline
 from reactivex.disposable import Disposable
 
-from rxcompact import Ack, Chunk, Orchestrator, key_of
+from rxcompact import Ack, Chunk, Orchestrator, Pipeline, key_of
+from rxcompact import operators as rxo
 from rxcompact.signals import ObserverFailed, SourceFailed
 
 
@@ -228,3 +229,75 @@ async def test_what_was_rejected_holds_no_chunk() -> None:
     gc.collect()
     # the letters' own, and what was published
     assert len([reference for reference in references if reference() is not None]) == 10 + len(out) == 19
+
+
+class SpeechlessError(BaseException):
+    """Has no message."""
+
+    def __str__(self) -> str:
+        raise ValueError("no message")
+
+    __repr__ = __str__
+
+
+class FrozenError(Exception):
+    """Takes no attributes, and so no notes."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+class UnequalError(Exception):
+    """Cannot be compared."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not comparable")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+ODDER = [GeneratorExit, SpeechlessError, FrozenError, UnequalError, lambda: ExceptionGroup("odd", [FrozenError()])]
+
+
+@pytest.mark.parametrize("where", ["key", "hash", "accumulator", "enrich", "merge", "wait", "retry", "sink"])
+@pytest.mark.parametrize("make", ODDER, ids=["exit", "speechless", "frozen", "unequal", "group"])
+async def test_l6_an_error_whose_own_methods_raise_is_an_outcome_like_any_other(
+    make: Callable[[], BaseException], where: str
+) -> None:
+    def odd(*_: Any) -> Any:
+        raise make()
+
+    class Key:
+        __hash__ = odd
+
+    async def enricher(event: Any) -> Any:
+        if where in ("wait", "retry"):
+            raise OSError("odd")
+        return odd() if where == "enrich" else event
+
+    mapper = {"key": odd, "hash": lambda _: Key(), "accumulator": lambda _: 1}.get(where, lambda event: event["id"])
+    operators = (
+        rxo.compact(1, key_mapper=mapper, keep=odd),
+        rxo.enrich(enricher, **{where: odd} if where in ("merge", "wait", "retry") else {}),
+        rxo.publish(odd if where == "sink" else lambda _: None),
+    )
+    orchestrator = Orchestrator(Pipeline(lambda: events(1, 2), *operators, max_age=20))
+    letters: list[Any] = []
+    orchestrator.dead_letters.subscribe(letters.append)
+    await orchestrator.start()
+    account = (await asyncio.wait_for(orchestrator.wait(), 100)).account
+    lost = 1 if where == "accumulator" else 2
+    assert (account.received, account.in_flight, len(letters)) == (2, 0, lost)
+    assert account.published == 2 - lost
+    assert all(letter.to_json()["errors"] and letter._repr_html_() for letter in letters)
+    await orchestrator.stop()
+
+
+@pytest.mark.parametrize("answer", [[None, ValueError], {1: ValueError}], ids=["list", "mapping"])
+async def test_l15_a_class_of_exceptions_in_an_answer_is_no_success(answer: Any) -> None:
+    operators = rxo.compact(1, key_mapper="id"), rxo.publish(lambda _: answer)
+    orchestrator = Orchestrator(Pipeline(lambda: events(1, 2), *operators, max_age=20))
+    await orchestrator.start()
+    account = (await orchestrator.wait()).account
+    assert (account.published, account.failed) == (1, 1)
+    await orchestrator.stop()
