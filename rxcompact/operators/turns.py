@@ -85,21 +85,21 @@ class Turns:
             self._turn()
 
     def _turn(self) -> None:
-        self._working = True
-        if self._left == SLICE:
+        self._working, left = True, self._left
+        if left == SLICE:
             self._loop.call_soon(self._next)
         try:
-            while self._work and self._left > 0:
+            while self._work and left > 0:
                 for events in self._work[0]:
-                    self._left -= events
-                    if self._left <= 0:
+                    left -= events
+                    if left <= 0:
                         return
                 self._work.popleft()
         except BaseException:
             self._work.popleft()
             raise
         finally:
-            self._working = bool(self._work)
+            self._left, self._working = left, bool(self._work)
 
     async def wait(self) -> None:
         """Wait until all is done."""
