@@ -150,7 +150,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         grace: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 1_000,
+        together: int = 32,
         items: str | None = None,
         mechanism: str = "PLAIN",
         options: Mapping[str, Any] | None = None,

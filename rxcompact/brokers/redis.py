@@ -109,7 +109,7 @@ class RedisStreamSource(BrokerSource):
         min_idle_time: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 100,
+        together: int = 32,
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
