@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from rxcompact.sources.observable import ObservableSource
     from rxcompact.sources.push import PushSource
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _MODULES = {
     "acks": "Ack Chunk",
