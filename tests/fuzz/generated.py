@@ -95,10 +95,14 @@ class Generator(Random):
 
 def check(generator: Generator, body: bytes) -> None:
     """Check what the reader, the mappers and the decoder make of a body, whole and in pieces."""
-    began = thread_time()
-    with suppress(*ERRORS):
-        read(body, ())
-    assert thread_time() - began < STALL, f"{thread_time() - began:.3f} s"
+    for attempt in range(2):  # the first may have been in a collection of all objects
+        began = thread_time()
+        with suppress(*ERRORS):
+            read(body, ())
+        taken = thread_time() - began
+        if taken < STALL:
+            break
+        assert not attempt, f"{taken:.3f} s"
     check_body(body, [generator.randrange(1, 40) for _ in range(generator.randrange(60))])
     check_items(body, generator.choice(PATHS))
     check_mappers(body.split(b"\n"), generator.choices(["a", "b", "a.b", "list", "a.list.a"], k=generator.randrange(4)))

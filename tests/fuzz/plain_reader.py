@@ -30,6 +30,15 @@ def skip(text: bytes, at: int, space: bytes = SPACE) -> int:
     return at
 
 
+def skip_marks(text: bytes, at: int) -> int:
+    """Return the position behind white space of a line, byte order marks of joined files and separators of records."""
+    while True:
+        at = skip(text, at, b" \t\r\x1e")
+        if not text.startswith(b"\xef\xbb\xbf", at):
+            return at
+        at += 3
+
+
 def expect(text: bytes, at: int, wanted: bytes) -> int:
     """Return the position behind one of these bytes."""
     if at >= len(text):
@@ -177,7 +186,7 @@ def split_input(text: bytes) -> list[bytes]:
         here: list[bytes] = []
         damage = None
         while True:
-            at = skip(text, at, b" \t\r")
+            at = skip_marks(text, at)
             if at == len(text) or text[at] == ord("\n"):
                 found += here
                 array = array and not (begun or here)
