@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from reactivex import Observable
 from reactivex.abc import SchedulerBase
@@ -226,12 +226,13 @@ class Holder(Protocol):
     def failing(self) -> tuple[str, ...]: ...
 
 
-class CallObserver(NamedTuple):
-    """What is notified of the calls of stages."""
+@dataclass(slots=True)
+class CallObserver:
+    """What is notified of the calls of stages, where somebody wants to be."""
 
-    started: Callable[[str, int, Iterable[Compacted]], Any]
-    """Called with stage, attempt and events; returns the span of the call, None where it is not traced."""
-    ended: Callable[..., object]
+    started: Callable[[str, int, Iterable[Compacted]], Any] | None = None
+    """Called with stage, attempt and events; returns the span of the call."""
+    ended: Callable[..., object] | None = None
     """Called with the first fields of `CallEnded`, its error and span instead of the outcome."""
 
 

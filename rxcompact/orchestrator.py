@@ -16,7 +16,7 @@ from reactivex.abc import DisposableBase
 from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable
 
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import CallObserver, Demand, DurableSource, close
+from rxcompact.contracts import Demand, DurableSource, close
 from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.events import shown_by
 from rxcompact.observers.observables import Observables
@@ -211,7 +211,7 @@ class Orchestrator(Observables):
             on_delivered=self._on_delivered,
             on_dead_letter=self._on_dead_letter,
             on_signal=self._on_signal,
-            calls=CallObserver(partial(self._trace, "start_call"), self._on_call_ended),
+            calls=self._call_observer,
             span=partial(self._trace, "extract"),
             metrics=self._exposition,
         )

@@ -85,7 +85,7 @@ class Run(Demand):
     def _stages(self) -> Observable[Delivered]:
         context = StageContext(
             max_age=self._pipeline.max_age,
-            max_keys=lambda: self._events_free() + sum(windows.held() for windows in self._windows),
+            max_keys=self._max_keys,
             max_quiet=lambda: self.limit,
             overflow=self._pipeline.overflow,
             raw=self._raw,
@@ -153,8 +153,10 @@ class Run(Demand):
         return sum(windows.distinct for windows in self._windows) if self._windows else self._distinct_of_others
 
     def _in_flight(self) -> int:
-        settled = self._counts.total() - self._counts["received"] - self._counts["rejected"]
-        return self._distinct() - settled
+        return self._distinct() - self._settled_events()
+
+    def _settled_events(self) -> int:
+        return self._counts.total() - self._counts["received"] - self._counts["rejected"]
 
     def stages(self) -> dict[str, StageNow]:
         """Return what each stage holds, and what went wrong in it; looking changes nothing."""
@@ -244,6 +246,11 @@ class Run(Demand):
 
     def capacity(self) -> int:
         return 0 if self.size() >= EVENTS_SHARE * self.max_bytes else self._events_free()
+
+    def _max_keys(self) -> int:
+        """Return how many keys the windows may hold: all that others do not."""
+        waiting = 0 if self._route is None else len(self._route)
+        return self.limit - waiting + self._settled_events() - sum([windows.left for windows in self._windows])
 
     def _events_free(self) -> int:
         waiting = 0 if self._route is None else len(self._route)

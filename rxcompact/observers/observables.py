@@ -17,6 +17,7 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import CompositeDisposable, Disposable
 
 from rxcompact.clock import count, is_running
+from rxcompact.contracts import CallObserver
 from rxcompact.errors import contained, isolated
 from rxcompact.events import DeadLetter, Delivered, Outcome, Window
 from rxcompact.observers.metrics import exposition
@@ -77,18 +78,15 @@ class Hub(Observable[T], Generic[T]):
         self._report, self._on_subscribed = report, on_subscribed
         self.latest = latest
         self._observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
+        self.observed = False
+        """Whether it has observers."""
         self._failures: dict[ObserverBase[T], int] = {}
         self._items: deque[T] = deque()
         self._notifying = False
 
-    @property
-    def observed(self) -> bool:
-        """Whether it has observers."""
-        return bool(self._observers)
-
     def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
         del scheduler  # observers are called where things happen
-        self._observers = (*self._observers, observer)
+        self._observers, self.observed = (*self._observers, observer), True
         if self.latest is not None:
             self._call(observer, self.latest)
         self._on_subscribed()
@@ -96,6 +94,7 @@ class Hub(Observable[T], Generic[T]):
 
     def _detach(self, observer: ObserverBase[T]) -> None:
         self._observers = tuple(each for each in self._observers if each is not observer)
+        self.observed = bool(self._observers)
         self._failures.pop(observer, None)
 
     def notify(self, item: T) -> None:
@@ -213,7 +212,8 @@ class Observables:
 
     def __init__(self, statistics: Statistics, name: str) -> None:
         self.statistics, self.name = statistics, name
-        self.tracer: Any = None
+        self._tracer: Any = None
+        self._call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
         self._wall: Callable[[], float] = time
@@ -322,6 +322,16 @@ class Observables:
         self._notify(self.signals, DeadLettered(letter))
 
     # ── calls of stages, and their spans ──────────────────────────────────────────────────────────────────────────
+
+    @property
+    def tracer(self) -> Any:
+        """What makes spans; None where nothing does."""
+        return self._tracer
+
+    @tracer.setter
+    def tracer(self, tracer: Any) -> None:
+        self._tracer = tracer
+        self._call_observer.started = None if tracer is None else partial(self._trace, "start_call")
 
     def _trace(self, method: str, *arguments: Any) -> Any:
         """Call the tracer, if there is one; what it raises is reported."""

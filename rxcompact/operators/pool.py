@@ -7,9 +7,11 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import copy_context
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.clock import INFINITY, TICK
+from rxcompact.contracts import CallObserver
 from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.retry import alike, without_our_frames
 from rxcompact.operators.turns import SLICE
@@ -19,12 +21,17 @@ if TYPE_CHECKING:
     from tenacity import Retrying
 
 
+_compacted = attrgetter("compacted")
+
+
 class Pool(Waiting):
     """Makes at most ``max_concurrent`` calls at once, and ``rate`` a second; a job that waits is none of them.
 
     Each call is a task, in a copy of the context in which the pool was made: what it cancels, catches or sets concerns
     no other. No method may be called from another thread than the loop's.
     """
+
+    stage: str
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class Pool(Waiting):
         self._policy, self._timeout = policy, timeout
         self._context = copy_context()
         self._guard: asyncio.Task[None] | None = None
+        self._call_observer = CallObserver()
 
     @abstractmethod
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
@@ -48,11 +56,9 @@ class Pool(Waiting):
         None at all where none failed and nobody asks for them.
         """
 
-    def _call_started(self, job: Job) -> Any:
-        """Return the span of a call that begins; None where it is not traced."""
-
+    @abstractmethod
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
-        """Notify others of its end."""
+        """Notify the observer of calls."""
 
     @abstractmethod
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
@@ -102,7 +108,8 @@ class Pool(Waiting):
                 self._arm(job)
                 calling = len(entries)
                 self._calling += calling
-                span = self._call_started(job)
+                started = self._call_observer.started
+                span = started and started(self.stage, job.count, map(_compacted, entries))
                 results = await self._call(entries)
             except BaseException as error:
                 if isinstance(error, SystemExit | KeyboardInterrupt):

@@ -64,7 +64,7 @@ class PerKey(Windows):
             for different in self._different(part):
                 closed = min(max(map(_touched, different)) + gap, max(map(_opened, different)) + timespan, now)
                 bounds = Bounds(min(map(_opened, different)) + offset, closed + offset, by)
-                self._left += len(different)
+                self.left += len(different)
                 self.pending.append(partial(self._on_window, self._keyed.window(different, bounds, own)))
 
     def _different(self, rows: list[Row]) -> Iterable[list[Row]]:

@@ -39,7 +39,7 @@ from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.signals import Failing, Healed, RetryScheduled, Slots, StageSignal
 
-_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
+_first_seen = attrgetter("first_seen")
 STALL = 1.0
 """Seconds that a function may take, before it is logged that it holds up the event loop."""
 
@@ -137,7 +137,7 @@ class PooledStage(Pool, ObserverBase[Any]):
         self._clock = Clock(scheduler)
         self._observer = observer
         self._dead_letters = options.reject()
-        self._signals, self._observer_of_calls = options.signals, options.calls
+        self._signals, self._call_observer = options.signals, options.calls or CallObserver()
         self.lookups: Counter[str] = Counter()
         """Events by what answered them."""
         self._losses = 0
@@ -248,18 +248,14 @@ class PooledStage(Pool, ObserverBase[Any]):
         """Return what it has to do."""
         return Slots(self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups)
 
-    def _call_started(self, job: Job) -> Any:
-        observer = self._observer_of_calls
-        return observer and observer.started(self.stage, job.count, map(_compacted, job.entries))
-
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
-        if self._observer_of_calls is not None:
+        if self._call_observer.ended is not None:
             found = results[0] if results else None
             if len(results) > 1:
                 found = next((each for each in results if isinstance(each, BaseException)), None)
             error = found if isinstance(found, BaseException) else None
             target, took = self._target(entries[0]), self._loop.time() - began
-            self._observer_of_calls.ended(self.stage, target, job.count, len(entries), took, error, span)
+            self._call_observer.ended(self.stage, target, job.count, len(entries), took, error, span)
 
     def _switched(self, target: str, service: Service, error: BaseException | None, after: float = 0.0) -> None:
         if error is not None:

@@ -46,7 +46,7 @@ class Windows(SerializedEmitter, ABC):
         self._ack: Ack | None = None  # of the chunk that is being added
         self._buckets: dict[int, Bucket] = {}
         self._first = INFINITY  # no bucket before is open
-        self._left = 0  # keys that were in a bucket and no longer are
+        self.left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._quiet = 0  # keys whose only event has left
         self._led: dict[int, KeyedBucket] = {}  # the buckets that have first events to be emitted
@@ -119,7 +119,7 @@ class Windows(SerializedEmitter, ABC):
     @property
     def distinct(self) -> int:
         """How many keys the buckets have held so far, the open ones included."""
-        return self._left + self._held
+        return self.left + self._held
 
     def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
         """Add the keys of a chunk that need capacity to those before; return how many there are at most."""
@@ -198,7 +198,7 @@ class Windows(SerializedEmitter, ABC):
 
     def _remember(self, index: int, bucket: KeyedBucket, leads: int) -> None:
         if bucket.leads:
-            self._left += len(bucket.leads) - leads
+            self.left += len(bucket.leads) - leads
             self._led[index] = bucket
         limit = None if self._options.max_quiet is None else self._options.max_quiet()
         while limit is not None and self._quiet and self._quiet + self._held > limit:
@@ -242,9 +242,9 @@ class Windows(SerializedEmitter, ABC):
             return
         with self._counting(bucket):
             row = bucket.forget(held=held)
-        self._left += 1
+        self.left += 1
         has_room = max_keys is not None and max_keys() > self._held
-        self._left -= 1
+        self.left -= 1
         if has_room or not held:
             self._emit_rows(index, [row], "count")
         else:
@@ -257,7 +257,7 @@ class Windows(SerializedEmitter, ABC):
         self._emit_leads(index)
         bucket = self._buckets[index]
         if isinstance(bucket, KeyedBucket) and (window := bucket.window(rows, self._bounds(index, trigger))):
-            self._left += len(window)
+            self.left += len(window)
             self.pending.append(partial(self._on_window, window))
 
     @abstractmethod
@@ -283,7 +283,7 @@ class Windows(SerializedEmitter, ABC):
         if isinstance(bucket, KeyedBucket):
             self._quiet -= bucket.known() - len(bucket)
         if bucket:
-            self._left += len(bucket)
+            self.left += len(bucket)
             self._held -= len(bucket)
             self.size -= bucket.size
             self.pending.append(partial(self._on_window, bucket.close(self._bounds(index, trigger))))
@@ -299,7 +299,7 @@ class Windows(SerializedEmitter, ABC):
             self._reject(compacted, error, "abandoned")
 
     def _reject(self, event: Any, error: RxCompactError, outcome: Outcome = "rejected") -> None:
-        self._left += outcome == "dropped"
+        self.left += outcome == "dropped"
         self.pending.append(partial(self._dead_letters, DeadLetter(outcome, event, "compact", error.reason, error)))
 
 

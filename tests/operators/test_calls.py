@@ -23,7 +23,7 @@ async def lookup(event: Any) -> Any:
     return event
 
 
-@pytest.mark.parametrize(("together", "most"), [(1, 84), (10, 52)])
+@pytest.mark.parametrize(("together", "most"), [(1, 75), (10, 45)])
 async def test_an_event_passes_few_calls(together: int, most: float) -> None:
     calls: Counter[str] = Counter()
 
