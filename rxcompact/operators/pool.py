@@ -56,7 +56,6 @@ class Pool(Waiting):
         None at all where none failed and nobody asks for them.
         """
 
-    @abstractmethod
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
         """Notify the observer of calls."""
 
