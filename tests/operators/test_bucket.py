@@ -164,7 +164,7 @@ def test_an_accumulator_that_raises_rejects_that_event_and_is_the_cause() -> Non
     [(event, error)] = rejected
     assert event == -1
     assert isinstance(error.__cause__, OSError)
-    assert str(error) == "accumulator raised OSError('negative')"
+    assert str(error) == "accumulator raised OSError: negative"
 
 
 def test_an_acknowledgement_waits_for_the_keys_that_were_added() -> None:
