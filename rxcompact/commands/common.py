@@ -31,7 +31,8 @@ Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an o
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
 WINDOWS = ("timespan", "per_key", "gap", "leading")
-SWITCH = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
+ON = ("1", "true", "yes", "on")
+SWITCH = {text: text in ON for text in (*ON, "0", "false", "no", "off")}
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
@@ -255,7 +256,7 @@ def _exit_code(options: argparse.Namespace) -> int:
             sys.stdout.flush()
     except BrokenPipeError:  # its reader is gone, as of ``| head``
         with suppress(OSError, AttributeError):  # nowhere from now on, or the interpreter's last flush would fail
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # pyright: ignore[reportOptionalMemberAccess]
         return SIGNALLED + signal.SIGPIPE
     except KeyboardInterrupt:
         return SIGNALLED + signal.SIGINT

@@ -128,7 +128,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         """
         import pandas as pd  # noqa: PLC0415 - an extra
 
-        rows = [asdict(row) | {"ratio": row.ratio, "saved": row.saved} for row in self]
+        rows: list[dict[str, Any]] = [asdict(row) | {"ratio": row.ratio, "saved": row.saved} for row in self]
         lost = [{f"expired_{length:g}": many for length, many in row.pop("in_outage").items()} for row in rows]
         return pd.DataFrame([row | more for row, more in zip(rows, lost, strict=True)])
 
