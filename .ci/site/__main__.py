@@ -12,13 +12,11 @@ from urllib.parse import unquote
 
 from pdoc import doc, docstrings, render
 from pygments.formatters import HtmlFormatter
-from tenacity import RetryCallState
 
 ROOT = Path(__file__).parents[2]
 MANUAL = ROOT / "rxcompact/manual"
 API = """operators events signals errors contracts observers testing frames notebook enrichers.http sinks.stores
 brokers brokers.jetstream brokers.redis brokers.kafka cluster.ray"""
-LATE = {"RetryCallState": RetryCallState}  # imported for type checkers alone
 LINK = re.compile(r"\[([^]]+)\]\(((?!https?:)[^)#]+)([^)]*)\)")
 
 
@@ -46,7 +44,7 @@ def api(name: str) -> ModuleType:
     for each in getattr(module, "__all__", tuple(vars(module))):
         thing = getattr(module, each)
         if isinstance(thing, type) and thing.__module__.startswith(name):
-            hints = get_type_hints(thing, localns=LATE)
+            hints = get_type_hints(thing)
             for made in (thing.__init__, thing.__new__):  # their annotations are texts, of the modules of its bases
                 annotations = getattr(made, "__annotations__", {})
                 annotations.update({name: hints[name] for name in annotations if name in hints})

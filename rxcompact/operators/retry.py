@@ -18,11 +18,11 @@ from rxcompact.operators.verdict import VERDICTS, http_status, is_transient, ret
 if TYPE_CHECKING:  # which takes long, and few commands retry anything
     from tenacity import RetryCallState, Retrying
 
-Wait: TypeAlias = Seconds | Callable[["RetryCallState"], Any]
+Wait: TypeAlias = Seconds | Callable[[Any], Any]
 """Seconds, a tenacity wait, or a function or coroutine function like one."""
-Predicate: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[["RetryCallState"], Any]
+Predicate: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[Any], Any]
 """Exceptions, a tenacity retry condition, or a function or coroutine function like one."""
-Callback: TypeAlias = Callable[["RetryCallState"], Any]
+Callback: TypeAlias = Callable[[Any], Any]
 """A tenacity ``before_sleep`` callback, or a function or coroutine function like one."""
 
 SHORTEST = 0.001
