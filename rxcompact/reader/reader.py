@@ -162,7 +162,8 @@ class Reader:
         self._wanted = least if len(rest) < PIECE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
-        if self._alone <= at and (found := scan.objects_of(buffer[at:])) is not None:
+        behind_array = self._is_array and not self.blank  # on its line, so far as is known
+        if self._alone <= at and not behind_array and (found := scan.objects_of(buffer[at:])) is not None:
             self._begin(array=False)
             lines, size = found
             yield from self._batch.add(buffer[at:], lines)
