@@ -69,7 +69,7 @@ inputs = st.one_of(
 
 @given(inputs, st.lists(st.integers(1, 40), max_size=60))
 @example(b'{"a":{"b":1}\n,"c":1}', [])
-@example(b'[]{:}\n', [])
+@example(b"[]{:}\n", [])
 @example(b'[]{""a"{"a":1}\n\\1', [])
 @example(b"{}{}\n\n{}", [])
 @example(b'{"a":"}\n{"}\n{}', [])
