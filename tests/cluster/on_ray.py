@@ -1,4 +1,4 @@
-"""What test_ray.py looks at, in a process of its own: ``python on_ray.py shards|nodes FILE``; prints JSON."""
+"""What test_ray.py looks at, in a process of its own: ``python on_ray.py shards|nodes FILE``; writes ``FILE.json``."""
 
 from __future__ import annotations
 
@@ -114,4 +114,5 @@ def main() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main()))
+    found = main()
+    Path(f"{sys.argv[2]}.json").write_text(json.dumps(found))  # Ray prints, in the middle of lines of others too
