@@ -162,12 +162,13 @@ class Reader:
         self._wanted = least if len(rest) < PIECE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
     def _read_lines(self, buffer: bytes, at: int, *, final: bool) -> Steps:
-        behind_array = self._is_array and not self.blank  # on its line, so far as is known
-        if self._alone <= at and not behind_array and (found := scan.objects_of(buffer[at:])) is not None:
+        # once a block, and not on the line of an array, so far as is known
+        usual = at == self._alone == 0 and len(buffer) <= 2 * PIECE and (self.blank or not self._is_array)
+        if usual and (found := scan.objects_of(buffer)) is not None:
             self._begin(array=False)
             lines, size = found
-            yield from self._batch.add(buffer[at:], lines)
-            at += size
+            yield from self._batch.add(buffer, lines)
+            at = size
             if not final or at == len(buffer):
                 return at
         stop = len(buffer) if final else self._last(buffer, b"\n", at) + 1
