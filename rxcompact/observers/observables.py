@@ -77,24 +77,21 @@ class Hub(Observable[T], Generic[T]):
         super().__init__()
         self._report, self._on_subscribed = report, on_subscribed
         self.latest = latest
-        self._observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
-        self.observed = False
-        """Whether it has observers."""
+        self.observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
         self._failures: dict[ObserverBase[T], int] = {}
         self._items: deque[T] = deque()
         self._notifying = False
 
     def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
         del scheduler  # observers are called where things happen
-        self._observers, self.observed = (*self._observers, observer), True
+        self.observers = (*self.observers, observer)
         if self.latest is not None:
             self._call(observer, self.latest)
         self._on_subscribed()
         return Disposable(lambda: self._detach(observer))
 
     def _detach(self, observer: ObserverBase[T]) -> None:
-        self._observers = tuple(each for each in self._observers if each is not observer)
-        self.observed = bool(self._observers)
+        self.observers = tuple(each for each in self.observers if each is not observer)
         self._failures.pop(observer, None)
 
     def notify(self, item: T) -> None:
@@ -108,7 +105,7 @@ class Hub(Observable[T], Generic[T]):
                 item = self._items.popleft()
                 if self.latest is not None:
                     self.latest = item
-                for observer in self._observers:
+                for observer in self.observers:
                     self._call(observer, item)
         finally:
             self._notifying = False
@@ -285,7 +282,7 @@ class Observables:
                         await ended
 
     def _notify(self, hub: Hub[Any], signal: Signal) -> None:
-        if hub.observed:
+        if hub.observers:
             force_setattr(signal, "at", self._wall())
             force_setattr(signal, "pipeline", self.name)
             hub.notify(signal)
@@ -310,7 +307,7 @@ class Observables:
     def _on_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)
         self.batches.notify(delivered)
-        if self.outcomes.observed:
+        if self.outcomes.observers:
             for outcome in delivered.outcomes():
                 self.outcomes.notify(outcome)
         self._notify(self.signals, BatchPublished(len(delivered.batch), delivered.attempts))
@@ -347,14 +344,14 @@ class Observables:
         outcome: CallOutcome = "ok" if error is None else _outcome(error)
         trace_id = "" if span is None else self._trace("end_call", span, target, error) or ""
         self.statistics.on_call(stage, target, outcome, took, trace_id)
-        if self.calls.observed:
+        if self.calls.observers:
             self._notify(self.calls, CallEnded(stage, target, outcome, attempt, size, took, error, trace_id))
 
     # ── each second, while somebody listens ───────────────────────────────────────────────────────────────────────
 
     def _tick_soon(self) -> None:
         loop, runs = self.statistics.loop, self.states.latest not in ENDED
-        if loop is not None and self._ticker is None and self.ticks.observed and runs and is_running(loop):
+        if loop is not None and self._ticker is None and self.ticks.observers and runs and is_running(loop):
             self._ticker = loop.call_later(SECOND, self._tick, loop.time() + SECOND)
 
     def _tick(self, due: float) -> None:

@@ -341,7 +341,7 @@ def test_the_dashboard_works_while_a_cell_runs(lab: Lab, notebook: Callable[...,
 
 def test_it_rests_while_nobody_looks_and_the_cell_may_run_again(lab: Lab, notebook: Callable[..., Path]) -> None:
     path = notebook("again.ipynb", SETUP, "await orchestrator.start()", *["dashboard(orchestrator)"] * 2)
-    count = "len(orchestrator.states._observers), len(dashboard(orchestrator)._shown)"
+    count = "len(orchestrator.states.observers), len(dashboard(orchestrator)._shown)"
     with lab.open(path) as page:
         lab.run_all(page)
         page.evaluate("jupyterapp.commands.execute('notebook:run-cell')")

@@ -56,13 +56,13 @@ def views(widget: Dashboard) -> list[dict[str, Any]]:
 
 async def test_running_the_cell_again_gives_the_same(orchestrator: Orchestrator) -> None:
     first = dashboard(orchestrator)
-    watched = len(orchestrator.states._observers)
+    watched = len(orchestrator.states.observers)
     assert dashboard(orchestrator) is first
-    assert len(orchestrator.states._observers) == watched == 2  # and the report
+    assert len(orchestrator.states.observers) == watched == 2  # and the report
     first.close()
     second = dashboard(orchestrator)
     assert second is not first
-    assert len(orchestrator.states._observers) == watched
+    assert len(orchestrator.states.observers) == watched
     second.close()
 
 

@@ -127,7 +127,7 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
     recorder = Recorder()
     orchestrator.attach(recorder)
     hubs = [orchestrator.signals, orchestrator.windows, orchestrator.outcomes, orchestrator.states]
-    observers = [hub._observers for hub in hubs]
+    observers = [hub.observers for hub in hubs]
 
     def look() -> None:
         before = (orchestrator.account, orchestrator.state, recorder.recording)
@@ -136,7 +136,7 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
             recorder.recording.svg()
             repr(recorder)
         assert before == (orchestrator.account, orchestrator.state, recorder.recording)
-        assert [hub._observers for hub in hubs] == observers
+        assert [hub.observers for hub in hubs] == observers
 
     look()
     async with orchestrator:

@@ -32,7 +32,7 @@ def look(orchestrator: Orchestrator) -> dict[str, list[str]]:
     hubs = ("signals", "windows", "outcomes", "dead_letters", "states")
 
     def state() -> tuple[Any, ...]:
-        observers = tuple(getattr(orchestrator, hub)._observers for hub in hubs)
+        observers = tuple(getattr(orchestrator, hub).observers for hub in hubs)
         return orchestrator.account, orchestrator.state, held(orchestrator), observers
 
     before = state()
