@@ -70,7 +70,7 @@ class Lot:
         counts = [count for count in (100_000 * 2**step for step in range(7)) if count < most] + [most]
         curves = self.curves = sizes.curves(
             counts,
-            [1000, 10_000, 100_000] if short else [1000, 10_000, 100_000, 1_000_000],
+            [1000, 10_000, 100_000] if short else [1000, 3000, 10_000, 20_000, 40_000, 70_000, 139_000, 400_000],
             rounds=min(3, self.options.rounds),
             events=200_000 if short else 1_000_000,
         )

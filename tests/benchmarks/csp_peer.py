@@ -67,5 +67,5 @@ def run_chunks(close: Callable[[Any], int], chunks: list[Any]) -> Spent:
     return _run(first_of_chunks, chunks, close, WINDOW // len(chunks[0]))
 
 
-def run_events(close: Callable[[Any], int], events: list[Any]) -> Spent:
-    return _run(first_of_events, events, close, WINDOW)
+def run_events(close: Callable[[Any], int], events: list[Any], window: int = WINDOW) -> Spent:
+    return _run(first_of_events, events, close, window)

@@ -84,13 +84,13 @@ def aiostream(close: Close, events: list[Event]) -> int:
     return asyncio.run(main())
 
 
-def streamz(close: Close, events: list[Event]) -> int:
+def streamz(close: Close, events: list[Event], window: int = WINDOW) -> int:
     from streamz import Stream
 
     async def main() -> int:
         closed: list[int] = []
         source = Stream(asynchronous=True)  # otherwise each event goes to a loop on another thread, and is waited for
-        source.partition(WINDOW).map(distinct).sink(lambda kept: closed.append(close(kept)))
+        source.partition(window).map(distinct).sink(lambda kept: closed.append(close(kept)))
         for event in events:
             await source.emit(event)
         return sum(closed)
@@ -104,10 +104,22 @@ def csp_chunks(close: Close, events: list[Event]) -> Spent:
     return run_chunks(close, chunks_of(events, 1000))
 
 
-def csp_events(close: Close, events: list[Event]) -> Spent:
+def csp_events(close: Close, events: list[Event], window: int = WINDOW) -> Spent:
     from csp_peer import run_events
 
-    return run_events(close, events)
+    return run_events(close, events, window)
+
+
+def duckdb(close: Close, events: list[Event], window: int) -> int:
+    """A table of Arrow a window, which DuckDB groups by key."""
+    import duckdb
+    import pyarrow as pa
+
+    closed = 0
+    for start in range(0, len(events), window):
+        part = pa.Table.from_pylist(events[start : start + window])  # noqa: F841 - DuckDB finds it by its name
+        closed += close(duckdb.sql("select id, min(n) from part group by id").fetchall())
+    return closed
 
 
 @cache
@@ -120,10 +132,10 @@ def go_program() -> Path | None:
     return program
 
 
-def go(close: Close, events: list[Event], mode: str) -> Spent:
+def go(close: Close, events: list[Event], mode: str, window: int = WINDOW) -> Spent:
     """Run the Go peer, which measures itself: it is handed the keys, and an event's number is its line."""
     result = subprocess.run(
-        [str(go_program()), mode, str(WINDOW)],
+        [str(go_program()), mode, str(window)],
         input="\n".join(map(key_of, events)),
         capture_output=True,
         text=True,

@@ -49,13 +49,14 @@ SERIES: dict[str, Series] = {
     "asyncio queue": Series(partial(peers.asyncio_queue, len), False, 1_000_000),
     "RxPY buffer, a dict a buffer": Series(partial(peers.rxpy_buffer_and_dict, len), False, 1_000_000),
     "aiostream chunks": Series(lambda events, _: peers.aiostream(len, events), False, 200_000, "events"),
-    "csp, an event at a time": Series(lambda events, _: peers.csp_events(len, events), False, 400_000, "events"),
-    "RxPY windows and distinct": Series(
-        lambda events, window: peers.rxpy_windows_and_distinct(len, events, window), False, 20_000, "keys"
-    ),
-    "Go, channels and select": Series(lambda events, _: peers.go(len, events, "select"), False, 2_000_000, "events"),
+    "csp, an event at a time": Series(partial(peers.csp_events, len), False, 400_000),
+    "streamz partition": Series(partial(peers.streamz, len), False, 200_000),
+    "RxPY windows and distinct": Series(partial(peers.rxpy_windows_and_distinct, len), False, 20_000, "keys"),
+    "Go, a loop over a map": Series(lambda events, window: peers.go(len, events, "map", window), False, 2_000_000),
+    "Go, channels and select": Series(lambda events, window: peers.go(len, events, "select", window), False, 2_000_000),
+    "DuckDB, a table of Arrow a window": Series(partial(peers.duckdb, len), False, 2_000_000),
 }
-NEEDS = {"streamable": "streamable", "csp,": "csp", "aiostream": "aiostream"}
+NEEDS = {"streamable": "streamable", "csp,": "csp", "aiostream": "aiostream", "streamz": "streamz", "DuckDB": "duckdb"}
 
 
 @dataclass(slots=True)
@@ -127,7 +128,7 @@ def _at(
         for name, series in there().items():
             if against not in series.against or (against == "events" and len(flat) > series.most):
                 continue
-            if against == "keys" and size > series.most // 2:
+            if against == "keys" and size > min(series.most, len(flat)) // 2:
                 continue  # most keys would occur but once
             part = chunks if series.chunked else flat[: series.most]
             events = len(part) * (1000 if series.chunked else 1)
