@@ -213,17 +213,13 @@ async def close(part: Any) -> None:
 
 
 class Holder(Protocol):
-    """A stage: how many events it holds, how old the oldest is, how many calls wait to be made again, what is down."""
+    """A stage: how many events it holds, and how old the oldest is."""
 
     stage: str
 
     def held(self) -> int: ...
 
     def oldest(self) -> float | None: ...
-
-    def waiting(self) -> int: ...
-
-    def failing(self) -> tuple[str, ...]: ...
 
 
 @dataclass(slots=True)

@@ -62,11 +62,9 @@ class DeadLetterRoute:
         self._letters.on_next(event.replace(event=letter, window=None))
 
     def complete(self) -> None:
-        """Take no more; deliver what is held at once."""
         self._letters.on_completed()
 
     def abandon(self) -> None:
-        """Deliver nothing more."""
         self._subscription.dispose()
         self._on_completed()
 

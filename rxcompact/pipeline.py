@@ -11,9 +11,9 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase
 
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.contracts import Overflow, RawSource, Reducer, Sink, Source, StageContext
+from rxcompact.contracts import Overflow, RawSource, Reducer, Sink, Source
 from rxcompact.errors import ArgumentError
-from rxcompact.events import Batch, Window, shown_by
+from rxcompact.events import Batch, shown_by
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
@@ -98,7 +98,10 @@ class Pipeline:
                 operator.check()
         if isinstance(reducer, Compact) and reducer.count is None and reducer.trailing:
             self._check_ages(reducer)
-        self.reducer: Reducer = reducer if isinstance(reducer, Reducer) else OperatorReducer(reducer)
+        if not callable(reducer) and not isinstance(reducer, Reducer):
+            expected = "compact, a Reducer, or an operator from chunks to windows, first"
+            raise ArgumentError("operators", reducer, expected)
+        self.reducer: Reducer | Step = reducer
 
     def _check_ages(self, compact: Compact) -> None:
         """Refuse windows that are longer than events may live; where ages come from events, warn."""
@@ -140,20 +143,6 @@ class Pipeline:
         return shown_by("pipeline_text")(self)
 
     _repr_html_ = shown_by("pipeline_html")
-
-
-class OperatorReducer:
-    """Any operator from chunks of events to windows as a `Reducer`."""
-
-    def __init__(self, operator: Step) -> None:
-        if not callable(operator):  # pyright: ignore[reportUnnecessaryComparison] - of a user without types
-            expected = "compact, a Reducer, or an operator from chunks to windows, first"
-            raise ArgumentError("operators", operator, expected)
-        self._operator = operator
-
-    def reduce(self, chunks: Observable[list[Any]], _: StageContext, /) -> Observable[Window]:
-        """Return the windows."""
-        return chunks.pipe(self._operator)
 
 
 def as_source(source: Any) -> Source:

@@ -17,7 +17,7 @@ from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import CallObserver, Demand, Holder, NamedSource, StageContext
+from rxcompact.contracts import CallObserver, Demand, Holder, NamedSource, Reducer, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
@@ -96,7 +96,8 @@ class Run(Demand):
             register=self._register,
             scheduler=self.scheduler,
         )
-        stream: Observable[Any] = self._pipeline.reducer.reduce(Observable(self._subscribe_intake), context)
+        reducer, stream = self._pipeline.reducer, Observable[Any](self._subscribe_intake)
+        stream = reducer.reduce(stream, context) if isinstance(reducer, Reducer) else stream.pipe(reducer)
         stream = Observable(partial(self._subscribe_windows, stream))
         for operator in self._pipeline.calls:
             stream = stream.pipe(operator.bind(context))
@@ -144,7 +145,6 @@ class Run(Demand):
     # ── accounting ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def account(self) -> Account:
-        """Return what came in and what became of it."""
         counts, distinct = self._counts, self._distinct()
         duplicates = counts["received"] - distinct - counts["rejected"]
         return Account(**counts, distinct=distinct, duplicates=duplicates, in_flight=self._in_flight())
@@ -168,8 +168,8 @@ class Run(Demand):
         lost = self._dead_letters[name], self.errors.get(name)
         if holder is None:
             return StageNow(0, None, *lost)
-        slots = holder.slots() if isinstance(holder, PooledStage) else None
-        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing(), slots)
+        calls = (holder.waiting(), holder.failing(), holder.slots()) if isinstance(holder, PooledStage) else ()
+        return StageNow(holder.held(), holder.oldest(), *lost, *calls)
 
     @property
     def null_keys(self) -> int:
@@ -286,7 +286,7 @@ class Run(Demand):
 
     def failing(self) -> Mapping[str, Sequence[str]]:
         stages = {call.stage: self._holders.get(call.stage) for call in self._pipeline.calls}
-        return {name: holder.failing() for name, holder in stages.items() if holder is not None}
+        return {name: stage.failing() for name, stage in stages.items() if isinstance(stage, PooledStage)}
 
     def span(self, headers: Mapping[str, str]) -> Any:
         return self._span(headers)
@@ -297,7 +297,6 @@ class Run(Demand):
     # ── in, and the end ───────────────────────────────────────────────────────────────────────────────────────────
 
     def push(self, chunk: Sequence[Any]) -> None:
-        """Take a chunk of events."""
         self._counts["received"] += len(chunk)
         if self._raw:
             self.received_bytes += sum(map(len, chunk))

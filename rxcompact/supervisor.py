@@ -61,7 +61,6 @@ class Supervisor:
             self._subscription.dispose()
 
     def subscribe(self) -> None:
-        """Ask the source for its stream, and subscribe to it."""
         self._since = self._run.loop.time()
         subscription = self._subscription = SingleAssignmentDisposable()
 

@@ -29,7 +29,7 @@ TARGETS: dict[str, list[str]] = {
         "operators/test_bucket.py", "operators/test_compact.py", "lifecycle/test_capacity.py", "lifecycle/test_acks.py",
         "properties/test_compact_laws.py",
     ],
-    "operators/pool.py": [
+    "operators/stage.py": [
         "operators/test_pool.py", "operators/test_enrich.py", "operators/test_publish.py", "operators/test_field.py",
         "operators/test_failures.py", "operators/test_neighbours.py", "lifecycle/test_drain.py",
         "lifecycle/test_conservation.py",
@@ -37,7 +37,6 @@ TARGETS: dict[str, list[str]] = {
     "run.py": ["lifecycle", "faults/source/test_source_demand.py"],
 }  # fmt: skip
 """Files of the package, and their tests, those first that notice most."""
-UNREAD = "it is set before it is read"
 LENGTH = "what is zipped is of one length"
 EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: 2  →  3  |  for _ in range(2):": "a third look at an empty table finds it empty too",
@@ -47,7 +46,6 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: True  →  False  |  for (key, event), arrived in zip(self.table.items(), self._a": LENGTH,
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time once more",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
-    "operators/pool.py: self.due = INFINITY  →  pass  |  self.due = INFINITY": UNREAD,
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""
 SECONDS = 150.0

@@ -54,7 +54,6 @@ class Bucket(Items):
         return len(self.table)
 
     def known(self) -> int:
-        """Return how many keys it knows, those counted of which it has nothing to emit."""
         return len(self)
 
     def absorbs(self, key: Hashable, time: float = INFINITY) -> bool:
@@ -87,27 +86,22 @@ class Bucket(Items):
         if replacing:
             self.size -= self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
         self.add(keys, events, seen)
-        new = len(table) - before
-        if new == len(keys):
-            self.size += sum(map(len, events))
-        elif replacing:
+        if replacing:
             self.size += self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
         else:
-            self.size += self._size_of(islice(reversed(table.values()), new))
+            self.size += self._size_of(islice(reversed(table.values()), len(table) - before))
 
     def _size_of(self, values: Iterable[Any]) -> int:
         """Return the bytes of the events in values of the table."""
         return sum(map(len, values))
 
     @abstractmethod
-    def oldest(self) -> float | None:
-        """Return the earliest ``first_seen``, POSIX seconds, where it is kept and there is any."""
+    def oldest(self) -> float | None: ...
 
     @abstractmethod
     def _pop(self, key: Hashable) -> Compacted: ...
 
     def evict(self) -> Compacted:
-        """Remove the oldest key."""
         # from a list of the keys, made anew when it is used up: a dict that loses its first key over and over takes
         # longer to find it each time
         for _ in range(2):

@@ -124,31 +124,7 @@ def compact(
         https://reactivex.io/documentation/operators/window.html, .../distinct.html; watermarks:
         https://research.google/pubs/pub43864/
     """
-    if max_keys is not None and not callable(max_keys):
-        limit = whole("max_keys", max_keys)
-        max_keys = lambda: limit  # noqa: E731
-    return Compact(
-        timespan=seconds("timespan", timespan),
-        key_mapper=key_of(key_mapper),
-        per_key=per_key or gap is not None,
-        gap=None if gap is None else seconds("gap", gap),
-        leading=leading,
-        trailing=trailing,
-        count=None if count is None else whole("count", count),
-        keep=keep,
-        fields=frozenset(fields),
-        time_mapper=None if time_mapper is None else time_of(time_mapper),
-        lateness=None if lateness is None else seconds("lateness", lateness, zero=True, infinite=True),
-        tolerance=seconds("tolerance", tolerance, zero=True),
-        idle=seconds("idle", idle, zero=True, infinite=True),
-        chunked=chunked,
-        max_keys=max_keys,
-        max_quiet=max_keys,
-        overflow=overflow,
-        flushes=flushes,
-        dead_letters=dead_letters,
-        scheduler=scheduler,
-    )
+    return Compact(**locals())
 
 
 @dataclass(kw_only=True, eq=False)
@@ -171,12 +147,26 @@ class Compact(Operator):
     idle: float
     chunked: bool
     max_keys: Callable[[], int] | None
-    max_quiet: Callable[[], int] | None
+    max_quiet: Callable[[], int] | None = field(init=False)
     """Gives how many keys are known at most, those counted whose only event has left."""
     overflow: Overflow
     raw: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        self.timespan = seconds("timespan", self.timespan)
+        self.key_mapper = key_of(self.key_mapper)
+        self.per_key = self.per_key or self.gap is not None
+        self.gap = None if self.gap is None else seconds("gap", self.gap)
+        self.count = None if self.count is None else whole("count", self.count)
+        self.time_mapper = None if self.time_mapper is None else time_of(self.time_mapper)
+        if self.lateness is not None:
+            self.lateness = seconds("lateness", self.lateness, zero=True, infinite=True)
+        self.tolerance = seconds("tolerance", self.tolerance, zero=True)
+        self.idle = seconds("idle", self.idle, zero=True, infinite=True)
+        if self.max_keys is not None and not callable(self.max_keys):
+            limit = whole("max_keys", self.max_keys)
+            self.max_keys = lambda: limit
+        self.max_quiet = self.max_keys
         if isinstance(self.keep, str) and self.keep not in ("first", "last"):
             raise ArgumentError("keep", self.keep, '"first", "last" or a function')
         if not (self.trailing or self.leading):

@@ -64,7 +64,6 @@ class Gather:
         self._threshold: float = 1  # 1 while no turn is requested
 
     def add(self, item: Any) -> None:
-        """Add an item."""
         items = self._items
         items.append(item)
         if len(items) < self._threshold:

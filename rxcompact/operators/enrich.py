@@ -21,8 +21,9 @@ from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
+from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
-from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
+from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.verdict import is_nothing_found
 
 K = TypeVar("K", default=Any)

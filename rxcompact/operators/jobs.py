@@ -62,7 +62,6 @@ class Job(Attempts):
         self.narrow_to(entries)
 
     def narrow_to(self, entries: list[Entry]) -> None:
-        """Go on with these alone."""
         self.entries = entries
         if entries:
             deadlines = [*map(deadline_of, entries)]

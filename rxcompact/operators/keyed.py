@@ -138,7 +138,6 @@ class KeyedBucket(RowBucket):
     # ── the end of windows ────────────────────────────────────────────────────────────────────────────────────────
 
     def _opened(self, rows: list[Row]) -> None:
-        """Have rows that opened looked at when they may end."""
         if rows:
             self._known += len(rows)
             self._held += len(rows) * self._began()
@@ -151,15 +150,12 @@ class KeyedBucket(RowBucket):
         heappush(self._queue, (instant, next(self._numbers), rows))
 
     def end(self, row: Row) -> float:
-        """Return when a row is to be closed, unless more events come."""
         return min(row[TOUCHED] + self._gap, row[OPENED] + self._timespan)  # type: ignore[no-any-return]
 
     def due(self) -> float:
-        """Return when to look at rows again."""
         return self._queue[0][0] if self._queue else INFINITY
 
     def pop_due(self, until: float) -> list[Row]:
-        """Remove the rows that end until an instant."""
         found: list[Row] = []
         touched: defaultdict[float, list[Row]] = defaultdict(list)  # since they opened, by their ends
         while self.due() <= until:
@@ -178,7 +174,6 @@ class KeyedBucket(RowBucket):
         return found
 
     def pop_all(self) -> list[Row]:
-        """Remove all rows."""
         found = self._rows()
         self.table.clear()
         self._queue.clear()

@@ -66,7 +66,6 @@ class Merge:
             self._merges.append((field, MERGES[kind]))
 
     def seed(self, event: Any) -> Any:
-        """Return an event as what others are merged into."""
         event = members(event)
         return self._merged(event, event, is_first=True)
 

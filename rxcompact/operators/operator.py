@@ -1,25 +1,35 @@
-"""What the operators of a pipeline have in common: options that the pipeline hands down."""
+"""What the operators of a pipeline have in common: options, those that the pipeline hands down among them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from copy import copy
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias, TypeVar
+from inspect import iscoroutinefunction
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 import reactivex as rx
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
+from reactivex.disposable import CompositeDisposable, Disposable
 
-from rxcompact.contracts import Holder, StageContext
+from rxcompact.clock import INFINITY, PerSecond, Seconds, count, seconds
+from rxcompact.contracts import CallObserver, Holder, StageContext
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter
-from rxcompact.operators.retry import OncePerMinute
+from rxcompact.operators.retry import Callback, OncePerMinute, Predicate, Wait, full_jitter, retry_policy, transient
+from rxcompact.signals import StageSignal
+
+if TYPE_CHECKING:
+    from rxcompact.operators.stage import PooledStage
 
 F = TypeVar("F", bound=Callable[..., Any])
 DeadLetters: TypeAlias = ObserverBase[DeadLetter] | Callable[[DeadLetter], object]
 """An observer of dead letters, or a function of one."""
+STALL = 1.0
+"""Seconds that a function may take, before it is logged that it holds up the event loop."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,7 +55,6 @@ class Operator(ABC):
     ) -> DisposableBase: ...
 
     def _attach(self, holder: Holder, flush: Callable[[], None], scheduler: SchedulerBase | None) -> DisposableBase:
-        """Register a stage, and have it flushed."""
         if self.register is not None:
             self.register(holder)
         flushes: Observable[Any] = rx.never() if self.flushes is None else self.flushes
@@ -68,7 +77,6 @@ class Operator(ABC):
                 raise ArgumentError(f"{name} of {self.stage}", value, "absent in a Pipeline, which hands it down")
 
     def bind(self, context: StageContext) -> Self:
-        """Return the operator with what the pipeline shares."""
         shared = ("flushes", "dead_letters", "scheduler", "register")
         return self.having(**{name: getattr(context, name) for name in shared})
 
@@ -87,3 +95,65 @@ def registering(operator: F, register: Callable[[Holder], object]) -> F:
         raise ArgumentError("operator", operator, "compact, enrich or publish")
     registered: Any = operator.having(register=register)
     return registered  # type: ignore[no-any-return]
+
+
+@dataclass(kw_only=True, eq=False)
+class PooledOperator(Operator):
+    """An operator that makes calls; ``max_age`` is the pipeline's where it has none."""
+
+    max_age: Seconds | None = None
+    max_concurrent: int
+    timeout: Seconds | None
+    rate: PerSecond | None = None
+    wait: Wait = full_jitter
+    retry: Predicate = transient
+    before_sleep: Callback | None = None
+    signals: Callable[[StageSignal], object] | None = field(init=False, default=None)
+    calls: CallObserver | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.max_concurrent = count("max_concurrent", self.max_concurrent)
+        self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
+        self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
+        rate: Any = self.rate
+        if rate is not None and not (isinstance(rate, float | int) and 0 < rate < INFINITY):
+            raise ArgumentError("rate", self.rate, "calls a second, more than 0")
+        self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
+
+    def bind(self, context: StageContext) -> Self:
+        bound = super().bind(context)
+        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals, calls=context.calls)
+
+    def _subscribe(
+        self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
+    ) -> DisposableBase:
+        stage = self._stage(observer, scheduler)
+        return CompositeDisposable(
+            self._attach(stage, stage.expedite, scheduler),
+            source.subscribe(stage, scheduler=scheduler),
+            Disposable(stage.dispose),
+        )
+
+    @abstractmethod
+    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage: ...
+
+
+def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
+    """Return a coroutine function as it is, and one for any other function.
+
+    One that blocks for more than a second is logged, once a minute.
+    """
+    if iscoroutinefunction(function):
+        return function
+    log = OncePerMinute("WARNING", "{} held up the event loop for {text} s: call it by asyncio.to_thread")
+
+    async def call(argument: Any) -> Any:
+        began = monotonic()
+        result = function(argument)
+        if hasattr(result, "__await__"):
+            return await result
+        if (took := monotonic() - began) > STALL:
+            log(getattr(function, "__qualname__", type(function).__name__), text=f"{took:.1f}")
+        return result
+
+    return call

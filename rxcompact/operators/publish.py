@@ -17,8 +17,9 @@ from rxcompact.errors import AnswerError, ArgumentError, PermanentError
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, deadline_of
+from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import without_frames, without_our_frames
-from rxcompact.operators.stage import PooledOperator, PooledStage, awaitable
+from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
 
 PAUSE = 10.0
@@ -202,7 +203,6 @@ class Delivery:
 
 
 def _halves(start: int, end: int) -> list[tuple[int, int]]:
-    """Return the second half and the first, which is on top."""
     middle = (start + end) // 2
     return [(middle, end), (start, middle)]
 

@@ -245,7 +245,6 @@ class Attempts:
         return max(self.asked, remaining - random.random() * min(remaining, LAST_PART * self._max_age))  # noqa: S311
 
     async def before_sleep(self, wait: float) -> None:
-        """Call the policy's callback before a wait."""
         state = self._state
         if state is not None:
             from tenacity import RetryAction  # noqa: PLC0415 - as above

@@ -47,8 +47,7 @@ class PerKey(Windows):
         self._emit_rows(0, rows, "time")
         return rows
 
-    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
-        self._emit_leads(index)
+    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002 - it has one bucket
         gap, timespan, offset, now = self._gap, self._options.timespan, self._offset(), self._now()
         parts: dict[Trigger, list[Row]] = {trigger: rows}
         if trigger == "time" and gap < timespan:
@@ -74,12 +73,10 @@ class PerKey(Windows):
         return (rows,) if rows else ()
 
     def _offset(self) -> float:
-        """Return what makes POSIX seconds of the instants of rows."""
-        return 0.0
+        return 0.0  # makes POSIX seconds of the instants of rows
 
     def _now(self) -> float:
-        """Return the instant at which what is closed now ends at the latest."""
-        return INFINITY
+        return INFINITY  # at which what is closed now ends at the latest
 
     def _close(self, index: int, trigger: Trigger) -> None:
         bucket = self._keyed

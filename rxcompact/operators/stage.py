@@ -1,109 +1,32 @@
-"""What the stages behind compaction share: events in, a pool of calls, outcomes out."""
+"""What the stages behind compaction share: events in, calls made again until these are too old, outcomes out."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from inspect import iscoroutinefunction
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from itertools import count as numbers
 from operator import attrgetter
-from time import monotonic
-from typing import Any, Self
+from typing import Any
 
-from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, Disposable
+from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import INFINITY, Clock, PerSecond, Seconds, count, default_scheduler, is_running, seconds
-from rxcompact.contracts import CallObserver, StageContext
+from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running, seconds
+from rxcompact.contracts import CallObserver
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.jobs import Entry, Job, Loss
-from rxcompact.operators.operator import Operator
-from rxcompact.operators.pool import Pool
-from rxcompact.operators.retry import (
-    Callback,
-    OncePerMinute,
-    Predicate,
-    Wait,
-    expired_error,
-    full_jitter,
-    reason,
-    retry_policy,
-    transient,
-)
+from rxcompact.operators.operator import PooledOperator
+from rxcompact.operators.retry import alike, expired_error, reason, without_our_frames
 from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
-from rxcompact.signals import Failing, Healed, RetryScheduled, Slots, StageSignal
+from rxcompact.operators.waiting import LAG, Waiting
+from rxcompact.signals import Failing, Healed, RetryScheduled, Slots
 
-_first_seen = attrgetter("first_seen")
-STALL = 1.0
-"""Seconds that a function may take, before it is logged that it holds up the event loop."""
-
-
-@dataclass(kw_only=True, eq=False)
-class PooledOperator(Operator):
-    """An operator that makes calls; ``max_age`` is the pipeline's where it has none."""
-
-    max_age: Seconds | None = None
-    max_concurrent: int
-    timeout: Seconds | None
-    rate: PerSecond | None = None
-    wait: Wait = full_jitter
-    retry: Predicate = transient
-    before_sleep: Callback | None = None
-    signals: Callable[[StageSignal], object] | None = field(init=False, default=None)
-    calls: CallObserver | None = field(init=False, default=None)
-
-    def __post_init__(self) -> None:
-        self.max_concurrent = count("max_concurrent", self.max_concurrent)
-        self.max_age = None if self.max_age is None else seconds("max_age", self.max_age)
-        self.timeout = None if self.timeout is None else seconds("timeout", self.timeout)
-        rate: Any = self.rate
-        if rate is not None and not (isinstance(rate, float | int) and 0 < rate < INFINITY):
-            raise ArgumentError("rate", self.rate, "calls a second, more than 0")
-        self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
-
-    def bind(self, context: StageContext) -> Self:
-        bound = super().bind(context)
-        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals, calls=context.calls)
-
-    def _subscribe(
-        self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
-    ) -> DisposableBase:
-        stage = self._stage(observer, scheduler)
-        return CompositeDisposable(
-            self._attach(stage, stage.expedite, scheduler),
-            source.subscribe(stage, scheduler=scheduler),
-            Disposable(stage.dispose),
-        )
-
-    @abstractmethod
-    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage: ...
-
-
-def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:
-    """Return a coroutine function as it is, and one for any other function.
-
-    One that blocks for more than a second is logged, once a minute.
-    """
-    if iscoroutinefunction(function):
-        return function
-    log = OncePerMinute("WARNING", "{} held up the event loop for {text} s: call it by asyncio.to_thread")
-
-    async def call(argument: Any) -> Any:
-        began = monotonic()
-        result = function(argument)
-        if hasattr(result, "__await__"):
-            return await result
-        if (took := monotonic() - began) > STALL:
-            log(getattr(function, "__qualname__", type(function).__name__), text=f"{took:.1f}")
-        return result
-
-    return call
+_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -115,46 +38,59 @@ def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoo
         raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
 
 
-class PooledStage(Pool, ObserverBase[Any]):
+class PooledStage(Waiting, ObserverBase[Any]):
     """A stage that calls something for its events, and emits or dead-letters each.
 
-    Items may come from any thread; everything else happens on the loop.
+    Items may come from any thread; everything else happens on the loop. It makes at most ``max_concurrent`` calls at
+    once, and ``rate`` a second; a job that waits is none of them. Each call is a task, in a copy of the context in
+    which the stage was made: what it cancels, catches or sets concerns no other.
     """
 
     def __init__(self, options: PooledOperator, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         if options.max_age is None:
             raise ArgumentError(f"max_age of {options.stage}", None, "given outside a Pipeline")
         scheduler = scheduler or default_scheduler()
-        super().__init__(
-            loop_of(scheduler, options.stage),
-            options.policy,
-            max_age=seconds("max_age", options.max_age, infinite=True),
-            max_concurrent=options.max_concurrent,
-            timeout=INFINITY if options.timeout is None else seconds("timeout", options.timeout),
-            rate=options.rate or INFINITY,
-        )
+        max_age = seconds("max_age", options.max_age, infinite=True)
+        super().__init__(loop_of(scheduler, options.stage), max_age, options.max_concurrent, options.rate or INFINITY)
         self.stage = options.stage
+        self._policy = options.policy
+        self._timeout = INFINITY if options.timeout is None else seconds("timeout", options.timeout)
+        self._context = copy_context()
+        self._guard: asyncio.Task[None] | None = None
         self._clock = Clock(scheduler)
         self._observer = observer
         self._dead_letters = options.reject()
         self._signals, self._call_observer = options.signals, options.calls or CallObserver()
         self.lookups: Counter[str] = Counter()
         """Events by what answered them."""
-        self._losses = 0
-        self._held = 0
+        self._losses = self._held = 0
         self._places = numbers()
         self._completion: Callable[[], None] | None = None
 
+    @abstractmethod
+    def _handle(self, entries: list[Entry]) -> None:
+        """Have calls made for events."""
+
+    @abstractmethod
+    async def _call(self, entries: list[Entry]) -> Sequence[Any]:
+        """Return as many results, an exception for an entry that failed, or raise for all.
+
+        None at all where none failed and nobody asks for them.
+        """
+
+    @abstractmethod
+    def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        """Settle what the call took."""
+
+    # ── in and out ────────────────────────────────────────────────────────────────────────────────────────────────
+
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
-        """Take a window, or one distinct event."""
         self._run(self._take, [value] if isinstance(value, Compacted) else value)
 
     def on_completed(self) -> None:
-        """Complete when everything is settled."""
         self._run(self._finish, self._observer.on_completed)
 
     def on_error(self, error: Exception) -> None:
-        """Fail when everything is settled."""
         self._run(self._finish, lambda: self._observer.on_error(error))
 
     def expedite(self) -> None:
@@ -200,16 +136,11 @@ class PooledStage(Pool, ObserverBase[Any]):
         ages = latest - wall()
         return [latest if born is None or (deadline := born + ages) > latest else deadline for born in births]
 
-    @abstractmethod
-    def _handle(self, entries: list[Entry]) -> None:
-        """Have calls made for events."""
-
     def _finish(self, completion: Callable[[], None]) -> None:
         self._completion = completion
         self._settled()
 
     def held(self) -> int:
-        """Return how many events are held."""
         return self._held
 
     def oldest(self) -> float | None:
@@ -245,7 +176,6 @@ class PooledStage(Pool, ObserverBase[Any]):
             self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys))
 
     def slots(self) -> Slots:
-        """Return what it has to do."""
         return Slots(self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups)
 
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
@@ -259,9 +189,9 @@ class PooledStage(Pool, ObserverBase[Any]):
 
     def _switched(self, target: str, service: Service, error: BaseException | None, after: float = 0.0) -> None:
         if error is not None:
-            service.breaker.lost = self._losses
+            service.lost = self._losses
         if self._signals is not None:
-            lost = self._losses - service.breaker.lost
+            lost = self._losses - service.lost
             self._signals(Failing(self.stage, target, error) if error else Healed(self.stage, target, after, lost))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
@@ -277,3 +207,174 @@ class PooledStage(Pool, ObserverBase[Any]):
         why = "" if error is None else reason(error)
         letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
         self._notify(self._dead_letters, letter)
+
+    def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
+        """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
+        job = Job(entries, self._policy, self._max_age)
+        if self._closed:  # an observer disposed of it in the middle of a window, or another thread was slower
+            self._abandon(job)
+        elif wait is None or self._stopping:
+            self._enqueue(job)
+        else:
+            self._sleep(job, wait)
+        return job
+
+    # ── one attempt ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start(self, job: Job) -> None:
+        if self._guard is None:
+            self._guard = self._loop.create_task(self._abandon_at_shutdown(), name="rxcompact pool")
+        self._calls += 1
+        if self._interval:
+            now, due = self._loop.time(), self._next_call
+            self._next_call = (due if now - due < LAG else now) + self._interval
+        self._loop.create_task(self._attempt(job), name="rxcompact call", context=self._context.copy())
+
+    async def _attempt(self, job: Job) -> None:
+        results: Sequence[Any]
+        entries, failed, calling, span = job.entries, False, 0, None
+        now = self._loop.time()
+        try:
+            try:
+                if job.earliest <= now + TICK:
+                    self._expire(job, now + TICK)
+                entries = job.entries
+                if (self._services or not entries) and self._is_held(job):
+                    return
+                job.task = asyncio.current_task()
+                job.count += 1
+                job.timed_out = False
+                job.began, job.due = now, now + self._timeout
+                self._arm(job)
+                calling = len(entries)
+                self._calling += calling
+                started = self._call_observer.started
+                span = started and started(self.stage, job.count, map(_compacted, entries))
+                results = await self._call(entries)
+            except BaseException as error:
+                if isinstance(error, SystemExit | KeyboardInterrupt):
+                    raise
+                if job.timed_out and isinstance(error, asyncio.CancelledError):
+                    error = TimeoutError(f"no answer within {self._timeout} s")
+                results, failed = (without_our_frames(error),) * len(entries), True
+            finally:
+                self._calls -= 1
+                self._calling -= calling
+                if self._queue or self._short:  # after a failure when it is known whether the service is down
+                    self._loop.call_soon(self._pull) if failed else self._pull()
+            if calling:
+                self._call_ended(job, entries, now, span, results)
+            if job in self._jobs:  # else it has expired, or was abandoned
+                self._remove(job)
+                await self._settle(job, entries, results)
+        except (SystemExit, KeyboardInterrupt) as error:  # which end the loop
+            job.error = error
+            self._close()
+            raise
+        finally:
+            del job, entries  # an error's traceback may hold this frame
+            self._settled()
+
+    async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
+        failed = [pair for pair in zip(entries, results, strict=False) if isinstance(pair[1], BaseException)]
+        if len(failed) < len(entries):
+            if (now := self._loop.time()) > self._since + 1:
+                self._since, self._answers = now, 0
+            self._answers += 1
+            self._latency += (now - job.began - self._latency) / (8 if self._latency else 1)
+            if self._services:
+                self._succeed_at(self._target(entries[0]))
+        if not failed and len(job.entries) == len(entries):
+            self._succeeded(job, entries, results)
+            return
+        held = set(map(id, job.entries))  # some may have expired
+        pairs = [pair for pair in zip(entries, results, strict=True) if id(pair[0]) in held]
+        taken = [(entry, result) for entry, result in pairs if not isinstance(result, BaseException)]
+        groups = alike([(entry, result) for entry, result in pairs if isinstance(result, BaseException)])
+        job.task = None
+        parts = [(job if len(groups) == 1 else job.split([]), group) for group in groups]
+        for part, group in parts:  # which may expire, or be abandoned, while the policy looks at those before
+            part.narrow_to([entry for entry, _ in group])
+            part.due = INFINITY
+            self._jobs[part] = None
+            self._arm(part)
+        if taken:
+            self._succeeded(job, [entry for entry, _ in taken], [result for _, result in taken])
+        for part, group in parts:
+            part.task = asyncio.current_task()
+            await self._settle_failed(part, group, together=len(groups) == 1 and not taken)
+
+    async def _settle_failed(self, job: Job, failed: Sequence[tuple[Entry, BaseException]], *, together: bool) -> None:
+        """Have entries that failed alike wait for their next attempt, or settle them, by the policy."""
+        error = failed[0][1]
+        try:
+            is_retried, target = await job.failed(error) is not None, self._target(failed[0][0])
+            if is_retried:
+                if together:  # else it answered for each
+                    self._fail_at(target, job, error)
+                parts = list(job.fitted(self._loop.time()))
+                self._jobs |= dict.fromkeys(part for part, _ in parts if part is not job)
+                for part, wait in parts:
+                    if wait < INFINITY and not self._stopping:
+                        self._retrying(part, wait)
+                        await part.before_sleep(wait)
+                    if part in self._jobs:  # neither expired nor abandoned meanwhile
+                        self._sleep(part, wait)
+                return
+            self._succeed_at(target)
+        except BaseException as raised:
+            if isinstance(raised, SystemExit | KeyboardInterrupt):
+                raise
+            with suppress(Exception):  # of a class that allows no attributes
+                raised.__cause__ = error
+            failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
+        held = set(map(id, job.entries))
+        self._remove(job)
+        for entry, each in failed:
+            if id(entry) in held:
+                self._lost("failed", entry, job, each)
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _expedite(self) -> None:
+        """Cut every wait short: one last attempt for each, then it is abandoned."""
+        self._stopping = True
+        waiting = [job for job in self._jobs if job.waiting]
+        for job in waiting[:SLICE]:
+            self._enqueue(job)
+        if len(waiting) > SLICE:
+            self._loop.call_soon(self._expedite)
+            return
+        for service in list(self._services.values()):
+            service.probe()
+
+    def _start_nothing(self) -> None:
+        """Make no call from now on."""
+        self._stopping = self._closed = True
+        self._queue.clear()
+        self._short.clear()
+        for service in self._services.values():
+            service.close()
+
+    def _close(self) -> None:
+        """Abandon what is held, without waiting for a call that does not end."""
+        self._start_nothing()
+        jobs, self._jobs = self._jobs, {}
+        for timer in (self._guard, self._turn, self._timer):
+            if timer is not None:
+                timer.cancel()
+        for job in jobs:
+            self._remove(job)
+            if job.task is not None:
+                job.task.cancel()
+        for job in jobs:
+            self._abandon(job)
+        self._settled()
+
+    async def _abandon_at_shutdown(self) -> None:
+        """Wait for the loop to cancel all its tasks; nothing else cancels this one, as it may a call's."""
+        try:
+            await self._loop.create_future()
+        except asyncio.CancelledError:
+            self._close()
+            raise

@@ -9,10 +9,9 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.operators.breaker import PAUSE, WITHIN
 from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
 from rxcompact.operators.retry import LAST_PART
-from rxcompact.operators.service import Place, Service
+from rxcompact.operators.service import PAUSE, WITHIN, Place, Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.verdict import verdict
 
@@ -53,8 +52,7 @@ class Waiting(ABC):
         self._stopping = self._closed = False
 
     @abstractmethod
-    def _start(self, job: Job) -> None:
-        """Call a job."""
+    def _start(self, job: Job) -> None: ...
 
     @abstractmethod
     def _lost(self, outcome: Loss, entry: Entry, job: Job, error: BaseException | None = None) -> None:
@@ -64,8 +62,7 @@ class Waiting(ABC):
         """
 
     @abstractmethod
-    def _settled(self) -> None:
-        """Look whether anything is still held."""
+    def _settled(self) -> None: ...
 
     def _target(self, entry: Entry) -> str:  # noqa: ARG002 - of a stage
         """Return the name of the service that is called for an entry."""
@@ -76,7 +73,7 @@ class Waiting(ABC):
 
     def failing(self) -> tuple[str, ...]:
         """Return the names of the services that are down, as far as is known."""
-        return tuple(target for target, service in self._services.items() if service.breaker.opened is not None)
+        return tuple(target for target, service in self._services.items() if service.opened is not None)
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
@@ -149,7 +146,6 @@ class Waiting(ABC):
         self._loop.call_soon(self._pull)
 
     def _put_off(self, job: Job) -> None:
-        """Have a job wait until no other does."""
         while self._short and not self._short[0].entries:
             self._short.popleft()
         self._short.append(job)
@@ -186,7 +182,6 @@ class Waiting(ABC):
         self._timer = self._loop.call_at(self._timer_at, self._ring) if self._timer_at < INFINITY else None
 
     def _next_alarm(self) -> float:
-        """Return when the first alarm is due, or what is first in the queue too old."""
         at = self._alarms[0][0] if self._alarms else INFINITY
         return min(at, self._queue[0][0] or INFINITY) if self._queue else at
 
@@ -291,20 +286,18 @@ class Waiting(ABC):
         return True
 
     def _succeed_at(self, target: str) -> None:
-        """Note that a service answered."""
         if (service := self._services.get(target)) is None:
             return
-        opened = service.breaker.opened
+        opened = service.opened
         if service.succeeded():
             del self._services[target]
             self._queue += service.close()
             heapify(self._queue)
             self._pull()
-        if opened is not None and service.breaker.opened is None:
+        if opened is not None and service.opened is None:
             self._switched(target, service, None, self._loop.time() - opened)
 
     def _fail_at(self, target: str, job: Job, error: BaseException) -> None:
-        """Note that a call failed."""
         service = self._services.get(target)
         if service is None:
             if len(self._services) >= TARGETS:  # those that fail now and then make room
@@ -320,9 +313,9 @@ class Waiting(ABC):
             service.limited(min(job.asked or min(job.wait, PAUSE), self._max_age))
         elif service.failed(error, took if is_silent else 0.0):
             self._switched(target, service, error)
-        if service.breaker.opened is not None:
+        if service.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
-            if self._stopping and not service.breaker.successes:  # that was the last attempt of all
+            if self._stopping and not service.successes:  # that was the last attempt of all
                 self._give_up_all([place[2] for place in service.close()])
 
     def _give_up_all(self, jobs: list[Job]) -> None:

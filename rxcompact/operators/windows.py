@@ -49,7 +49,6 @@ class Windows(SerializedEmitter, ABC):
         self.left = 0  # keys that were in a bucket and no longer are
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._quiet = 0  # keys whose only event has left
-        self._led: dict[int, KeyedBucket] = {}  # the buckets that have first events to be emitted
         self.size = 0  # bytes of the events in the open buckets
         self.arm: Callable[[], object] = lambda: None
         """Sets the timer."""
@@ -65,11 +64,9 @@ class Windows(SerializedEmitter, ABC):
             self._new_bucket = EventBucket
 
     def event_handler(self) -> Callable[[Any], None]:
-        """Return what takes one event."""
         return lambda event: self.add_many((event,))
 
     def add_many(self, chunk: Sequence[Any]) -> None:
-        """Take a chunk of events."""
         self.run(partial(self._add, chunk))
         if self._full is not None:
             self.fail(self._full)
@@ -80,19 +77,15 @@ class Windows(SerializedEmitter, ABC):
             ack.retain()
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
-        for index in list(self._led):
-            self._emit_leads(index)
         if self._abandoned and chunk:
             self._close_all("drain")
         if ack is not None:
             self.pending.append(ack.release)  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
-        """Close everything, then emit something more."""
         self.run(partial(self._close_all, trigger), then)
 
     def fail(self, error: Exception) -> None:
-        """Close everything, so that nothing is lost, and pass the error on."""
         self.flush("completed", partial(self._observer.on_error, error))
 
     def abandon(self) -> None:
@@ -101,17 +94,9 @@ class Windows(SerializedEmitter, ABC):
         self.flush("drain")
 
     def held(self) -> int:
-        """Return how many keys the open buckets hold."""
         return self._held
 
-    def waiting(self) -> int:
-        return 0
-
-    def failing(self) -> tuple[str, ...]:
-        return ()
-
     def oldest(self) -> float | None:
-        """Return the age of the oldest event held, seconds."""
         index = self._oldest()
         born = None if index is None else self._buckets[index].oldest()
         return None if born is None else self.clock.monotonic() - self.clock.wall.instant(born)
@@ -184,10 +169,13 @@ class Windows(SerializedEmitter, ABC):
         if self._options.raw:
             add = partial(bucket.add_sized, replacing=self._options.keep != "first")
         if isinstance(bucket, KeyedBucket):
-            bucket.ack, leads = self._ack, len(bucket.leads)
+            bucket.ack = self._ack
             with self._counting(bucket):
                 add(keys, events, seen)
-            self._remember(index, bucket, leads)
+            if bucket.leads:
+                self.left += len(bucket.leads)
+                self.pending.append(partial(self._on_window, bucket.take_leads(self._bounds(index, "leading"))))
+            self._forget_quiet()
             return
         held, size = len(bucket.table), bucket.size
         add(keys, events, seen)
@@ -196,10 +184,7 @@ class Windows(SerializedEmitter, ABC):
         if self._ack is not None:
             bucket.retain(self._ack, keys)
 
-    def _remember(self, index: int, bucket: KeyedBucket, leads: int) -> None:
-        if bucket.leads:
-            self.left += len(bucket.leads) - leads
-            self._led[index] = bucket
+    def _forget_quiet(self) -> None:
         limit = None if self._options.max_quiet is None else self._options.max_quiet()
         while limit is not None and self._quiet and self._quiet + self._held > limit:
             index = min(index for index, bucket in self._buckets.items() if bucket.known())
@@ -212,11 +197,6 @@ class Windows(SerializedEmitter, ABC):
         self._held += len(bucket) - held
         self._quiet += bucket.known() - len(bucket) - known + held
         self.size += bucket.size - size
-
-    def _emit_leads(self, index: int) -> None:
-        if (bucket := self._led.pop(index, None)) is not None:
-            window = bucket.take_leads(self._bounds(index, "leading"))
-            self.pending.append(partial(self._on_window, window))
 
     def _has_capacity(self, index: int, key: Hashable, event: Any, seen: Seen) -> bool:
         max_keys, overflow = self._options.max_keys, self._options.overflow
@@ -254,7 +234,6 @@ class Windows(SerializedEmitter, ABC):
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
         """Emit rows that were removed from a bucket that is open."""
-        self._emit_leads(index)
         bucket = self._buckets[index]
         if isinstance(bucket, KeyedBucket) and (window := bucket.window(rows, self._bounds(index, trigger))):
             self.left += len(window)
@@ -277,8 +256,6 @@ class Windows(SerializedEmitter, ABC):
             self._close(index, trigger)
 
     def _close(self, index: int, trigger: Trigger) -> None:
-        if self._led:
-            self._emit_leads(index)
         bucket = self._buckets.pop(index)
         if isinstance(bucket, KeyedBucket):
             self._quiet -= bucket.known() - len(bucket)

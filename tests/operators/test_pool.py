@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import tenacity
+from reactivex import Observer
 
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
-from rxcompact.operators.pool import Entry, Job, Pool
-from rxcompact.operators.retry import INFINITY, retry_policy
+from rxcompact.operators.enrich import Enrich
+from rxcompact.operators.jobs import Entry, Job
+from rxcompact.operators.stage import PooledStage
 from rxcompact.testing import run
 
 
-class Bench(Pool):
+class Bench(PooledStage):
     """A pool of calls for names; each name has a deadline. It notes what happens and when."""
 
     def __init__(self, answer: Callable[[str, int], Any], deadlines: dict[str, float] | None = None, **options: Any):
@@ -26,14 +28,16 @@ class Bench(Pool):
         self.calls: list[tuple[float, tuple[str, ...]]] = []
         self.outcomes: list[tuple[float, str, str]] = []
         self.retries: list[tuple[float, float]] = []
-        settings: dict[str, Any] = {"max_age": 60.0, "max_concurrent": 1, "timeout": INFINITY}
-        super().__init__(self.loop, retry_policy(wait=tenacity.wait_fixed(5)), **(settings | options))
+        settings: dict[str, Any] = {"max_age": 60.0, "max_concurrent": 1, "timeout": None}
+        super().__init__(Enrich(answer, wait=tenacity.wait_fixed(5), **(settings | options)), Observer(), None)
 
     def submit(self, *names: str) -> Any:
         return self._submit([Entry(self.deadlines.get(name, 60.0), 0, Compacted(name, name)) for name in names])
 
-    def held(self) -> list[str]:
+    def keys(self) -> list[str]:
         return [entry.compacted.key for job in self._jobs for entry in job.entries]
+
+    def _handle(self, entries: list[Entry]) -> None: ...
 
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
         called = tuple(entry.compacted.key for entry in entries)
@@ -51,13 +55,11 @@ class Bench(Pool):
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         self.note("succeeded", *entries)
 
-    def _lost(self, outcome: Any, entry: Entry, job: Job, error: BaseException | None = None) -> None:
+    def _lost(self, outcome: Any, entry: Entry, job: Job | None = None, error: Any = None) -> None:
         self.note(outcome, entry)
 
     def _retrying(self, job: Job, wait: float) -> None:
         self.retries.append((self.loop.time(), wait))
-
-    def _settled(self) -> None: ...
 
 
 def fails(times: int, then: Any = "fine") -> Callable[[str, int], Any]:
@@ -82,7 +84,7 @@ async def test_a_job_waits_between_its_attempts_and_not_while_it_is_called_or_qu
     assert [at for at, _ in bench.calls] == [0, 3, 8]
     assert seen == [0] * 3 + [1] * 5 + [0] * 6
     assert job.count == 2
-    assert bench.held() == []
+    assert bench.keys() == []
 
 
 async def test_the_earliest_deadline_is_that_of_all_that_is_held() -> None:
@@ -91,7 +93,7 @@ async def test_the_earliest_deadline_is_that_of_all_that_is_held() -> None:
     for name in "abc":
         bench.submit(name)
     assert bench._earliest() == 20
-    assert sorted(bench.held()) == ["a", "b", "c"]
+    assert sorted(bench.keys()) == ["a", "b", "c"]
     await asyncio.sleep(7)
     assert bench._earliest() == 30
     await asyncio.sleep(3)
@@ -260,7 +262,7 @@ async def test_close_abandons_everything_once_and_later_submissions_at_once() ->
     assert sorted(name for _, name, _ in bench.outcomes) == ["called", "called", "late", "queued", "waits"]
     assert {(at, outcome) for at, _, outcome in bench.outcomes} == {(2, "abandoned")}
     assert len(bench.calls) == 3
-    assert bench.held() == []
+    assert bench.keys() == []
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
 
 
