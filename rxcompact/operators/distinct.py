@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, TypeVar
 
+import reactivex as rx
 from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable
+from reactivex import operators as ops
+from reactivex.abc import SchedulerBase
 
 from rxcompact.mappers import key_of
 
@@ -48,27 +49,20 @@ def distinct(
     mapper = None if key_mapper is None else key_of(key_mapper)
 
     def operator(source: Observable[T]) -> Observable[T]:
-        def subscribe(observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
+        def subscribe(_: SchedulerBase) -> Observable[T]:
             seen: set[Hashable] = set()
 
-            def on_next(item: T) -> None:
-                try:
-                    key = mapper(item) if mapper else item
-                    if key in seen:
-                        return
-                    seen.add(key)
-                except Exception as error:  # noqa: BLE001 - the caller's function may raise anything
-                    observer.on_error(error)
-                else:
-                    observer.on_next(item)
+            def is_new(item: T) -> bool:
+                key = mapper(item) if mapper else item
+                is_known = key in seen
+                seen.add(key)
+                return not is_known
 
-            subscription = CompositeDisposable()
+            forgotten: Observable[Any] = rx.never()
             if flushes is not None:
-                flush = flushes.subscribe(lambda _: seen.clear(), observer.on_error, scheduler=scheduler)
-                subscription.add(flush)
-            subscription.add(source.subscribe(on_next, observer.on_error, observer.on_completed, scheduler=scheduler))
-            return subscription
+                forgotten = flushes.pipe(ops.do_action(lambda _: seen.clear()), ops.ignore_elements())
+            return source.pipe(ops.take_until(forgotten), ops.filter(is_new))
 
-        return Observable(subscribe)
+        return rx.defer(subscribe)
 
     return operator

@@ -160,7 +160,7 @@ class EnrichStage(PooledStage):
             if entry.deadline <= now:
                 expired += 1
                 self._lost("expired", entry)
-            elif self._cache is not None and (known := self._cached(self._cache, entry)) is not UNKNOWN:
+            elif self._cache is not None and (known := self._at(entry, self._cache.get, UNKNOWN)) is not UNKNOWN:
                 cached += 1
                 self._succeed(entry, known, None)
             elif not self._join(entry):
@@ -204,23 +204,18 @@ class EnrichStage(PooledStage):
             return "" if self._target_of is None else self._target_of(entry.compacted.event)
         return ""
 
-    def _cached(self, cache: MutableMapping[Hashable, Any], entry: Entry) -> Any:
+    def _at(self, entry: Entry, access: Callable[[Hashable, Any], Any], value: Any) -> Any:
+        """Call a method of the cache; cachetools refuses what is too large for it, and an event can do without."""
         try:
-            return cache.get(entry.compacted.key, UNKNOWN)
-        except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything; the event can do without
-            self._log("read", text=type(error).__name__)
+            return access(entry.compacted.key, value)
+        except Exception as error:  # noqa: BLE001 - the caller's cache may raise anything
+            self._log("read" if value is UNKNOWN else "written", text=type(error).__name__)
             return UNKNOWN
-
-    def _store(self, cache: MutableMapping[Hashable, Any], entry: Entry, result: Any) -> None:
-        try:
-            cache[entry.compacted.key] = result
-        except Exception as error:  # noqa: BLE001 - as above; cachetools refuses what is too large for it
-            self._log("written", text=type(error).__name__)
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         for entry, result in zip(entries, results, strict=True):
             if self._cache is not None and result is not NOTHING:
-                self._store(self._cache, entry, result)
+                self._at(entry, self._cache.__setitem__, result)
             for each in self._landed(entry):
                 self._succeed(each, result, job)
 

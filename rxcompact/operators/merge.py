@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import reduce
+from operator import add
 from typing import Any
 
 from rxcompact.errors import ArgumentError
@@ -16,26 +18,15 @@ NUMBERS = (int, float, Decimal)
 
 
 def _sum(old: Any, new: Any) -> Any:
-    for value in (old, new):
-        if value is not None and (not isinstance(value, NUMBERS) or isinstance(value, bool)):
+    values = [value for value in (old, new) if value is not None]
+    for value in values:
+        if not isinstance(value, NUMBERS) or isinstance(value, bool):
             raise TypeError(f"a {type(value).__name__} is no number")
-    return old + new if old is not None and new is not None else _first(old, new)
+    return reduce(add, values) if values else None
 
 
-def _first(old: Any, new: Any) -> Any:
-    return new if old is None else old
-
-
-def _last(old: Any, new: Any) -> Any:
-    return _first(new, old)
-
-
-def _min(old: Any, new: Any) -> Any:
-    return new if old is None or (new is not None and new < old) else old
-
-
-def _max(old: Any, new: Any) -> Any:
-    return new if old is None or (new is not None and new > old) else old
+def _one_of(choose: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda old, new: new if old is None else old if new is None else choose(old, new)
 
 
 def _distinct(old: Any, new: Any) -> Any:
@@ -50,7 +41,8 @@ def _distinct(old: Any, new: Any) -> Any:
 
 
 MERGES: dict[str, Callable[[Any, Any], Any]] = {
-    "sum": _sum, "min": _min, "max": _max, "first": _first, "last": _last, "distinct": _distinct,
+    "sum": _sum, "min": _one_of(min), "max": _one_of(max), "first": _one_of(lambda old, _: old),
+    "last": _one_of(lambda _, new: new), "distinct": _distinct,
 }  # fmt: skip
 
 

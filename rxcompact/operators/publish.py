@@ -13,7 +13,7 @@ from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, Seconds, count, seconds
 from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
-from rxcompact.errors import AnswerError, ArgumentError, PermanentError
+from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, deadline_of
@@ -189,9 +189,8 @@ class Delivery:
             try:
                 results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)
                 failures = 0
-            except BaseException as failed:
-                if isinstance(failed, SystemExit | KeyboardInterrupt):
-                    raise
+            except BaseException as failed:  # noqa: BLE001 - the sink may raise anything
+                contained(failed)
                 failures += 1  # of this part; others were taken
                 parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
                 over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"

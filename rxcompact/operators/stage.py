@@ -16,7 +16,7 @@ from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running, seconds
 from rxcompact.contracts import CallObserver
-from rxcompact.errors import AbandonedError, ArgumentError, LoopError
+from rxcompact.errors import AbandonedError, ArgumentError, LoopError, contained
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.jobs import Entry, Job, Loss
 from rxcompact.operators.operator import PooledOperator
@@ -165,10 +165,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
     def _notify(self, observe: Callable[[Any], object], item: Any) -> None:
         try:
             observe(item)
-        except BaseException as error:
-            if isinstance(error, SystemExit | KeyboardInterrupt):
-                raise
-            self._loop.call_exception_handler({"message": f"an observer of {self.stage} raised", "exception": error})
+        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
+            message = f"an observer of {self.stage} raised"
+            self._loop.call_exception_handler({"message": message, "exception": contained(error)})
 
     def _retrying(self, job: Job, wait: float) -> None:
         if self._signals is not None and job.error is not None:
@@ -251,9 +250,8 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 started = self._call_observer.started
                 span = started and started(self.stage, job.count, map(_compacted, entries))
                 results = await self._call(entries)
-            except BaseException as error:
-                if isinstance(error, SystemExit | KeyboardInterrupt):
-                    raise
+            except BaseException as error:  # noqa: BLE001 - the caller's function may raise anything
+                contained(error)
                 if job.timed_out and isinstance(error, asyncio.CancelledError):
                     error = TimeoutError(f"no answer within {self._timeout} s")
                 results, failed = (without_our_frames(error),) * len(entries), True
@@ -322,11 +320,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
                         self._sleep(part, wait)
                 return
             self._succeed_at(target)
-        except BaseException as raised:
-            if isinstance(raised, SystemExit | KeyboardInterrupt):
-                raise
+        except BaseException as raised:  # noqa: BLE001 - the policy may raise anything
             with suppress(Exception):  # of a class that allows no attributes
-                raised.__cause__ = error
+                contained(raised).__cause__ = error
             failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
         held = set(map(id, job.entries))
         self._remove(job)

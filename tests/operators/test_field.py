@@ -24,7 +24,6 @@ from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Window
-from rxcompact.operators import stage
 from rxcompact.operators.verdict import is_about_events, retry_after, verdict
 from rxcompact.testing import START, run
 
@@ -600,7 +599,7 @@ async def test_l22_a_function_that_holds_up_the_loop_is_logged_once_a_minute(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr(stage, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("rxcompact.operators.operator.monotonic", lambda: clock[0])
 
     def blocks(given: Any) -> Any:
         clock[0] += 0.9 if where == "slow but short" else 1.5
