@@ -46,7 +46,7 @@ PICTURES = os.environ.get("RXCOMPACT_PICTURES")
 """A folder for screenshots, to be looked at."""
 SECOND = 1000  # of playwright's
 SHUT_DOWN = "Canceled future for create_subshell_request"
-"""What JupyterLab says of a kernel shut down before it answered; it may come when the next notebook is open already."""
+"""What JupyterLab logs of a kernel shut down before it answered; it may come when the next notebook is open already."""
 ACTIONS = ("start", "stop", "restart")
 expect.set_options(timeout=60 * SECOND)
 
