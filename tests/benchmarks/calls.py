@@ -1,4 +1,4 @@
-"""Row 5: enrichment, so many calls of 5 ms, 100 at a time."""
+"""Row 6: enrichment, so many calls of 5 ms, 100 at a time; and answers that need no call."""
 
 from __future__ import annotations
 
@@ -147,7 +147,11 @@ async def completed(observable: rx.Observable[Any], done: Callable[[Any], object
 
 
 def run(
-    close: Close, how: Callable[..., Awaitable[None]], calls: int, look: Callable[[], Lookup] = lambda: lookup
+    close: Close,
+    how: Callable[..., Awaitable[None]],
+    calls: int,
+    look: Callable[[], Lookup] = lambda: lookup,
+    total: int | None = None,
 ) -> int:
     results: list[int] = []
 
@@ -155,17 +159,19 @@ def run(
         await how(calls, look(), results.append)
 
     asyncio.run(main())
-    if sum(results) != calls * (calls + 1) // 2:
+    if sum(results) != (total or calls * (calls + 1) // 2):
         raise AssertionError(f"{how}: {len(results)} results, wrong ones")
     return len(results)
 
 
 def enrichment(calls: int, *, slow: bool) -> Group:
-    """Row 5; ``slow`` has the peers too."""
+    """Row 6; ``slow`` has the peers too."""
     ours, some, pool = "enrich, retry armed", "enrich, 1 % of first attempts fail, waits to 10 ms", "workers by hand"
+    in_time = "workers by hand, asyncio.timeout"
     breaker, rate = "enrich, another service failed of late", "enrich, rate=1e6"
     cases = [
         Case(pool, partial(run, how=workers, calls=calls), calls),
+        Case(in_time, partial(run, how=workers_in_time, calls=calls), calls),
         Case(ours, partial(run, how=enriched, calls=calls), calls),
         Case(some, partial(run, how=again_soon, calls=calls, look=flaky), calls),
         Case(
@@ -179,7 +185,6 @@ def enrichment(calls: int, *, slow: bool) -> Group:
     ]
     if slow:
         others: Iterable[tuple[str, str, Any, int]] = (
-            ("asyncio", "workers by hand, asyncio.timeout", workers_in_time, 1),
             ("asyncio", "asyncio semaphore and gather", gathered, 1),
             ("streamable", "streamable map", streamable, 2),
             ("reactivex", "RxPY merge(max_concurrent)", rxpy_merge, 10),
@@ -189,12 +194,36 @@ def enrichment(calls: int, *, slow: bool) -> Group:
             if find_spec(module) is not None:
                 cases.append(Case(name, partial(run, how=how, calls=calls // part), calls // part))
     targets = [
-        Target("5", ours, pool, 1.3),
-        Target("5", ours, pool, 1.4, of="ideal wall"),
-        Target("5", some, ours, 1.15),
-        Target("5", some, ours, 1.15, of="wall"),
-        Target("17", breaker, ours, 1.15),
-        Target("17", rate, ours, 1.1),
+        Target("6", ours, in_time, 1.5),
+        Target("6", ours, ours, 1.4, of="ideal wall"),
+        Target("6", some, ours, 1.15),
+        Target("6", some, ours, 1.15, of="wall"),
+        Target("6", breaker, ours, 1.15),
+        Target("6", rate, ours, 1.1),
     ]
     # seconds a call, if 100 were always under way
     return Group("enrich, calls of 5 ms", cases, targets, ideal=TOOK / AT_ONCE)
+
+
+def answers(events: int) -> Group:
+    """Row 6: an answer of the cache, and one of a call under way for the same key."""
+
+    async def unexpected(_: int) -> int:
+        raise AssertionError("it is in the cache")
+
+    async def shared(calls: int, _: Lookup, done: Callable[[int], object]) -> None:
+        now = time.time()
+        windows = [Window(Bounds(now, now, "time"), 1, (Compacted("key", 0, 1, now, now),)) for n in range(calls)]
+        await completed(
+            rx.from_iterable(windows).pipe(rxo.enrich(lookup, max_age=600.0)), lambda compacted: done(compacted.event)
+        )
+
+    cached = partial(enriched, cache={n: n + 1 for n in range(events)})
+    names = "answers of the cache", "answers of one call for all"
+    cases = [
+        Case(names[0], partial(run, how=cached, calls=events, look=lambda: unexpected), events),
+        Case(names[1], partial(run, how=shared, calls=events, total=events), events),
+    ]
+    # an event that comes in alone takes a window of its own
+    targets = [Target("6", name, name, 1.0, of="ideal cpu") for name in names]
+    return Group("answers without a call", cases, targets, ideal=3e-6)

@@ -1,4 +1,4 @@
-"""``rxcompact compact`` as a whole process, beside the same by hand; and how soon it begins."""
+"""Row 1: ``rxcompact compact`` as a whole process, beside the same by hand; and how soon it begins."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def commands(lines: int, keys: tuple[int, ...] = KEYS) -> list[Group]:
         "--help": ["-m", "rxcompact", "compact", "--help"],
     }
     cases = [Case(name, partial(process, command=command), 1) for name, command in started.items()]
-    targets = [Target("command", case.name, imports, 1.3) for case in cases[1:]]
+    targets = [Target("1", case.name, imports, 1.3) for case in cases[1:]]
     return [*groups, Group("start of the command", cases, targets)]
 
 
@@ -81,7 +81,7 @@ def _group(lines: int, keys: int) -> Group:
     }
     cases = [Case(name, partial(process, command=command), lines, total) for name, command in programs.items()]
     targets = [
-        Target("command", f"rxcompact compact{time}", f"by hand{hand}", limit, of=of)
+        Target("1", f"rxcompact compact{time}", f"by hand{hand}", limit, of=of)
         for time, hand, cpu in (("", "", 1.3), (" --time", ", --time", 1.5))
         for of, limit in (("cpu", cpu), ("memory", 1.5))
     ]

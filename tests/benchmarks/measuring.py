@@ -152,7 +152,7 @@ class Group:
     cases: list[Case]
     targets: list[Target] = field(default_factory=list)
     ideal: float = 0.0
-    """Wall seconds that the work takes at best, for targets of "ideal wall"."""
+    """Seconds that an event may take, for targets of "ideal wall" and "ideal cpu"."""
     notes: list[str] = field(default_factory=list)
     spent: dict[str, list[Spent]] = field(default_factory=dict)
 
@@ -184,8 +184,8 @@ class Group:
 
     def ratio(self, target: Target) -> tuple[float, str]:
         """The median of the rounds' ratios, each of two neighbours in time; and what was compared with."""
-        if target.of == "ideal wall":
-            return self.median(target.ours, "wall") / self.ideal, "ideal"
+        if target.of.startswith("ideal "):
+            return self.median(target.ours, target.of.removeprefix("ideal ")) / self.ideal, f"{self.ideal * 1e6:.3g} µs"
         names = (target.reference,) if isinstance(target.reference, str) else target.reference
         best = min(names, key=lambda name: self.median(name, target.of))
         pairs = zip(self.each(target.ours, target.of), self.each(best, target.of), strict=True)

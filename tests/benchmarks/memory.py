@@ -1,4 +1,4 @@
-"""Row 7, memory: peak less base of one window, each in a process of its own.
+"""Row 9, memory: peak less base of one window, each in a process of its own.
 
 ``python memory.py SYSTEM EVENTS KEYS``: writes the bytes.
 """

@@ -1,4 +1,4 @@
-"""Row 4: bytes of NDJSON to distinct decoded events."""
+"""Row 5: bytes of NDJSON to distinct decoded events."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def by_hand(close: Close, path: Path) -> int:
 
 
 def decoding(events: int) -> Group:
-    """Row 4."""
+    """Row 5."""
     import msgspec
     import orjson
 
@@ -80,11 +80,12 @@ def decoding(events: int) -> Group:
         )
 
     ours_, reference = "NdjsonSource, compact, survivors decoded", "orjson every line, then a dict"
+    hand = "key alone by hand, nothing checked"
     cases = [
         case(reference, partial(eager, loads=orjson.loads)),
         case(ours_, lazy),
-        case("key alone by hand, nothing checked", by_hand),
+        case(hand, by_hand),
         case("msgspec every line, then a dict", partial(eager, loads=msgspec.json.decode)),
         case("json every line, then a dict", partial(eager, loads=json.loads)),
     ]
-    return Group("NDJSON to distinct", cases, [Target("4", ours_, reference, 3.0, least=True)])
+    return Group("NDJSON to distinct", cases, [Target("5", ours_, hand, 1.3), Target("5", ours_, reference, 1.0)])

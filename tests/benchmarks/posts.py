@@ -1,4 +1,4 @@
-"""Row 6: events in over HTTP, from a body to the distinct ones; CPU of the server alone."""
+"""Rows 5 and 7: events in over HTTP, from a body to the distinct ones; CPU of the server alone."""
 
 from __future__ import annotations
 
@@ -160,12 +160,12 @@ def _asked(service: Any) -> tuple[float, float]:
 def intake(posts: int, singles: int) -> list[Group]:
     """Posts of 1,000 events, and of one."""
     return [
-        _group("HTTP in, posts of 1,000 events", posts, 1000, many, 1.3, least=False),
-        _group("HTTP in, posts of one event", singles, 1, one, 0.9, least=True),
+        _group("5", "HTTP in, posts of 1,000 events", posts, 1000, many, 1.3, least=False),
+        _group("7", "HTTP in, posts of one event", singles, 1, one, 0.85, least=True),
     ]
 
 
-def _group(name: str, posts: int, events: int, take: Any, limit: float, *, least: bool) -> Group:
+def _group(row: str, name: str, posts: int, events: int, take: Any, limit: float, *, least: bool) -> Group:
     cases: list[Case] = []
     targets: list[Target] = []
     for fast in (False, *([True] if find_spec("uvloop") else [])):
@@ -174,7 +174,9 @@ def _group(name: str, posts: int, events: int, take: Any, limit: float, *, least
         for title, server in ((bare, partial(handler, take)), (mine, http_source)):
             run = partial(in_python, server=server, posts=posts, events=events, fast=fast)
             cases.append(Case(title, run, posts * events))
-        targets.append(Target("6", mine, bare, limit, least=least))
+        targets.append(Target(row, mine, bare, limit, least=least))
     if go_program() is not None:
-        cases.append(Case("Go, net/http and encoding/json", partial(in_go, posts=posts, events=events), posts * events))
+        go = "Go, net/http and encoding/json"
+        cases.append(Case(go, partial(in_go, posts=posts, events=events), posts * events))
+        targets += [Target(row, "HttpSource and compact", go, 0.2)] if events > 1 else []
     return Group(name, cases, targets)

@@ -1,4 +1,4 @@
-"""Row 7, time: cost against events and against keys, ours and theirs."""
+"""Row 9, time: cost against events and against keys, ours and theirs."""
 
 from __future__ import annotations
 

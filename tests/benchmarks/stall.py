@@ -1,4 +1,4 @@
-"""Row 8: a sink, or an API, that answers nothing for a minute, at full input; in virtual time."""
+"""A sink, or an API, that answers nothing for a minute, at full input; in virtual time."""
 
 from __future__ import annotations
 
