@@ -84,10 +84,10 @@ class Bucket(Items):
         """Add events, which may be ``replacing`` those that are held, and count their bytes."""
         table, before = self.table, len(self.table)
         if replacing:
-            self.size -= self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
+            self.size -= self._size_of(filter(None, map(table.get, self._once(keys))))
         self.add(keys, events, seen)
         if replacing:
-            self.size += self._size_of(map(table.get, dict.fromkeys(filter(self._holds, keys))))
+            self.size += self._size_of(filter(None, map(table.get, self._once(keys))))
         else:
             self.size += self._size_of(islice(reversed(table.values()), len(table) - before))
 
@@ -114,14 +114,17 @@ class Bucket(Items):
 
     def retain(self, ack: Ack, keys: Sequence[Hashable]) -> None:
         """Have an ack wait for keys that were added."""
-        try:
-            added = dict.fromkeys(keys)
-        except BaseException as error:  # noqa: BLE001 - a key that cannot be hashed was rejected
-            contained(error)
-            added = dict.fromkeys(filter(self._holds, keys))
-        if added:
+        if added := self._once(keys):
             ack.retain()
             self.acks.append((ack, added))
+
+    def _once(self, keys: Sequence[Hashable]) -> dict[Hashable, None]:
+        """Return each key once, without those that cannot be hashed, which are rejected."""
+        try:
+            return dict.fromkeys(keys)
+        except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
+            contained(error)
+            return dict.fromkeys(filter(self._holds, keys))
 
     def _holds(self, key: Hashable) -> bool:
         try:

@@ -73,7 +73,7 @@ class KeyedBucket(RowBucket):
         self._is_sized = True
         self.add(keys, events, seen)
         if replacing:
-            self._measure(map(self.table.__getitem__, dict.fromkeys(filter(self._holds, keys))))
+            self._measure(filter(None, map(self.table.get, self._once(keys))))
 
     def _measure(self, rows: Iterable[Row]) -> None:
         """Count the bytes of the events in rows; what an accumulator makes of them may be anything, and counts none."""
