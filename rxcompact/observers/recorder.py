@@ -6,12 +6,11 @@ import asyncio
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
-from math import floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec.structs import asdict
 
@@ -26,11 +25,7 @@ if TYPE_CHECKING:
 
     from rxcompact.render.chart import Chart
 
-Span: TypeAlias = tuple[float, float]
-"""From when, until when."""
-FINEST = 0.01  # seconds of a timeline's bin at first
 KEYS = 100  # of a retried batch that are kept
-STEPS = 8  # instants at which an amount that was spread over time is counted
 
 
 class EventMark(NamedTuple):
@@ -99,13 +94,9 @@ class Recording:
     """What a `Recorder` has recorded so far: a marble diagram, as a picture where there can be one, else as text.
 
     It holds keys, but no events, and types of errors, but not their messages. Marks are in the order in which they were
-    made; not all are kept, but ``totals`` and ``rates`` count them all.
+    made; the oldest are not kept, but ``totals`` counts them all.
     """
 
-    clock: Span = (0.0, 0.0)
-    """When the first and the last of all marks were made, POSIX seconds."""
-    opened: Span = (0.0, 0.0)
-    """When the first window opened, and the last one closed."""
     windows: Sequence[WindowClosed] = ()
     """Each ``at`` the time when it was recorded; this may be long after ``closed``, which may be event time."""
     events: Sequence[EventMark] = ()
@@ -114,17 +105,25 @@ class Recording:
     states: Sequence[StateMark] = ()
     totals: Mapping[str, int] = field(default_factory=dict[str, int])
     """How many were "windows", "received", "distinct", "retries", and of each outcome."""
-    rates: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict[str, Any])
-    """When they were, by the same names: from when, until when, how many."""
 
     @property
     def summary(self) -> str:
         """What there was, in numbers."""
         return ", ".join(f"{name} {number:,}" for name, number in self.totals.items() if number) or "nothing yet"
 
-    def are_all(self, name: str, kept: Sequence[object]) -> bool:
-        """Return whether as many were kept as there were."""
-        return self.totals.get(name, 0) <= len(kept)
+    @property
+    def complete(self) -> bool:
+        """Whether every distinct event was kept."""
+        return len(self.events) == self.totals.get("distinct", 0)
+
+    def latest(self, most: int) -> Recording:
+        """Return it with the latest distinct events, at most so many, and with what came since the first of them."""
+        events = self.events[-most:]
+        if len(events) == self.totals.get("distinct", 0):
+            return self
+        since, others = events[0].window.at, ("windows", "retries", "outcomes", "states")
+        later = {name: [mark for mark in getattr(self, name)[-most:] if mark.at >= since] for name in others}
+        return replace(self, events=events, **later)
 
     def __repr__(self) -> str:
         from rxcompact.render.marble import marble  # noqa: PLC0415 - pictures are for those who look
@@ -159,7 +158,7 @@ class Recording:
             [event for event in self.events if event.key == key],
             [retry for retry in self.retries if key in retry.keys],
             [outcome for outcome in self.outcomes if outcome.key == key],
-            self.are_all("distinct", self.events),
+            self.complete,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -170,10 +169,9 @@ class Recording:
             OSError: when it cannot be written.
         """
         path = Path(path)
-        forms: dict[str, Callable[[], str]] = {".svg": self.svg, ".txt": lambda: f"{self!r}\n"}
-        if path.suffix not in forms:
-            raise ArgumentError("path", str(path), f"a name that ends in {' or '.join(forms)}")
-        path.write_text(forms[path.suffix](), encoding="utf-8")
+        if path.suffix not in (".svg", ".txt"):
+            raise ArgumentError("path", str(path), "a name that ends in .svg or .txt")
+        path.write_text(self.svg() if path.suffix == ".svg" else f"{self!r}\n", encoding="utf-8")
         return path
 
     def to_pandas(self) -> DataFrame:
@@ -200,41 +198,6 @@ class Recording:
         return table
 
 
-class Timeline:
-    """Counts in bins of equal length, which doubles whenever there are too many of them.
-
-    >>> timeline = Timeline(bins=2)
-    >>> for second in range(100):
-    ...     timeline.add(second, second)
-    >>> [round(amount) for _, _, amount in timeline.amounts()]
-    [82, 18]
-
-    Args:
-        bins: How many it has at most.
-    """
-
-    def __init__(self, bins: int = 480) -> None:
-        self._max_bins = bins
-        self._length = FINEST
-        self._bins: defaultdict[int, float] = defaultdict(float)
-
-    def add(self, start: float, end: float, amount: float = 1) -> None:
-        """Count an amount, spread evenly from one instant, exclusive, to another."""
-        steps = min(amount, STEPS) if end > start else 1
-        for step in range(1, int(steps) + 1):
-            self._bins[floor((start + (end - start) * step / steps) / self._length)] += amount / steps
-        while len(self._bins) > self._max_bins:
-            self._length *= 2
-            bins, self._bins = self._bins, defaultdict(float)
-            for index, counted in bins.items():
-                self._bins[index // 2] += counted
-
-    def amounts(self) -> tuple[tuple[float, float, float], ...]:
-        """Return what was counted, in the order of time: from when, until when, how much."""
-        length = self._length
-        return tuple((index * length, (index + 1) * length, amount) for index, amount in sorted(self._bins.items()))
-
-
 class Recorder:
     """An observer that records: ``orchestrator.attach(recorder)``; then ``recorder`` at the end of a cell shows it.
 
@@ -252,9 +215,6 @@ class Recorder:
         self._limit = count("limit", limit)
         self._marks: defaultdict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=limit))
         self._totals: Counter[str] = Counter()
-        self._rates: defaultdict[str, Timeline] = defaultdict(Timeline)
-        self._clock: Span | None = None
-        self._opened: Span | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wall = time.time
 
@@ -263,20 +223,14 @@ class Recorder:
         """Return a recording of windows, as `rxcompact.testing.replay` gives them: each was recorded when it closed."""
         recorder = cls(limit=sys.maxsize)
         for window in windows:
-            recorder._clock = _union(recorder._clock, window.opened, window.closed)
             recorder._add(window, window.closed)
         return recorder.recording
 
     @property
     def recording(self) -> Recording:
         """What has been recorded so far; it does not change."""
-        return Recording(
-            clock=self._clock or (0.0, 0.0),
-            opened=self._opened or (0.0, 0.0),
-            totals=dict(self._totals),
-            rates={name: timeline.amounts() for name, timeline in self._rates.items()},
-            **{name: tuple(marks) for name, marks in self._marks.items()},
-        )
+        kept: dict[str, Any] = {name: tuple(marks) for name, marks in self._marks.items()}
+        return Recording(totals=dict(self._totals), **kept).latest(self._limit)
 
     def __repr__(self) -> str:
         return repr(self.recording)
@@ -291,52 +245,34 @@ class Recorder:
                 self._loop, self._wall = loop, LoopScheduler(loop).wall
         except RuntimeError:
             pass  # outside a loop: by the clock of the last one
-        now = self._wall()
-        self._clock = _union(self._clock, now, now)
-        return now
-
-    def _count(self, name: str, at: float) -> None:
-        self._totals[name] += 1
-        self._rates[name].add(at, at)
+        return self._wall()
 
     def on_window(self, window: Window) -> None:
         self._add(window, self._now())
 
     def _add(self, window: Window, at: float) -> None:
-        opened, closed, distinct = window.opened, window.closed, len(window)
-        mark = WindowClosed(opened, closed, window.trigger, window.received, distinct, at=at)
-        self._opened = _union(self._opened, opened, closed)
+        distinct = len(window)
+        mark = WindowClosed(window.opened, window.closed, window.trigger, window.received, distinct, at=at)
         self._marks["windows"].append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)
-        arrivals, firsts = self._rates["received"], self._rates["distinct"]
-        if window[0].first_seen is None or window[0].count is None:  # not kept: at any time in the window
-            arrivals.add(opened, closed, window.received)
-            firsts.add(opened, closed, distinct)
-        else:
-            # events at the time of their key's first event, and duplicates evenly from there to its last
-            for _, _, number, first, last in window:
-                firsts.add(first, first)
-                arrivals.add(first, first)
-                if number > 1:
-                    arrivals.add(first, last or first, number - 1)
         for key, _, number, first, last in islice(window, max(0, distinct - self._limit), None):
             self._marks["events"].append(EventMark(mark, key, number, first, last))
 
     def on_outcome(self, outcome: Outcome) -> None:
-        now, event = self._now(), outcome.event
-        self._count(outcome.outcome, now)
+        name, event = outcome.outcome, outcome.event
+        self._totals[name] += 1
         # an event that was rejected at intake has no key
         key = event.key if isinstance(event, Compacted) else None
         stage, reason = ("publish", "") if isinstance(outcome, Published) else (outcome.stage, outcome.reason)
-        mark = OutcomeMark(now, outcome.outcome, key, stage, reason, outcome.attempts, outcome.age)
+        mark = OutcomeMark(self._now(), name, key, stage, reason, outcome.attempts, outcome.age)
         self._marks["outcomes"].append(mark)
 
     def on_signal(self, signal: Signal) -> None:
         match signal:
             case RetryScheduled(stage, attempt, wait, error, keys):
-                now = self._now()
-                self._count("retries", now)
-                self._marks["retries"].append(RetryMark(now, stage, attempt, wait, error_name(error), keys[:KEYS]))
+                self._totals["retries"] += 1
+                mark = RetryMark(self._now(), stage, attempt, wait, error_name(error), keys[:KEYS])
+                self._marks["retries"].append(mark)
             case SourceFailed(error):
                 self._marks["states"].append(StateMark(self._now(), "source failed", error_name(error)))
             case ObserverFailed(observer, error):
@@ -348,10 +284,6 @@ class Recorder:
     def on_state(self, state: State) -> None:
         if state != "idle":  # the first one comes at once: time may not have begun yet
             self._marks["states"].append(StateMark(self._now(), state))
-
-
-def _union(span: Span | None, start: float, end: float) -> Span:
-    return (start, end) if span is None else (min(span[0], start), max(span[1], end))
 
 
 record = Recorder.of

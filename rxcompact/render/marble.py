@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import chain, cycle, islice
 from math import ceil, floor, log10
 from operator import itemgetter
 from string import ascii_letters
@@ -70,8 +70,14 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
 
     They are the same, unless event times have nothing to do with the clock, as in a replay.
     """
-    clock, opened = Axis(*recording.clock), Axis(*recording.opened) if recording.windows else Axis(*recording.clock)
-    for window in recording.windows:
+    windows = recording.windows
+    marks = chain(windows, recording.retries, recording.outcomes, recording.states)
+    instants: list[float] = [mark.at for mark in marks] or [0.0]
+    clock = Axis(min(instants), max(instants))
+    opened = (
+        Axis(min(window.opened for window in windows), max(window.closed for window in windows)) if windows else clock
+    )
+    for window in windows:
         if abs(window.at - window.closed) > max(clock.end - clock.start, 10 * (window.closed - window.opened)):
             return opened, clock
     both = Axis(min(clock.start, opened.start), max(clock.end, opened.end))
@@ -81,6 +87,8 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
 class Circle(NamedTuple):
     """The first event of a key in a window, the last of so many more of them, or an event with its outcome."""
 
+    since: float
+    """When the first of so many may have been."""
     at: float
     key: Hashable
     kind: str
@@ -93,14 +101,17 @@ class Circle(NamedTuple):
 def circles(recording: Recording, lane: str) -> Iterator[Circle]:
     """Yield the circles of the lane of "events", or of an outcome."""
     for event in recording.events if lane == "events" else ():
-        window, more = event.window, (event.count or 1) - 1
-        for at, kind, many in ((event.first_seen, "first", 1), (event.last_seen, "more", more)):
-            if many:  # an event's own time may lie outside its window
-                inside = min(window.closed, max(window.opened, window.opened if at is None else at))
-                yield Circle(inside, event.key, kind, many, event)
+        opened, closed = event.window.opened, event.window.closed
+        start, first, last = (
+            min(closed, max(opened, closed if at is None else at))  # an event's own time may lie outside its window
+            for at in (event.first_seen or opened, event.first_seen, event.last_seen)
+        )
+        yield Circle(start, first, event.key, "first", 1, event)
+        if more := (event.count or 1) - 1:
+            yield Circle(first, last, event.key, "more", more, event)
     for mark in recording.outcomes:
         if mark.outcome == lane:
-            yield Circle(mark.at, mark.key, lane, 1, mark)
+            yield Circle(mark.at, mark.at, mark.key, lane, 1, mark)
 
 
 def symbols(recording: Recording) -> dict[Hashable, tuple[str, str]]:
@@ -120,11 +131,12 @@ def title(recording: Recording) -> str:
     """Return how many events there were, before and after."""
     numbers = {"received": recording.totals.get("received", 0) + recording.totals.get("rejected", 0)}
     numbers |= {name: recording.totals.get(name, 0) for name in ("distinct", *outcomes(recording)[:1])}
-    return " → ".join(f"{number:,} {name}" for name, number in numbers.items())
+    kept = "" if recording.complete else f"; the last {len(recording.events):,} distinct events"
+    return " → ".join(f"{number:,} {name}" for name, number in numbers.items()) + kept
 
 
 class Element(NamedTuple):
-    """Something at an instant that stands for so many; one without a text is shown as the number."""
+    """Something at an instant that stands for so many."""
 
     at: float
     text: str
@@ -149,16 +161,15 @@ def marble(recording: Recording) -> str:
     lines.append(("windows", line(upper, _windows(recording, by_clock=upper == lower), end)))
     if recording.totals.get("retries"):
         retries = [Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries]
-        kept = recording.are_all("retries", retries)
-        lines.append(("retries", line(lower, retries if kept else _counts(recording, "retries"), end)))
+        lines.append(("retries", line(lower, retries, end)))
     lines += [(lane, line(lower, _letters(recording, lane), end)) for lane in outcomes(recording)]
     for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
         scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
         lines.append((name, scale))
-    if known and recording.are_all("distinct", recording.events):
+    if known:
         keys = [f"{letter} = {short(key, 30)}" for key, (letter, _) in islice(known.items(), LEGEND)]
         lines.append(("keys", ", ".join(keys + ["…"] * (len(known) > LEGEND))))
-    lines.append(("in all", recording.summary))
+    lines.append(("in all", recording.summary + ("" if recording.complete else "; the latest are shown")))
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
@@ -180,27 +191,15 @@ def line(axis: Axis, elements: Iterable[Element], end: str = "") -> str:
 
 def _token(group: Sequence[Element]) -> str:
     texts = [element.text for element in group]
-    if len(group) > GROUP or not all(texts):
+    if len(group) > GROUP:
         return f"{sum(element.many for element in group)}x"
     return f"({','.join(texts)})" if len(group) > 1 else texts[0]
 
 
-def _counts(recording: Recording, name: str) -> Iterator[Element]:
-    """Yield counts over time as whole numbers of the same sum."""
-    total = counted = 0.0
-    for start, _, amount in recording.rates[name]:
-        total += amount
-        if round(total - counted):
-            yield Element(start, "", round(total - counted))
-            counted += round(total - counted)
-
-
-def _letters(recording: Recording, lane: str) -> Iterable[Element]:
-    """Return a letter for each circle of a lane if all of them were kept, else counts."""
-    found, known = list(circles(recording, lane)), symbols(recording)
-    if not recording.are_all(*(("distinct", recording.events) if lane == "events" else (lane, found))):
-        return _counts(recording, "received" if lane == "events" else lane)
-    return [Element(at, f"{many if many > 1 else ''}{known.get(key, OTHER)[0]}", many) for at, key, _, many, _ in found]
+def _letters(recording: Recording, lane: str) -> Iterator[Element]:
+    known = symbols(recording)
+    for _, at, key, _, many, _ in circles(recording, lane):
+        yield Element(at, f"{many if many > 1 else ''}{known.get(key, OTHER)[0]}", many)
 
 
 def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.format import duration, instant, short
@@ -29,20 +28,8 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
 
     A time is the true one: of the first event of a key in its window, of the last, of each failed call, of the outcome.
     """
+    recording = recording.latest(MOST)
     upper, lower = axes(recording)
-    events, text = recording.events[-MOST:], title(recording)
-    if not recording.are_all("distinct", events):
-        since = events[0].window.at
-        recording = replace(
-            recording,
-            events=events,
-            retries=[each for each in recording.retries[-MOST:] if each.at >= since],
-            outcomes=[each for each in recording.outcomes[-MOST:] if each.at >= since],
-        )
-        text += f"; the last {len(events):,} distinct events"
-        # only the last of the time is drawn
-        upper = upper._replace(start=min(circle.at for circle in circles(recording, "events")))
-        lower = upper if lower.end == upper.end else lower
     points = sorted(_points(recording), key=lambda point: point["at"])
     lanes = ["retries"] * bool(recording.retries) + outcomes(recording)
     parts = [(upper, ["events", "windows", *lanes])] if upper == lower else [(upper, ["events", "windows"])]
@@ -52,7 +39,7 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
     return {
         "$schema": SCHEMA,
         "description": f"Marble diagram: {recording.summary}.",
-        "title": {"text": text, "anchor": "start"},
+        "title": {"text": title(recording), "anchor": "start"},
         "params": [{"name": "key", "select": hover, "views": [f"marks{index}" for index in range(len(views))]}],
         "vconcat": views,
     }
@@ -73,7 +60,7 @@ def _points(recording: Recording) -> Iterator[dict[str, Any]]:
         place = {"lane": lane, "at": 1000 * at, "key": number, "trail": trail, "about": shown}
         return place | NO_LOOK | {"letter": letter, "fill": colour} | look
 
-    for at, key, kind, many, mark in circles(recording, "events"):
+    for _, at, key, kind, many, mark in circles(recording, "events"):
         last = kind == "more"
         look = {"fill": f"{known.get(key, OTHER)[1]}60"} if last else {}
         look |= {"letter": f"×{many}"} if many > 1 else {}  # noqa: RUF001
@@ -91,7 +78,7 @@ def _points(recording: Recording) -> Iterator[dict[str, Any]]:
             yield point("retries", retry.at, key, retry.at, about, **CROSS)
     for lane in outcomes(recording):
         look = {} if lane == "published" else {"stroke": OUTCOME_COLOURS[lane][1]}
-        for at, key, _, _, mark in circles(recording, lane):
+        for _, at, key, _, _, mark in circles(recording, lane):
             about = {"outcome": lane, "attempts": f"{mark.attempts:,}", "reason": mark.reason}
             about["age"] = "" if mark.age is None else duration(mark.age)
             yield point(lane, at, key, at, about, **look)
@@ -117,7 +104,7 @@ def _view(
             "window": f"{instant(window.opened)} UTC, {duration(window.closed - window.opened)}",
             "events": f"{window.received:,} received, {window.distinct:,} distinct", "closed by": window.trigger,
         }}
-        for window in (recording.windows[-MOST:] if "windows" in bases else ())
+        for window in (recording.windows if "windows" in bases else ())
     ]  # fmt: skip
     lane_of = labels({base: lane for lane, base in bases.items()})
     lane_axis = {"values": list(bases.values()), "labelExpr": lane_of, "domain": False, "ticks": False, "title": None}

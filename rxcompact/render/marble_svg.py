@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
 from statistics import median
 from string import ascii_letters
 from typing import TYPE_CHECKING
 
 from rxcompact.format import duration, instant, short
-from rxcompact.render.marble import LEGEND, OTHER, Axis, axes, circles, outcomes, symbols, title
+from rxcompact.render.marble import LEGEND, OTHER, Axis, Circle, axes, circles, outcomes, symbols, title
 from rxcompact.render.svg import WIDTH, document, element
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class _Picture:
             self._events()
         self._retries()
         for outcome in outcomes(self._recording):
-            few = self._keys or not self._recording.totals.get(outcome)
-            if not (few and self._circles(outcome, lower)):
-                self._bars(outcome, lower, {outcome: outcome})
+            dots = list(circles(self._recording, outcome))
+            if not ((self._keys or not dots) and self._circles(outcome, lower, dots)):
+                self._bars(outcome, lower, {outcome: dots})
         self._axis(lower, "time" if upper == lower else "clock", top)
         self._legend()
         return document([*self._behind, *self._parts], self._y + 6, label)
@@ -92,11 +92,9 @@ class _Picture:
         self._text(name, 16, self._y - (16 if note else 9), "name")
         self._text(note, 16, self._y - 2, "quiet small")
 
-    def _circles(self, lane: str, axis: Axis) -> bool:
+    def _circles(self, lane: str, axis: Axis, dots: Sequence[Circle]) -> bool:
         """Draw a lane of circles, those of one instant on top of each other; return false, and draw none, of many."""
-        dots = list(islice(circles(self._recording, lane), 2 * MOST_CIRCLES + 1))
-        kept = self._recording.events[:MOST_CIRCLES] if lane == "events" else dots[:MOST_CIRCLES]
-        if not self._recording.are_all("distinct" if lane == "events" else lane, kept):
+        if sum(dot.kind != "more" for dot in dots) > MOST_CIRCLES:
             return False
         placed = sorted([(_x(axis, dot.at), dot) for dot in dots], key=lambda each: each[0])
         rows = rows_of([(x - RADIUS, x + RADIUS + (15 if dot.many > 1 else 1)) for x, dot in placed], ROWS)
@@ -122,9 +120,11 @@ class _Picture:
         self._lane(lane, height, short(reasons[0][0], 20) if reasons else "")
         return True
 
-    def _bars(self, name: str, axis: Axis, kinds: Mapping[str, str]) -> None:
+    def _bars(self, name: str, axis: Axis, kinds: Mapping[str, Iterable[Circle]]) -> None:
         """Draw a lane of bars of one scale, each kind over the one before: what it stands for, by its class."""
-        layers = {kind: axis.spread(BINS, self._recording.rates.get(what, ())) for kind, what in kinds.items()}
+        layers = {
+            kind: axis.spread(BINS, [(dot.since, dot.at, dot.many) for dot in dots]) for kind, dots in kinds.items()
+        }
         most, width = max(map(max, layers.values())), (RIGHT - LEFT) / BINS
         base = self._y + BAR + 6
         self._base(base)
@@ -139,12 +139,14 @@ class _Picture:
 
     def _events(self) -> None:
         top, recording = self._y, self._recording
-        self._keys = len(self._known) < len(ascii_letters) and self._circles("events", self._upper)
+        dots = list(circles(recording, "events"))
+        self._keys = len(self._known) < len(ascii_letters) and self._circles("events", self._upper, dots)
         if not self._keys:
-            self._bars("events", self._upper, {"faded": "received", "bar": "distinct"})
+            firsts = [dot for dot in dots if dot.kind == "first"]
+            self._bars("events", self._upper, {"faded": dots, "bar": firsts})
             self._hints.append("pale bars: received; full bars: distinct")
         y, windows = self._y, recording.windows
-        if recording.are_all("windows", windows[:MOST_WINDOWS]):
+        if len(windows) <= MOST_WINDOWS:
             for window in windows:  # a bracket with counts, and a shade behind it from the top
                 left = _x(self._upper, window.opened) + 1
                 width = max(2.0, _x(self._upper, window.closed) - left - 1)
@@ -158,19 +160,19 @@ class _Picture:
             triggers = Counter(window.trigger for window in windows)
             by = ", ".join(f"{many:,} by {trigger}" for trigger, many in triggers.most_common())
             length = duration(median(window.closed - window.opened for window in windows))
-            self._text(f"{recording.totals['windows']:,}, mostly of {length}; {by}", LEFT, y + 19, "small")
+            self._text(f"{len(windows):,}, mostly of {length}; {by}", LEFT, y + 19, "small")
         self._lane("windows", 28)
 
     def _retries(self) -> None:
         """Draw a cross for each failed call, its wait, and a ring for the next attempt; bars of too many."""
         axis, recording = self._lower, self._recording
-        if not recording.totals.get("retries"):
+        if not recording.retries:
             return
-        marks = sorted(recording.retries[:MOST_RETRIES])
+        marks = sorted(recording.retries)
         spans = [(_x(axis, mark.at), _x(axis, mark.at + mark.wait)) for mark in marks]
         rows = rows_of([(left - 6, max(right, left + 12) + 10) for left, right in spans], WAIT_ROWS)
-        if max(rows) == WAIT_ROWS or not recording.are_all("retries", marks):
-            self._bars("retries", axis, {"retried": "retries"})
+        if max(rows) == WAIT_ROWS or len(marks) > MOST_RETRIES:
+            self._bars("retries", axis, {"retried": [Circle(mark.at, mark.at, None, "", 1, mark) for mark in marks]})
             return
         for (left, right), row, mark in zip(spans, rows, marks, strict=True):
             y = self._y + 14 + row * WAIT_ROW
