@@ -144,6 +144,8 @@ class RetryScheduled(Signal, frozen=True):
     error: BaseException
     keys: tuple[Hashable, ...] = ()
     """Of the events that the call was for."""
+    target: str = ""
+    """Host and port of the service, or nothing where it has no name."""
 
 
 class Failing(Signal, frozen=True):

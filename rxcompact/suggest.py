@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 from rxcompact.errors import DecodeError
 from rxcompact.fields import decode
 from rxcompact.format import short
-from rxcompact.render.tables import table
 
 MASKS: Mapping[str, str] = {
     "uuid": r"\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b",
@@ -85,14 +84,6 @@ class Suggestion:
             lines += [f"{'':19}{line}" for line in map(_line, row.examples)]
         lines += [f"  not {name}: {why}" for name, why in self.excluded.items()]
         return "\n".join([*lines, *(f"  {name}: compared by rxcompact.suggest.mask" for name in self.masked)])
-
-    def _repr_html_(self) -> str:
-        rows = [
-            (", ".join(row.fields), f"{row.reduction:.1%}", f"{row.mixed:.1%}", " · ".join(map(_line, row.examples)))
-            for row in self.candidates
-        ]
-        more = "; ".join(f"not {name}: {why}" for name, why in self.excluded.items())
-        return table(("key", "removed", "mixed up", "for example"), rows, title=f"{self.events:,} events", more=more)
 
 
 def _line(example: Example) -> str:

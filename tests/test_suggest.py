@@ -125,7 +125,7 @@ def test_it_shows_itself_and_nothing_is_found_in_nothing() -> None:
     found = suggest(log(alerts))
     assert repr(found).splitlines()[0] == "keys for 3,000 events: share removed, share that would be mixed up"
     assert "not ts: a time" in repr(found)
-    assert "not value: a counter or a measurement" in found._repr_html_()
+    assert "not value: a counter or a measurement" in repr(found)
     assert suggest([]).candidates == []
     assert suggest([{"a": 1}] * 3).candidates == []
 

@@ -1,10 +1,9 @@
 """In a notebook: a live dashboard, watching from a cell, frames, and tuning on history (extra ``notebook``)."""
 
 try:
-    from rxcompact.notebook.dashboard import Dashboard, dashboard
+    from rxcompact.notebook.dashboard import Dashboard, dashboard, watch
     from rxcompact.notebook.frame import compact_frame
     from rxcompact.notebook.tune import Row, Tuning, explore, tune
-    from rxcompact.notebook.watch import watch
     from rxcompact.suggest import suggest
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("rxcompact"):

@@ -1,4 +1,4 @@
-"""A live dashboard of an orchestrator (extra ``notebook``)."""
+"""A live dashboard of an orchestrator, and watching one from a cell (extra ``notebook``)."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from weakref import WeakValueDictionary
 
 import anywidget
 import traitlets
+from IPython.core import getipython
+from IPython.display import display
 
+from rxcompact.clock import Seconds
+from rxcompact.clock import seconds as in_seconds
 from rxcompact.format import error_text, short
-from rxcompact.notebook.watch import EFFORT, PERIOD
 from rxcompact.observers.statistics import ENDED, Snapshot
-from rxcompact.observers.top_keys import TopKeys
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.render.snapshot import snapshot_numbers
 from rxcompact.render.svg import STYLE
+
+PERIOD, LINE = 0.25, 1.0  # seconds between updates in a notebook, and where each is printed below the last
+EFFORT = 10  # an update waits at least so many times as long as the last one took: with very much in flight
 
 
 def dashboard(orchestrator: Orchestrator) -> Dashboard:
@@ -50,14 +55,12 @@ class Dashboard(anywidget.AnyWidget):
         self._shown: set[str] = set()  # views that are on screen
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0
-        self._top = TopKeys()
         try:
             self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
         except RuntimeError:  # not in a notebook: it shows one state and stays so
             self._loop = None
         super().__init__(view=self._now())
         self._states = orchestrator.states.subscribe(lambda _: self._schedule_update())
-        self._attached = orchestrator.attach(self._top)
         self.on_msg(self._on_message)
         _dashboards[id(orchestrator)] = self
 
@@ -68,7 +71,6 @@ class Dashboard(anywidget.AnyWidget):
     def close(self) -> None:
         """Show nothing more. The pipeline goes on."""
         self._states.dispose()
-        self._attached.dispose()
         self._shown.clear()
         if self._timer is not None:
             self._timer.cancel()
@@ -83,7 +85,7 @@ class Dashboard(anywidget.AnyWidget):
     def _now(self) -> dict[str, Any]:
         now = self.snapshot()
         return snapshot_numbers(now) | {
-            "top": [[short(key, 40), count] for key, count in self._top.most()],
+            "top": [[short(key, 40), count] for key, count in self._orchestrator.statistics.top.most()],
             "actions": self._actions(),
             "notice": self._notice,
             "live": now.state not in ENDED,
@@ -138,3 +140,31 @@ class Dashboard(anywidget.AnyWidget):
 
 # as long as there is one; ipywidgets keeps every widget until it is closed
 _dashboards: WeakValueDictionary[int, Dashboard] = WeakValueDictionary()
+
+
+async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -> None:
+    """Show how a pipeline is doing, in this cell's output, until the time is over or the run has ended.
+
+    The last state stays in the saved notebook. Outside a notebook it is printed, once a second.
+
+    Args:
+        orchestrator: What to watch.
+        seconds: For how long; None until the run has ended.
+
+    Raises:
+        ArgumentError: for a time that is not above zero.
+    """
+    loop, statistics = asyncio.get_running_loop(), orchestrator.statistics
+    end = None if seconds is None else loop.time() + in_seconds("seconds", seconds)
+    show: Any = print
+    period = LINE
+    if hasattr(getipython.get_ipython(), "kernel"):  # a terminal's would print it anew each time
+        handle: Any = display(statistics.snapshot(), display_id=True)
+        show, period = handle.update, PERIOD
+    else:
+        show(statistics.snapshot())
+    while orchestrator.state not in ENDED and (end is None or loop.time() < end):
+        await asyncio.sleep(period if end is None else min(period, end - loop.time()))
+        began = loop.time()
+        show(statistics.snapshot())
+        period = max(period, EFFORT * (loop.time() - began))

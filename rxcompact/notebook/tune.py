@@ -45,7 +45,6 @@ class Row:
     """Events that were left, each once per window."""
     p50: float | None
     """From birth to publication, of half the distinct events; None where fewer were published. Expired ones count."""
-    p95: float | None
     p99: float | None
     calls: int
     """Calls of the API, retries included."""
@@ -88,7 +87,6 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         *,
         max_latency: Seconds,
         outage: Seconds | None = None,
-        max_peak: int | None = None,
         max_expired: int = 0,
     ) -> Row | None:
         """Return the row with the fewest distinct events of those that meet the conditions; None where none does.
@@ -99,7 +97,6 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         Args:
             max_latency: Seconds within which 99 of 100 distinct events must be published.
             outage: Length of one in which no more events may expire than without it; one of those tried.
-            max_peak: The most calls in any one second.
             max_expired: Events that may expire without any outage.
 
         Raises:
@@ -112,8 +109,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
         def fits(row: Row) -> bool:
             in_time = row.p99 is not None and row.p99 <= limit
-            kept = row.expired <= max_expired and (length is None or row.in_outage[length] <= row.expired)
-            return in_time and kept and (max_peak is None or row.peak <= max_peak)
+            return in_time and row.expired <= max_expired and (length is None or row.in_outage[length] <= row.expired)
 
         def cost(row: Row) -> tuple[float, ...]:
             return row.distinct, sum(row.in_outage.values()), row.held, row.max_concurrent
@@ -221,10 +217,8 @@ def tune(
         A table that shows itself, with ``.plot()``, ``.recommend(…)`` and ``.to_pandas()``.
 
     Exact:
-        The operators are the real ones, with these differences. The sink takes a batch at once. No event is dropped for
-        want of capacity: ``held`` is the capacity that is needed, read as windows close. Chance (of latencies, errors
-        and waits) is that of one seed. Windows of processing time are aligned to the epoch; those of a running pipeline
-        begin when it does.
+        The operators are the real ones, but the sink takes a batch at once, no event is dropped for want of capacity,
+        chance is that of one seed, and windows of processing time are aligned to the epoch.
 
     Cost:
         About 30 µs for each call that is replayed, 70 µs for one that fails; all of history is replayed for each row,
@@ -269,7 +263,6 @@ def tune(
                 usual, *down = results
                 # an event that expired was never published: no latency is long enough
                 latencies = sorted(usual.latencies) + [inf] * usual.expired
-                p50, p95, p99 = (percentile(latencies, percent) for percent in (50, 95, 99))
                 held = max(each.held for each in results)
                 options = "".join(f", {name}={value}" for name, value in kinds[kind].items())
                 stages = [
@@ -279,9 +272,8 @@ def tune(
                 ]
                 limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
                 row = Row(
-                    *(label, timespan, max_age, pool),
-                    *(len(history.events), compaction.rejected, compaction.distinct),
-                    *(p50, p95, p99),
+                    *(label, timespan, max_age, pool, len(history.events), compaction.rejected, compaction.distinct),
+                    *(percentile(latencies, 50), percentile(latencies, 99)),
                     *(len(usual.calls), peak(usual.calls), usual.expired),
                     in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
                     held=held,

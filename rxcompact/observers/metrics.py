@@ -109,7 +109,7 @@ METRICS: Sequence[Metric] = (
     Metric("windows", "counter", "{window}", ("trigger",), "Windows that closed, by what closed them.",
            lambda now: _each(now.windows)),
     Metric("hottest_key_ratio", "gauge", "1", (),
-           "Share of the most frequent key of each window in the events of the last minute.",
+           "Share of the most frequent key in the events of the last minute.",
            lambda now: _one(now.hottest)),
     Metric("events", "counter", "{event}", ("outcome", "stage", "reason"),
            "Distinct events by their outcome, the stage that settled them, and the reason.", _outcomes),

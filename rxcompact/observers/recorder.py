@@ -71,22 +71,11 @@ class StateMark(NamedTuple):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Explanation:
-    """Why an alert was received, or was not; it shows itself, a line for each thing that happened."""
+class Explanation(str):
+    """Why an alert was received, or was not: a line for each thing that happened."""
 
-    key: Hashable
-    events: Sequence[EventMark]
-    """Once for each window: how many were merged, when the first and the last was."""
-    retries: Sequence[RetryMark]
-    outcomes: Sequence[OutcomeMark]
-    complete: bool
-    """Whether every distinct event of the recording was kept."""
-
-    def __repr__(self) -> str:
-        from rxcompact.render.marble import explanation  # noqa: PLC0415 - pictures are for those who look
-
-        return explanation(self)
+    __slots__ = ()
+    __repr__ = str.__str__
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -153,13 +142,9 @@ class Recording:
 
         A key that is missing here may be one of the oldest, which are kept no more.
         """
-        return Explanation(
-            key,
-            [event for event in self.events if event.key == key],
-            [retry for retry in self.retries if key in retry.keys],
-            [outcome for outcome in self.outcomes if outcome.key == key],
-            self.complete,
-        )
+        from rxcompact.render.marble import explanation  # noqa: PLC0415 - as above
+
+        return Explanation(explanation(self, key))
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, as a picture or as text, by the name's ending: .svg or .txt.
@@ -185,12 +170,12 @@ class Recording:
         import pandas as pd  # noqa: PLC0415 - an extra
 
         rows: list[dict[str, Any]] = []
-        for kind in ("event", "window", "retry", "outcome", "state"):
-            for mark in getattr(self, "retries" if kind == "retry" else f"{kind}s"):
+        for kind in ("events", "windows", "retries", "outcomes", "states"):
+            for mark in getattr(self, kind):
                 row = asdict(mark) if isinstance(mark, WindowClosed) else mark._asdict()
                 window = row.pop("window", mark)
                 row.pop("pipeline", None)
-                rows.append({"kind": kind, "at": window.at} | row)
+                rows.append({"kind": "retry" if kind == "retries" else kind[:-1], "at": window.at} | row)
         columns = dict.fromkeys(["kind", "at", *(column for row in rows for column in row)])
         table = pd.DataFrame(rows, columns=list(columns)).sort_values("at", kind="stable", ignore_index=True)
         for column in {"at", "first_seen", "last_seen", "opened", "closed"} & set(columns):

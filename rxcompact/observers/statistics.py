@@ -10,7 +10,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
-from operator import attrgetter
 from typing import Any, NamedTuple, TypeAlias
 
 from rxcompact.clock import is_running, seconds
@@ -18,6 +17,7 @@ from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, TIMES, Histogram, age_bounds
+from rxcompact.observers.top_keys import TopKeys
 from rxcompact.operators.retry import reason
 from rxcompact.signals import (
     Account,
@@ -35,12 +35,11 @@ ENDED: frozenset[State] = frozenset({"idle", "stopped", "failed"})
 REASONS = 50  # causes that are counted one by one; those after them are "other"
 HORIZON = 5.0  # seconds over which a rate is taken
 STEP, SAMPLES = 1.0, 60  # seconds between samples of the account, and how many are kept
-MINUTE, LAGS = 60.0, 15  # seconds of windows, and how many ticks, of which the most is kept
+LAGS = 15  # ticks of which the most is kept
 LETTERS = 50  # dead letters that are remembered
 PATIENCE = 5.0  # seconds that another thread waits for the loop
 Cause: TypeAlias = tuple[str, str, str]
 """Outcome, stage and reason of dead letters."""
-_received = attrgetter("count")
 
 
 class Rate(NamedTuple):
@@ -84,7 +83,7 @@ class Snapshot:
     calls: dict[Cause, Histogram] = field(default_factory=dict[Cause, Histogram])
     """Seconds that calls took, by stage, target and outcome."""
     hottest: float | None = None
-    """Share of the most frequent key of each window in the events of the last minute's."""
+    """Share of the most frequent key in the events of the last minute."""
     loop_lag: float | None = None
     """Seconds by which the loop was late at most, of the last quarter of a minute; None where nobody asks for it."""
     published_at: float | None = None
@@ -183,7 +182,7 @@ class Statistics:
     def _reset(self) -> None:
         self._counts = Snapshot()
         self._samples: deque[tuple[float, int, int]] = deque(maxlen=SAMPLES)  # when, received, published
-        self._hottest: deque[tuple[float, int, int]] = deque()  # when, of the most frequent key, received
+        self.top = TopKeys()
         self._lags: deque[float] = deque(maxlen=LAGS)
 
     def on_state(self, old: State, new: State) -> None:
@@ -194,11 +193,7 @@ class Statistics:
 
     def on_window(self, window: Window) -> None:
         self._counts.windows[window.trigger] += 1
-        now = self._run.uptime
-        if len(window) and window[0].count is not None:
-            self._hottest.append((now, max(map(_received, window)), window.received))
-        while self._hottest and self._hottest[0][0] <= now - MINUTE:
-            self._hottest.popleft()
+        self.top.on_window(window)
         self._sample()
 
     def on_batch(self, delivered: Delivered) -> None:
@@ -210,7 +205,7 @@ class Statistics:
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         counts, outcome, age = self._counts, letter.outcome, letter.age
-        _count(counts.dead_letters, (outcome, letter.stage, letter.reason))
+        count_cause(counts.dead_letters, (outcome, letter.stage, letter.reason))
         if age is not None and outcome != "rejected":
             self._ages(outcome).add(age)
         key = short(letter.event.key, 40) if isinstance(letter.event, Compacted) else ""
@@ -221,12 +216,12 @@ class Statistics:
     def on_signal(self, signal: Signal) -> None:
         match signal:
             case RetryScheduled(stage, _, _, error):
-                _count(self._counts.retries, (stage, reason(error)))
+                count_cause(self._counts.retries, (stage, reason(error)))
             case SourceFailed(error):
                 self._counts.failures["source", self._source] += 1
                 self._counts.failure = error_name(error)
             case ObserverFailed(observer):
-                _count(self._counts.failures, ("observer", observer))
+                count_cause(self._counts.failures, ("observer", observer))
             case Tick(lag):
                 self._lags.append(lag)
             case _:
@@ -288,9 +283,7 @@ class Statistics:
         if (counted := run.demand) is not None:
             now.received_bytes, now.null_keys = counted.received_bytes, counted.null_keys
             now.failures.update({("task", name): number for name, number in counted.failures.items()})
-        now.hottest = None
-        if self._hottest:
-            now.hottest = sum(most for _, most, _ in self._hottest) / sum(every for *_, every in self._hottest)
+        now.hottest = self.top.hottest()
         now.loop_lag = max(self._lags, default=None)
         own = {each.stage: each.max_age for each in pipeline.calls}
         max_ages = {name: own.get(name) or pipeline.max_age for name in pipeline.stages if name != "source"}
@@ -320,10 +313,12 @@ class Statistics:
         return self.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
 
 
-def _count(causes: Counter[Any], cause: tuple[str, ...]) -> None:
+def count_cause(causes: Counter[Any], cause: tuple[str, ...]) -> Any:
+    """Count a cause, or of too many "other" in place of its last part; return which."""
     if cause not in causes and len(causes) >= REASONS:
         cause = (*cause[:-1], "other")
     causes[cause] += 1
+    return cause
 
 
 def _rate(then: tuple[float, int, int], now: tuple[float, int, int]) -> Rate | None:

@@ -172,7 +172,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
     def _retrying(self, job: Job, wait: float) -> None:
         if self._signals is not None and job.error is not None:
             keys = tuple(entry.compacted.key for entry in job.entries)
-            self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys))
+            self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys, self._target(job.entries[0])))
 
     def slots(self) -> Slots:
         return Slots(self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups)

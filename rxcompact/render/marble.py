@@ -14,7 +14,7 @@ from rxcompact.format import OUTCOMES, duration, instant, short
 from rxcompact.render.svg import COLOURS
 
 if TYPE_CHECKING:
-    from rxcompact.observers.recorder import Explanation, Recording
+    from rxcompact.observers.recorder import Recording
     from rxcompact.signals import WindowClosed
 
 COLUMNS = 88
@@ -211,26 +211,27 @@ def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:
         yield Element(window.at if by_clock else window.closed, f"[{text}]")
 
 
-def explanation(found: Explanation) -> str:
+def explanation(recording: Recording, wanted: Hashable) -> str:
     """Return what happened to a key, a line each, in the order of time."""
     lines: list[tuple[float, str]] = []
-    for window, _, count, first, last in found.events:
+    events = [event for event in recording.events if event.key == wanted]
+    for window, _, count, first, last in events:
         text = "first event, of a number that was not counted" if count is None else f"first event of {count:,}"
         text += "" if count is None or last in (None, first) else f", the last at {instant(last)}"
         lines.append((window.opened if first is None else first, text))
         merged = f"window of {duration(window.closed - window.opened)} closed by {window.trigger}"
         lines.append((window.closed, f"{merged}: {'all' if count is None else f'{count:,}'} merged into one"))
-    for retry in found.retries:
+    for retry in (each for each in recording.retries if wanted in each.keys):
         others = f" for {len(retry.keys):,} events" if len(retry.keys) > 1 else ""
         failed = f"{retry.stage}: attempt {retry.attempt}{others} failed, {retry.error}"
         lines.append((retry.at, f"{failed}; the next after {duration(retry.wait)}"))
-    for outcome in found.outcomes:
+    for outcome in (each for each in recording.outcomes if each.key == wanted):
         reason = f", {outcome.reason}" if outcome.reason else ""
         age = "" if outcome.age is None else f", {duration(outcome.age)} old"
         attempts = f"after {outcome.attempts:,} attempt{'s' * (outcome.attempts != 1)}"
         lines.append((outcome.at, f"{outcome.stage}: {outcome.outcome} {attempts}{age}{reason}"))
-    many = sum(event.count or 1 for event in found.events)
-    title = f"{short(found.key, 60)}: {many or 'no'} event{'s' * (many != 1)} in {len(found.events):,} windows"
-    if not found.complete:
+    many = sum(event.count or 1 for event in events)
+    title = f"{short(wanted, 60)}: {many or 'no'} event{'s' * (many != 1)} in {len(events):,} windows"
+    if not recording.complete:
         title += ", of those that are kept: the oldest are not"
     return "\n".join([title, *(f"  {instant(at)}  {text}" for at, text in sorted(lines, key=itemgetter(0)))])

@@ -161,8 +161,8 @@ def test_latency_is_the_wait_for_the_window_the_call_and_the_linger(linger: floa
         events, time_mapper="ts", key_mappers="id", timespans=[10], outages=[], api=api, batch_timespan=linger
     )
     expected = sorted(close(event, 10) - event["ts"] + 0.25 + linger for event in events)
-    ranked = [expected[ceil(percent / 100 * 200) - 1] for percent in (50, 95, 99)]
-    assert [row.p50, row.p95, row.p99] == pytest.approx(ranked, abs=1e-3)
+    ranked = [expected[ceil(percent / 100 * 200) - 1] for percent in (50, 99)]
+    assert [row.p50, row.p99] == pytest.approx(ranked, abs=1e-3)
 
 
 @pytest.mark.parametrize("pool", [1, 3, 10])

@@ -13,7 +13,7 @@ from pipelines import simple_pipeline
 from rxcompact import Orchestrator
 from rxcompact.commands.live import live
 from rxcompact.errors import ArgumentError
-from rxcompact.notebook.watch import PERIOD, watch
+from rxcompact.notebook.dashboard import PERIOD, watch
 from rxcompact.render.svg import OUTCOME_COLOURS
 
 

@@ -29,7 +29,7 @@ def test_memory_is_bounded_and_frequent_keys_are_found() -> None:
         counts = Counter(f"k{int(chance.paretovariate(0.8))}" for _ in range(3000))
         right += counts
         top.on_window(window(float(at), counts))
-    assert max(len(counts) for _, counts in top._slices) <= CAPACITY
+    assert max(len(each.counts) for each in top._slices) <= CAPACITY
     found = dict(top.most(5))
     assert set(found) == {key for key, _ in right.most_common(5)}
     for key, count in found.items():
