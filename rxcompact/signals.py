@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from rxcompact.events import DeadLetter, Stage, Trigger, shown_by
+from rxcompact.events import DeadLetter, Stage, Trigger
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 CallOutcome: TypeAlias = Literal["ok", "transient", "rate_limited", "permanent", "timeout", "cancelled"]
@@ -42,9 +42,6 @@ class Account(NamedTuple):
 
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
-
-    def _repr_html_(self) -> str:
-        return shown_by("account_html")(self)
 
 
 class Slots(NamedTuple):

@@ -27,11 +27,8 @@ EFFORT = 10  # an update waits at least so many times as long as the last one to
 def dashboard(orchestrator: Orchestrator) -> Dashboard:
     """Return the live dashboard of an orchestrator, for the end of a cell.
 
-    It updates at most four times a second, and only while it is on screen. Its buttons start, stop and restart. A cell
-    that is run again shows the same dashboard.
-
-    A saved notebook shows a widget only where its state was saved too; ``dashboard(orchestrator).snapshot()`` is shown
-    there always.
+    It updates at most four times a second, and only while it is on screen. A cell that is run again shows the same one.
+    A saved notebook may lack the widget; what ``dashboard(orchestrator).snapshot()`` shows is there always.
 
     Args:
         orchestrator: One that runs on the notebook's own loop, or will.
@@ -159,7 +156,7 @@ async def watch(orchestrator: Orchestrator, *, seconds: Seconds | None = None) -
     show: Any = print
     period = LINE
     if hasattr(getipython.get_ipython(), "kernel"):  # a terminal's would print it anew each time
-        handle: Any = display(statistics.snapshot(), display_id=True)
+        handle: Any = display(statistics.snapshot(), display_id=True)  # type: ignore[no-untyped-call]
         show, period = handle.update, PERIOD
     else:
         show(statistics.snapshot())

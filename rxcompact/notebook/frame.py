@@ -33,32 +33,23 @@ def compact_frame(frame: Any, timespan: Seconds, *, key_mapper: str | Sequence[s
     """Return the first row of each key in each window of event time, with the window, the count and the times.
 
     Args:
-        frame: Of pandas or polars; any order.
+        frame: Of pandas or polars; any order. A row without a time is rejected, and logged.
         timespan: Length of a window, seconds.
         key_mapper: A column, or several.
         time_mapper: The column of times: datetimes, or whatever `time_of` takes.
 
-    Shape:
-        A frame of the same kind: its own columns, then ``opened``, ``closed``, ``count``, ``first_seen``,
-        ``last_seen``, POSIX seconds. Windows in order, rows in the order of the frame.
-
     Cost:
         Half a microsecond a row; as dicts rows take several. Beyond that polars' own ``group_by_dynamic`` is faster.
-
-    Errors:
-        A row without a time is rejected, and logged.
     """
     windows: list[Window] = []
-    keys = _converted(key_of(key_mapper), frame)
-    times = _converted(time_of(time_mapper), frame)
+    keys, times = _converted(key_of(key_mapper), frame), _converted(time_of(time_mapper), frame)
     operator: Callable[[Any], rx.Observable[Window]] = compact(
         timespan, key_mapper=_Rows(keys), time_mapper=_Rows(times), lateness=inf, chunked=True
     )
     rx.just(range(len(frame))).pipe(operator).subscribe(windows.append)
     distinct = list(chain.from_iterable(windows))
     rows = [compacted.event for compacted in distinct]
-    bounds = [window for compacted in distinct if (window := compacted.window)]
-    found = {name: [getattr(each, name) for each in bounds] for name in ("opened", "closed")}
+    found = {name: [getattr(each.window, name) for each in distinct] for name in ("opened", "closed")}
     found |= {name: [getattr(each, name) for each in distinct] for name in ("count", "first_seen", "last_seen")}
     if hasattr(frame, "iloc"):
         return frame.iloc[rows].assign(**found)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -123,17 +122,14 @@ class History:
         return Compaction(windows, len(letters))
 
 
-@dataclass(slots=True)
 class Result:
     """The result of a simulation."""
 
-    latencies: list[float] = field(default_factory=list[float])
-    """Seconds from birth to publication, of each event that was published."""
-    calls: list[float] = field(default_factory=list[float])
-    """When the API was called, POSIX seconds."""
-    expired: int = 0
-    held: int = 0
-    """The most distinct events held at once, open windows included."""
+    def __init__(self) -> None:
+        self.latencies: list[float] = []  # from birth to publication, of each event that was published
+        self.calls: list[float] = []  # when the API was called, POSIX seconds
+        self.expired = 0
+        self.held = 0  # the most distinct events at once, those in open windows included
 
 
 def simulate(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from math import inf, isfinite
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from tqdm.auto import tqdm
 
@@ -19,9 +19,6 @@ from rxcompact.notebook.picture import picture
 from rxcompact.render.chart import Chart
 from rxcompact.render.tables import Cell, table
 from rxcompact.testing import SimulatedApi
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 KeyMapper: TypeAlias = str | tuple[str, ...] | Callable[[Any], Any]
 """A function, a field's name, or the names of several."""
@@ -82,13 +79,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         tuning.outages = outages
         return tuning
 
-    def recommend(
-        self,
-        *,
-        max_latency: Seconds,
-        outage: Seconds | None = None,
-        max_expired: int = 0,
-    ) -> Row | None:
+    def recommend(self, *, max_latency: Seconds, outage: Seconds | None = None, max_expired: int = 0) -> Row | None:
         """Return the row with the fewest distinct events of those that meet the conditions; None where none does.
 
         Of several with as few it is the one that loses the fewest events in outages, then the one that holds the
@@ -116,18 +107,6 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
         return min(filter(fits, self), key=cost, default=None)
 
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with a record of each row, times in seconds.
-
-        Raises:
-            ImportError: without pandas.
-        """
-        import pandas as pd  # noqa: PLC0415 - an extra
-
-        rows: list[dict[str, Any]] = [asdict(row) | {"ratio": row.ratio, "saved": row.saved} for row in self]
-        lost = [{f"expired_{length:g}": many for length, many in row.pop("in_outage").items()} for row in rows]
-        return pd.DataFrame([row | more for row, more in zip(rows, lost, strict=True)])
-
     def plot(self) -> Chart:
         """Return a picture: compaction against latency, and the events that expire, with a slider for each choice.
 
@@ -145,8 +124,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
             **({"rejected": row.rejected} if any(each.rejected for each in self) else {}),
             "distinct": row.distinct,
             "ratio": f"{row.ratio:.1%}",
-            "p50": None if row.p50 is None else duration(row.p50),
-            "p99": None if row.p99 is None else duration(row.p99),
+            **{name: None if age is None else duration(age) for name, age in (("p50", row.p50), ("p99", row.p99))},
             "calls": row.calls,
             "saved": row.saved,
             "peak /s": row.peak,
@@ -158,22 +136,21 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
     def __repr__(self) -> str:
         if not self:
             return "<Tuning of nothing>"
-        rows = [list(self._cells(self[0])), *(list(map(_text, self._cells(row).values())) for row in self)]
+        found = (self._cells(row).values() for row in self)
+        texts = ([f"{each:,}" if isinstance(each, int | float) else each or "-" for each in cells] for cells in found)
+        rows = [list(self._cells(self[0])), *texts]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
     def _repr_html_(self) -> str:
-        more = "Latency is from an event's birth to its publication. Peak: calls in any one second. Held: the most "
-        more += "distinct events at once, outages included."
+        more = (
+            "Latency: from birth to publication. Peak: calls in any one second. Held: the most distinct events at once."
+        )
         for length, (begin, _) in self.outages.items():
             more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
         note = f"{self[0].received if self else 0:,} events replayed {len(self)} ways"
         head = list(self._cells(self[0])) if self else []
         return table(head, [list(self._cells(row).values()) for row in self], title="Tuning", note=note, more=more)
-
-
-def _text(value: Cell) -> str:
-    return "-" if value is None else value if isinstance(value, str) else f"{value:,}"
 
 
 def tune(
@@ -212,9 +189,6 @@ def tune(
         lateness: Windows of event time that wait so many seconds for late events, as in `compact`.
         batch_timespan: Seconds that a batch waits for more (linger), as in `publish`.
         progress: Show a bar.
-
-    Returns:
-        A table that shows itself, with ``.plot()``, ``.recommend(…)`` and ``.to_pandas()``.
 
     Exact:
         The operators are the real ones, but the sink takes a batch at once, no event is dropped for want of capacity,

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import ceil, floor, isfinite, log2
 
-from rxcompact.errors import ArgumentError
-
 AGES = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0)
 """Bounds of the ages that metrics export, seconds."""
 TIMES = (0.005, 0.01, 0.025, 0.05, *AGES[:7], 30.0)
@@ -67,19 +65,8 @@ class Histogram:
             index, end = index + 1, start
         counts[last] += end
 
-    @property
-    def count(self) -> int:
-        """How many values were counted."""
-        return sum(self.counts)
-
     def percentile(self, percent: float) -> float | None:
-        """Return the bound, or the largest value, that so many percent of the values do not exceed; None of none.
-
-        Raises:
-            ArgumentError: for a percentage below 0 or above 100.
-        """
-        if not 0 <= percent <= 100:  # noqa: PLR2004
-            raise ArgumentError("percent", percent, "0 to 100")
+        """Return the bound, or the largest value, that so many percent of the values do not exceed; None of none."""
         totals = list(accumulate(self.counts))
         index = bisect_left(totals, max(1, ceil(totals[-1] * percent / 100)))
         return min([self.most, *self.bounds[index : index + 1]]) if totals[-1] else None

@@ -194,7 +194,19 @@ def exposition(now: Snapshot, accept: str = "") -> tuple[bytes, str]:
     return encode(registry), content_type
 
 
-class PrometheusObserver:
+class _Exporter:
+    _statistics: Statistics | None = None
+    _pipeline = ""
+
+    def on_attach(self, run: Any) -> None:
+        """Export what this run does from now on."""
+        self._statistics, self._pipeline = run.statistics, run.name
+
+    def on_tick(self, _: Tick) -> None:
+        """Have the lag of the loop measured."""
+
+
+class PrometheusObserver(_Exporter):
     """An observer that exports the statistics of a run, as ``/metrics`` of `HttpSource` does (extra ``metrics``).
 
     ::
@@ -214,16 +226,8 @@ class PrometheusObserver:
     def __init__(self, registry: prometheus.CollectorRegistry | None = None) -> None:
         from prometheus_client import CollectorRegistry  # noqa: PLC0415 - an extra
 
-        self._statistics: Statistics | None = None
         self.registry = CollectorRegistry() if registry is None else registry
         self.registry.register(self)
-
-    def on_attach(self, run: Any) -> None:
-        """Export what this run does from now on."""
-        self._statistics = run.statistics
-
-    def on_tick(self, _: Tick) -> None:
-        """Have the lag of the loop measured."""
 
     def describe(self) -> Iterator[prometheus.Metric]:
         """Yield what `collect` yields, without values; the registry refuses names that it has already."""
@@ -235,7 +239,7 @@ class PrometheusObserver:
             yield from families(self._statistics.snapshot())
 
 
-class OpenTelemetryObserver:
+class OpenTelemetryObserver(_Exporter):
     """An observer that exports the statistics of a run: Prometheus' names with dots, without its suffixes.
 
     Cost:
@@ -252,8 +256,7 @@ class OpenTelemetryObserver:
         from opentelemetry.metrics import get_meter  # noqa: PLC0415 - an extra
 
         meter = meter or get_meter("rxcompact")
-        self._statistics: Statistics | None = None
-        self._now, self._name = Snapshot(), dict[str, str]()
+        self._now = Snapshot()
         self._seen = {metric.name for metric in METRICS}  # in the present export
         self._histograms: dict[str, opentelemetry.Histogram] = {}
         for metric in METRICS:
@@ -264,27 +267,22 @@ class OpenTelemetryObserver:
                 create: Any = getattr(meter, f"create_observable_{metric.kind}")
                 create(name, [partial(self._observe, metric)], metric.unit, metric.help)
 
-    def on_attach(self, run: Any) -> None:
-        """Export what this run does from now on."""
-        self._statistics, self._name = run.statistics, {PIPELINE: run.name}
-
-    def on_tick(self, _: Tick) -> None:
-        """Have the lag of the loop measured."""
-
     def on_call(self, ended: CallEnded) -> None:
-        labels = {"stage": ended.stage, "target": ended.target, "outcome": ended.outcome}
-        self._histograms["call_duration"].record(ended.duration, {PIPELINE: ended.pipeline} | labels)
+        self._record("call_duration", ended.duration, stage=ended.stage, target=ended.target, outcome=ended.outcome)
 
     def on_batch(self, delivered: Delivered) -> None:
-        self._histograms["batch_events"].record(len(delivered.batch), self._name | {"stage": "publish"})
-        record, published = self._histograms["event_age"].record, self._name | {"outcome": "published"}
+        self._record("batch_events", len(delivered.batch), stage="publish")
+        record, labels = self._histograms["event_age"].record, {PIPELINE: self._pipeline, "outcome": "published"}
         for compacted in delivered.batch:
             if compacted.first_seen is not None:
-                record(delivered.at - compacted.first_seen, published)
+                record(delivered.at - compacted.first_seen, labels)
 
     def on_dead_letter(self, letter: DeadLetter) -> None:
         if letter.age is not None:
-            self._histograms["event_age"].record(letter.age, self._name | {"outcome": letter.outcome})
+            self._record("event_age", letter.age, outcome=letter.outcome)
+
+    def _record(self, name: str, value: float, **labels: str) -> None:
+        self._histograms[name].record(value, {PIPELINE: self._pipeline} | labels)
 
     def _observe(self, metric: Metric, _: opentelemetry.CallbackOptions) -> Iterator[opentelemetry.Observation]:
         from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
@@ -293,4 +291,4 @@ class OpenTelemetryObserver:
             self._now, self._seen = self._statistics.snapshot(), set()
         self._seen.add(metric.name)
         for labels, value in metric.read(self._now).items():
-            yield Observation(value, self._name | dict(zip(metric.labels, labels, strict=True)))
+            yield Observation(value, {PIPELINE: self._pipeline} | dict(zip(metric.labels, labels, strict=True)))

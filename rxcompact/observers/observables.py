@@ -191,9 +191,6 @@ class _Awaited:
 class Observables:
     """Observables of what happens in a run, and its statistics.
 
-    Observers may come and go at any time. One that raises harms no other: it is reported by the signal
-    `ObserverFailed` and, after repeated failures, detached.
-
     Attributes:
         statistics: Counts what happens; ``statistics.snapshot()`` gives the numbers, and shows itself.
         windows: Windows as they close, before they are enriched.
@@ -209,7 +206,7 @@ class Observables:
 
     def __init__(self, statistics: Statistics, name: str) -> None:
         self.statistics, self.name = statistics, name
-        self._tracer: Any = None
+        self.tracer: Any = None
         self._call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
@@ -228,15 +225,11 @@ class Observables:
     def attach(self, observer: Any, *, queue: int = 10_000) -> DisposableBase:
         """Attach an observer; dispose of what is returned to detach it.
 
-        One that is attached already stays attached once, so that a notebook's cell may be run again; one that was
-        detached for its failures is attached again.
+        One that is attached already stays attached once; one that was detached for its failures is attached again.
 
         Args:
-            observer: A function of a signal; an RxPY Observer of signals; or an object with some of the methods
-                ``on_signal``, ``on_window``, ``on_batch``, ``on_outcome``, ``on_dead_letter``, ``on_state``. Its method
-                ``on_attach``, if it has one, is called first, with this; ``on_end``, which takes nothing, at the end of
-                a run, within its deadline. Coroutine functions are awaited beside the stream, with one item after
-                another.
+            observer: See `rxcompact.observers`. Its method ``on_attach``, if it has one, is called first, with this;
+                ``on_end``, which takes nothing, at the end of a run, within its deadline.
             queue: Items that wait for a coroutine function at most; those beyond are dropped, and reported.
 
         Raises:
@@ -257,16 +250,16 @@ class Observables:
             on_attach(self)
         subscriptions: list[DisposableBase] = []
         if self.tracer is observer:  # as `on_attach` had it
-            subscriptions.append(Disposable(partial(setattr, self, "tracer", None)))
+            subscriptions.append(Disposable(partial(self.trace_with, None)))
         for name, call in methods.items():
-            function: Any = call
-            if not iscoroutinefunction(call) and not iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
-                subscriptions.append(getattr(self, METHODS[name]).subscribe(call))
-                continue
-            awaited = _Awaited(function, count("queue", queue), self._on_signal)
-            self._awaited.append(awaited)
-            awaited.subscription = getattr(self, METHODS[name]).subscribe(awaited)
-            subscriptions += [awaited.subscription, Disposable(partial(self._awaited.remove, awaited))]
+            hub, function = getattr(self, METHODS[name]), call
+            if iscoroutinefunction(call) or iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
+                function = _Awaited(call, count("queue", queue), self._on_signal)
+                self._awaited.append(function)
+                subscriptions.append(Disposable(partial(self._awaited.remove, function)))
+            subscriptions.append(subscription := hub.subscribe(function))
+            if function is not call:
+                function.subscription = subscription
         entry = (observer, CompositeDisposable(subscriptions))
         self._attached.append(entry)
         entry[1].add(Disposable(lambda: self._attached.remove(entry)))
@@ -320,14 +313,9 @@ class Observables:
 
     # ── calls of stages, and their spans ──────────────────────────────────────────────────────────────────────────
 
-    @property
-    def tracer(self) -> Any:
-        """What makes spans; None where nothing does."""
-        return self._tracer
-
-    @tracer.setter
-    def tracer(self, tracer: Any) -> None:
-        self._tracer = tracer
+    def trace_with(self, tracer: Any) -> None:
+        """Have spans made by a tracer; by none of None."""
+        self.tracer = tracer
         self._call_observer.started = None if tracer is None else partial(self._trace, "start_call")
 
     def _trace(self, method: str, *arguments: Any) -> Any:

@@ -111,7 +111,9 @@ class Recording:
         if len(events) == self.totals.get("distinct", 0):
             return self
         since, others = events[0].window.at, ("windows", "retries", "outcomes", "states")
-        later = {name: [mark for mark in getattr(self, name)[-most:] if mark.at >= since] for name in others}
+        later: dict[str, Any] = {
+            name: [mark for mark in getattr(self, name)[-most:] if mark.at >= since] for name in others
+        }
         return replace(self, events=events, **later)
 
     def __repr__(self) -> str:
@@ -132,8 +134,7 @@ class Recording:
 
     def chart(self) -> Chart:
         """Return it as a picture to touch: hover a circle to follow its key through all lanes, zoom in time."""
-        from rxcompact.render.chart import Chart  # noqa: PLC0415 - as above
-        from rxcompact.render.marble_chart import marble_spec  # noqa: PLC0415
+        from rxcompact.render.chart import Chart, marble_spec  # noqa: PLC0415 - as above
 
         return Chart(marble_spec(self), self.svg(), repr(self))
 
@@ -203,14 +204,6 @@ class Recorder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wall = time.time
 
-    @classmethod
-    def of(cls, windows: Iterable[Window]) -> Recording:
-        """Return a recording of windows, as `rxcompact.testing.replay` gives them: each was recorded when it closed."""
-        recorder = cls(limit=sys.maxsize)
-        for window in windows:
-            recorder._add(window, window.closed)
-        return recorder.recording
-
     @property
     def recording(self) -> Recording:
         """What has been recorded so far; it does not change."""
@@ -232,11 +225,8 @@ class Recorder:
             pass  # outside a loop: by the clock of the last one
         return self._wall()
 
-    def on_window(self, window: Window) -> None:
-        self._add(window, self._now())
-
-    def _add(self, window: Window, at: float) -> None:
-        distinct = len(window)
+    def on_window(self, window: Window, at: float | None = None) -> None:
+        at, distinct = self._now() if at is None else at, len(window)
         mark = WindowClosed(window.opened, window.closed, window.trigger, window.received, distinct, at=at)
         self._marks["windows"].append(mark)
         self._totals += Counter(windows=1, received=window.received, distinct=distinct)
@@ -271,4 +261,9 @@ class Recorder:
             self._marks["states"].append(StateMark(self._now(), state))
 
 
-record = Recorder.of
+def record(windows: Iterable[Window]) -> Recording:
+    """Return a recording of windows, as `rxcompact.testing.replay` gives them: each was recorded when it closed."""
+    recorder = Recorder(limit=sys.maxsize)
+    for window in windows:
+        recorder.on_window(window, window.closed)
+    return recorder.recording

@@ -64,7 +64,7 @@ class TopKeys:
     def hottest(self) -> float | None:
         """Return the share of the most frequent key in the events of that minute; None where none was counted."""
         received = sum(each.received for each in self._recent())
-        return min(1.0, self.most(1)[0][1] / received) if received else None
+        return min(1.0, max((count for _, count in self.most(1)), default=1) / received) if received else None
 
     def _recent(self) -> list[Slice]:
         return [each for each in self._slices if each.start > self._slices[-1].start - SLICES]

@@ -49,7 +49,8 @@ class TracingObserver:
 
     def on_attach(self, run: Any) -> None:
         """Trace what this run does from now on."""
-        self._name, run.tracer = run.name, self
+        self._name = run.name
+        run.trace_with(self)
 
     def extract(self, headers: Mapping[str, str]) -> SpanContext | None:
         """Return the span context that the headers of a message carry, if it is sampled."""

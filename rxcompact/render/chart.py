@@ -1,13 +1,28 @@
-"""A picture that can be touched: a Vega-Lite specification as a plain dict, and what is shown where no script runs."""
+"""Pictures that can be touched, by Vega-Lite; a recording as one: follow a key through every lane, zoom in time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rxcompact.format import duration, instant, short
+from rxcompact.render.marble import OTHER, Axis, axes, circles, outcomes, symbols, title
+from rxcompact.render.marble_svg import rows_of
+from rxcompact.render.svg import OUTCOME_COLOURS
+
+if TYPE_CHECKING:
+    from rxcompact.observers.recorder import Recording
 
 MIME = "application/vnd.vegalite.v5+json"
 SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
+MOST = 1500  # distinct events that are drawn, the latest: each has up to four marks
+KEYS = 20  # of a retried batch, each with a mark
+WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
+CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150}
+NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -30,3 +45,136 @@ class Chart:
 def labels(words: Mapping[float, str]) -> str:
     """Return the expression of an axis whose values have these labels."""
     return "".join(f"datum.value == {value} ? '{word}' : " for value, word in words.items()) + "''"
+
+
+def marble_spec(recording: Recording) -> dict[str, Any]:
+    """Return the specification of a picture of the latest events: their arrivals, windows, retries and outcomes.
+
+    A time is the true one: of the first event of a key in its window, of the last, of each failed call, of the outcome.
+    """
+    recording = recording.latest(MOST)
+    upper, lower = axes(recording)
+    points = sorted(_points(recording), key=lambda point: point["at"])
+    lanes = ["retries"] * bool(recording.retries) + outcomes(recording)
+    parts = [(upper, ["events", "windows", *lanes])] if upper == lower else [(upper, ["events", "windows"])]
+    parts += [(lower, lanes)] * (upper != lower and bool(lanes))
+    views = [_view(recording, axis, names, points, index) for index, (axis, names) in enumerate(parts)]
+    hover = {"type": "point", "fields": ["key"], "on": "symbol:mouseover", "clear": "symbol:mouseout"}
+    return {
+        "$schema": SCHEMA,
+        "description": f"Marble diagram: {recording.summary}.",
+        "title": {"text": title(recording), "anchor": "start"},
+        "params": [{"name": "key", "select": hover, "views": [f"marks{index}" for index in range(len(views))]}],
+        "vconcat": views,
+    }
+
+
+def _points(recording: Recording) -> Iterator[dict[str, Any]]:
+    """Yield what is drawn; what belongs together has one key and one trail: how many windows closed before."""
+    known, numbers, closed = symbols(recording), dict[Hashable, int](), defaultdict[Hashable, list[float]](list)
+    for event in recording.events:
+        closed[event.key].append(event.window.at)
+
+    def point(lane: str, at: float, key: Hashable, when: float, about: dict[str, str], **look: Any) -> dict[str, Any]:
+        letter, colour = known.get(key, ("", OTHER[1]))
+        shown = {} if key is None else {"key": short(key, 60)}
+        shown |= {"time": f"{instant(at)} UTC"} | {name: text for name, text in about.items() if text}
+        number = None if key is None else numbers.setdefault(key, len(numbers))
+        trail = max(0, bisect_right(closed[key], when) - 1)
+        place = {"lane": lane, "at": 1000 * at, "key": number, "trail": trail, "about": shown}
+        return place | NO_LOOK | {"letter": letter, "fill": colour} | look
+
+    for _, at, key, kind, many, mark in circles(recording, "events"):
+        last = kind == "more"
+        look = {"fill": f"{known.get(key, OTHER)[1]}60"} if last else {}
+        look |= {"letter": f"×{many}"} if many > 1 else {}  # noqa: RUF001
+        about = {"event": f"the {'last' if last else 'first'} of {mark.count or 1:,}"}
+        yield point("events", at, key, mark.window.at, about, **look)
+    for event in recording.events:
+        window = event.window
+        about = {"count": f"{event.count or 1:,}"}
+        about["window"] = f"{duration(window.closed - window.opened)}, closed by {window.trigger}"
+        yield point("windows", window.closed, event.key, window.at, about, letter="", size=36)
+    for retry in recording.retries:
+        about = {"failed": f"{retry.stage}, attempt {retry.attempt}", "error": retry.error}
+        about["retried"] = f"after {duration(retry.wait)}"
+        for key in retry.keys[:KEYS] or (None,):
+            yield point("retries", retry.at, key, retry.at, about, **CROSS)
+    for lane in outcomes(recording):
+        look = {} if lane == "published" else {"stroke": OUTCOME_COLOURS[lane][1]}
+        for _, at, key, _, _, mark in circles(recording, lane):
+            about = {"outcome": lane, "attempts": f"{mark.attempts:,}", "reason": mark.reason}
+            about["age"] = "" if mark.age is None else duration(mark.age)
+            yield point(lane, at, key, at, about, **look)
+
+
+def _view(
+    recording: Recording, axis: Axis, lanes: Sequence[str], points: Sequence[dict[str, Any]], index: int
+) -> dict[str, Any]:
+    """Return a layer of windows, one of trails, one of marks, one of letters."""
+    values, bases, height = list[dict[str, Any]](), dict[str, float](), 4.0
+    for lane in lanes:
+        own = [point for point in points if point["lane"] == lane]
+        radius = RADIUS / (2 if lane == "windows" else 1)
+        places = [axis.share(point["at"] / 1000) * WIDTH for point in own]
+        free = rows_of([(x - radius, x + radius) for x in places], ROWS)
+        rows = [row if row < ROWS else number % ROWS for number, row in enumerate(free)]
+        height += (max(rows, default=0) + 1) * ROW + 6
+        bases[lane] = height - ROW / 2
+        values += [point | {"y": bases[lane] - row * ROW} for point, row in zip(own, rows, strict=True)]
+    values = [point | {"order": order} for order, point in enumerate(values)]
+    windows = [
+        {"from": 1000 * window.opened, "to": 1000 * window.closed, "about": {
+            "window": f"{instant(window.opened)} UTC, {duration(window.closed - window.opened)}",
+            "events": f"{window.received:,} received, {window.distinct:,} distinct", "closed by": window.trigger,
+        }}
+        for window in (recording.windows if "windows" in bases else ())
+    ]  # fmt: skip
+    lane_of = labels({base: lane for lane, base in bases.items()})
+    lane_axis = {"values": list(bases.values()), "labelExpr": lane_of, "domain": False, "ticks": False, "title": None}
+    clock = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
+    margin = 0.02 * axis.length
+    ends = [1000 * (axis.start - margin), 1000 * (axis.start + axis.length + margin)]
+    # scales of one layer are those of all
+    y: dict[str, Any] = {"field": "y", "type": "quantitative", "axis": lane_axis | {"labelFontSize": 12}}
+    y_scale = {"domain": [0, height], "reverse": True, "zero": False, "nice": False}
+    x: dict[str, Any] = {"field": "at", "type": "temporal", "title": None}
+    x["axis"] = {"labelExpr": clock, "tickCount": 8, "labelOverlap": True}
+    x_scale = {"type": "utc", "domain": ends, "nice": False}
+    tooltip, dimmed = {"field": "about"}, {"condition": {"param": "key", "value": 1}, "value": 0.1}
+    shown = {"condition": {"param": "key", "empty": False, "value": 0.9}, "value": 0}
+    looks = {name: {"field": name, "type": "nominal", "scale": None} for name in ("fill", "stroke", "shape")}
+    looks["size"] = {"field": "size", "type": "quantitative", "scale": None}
+    zoom = {"name": f"zoom{index}", "select": {"type": "interval", "encodings": ["x"]}, "bind": "scales"}
+    spans = {
+        "x": x | {"field": "from"},
+        "x2": {"field": "to"},
+        "y": {"value": 0},
+        "y2": {"value": bases.get("windows")},
+    }
+    shade = {"type": "rect", "color": "#0969da", "fillOpacity": 0.12, "stroke": "#3d8bdb", "clip": True}
+    layers: list[dict[str, Any]] = [
+        # an interval of the first layer alone zooms them all
+        {
+            "params": [zoom],
+            "data": {"values": windows},
+            "encoding": spans | {"tooltip": tooltip},
+            "mark": shade,
+        },
+        {
+            "mark": {"type": "line", "strokeWidth": 1.5, "color": "#8c959f", "clip": True},
+            "transform": [{"filter": "datum.key != null"}],
+            "encoding": {"x": x | {"scale": x_scale}, "y": y | {"scale": y_scale}, "opacity": shown}
+            | {"detail": [{"field": "trail"}, {"field": "key"}], "order": {"field": "order"}},
+        },
+        {
+            "name": f"marks{index}",
+            "mark": {"type": "point", "clip": True, "strokeWidth": 2},
+            "encoding": {"x": x, "y": y, "opacity": dimmed, "tooltip": tooltip} | looks,
+        },
+        {
+            "mark": {"type": "text", "color": "#ffffff", "fontSize": 9, "fontWeight": 600, "clip": True},
+            "encoding": {"x": x, "y": y, "opacity": dimmed, "text": {"field": "letter"}},
+        },
+    ]
+    return {"width": WIDTH, "height": height, "data": {"values": values}, "layer": layers}

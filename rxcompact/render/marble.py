@@ -71,8 +71,8 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
     They are the same, unless event times have nothing to do with the clock, as in a replay.
     """
     windows = recording.windows
-    marks = chain(windows, recording.retries, recording.outcomes, recording.states)
-    instants: list[float] = [mark.at for mark in marks] or [0.0]
+    marks: Iterable[Any] = chain(windows, recording.retries, recording.outcomes, recording.states)
+    instants = [mark.at for mark in marks] or [0.0]
     clock = Axis(min(instants), max(instants))
     opened = (
         Axis(min(window.opened for window in windows), max(window.closed for window in windows)) if windows else clock
@@ -157,12 +157,23 @@ def marble(recording: Recording) -> str:
     """
     known, (upper, lower) = symbols(recording), axes(recording)
     end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
-    lines = [("events", line(upper, _letters(recording, "events"), end))]
-    lines.append(("windows", line(upper, _windows(recording, by_clock=upper == lower), end)))
-    if recording.totals.get("retries"):
-        retries = [Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries]
-        lines.append(("retries", line(lower, retries, end)))
-    lines += [(lane, line(lower, _letters(recording, lane), end)) for lane in outcomes(recording)]
+
+    def letters(lane: str) -> list[Element]:
+        found = ((dot, known.get(dot.key, OTHER)[0]) for dot in circles(recording, lane))
+        return [Element(dot.at, f"{dot.many if dot.many > 1 else ''}{letter}", dot.many) for dot, letter in found]
+
+    names = defaultdict["WindowClosed", str](str)
+    for event in recording.events:
+        names[event.window] += known.get(event.key, OTHER)[0]
+    windows = [
+        Element(window.at if upper == lower else window.closed, f"[{name if len(name) <= NAME else len(name)}]")
+        for window, name in names.items()
+    ]
+    retries = [Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries]
+    lanes = [("events", upper, letters("events")), ("windows", upper, windows)]
+    lanes += [("retries", lower, retries)] * bool(retries)
+    lanes += [(lane, lower, letters(lane)) for lane in outcomes(recording)]
+    lines = [(lane, line(axis, elements, end)) for lane, axis, elements in lanes]
     for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
         scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
         lines.append((name, scale))
@@ -194,21 +205,6 @@ def _token(group: Sequence[Element]) -> str:
     if len(group) > GROUP:
         return f"{sum(element.many for element in group)}x"
     return f"({','.join(texts)})" if len(group) > 1 else texts[0]
-
-
-def _letters(recording: Recording, lane: str) -> Iterator[Element]:
-    known = symbols(recording)
-    for _, at, key, _, many, _ in circles(recording, lane):
-        yield Element(at, f"{many if many > 1 else ''}{known.get(key, OTHER)[0]}", many)
-
-
-def _windows(recording: Recording, *, by_clock: bool) -> Iterator[Element]:
-    names, known = defaultdict["WindowClosed", str](str), symbols(recording)
-    for event in recording.events:
-        names[event.window] += known.get(event.key, OTHER)[0]
-    for window in recording.windows:
-        text = names[window] if window.distinct == len(names[window]) <= NAME else f"{window.distinct}"
-        yield Element(window.at if by_clock else window.closed, f"[{text}]")
 
 
 def explanation(recording: Recording, wanted: Hashable) -> str:

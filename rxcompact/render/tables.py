@@ -77,16 +77,6 @@ def dead_letter_html(letter: Any) -> str:
     return table(("", ""), rows, title=f"DeadLetter: {letter.outcome}")
 
 
-def account_html(account: Any) -> str:
-    """Return an account as a table, with each part's share of what was received or distinct."""
-    rows: list[tuple[Cell, ...]] = []
-    for name, number in account._asdict().items():
-        whole = "received" if name in ("duplicates", "distinct", "rejected") else "distinct"
-        total = 0 if name == "received" else getattr(account, whole)
-        rows.append((name.replace("_", " "), number, f"{number / total:.1%} of {whole}" if total else ""))
-    return table(("", "", ""), rows, title="Account")
-
-
 def pipeline_text(pipeline: Any) -> str:
     """Return the stages of a pipeline on one line."""
     return f"<Pipeline {' → '.join(_descriptions(pipeline).values())}; {_limits(pipeline)}>"

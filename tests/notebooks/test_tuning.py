@@ -126,14 +126,6 @@ def test_the_table_shows_itself_as_text_and_html() -> None:
     assert tuning[0].saved == 8766
 
 
-def test_a_data_frame_has_a_row_for_each() -> None:
-    frame = Tuning(ROWS, OUTAGES).to_pandas()
-    assert list(frame["calls"]) == [300, 100, 100, 100, 50, 0]
-    assert list(frame["expired_300"]) == [80, 80, 80, 0, 80, 80]
-    assert list(frame["ratio"])[:2] == [0.7, 0.9]
-    assert frame["p99"].isna().sum() == 1
-
-
 def values(chart: Any) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = chart.spec["data"]["values"]
     return found
@@ -290,8 +282,5 @@ def test_table_picture_and_answer_need_neither_pandas_nor_matplotlib() -> None:
         "assert '70.0%' in repr(tuning) and '70.0%' in tuning._repr_html_()\n"
         "assert tuning.recommend(max_latency=60) is tuning[0]\n"
         "assert tuning.plot().spec['data']['values']\n"
-        "try: tuning.to_pandas()\n"
-        "except ImportError: pass\n"
-        "else: raise SystemExit(1)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -15,7 +15,7 @@ from pipelines import simple_pipeline
 from rxcompact import Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.observers import Recorder, Recording, record
-from rxcompact.render.marble_chart import MOST
+from rxcompact.render.chart import MOST
 from rxcompact.testing import START, replay
 
 

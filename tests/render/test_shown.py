@@ -10,7 +10,7 @@ import pytest
 import reactivex as rx
 from pipelines import held, simple_pipeline
 
-from rxcompact import Account, Bounds, Compacted, DeadLetter, Orchestrator, Pipeline, Window
+from rxcompact import Bounds, Compacted, DeadLetter, Orchestrator, Pipeline, Window
 from rxcompact.errors import NoRoomError, TransientError
 from rxcompact.observers import Recorder
 from rxcompact.signals import WindowClosed
@@ -108,12 +108,11 @@ async def test_a_pipeline_does_not_know_what_runs_it() -> None:
         assert {cell for row in rows(description).values() for cell in row[1:-1]} == {"-"}
 
 
-def test_events_windows_dead_letters_and_accounts_show_themselves() -> None:
+def test_events_windows_and_dead_letters_show_themselves() -> None:
     compacted = Compacted("k", {"id": 1}, 2)
     assert rows(compacted) == {"k": ["2", "-", "-", "{'id': 1}"]}
     assert rows(Window(Bounds(0, 10, "time"), 2, [compacted])) == rows(compacted)
     assert rows(DeadLetter("expired", compacted, "enrich", "too old"))["reason"] == ["too old"]
-    assert rows(Account(received=4, duplicates=3))["duplicates"] == ["3", "75.0% of received"]
 
 
 async def test_a_cell_that_is_run_again_does_not_attach_again() -> None:

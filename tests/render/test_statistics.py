@@ -21,7 +21,7 @@ from rich.console import Console
 
 from rxcompact import Orchestrator
 from rxcompact.commands.live import coloured
-from rxcompact.errors import ArgumentError, PermanentError, TransientError
+from rxcompact.errors import PermanentError, TransientError
 from rxcompact.observers.histogram import AGES, Histogram, age_bounds
 from rxcompact.observers.statistics import LETTERS, SAMPLES, Statistics
 from rxcompact.render.snapshot import BINS, _age_bins, snapshot_svg
@@ -168,7 +168,7 @@ async def test_dead_letters_in_short_without_what_may_be_secret() -> None:
 
 def published(statistics: Statistics) -> int:
     ages = statistics.snapshot().ages.get("published")
-    return ages.count if ages else 0
+    return sum(ages.counts) if ages else 0
 
 
 async def test_a_new_start_begins_anew_and_a_restart_goes_on() -> None:
@@ -223,7 +223,7 @@ def test_percentiles_are_right_within_a_bucket(ages: list[float], percent: int, 
         histogram.add(age)
     truth = true_percentile(ages, percent)
     assert truth * (1 - 1e-9) <= (histogram.percentile(percent) or 0) <= truth * 1.045
-    assert histogram.count == len(ages)
+    assert sum(histogram.counts) == len(ages)
     assert histogram.total == pytest.approx(sum(ages))
     assert histogram.most == max(ages)
     for bound, count in histogram.cumulative([*AGES, min(max_age, 1e9)]):
@@ -236,7 +236,7 @@ def test_ages_counted_from_births_are_those_counted_as_ages(ages: list[float]) -
     for age in ages:
         by_age.add(age)
     by_birth.add_ages([1.7e9 - age for age in ages], 1.7e9)
-    assert by_birth.count == by_age.count
+    assert by_birth.counts == by_age.counts
     assert by_birth.total == pytest.approx(by_age.total, abs=1e-2)  # instants have a resolution
     assert by_birth.most == pytest.approx(by_age.most, abs=1e-6)
     for percent in (0, 50, 100):
@@ -250,13 +250,11 @@ def test_memory_of_a_histogram_does_not_grow_with_values() -> None:
         histogram.add(rng.uniform(0, 86_400))
     histogram.add(-5.0)  # a clock that was set back
     assert len(histogram.counts) < 16 * 32
-    assert histogram.count == 50_001
+    assert sum(histogram.counts) == 50_001
 
 
-def test_a_percentile_is_of_a_hundred() -> None:
+def test_a_percentile_of_nothing_is_none() -> None:
     assert Histogram([1.0]).percentile(50) is None
-    with pytest.raises(ArgumentError, match="101"):
-        Histogram([1.0]).percentile(101)
 
 
 async def test_causes_beyond_the_first_fifty_are_other() -> None:

@@ -12,7 +12,6 @@ from pipelines import simple_pipeline
 from rxcompact import Account, Bounds, Compacted, DeadLetter, Pipeline, Window
 from rxcompact.errors import ExpiredError, TransientError
 from rxcompact.render.tables import (
-    account_html,
     compacted_html,
     dead_letter_html,
     orchestrator_html,
@@ -76,14 +75,6 @@ def test_a_dead_letter_shows_its_reason() -> None:
     assert row["error"].endswith("after TransientError")
     rejected = dict(cells(dead_letter_html(DeadLetter("rejected", 1, "compact", "key"))))
     assert (rejected["error"], "key" in rejected) == ("-", False)
-
-
-def test_an_account_shows_shares() -> None:
-    rows = cells(account_html(Account(received=200, duplicates=150, distinct=50, published=40, in_flight=10)))
-    assert ["duplicates", "150", "75.0% of received"] in rows
-    assert ["published", "40", "80.0% of distinct"] in rows
-    assert [name for name, *_ in rows] == [field.replace("_", " ") for field in Account._fields]
-    assert {share for _, _, share in cells(account_html(Account()))} == {""}
 
 
 @pytest.mark.parametrize("number", range(len(HOSTILE)))

@@ -222,7 +222,7 @@ def test_windows_of_every_kind_link_to_the_posts_of_their_keys(receiver: Receive
 def test_without_a_tracer_nothing_is_kept_of_a_post(receiver: Receiver) -> None:
     async def main() -> None:
         service = Service(receiver, rxo.compact(3600, key_mapper="id"), rxo.publish(lambda _: None))
-        service.orchestrator.tracer = None
+        service.orchestrator.trace_with(None)
         windows: list[Any] = []
         service.orchestrator.windows.subscribe(windows.append)
         async with service:
