@@ -147,7 +147,7 @@ class ReportObserver:
             # where the period held back the warning, this is held back too
             warned = [cause for cause, (then, _) in self._reported.items() if cause[1] == stage and then >= since]
             if warned:
-                lost, target = self._lost() - before, max(cause[2] for cause in warned)
+                lost, target = self._lost() - before, ", ".join(sorted({cause[2] for cause in warned} - {""}))
                 meanwhile = f"; {_counted(lost, 'event')} lost meanwhile" if lost else ""
                 text = f"{f'{stage} {target}'.rstrip()} works again after {duration(at - since)}{meanwhile}"
                 _log(text, "INFO", event="recovered", stage=stage, target=target, count=lost)

@@ -100,6 +100,31 @@ async def test_an_outage_is_reported_within_a_second_once_a_minute_and_when_it_i
     assert len(log.lines) == len(failing) + len(lost) + len(recovered) + 1  # and the account at the end
 
 
+async def test_a_line_names_the_host_and_port_of_the_service(log: Log) -> None:
+    class Api:
+        down = True
+
+        def target(self, event: Any) -> str:
+            return f"cmdb{event['id'][0]}:9000"
+
+        async def __call__(self, event: Any) -> Any:
+            if self.down:
+                raise TransientError("no answer")
+            return event
+
+    api, events = Api(), rx.Subject[Any]()
+    async with reported(events, enricher=api):
+        await push(events, 3)
+        api.down = False
+        await push(events, 10)
+    names = [f"cmdb{second}:9000" for second in range(3)]
+    warned = [text.partition(": ")[0] for _, text in log.at("WARNING") if "calls failed" in text]
+    assert warned == [f"enrich {name}" for name in names]
+    assert [extra["target"] for extra in log.extras if extra["event"] == "failing"] == names
+    ((_, text),) = [line for line in log.at("INFO") if "works again" in line[1]]
+    assert text.startswith(f"enrich {', '.join(names)} works again after ")
+
+
 async def test_a_stage_that_failed_and_holds_nothing_is_not_looked_at_until_events_come(log: Log) -> None:
     down = True
 
