@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from rxcompact.sources.http import HttpSource
     from rxcompact.sources.iterable import IterableSource
     from rxcompact.sources.ndjson import NdjsonSource
-    from rxcompact.sources.observable import ObservableSource
-    from rxcompact.sources.push import PushSource
+    from rxcompact.sources.push import ObservableSource, PushSource
 
 __version__ = "0.2.0"
 
@@ -57,8 +56,7 @@ _MODULES = {
     "sources.http": "HttpSource",
     "sources.iterable": "IterableSource",
     "sources.ndjson": "NdjsonSource",
-    "sources.observable": "ObservableSource",
-    "sources.push": "PushSource",
+    "sources.push": "ObservableSource PushSource",
 }
 """What is imported when it is used: a command that needs a part of it begins sooner."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

@@ -35,8 +35,7 @@ EXCERPT = 200  # characters of a failure's body that its error shows
 EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 DOTS = {".", ".."}
-LONGEST = 8192
-"""Characters of a field in a URL; servers take no longer URLs."""
+LONGEST = 8192  # characters of a field in a URL; servers take no longer URLs
 HTML = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b",
     re.IGNORECASE | re.DOTALL,
@@ -69,17 +68,9 @@ class _Connector(aiohttp.TCPConnector):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Client:
-    """An aiohttp session, created at the first request; it follows no redirects.
+    """An aiohttp session, created at the first request; it follows no redirects."""
 
-    Args:
-        limit: Connections at once; at least as many as calls, which would otherwise wait for one.
-        method: Of each request.
-        headers: Sent with each request.
-        ssl: Certificates, of the client's own and of the authorities that it trusts.
-        max_answer: Bytes of the longest answer that is read, unpacked.
-    """
-
-    limit: int
+    limit: int  # connections at once; calls beyond it would wait for one
     method: str = "GET"
     headers: Headers | None = None
     ssl: SSLContext | None = None
@@ -99,14 +90,9 @@ class Client:
         max_answer: int = 0,
         allowed: Collection[int] = (),
     ) -> tuple[int, str, bytes]:
-        """Return an answer's status, content type and body. The caller limits the time.
+        """Return an answer's status, content type and body, which is not read for the ``allowed`` failures.
 
-        Args:
-            url: Where to.
-            body: What is sent.
-            headers: Those of this request, which the client's replace.
-            max_answer: As the client's, where it is more.
-            allowed: Statuses that are no failure; their bodies are not read.
+        The client's headers replace those given, the larger of both ``max_answer`` holds; the caller limits the time.
 
         Raises:
             aiohttp.ClientError: when there is no answer.

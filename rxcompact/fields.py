@@ -95,8 +95,7 @@ class Field:
     __slots__ = ("flat", "groups", "name", "whole")
 
     def __init__(self, name: str, argument: str = "field") -> None:
-        self.groups = _parse(name, argument)
-        """The parts of the name between ``[]``."""
+        self.groups = _parse(name, argument)  # the parts of the name between ``[]``
         self.name = name.strip()
         self.whole = self.groups[0][0][0]
         self.flat = len(self.groups) == len(self.groups[0]) == 1

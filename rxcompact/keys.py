@@ -20,10 +20,8 @@ NUMBERS = {int, float, bool}
 LIMIT = 1 << 60
 """Of the integers that are keys as they are. Python hashes modulo 2**61 - 1: a sender could choose larger ones that all
 hash alike, and every look-up would cost as much as there are keys."""
-MAX_LENGTH = 65_536
-"""Characters of a key."""
-MISSING_TYPES = {"NAType", "NaTType"}
-"""Names of the types of pandas' missing values."""
+MAX_LENGTH = 65_536  # characters of a key
+MISSING_TYPES = {"NAType", "NaTType"}  # names of the types of pandas' missing values
 CONVERSIONS = (("as_py", ""), ("to_pydatetime", "nanosecond"), ("to_pytimedelta", "nanoseconds"))
 """Of scalars of Arrow and pandas, unless they have what Python's cannot hold."""
 CONVERTERS = ("isoformat", "tolist", "to_list", "to_pylist", "model_dump", "item")
@@ -164,5 +162,4 @@ def stable(value: object) -> str:
     return repr(value)
 
 
-encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")
-"""Of events."""
+encoder = msgspec.json.Encoder(enc_hook=json_form, decimal_format="number")  # of events

@@ -24,18 +24,14 @@ KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
 TimeSpec: TypeAlias = str | Callable[[Any], Any]
 """A field's name, or a function of the event."""
 
-FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}
-"""Classes that are functions of an event as well."""
+FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}  # classes that are functions of an event as well
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
 NO_ERRORS: Errors = {}
 
 
 class Column(list[Any]):
-    """The keys or times of a chunk; None for events that have ``errors``.
-
-    ``missing`` counts events without a field, by its name; ``null`` those that lack any.
-    """
+    """The keys or times of a chunk; how many events are without a field, by its name, and without any (``null``)."""
 
     __slots__ = ("errors", "missing", "null")
 
@@ -55,8 +51,7 @@ class Column(list[Any]):
 class Mapper(ABC):
     """Maps an event to its key or time, or a chunk of them."""
 
-    names: tuple[str, ...] = ()
-    """The fields that it reads, or leaves out."""
+    names: tuple[str, ...] = ()  # the fields that it reads, or leaves out
 
     def __call__(self, event: Any) -> Any:
         """Return the key or time of an event, or raise RxCompactError."""
@@ -74,13 +69,7 @@ class Mapper(ABC):
 
 
 class ValueMapper(Mapper):
-    """Makes keys or times of the values of fields, or of those that a function gives.
-
-    Args:
-        source: Fields, each with the type that most of its values have; such values are not converted. Or a function.
-        convert: Converts a column.
-        error_class: Of what it raises, and of events that lack a field and are to be rejected.
-    """
+    """Makes keys or times of the values of fields, each with the type that most of them have, or of a function's."""
 
     def __init__(
         self,
@@ -303,12 +292,9 @@ class ChunkMapper:
     """Maps the chunks of one subscription to keys and times, and counts the events that lack a field."""
 
     def __init__(self, key_mapper: Mapper, time_mapper: Mapper | None) -> None:
-        self.read = 0
-        """Events that could be read."""
-        self.missing: Counter[str] = Counter()
-        """How many of them lack a field, by its name."""
-        self.null_keys = 0
-        """How many of them lack a field of the key."""
+        self.read = 0  # events that could be read
+        self.missing: Counter[str] = Counter()  # how many of them lack a field, by its name
+        self.null_keys = 0  # how many of them lack a field of the key
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper

@@ -19,7 +19,7 @@ from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
 from rxcompact.operators.publish import Publish, as_sink
 from rxcompact.sources.iterable import Events, IterableSource
-from rxcompact.sources.observable import ObservableSource
+from rxcompact.sources.push import ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
 """An operator."""

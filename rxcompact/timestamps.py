@@ -51,8 +51,7 @@ NAMED_ZONE = re.compile(r"([Zz]|[+-]\d\d:?\d\d)\[[\w/+-]+\]", re.ASCII)
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # those of RFC 5322; other names of zones mean one thing here and another there
 ZONES = {"Z": 0, "UT": 0, "UTC": 0, "GMT": 0, "EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7}  # fmt: skip  # noqa: E501
-CENTURY = 69
-"""Of years of two digits, the first that is one of 1900 (RFC 5322)."""
+CENTURY = 69  # of years of two digits, the first that is one of 1900 (RFC 5322)
 
 _read_iso = datetime.fromisoformat
 _hour_colon, _minute_colon = itemgetter(13), itemgetter(16)

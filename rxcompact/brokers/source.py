@@ -23,7 +23,7 @@ from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
 from rxcompact.operators.turns import BYTES
-from rxcompact.reader.items import LARGE, LETTER, ItemsPath
+from rxcompact.reader.items import LARGE, LETTER, items_path
 from rxcompact.reader.position import SHOWN, Malformed
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects, slice_of
@@ -80,7 +80,7 @@ class BrokerSource(ABC):
 
     def __init__(self, unacked: UnackedMessages, together: int, items: str | None = None) -> None:
         self._unacked = unacked
-        self._items = None if items is None else ItemsPath(items)
+        self._items = () if items is None else items_path(items)
         self._together = count("together", together)
         self._waiting: deque[Messages] = deque()
         self._chunks: Iterator[Chunk | None] | None = None  # of the first of them
@@ -306,7 +306,7 @@ class BrokerSource(ABC):
 
     def _read(self, bodies: list[bytes]) -> Generator[None, None, tuple[int, Iterable[int], list[bytes]]]:
         """Return of how many messages the events were read, how many each has, and all of these."""
-        if self._items is None and (lines := lines_of(bodies)) is not None:
+        if not self._items and (lines := lines_of(bodies)) is not None:
             return len(bodies), map(count_lines, bodies), lines
         counts, events = list[int](), list[bytes]()
         for body in bodies:

@@ -243,7 +243,7 @@ def run_command(options: argparse.Namespace) -> int:
     """Run a command, in as many processes as it asks for; return its exit code."""
     if getattr(options, "workers", 1) == 1:
         return _exit_code(options)
-    from rxcompact.commands.workers import Workers  # noqa: PLC0415 - takes 10 ms
+    from rxcompact.commands.service import Workers  # noqa: PLC0415 - takes long to import
 
     configure_log(options)
     return Workers(options.workers, partial(_exit_code, options)).wait()

@@ -15,7 +15,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_fixed
 
 from rxcompact import operators as rxo
 from rxcompact.commands.common import run_loop
-from rxcompact.commands.live import live
+from rxcompact.commands.service import live
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline

@@ -15,8 +15,7 @@ from types import ModuleType
 from typing import Any
 
 from rxcompact.commands import common
-from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
-from rxcompact.commands.workers import USAGE
+from rxcompact.commands.service import EXIT_CODES, USAGE, add_service_arguments, serve
 from rxcompact.errors import ArgumentError
 from rxcompact.pipeline import Pipeline
 

@@ -10,8 +10,7 @@ from typing import Any
 from rxcompact import operators as rxo
 from rxcompact.commands import common
 from rxcompact.commands.broker import broker_source, partitions
-from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
-from rxcompact.commands.workers import worker
+from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve, worker
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError

@@ -1,34 +1,47 @@
-"""Any pipeline as a service: signals, probes, its state live, the account at the end."""
+"""Any pipeline as a service: signals, probes, its state live, the account at the end; in several processes."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import multiprocessing
+import os
+import signal
 import sys
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from importlib.util import find_spec
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp import web
 from reactivex import operators as ops
 
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands import common
-from rxcompact.commands.workers import worker
 from rxcompact.contracts import Source
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import DeadLetter
 from rxcompact.format import error_text
 from rxcompact.observers import LogObserver
+from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Signal, SourceFailed
-from rxcompact.sources.connections import Server
+from rxcompact.sources.connections import Probes, Server
 from rxcompact.sources.http import HttpSource
-from rxcompact.sources.probes import Probes
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 ORCHESTRATOR = ("deadline",)
 MAX_CONNECTIONS, TIMEOUT = 100, 75.0  # of --status
+USAGE = 2  # the exit code of a worker that would end at once again
+PAUSE = 1.0  # seconds until a worker that died is started again
+WORKER = "RXCOMPACT_WORKER"
+PERIOD, LINE = 0.25, 1.0  # seconds between two updates of --live on a terminal, and between two lines elsewhere
 EXIT_CODES = """\
 exit code:
   0    drained: after a signal, or because the source ended
@@ -55,8 +68,8 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     return processes
 
 
-def _is_fatal(signal: Signal) -> bool:
-    return isinstance(signal, SourceFailed) and not isinstance(signal.error, TransientError)
+def _is_fatal(event: Signal) -> bool:
+    return isinstance(event, SourceFailed) and not isinstance(event.error, TransientError)
 
 
 def _is_of_a_closed_pipe(letter: DeadLetter) -> bool:
@@ -90,8 +103,6 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
         if ready.done():
             common.note(ready.result())
         if options.live:
-            from rxcompact.commands.live import live  # noqa: PLC0415 - takes long to import
-
             await live(orchestrator, sys.stderr)
         try:
             in_time = (await ended).in_time
@@ -140,3 +151,95 @@ async def _status(
         yield
     finally:
         await server.close()
+
+
+def worker() -> int:
+    """Return the number of this process, from 0; 0 too where it is the only one."""
+    return int(os.environ.get(WORKER, "0"))
+
+
+class Workers:
+    """Runs a function in several processes until each has ended by itself, or a signal has stopped them all."""
+
+    def __init__(self, number: int, run: Callable[[], int]) -> None:
+        self._run, self._signals, self._stopping = run, common.stop_signals(), 0  # the signal, once there was one
+        self._processes: dict[int, BaseProcess] = {}
+        for each in self._signals:
+            signal.signal(each, self._stop)
+        for n in range(number):
+            self._start(n)
+
+    def _start(self, number: int) -> None:
+        # signals wait meanwhile: a process that was just forked has the handlers of this one
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
+        if not self._stopping:
+            self._processes[number] = multiprocessing.get_context("fork").Process(target=self._work, args=(number,))
+            self._processes[number].start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
+
+    def _work(self, number: int) -> None:
+        os.environ[WORKER] = str(number)
+        for each in self._signals:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
+        sys.exit(self._run())
+
+    def _stop(self, number: int, _: Any = None) -> None:
+        self._stopping = number
+        for process in self._processes.values():
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, number)
+
+    def wait(self) -> int:
+        """Return the exit code of wrong usage, else the highest, when all have ended."""
+        codes = [0]
+        while self._processes:
+            wait([process.sentinel for process in self._processes.values()])
+            for number, process in list(self._processes.items()):
+                code = process.exitcode
+                if code is not None and self._is_over(number, code) and code != -self._stopping:  # it had not begun
+                    codes.append(code if code >= 0 else common.SIGNALLED - code)
+        return USAGE if USAGE in codes else max(codes)
+
+    def _is_over(self, number: int, code: int) -> bool:
+        """Start a worker again, unless it ended by itself or all are to end."""
+        del self._processes[number]
+        if code == USAGE:
+            self._stop(signal.SIGTERM)
+        if code and not self._stopping:
+            common.note(f"rxcompact: worker {number} ended with {code}, and is started again", "ERROR")
+            time.sleep(PAUSE)
+            self._start(number)
+        return number not in self._processes
+
+
+async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
+    """Show the state until the run ends: in place on a terminal, elsewhere and without rich as a line a second."""
+    out = file or sys.stdout
+    if not out.isatty() or os.environ.get("TERM", "dumb") == "dumb" or find_spec("rich") is None:
+        while orchestrator.state not in ENDED:
+            print(orchestrator.account, file=out, flush=True)
+            await asyncio.sleep(LINE)
+        return
+    from rich.console import Console  # noqa: PLC0415 - an extra
+    from rich.live import Live  # noqa: PLC0415
+
+    # what is logged and printed meanwhile goes above it
+    with Live(console=Console(file=out), auto_refresh=False) as view:
+        while orchestrator.state not in ENDED:
+            view.update(coloured(orchestrator.statistics.snapshot()), refresh=True)
+            await asyncio.sleep(PERIOD)
+        view.update(coloured(orchestrator.statistics.snapshot()), refresh=True)
+
+
+def coloured(now: Snapshot) -> Text:
+    """Return a snapshot as text of rich, outcomes in their colours."""
+    from rich.text import Text  # noqa: PLC0415 - an extra
+
+    from rxcompact.render.svg import OUTCOME_COLOURS  # noqa: PLC0415 - takes long to import
+
+    text = Text(str(now), no_wrap=True, overflow="ellipsis")
+    text.highlight_regex(r"\A.*", "bold")
+    for outcome, (_, colour) in OUTCOME_COLOURS.items():
+        text.highlight_regex(rf"\b{outcome}\b", colour)
+    return text

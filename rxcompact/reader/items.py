@@ -16,18 +16,15 @@ from rxcompact.reader.scan import EVENTS, elements_of, split_array
 from rxcompact.reader.text import PIECE
 
 LONG = 1 << 20
-FEW = 512
-"""Wrappers that are looked at in one step."""
-LETTER = b'{"dead_letter":"'
-"""How a line of a file of dead letters begins."""
+FEW = 512  # wrappers that are looked at in one step
+LETTER = b'{"dead_letter":"'  # how a line of a file of dead letters begins
 AFTER_LETTERS = LETTER + b"\xff"
-MANY = 1_000_000
-"""Events that a dead letter may stand for."""
+MANY = 1_000_000  # events that a dead letter may stand for
 LARGE, INNER = 256 << 10, 100_000
 """Bytes of an event that is looked at more closely, and the arrays, objects and members that it may have: to decode
 more takes longer than an event loop may be held."""
-WIDEST = 65_536
-"""Values of an array that is an event."""
+NO_MARKS = bytes(set(range(256)) - set(b'[{:"'))
+WIDEST = 32_768  # values of an array that is an event
 
 Step: TypeAlias = Callable[[bytes], bytes]
 
@@ -40,21 +37,20 @@ class _Letter(msgspec.Struct):
 _decode_letter = msgspec.json.Decoder(_Letter).decode
 
 
-class ItemsPath:
-    """The path to the lists of events in a wrapper object, as `Field` takes it; ``[]`` may be left out at the end.
+def items_path(path: str) -> Sequence[Step]:
+    """Return what finds the lists of events in a wrapper object, a step for each list on the way, as JSON.
 
-    >>> [step(b'{"data": {"list": [1, 2]}}') for step in ItemsPath("data.list").steps]
+    The path is as `Field` takes it; ``[]`` may be left out at the end. A step returns `Malformed` for a missing list.
+
+    >>> [step(b'{"data": {"list": [1, 2]}}') for step in items_path("data.list")]
     [b'[1, 2]']
     """
-
-    def __init__(self, path: str) -> None:
-        parts = path.strip().removesuffix("[]").split("[]")
-        groups = Field("[]".join(parts), "items").groups
-        if not all(groups) or any(members_decoder({whole: (Any, None)}) is None for (whole, _), *_ in groups):
-            raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
-        names = ["[]".join(parts[:number]) for number in range(1, len(parts) + 1)]
-        self.steps: list[Step] = [partial(_list_in, *each) for each in zip(names, map(_look_up, groups), strict=True)]
-        """For each list on the way what returns it, as JSON; `Malformed` where it is missing."""
+    parts = path.strip().removesuffix("[]").split("[]")
+    groups = Field("[]".join(parts), "items").groups
+    if not all(groups) or any(members_decoder({whole: (Any, None)}) is None for (whole, _), *_ in groups):
+        raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
+    names = ["[]".join(parts[:number]) for number in range(1, len(parts) + 1)]
+    return [partial(_list_in, name, _look_up(group)) for name, group in zip(names, groups, strict=True)]
 
 
 def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes) -> bytes:
@@ -100,6 +96,16 @@ def _inner(text: bytes) -> int:
     return sum(map(text.count, (b"[", b"{", b":")))
 
 
+def _is_wide(event: bytes) -> bool:
+    """Return whether an event has more than so many arrays, objects and members; each look at it is one of C."""
+    if _inner(event) <= INNER:
+        return False
+    marks = event.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, NO_MARKS)
+    marks = marks.replace(b'""', b"")  # what is inside of a text stays so
+    # between two texts there is a mark now
+    return marks.count(b'"') > 2 * INNER or _inner(b"".join(marks.split(b'"')[::2])) > INNER
+
+
 def _as_object(array: bytes) -> bytes:
     """Return an array as an object, of which the positions are the names."""
     if array.count(b",") > WIDEST:
@@ -112,15 +118,13 @@ class Batch:
     """The events that have been read and not passed on; the line read up to, and the position of the last chunk."""
 
     def __init__(
-        self, path: str, items: str | ItemsPath | None, max_event: int, max_events: int | None, dead_letters: bool
+        self, path: str, steps: Sequence[Step], max_event: int, max_events: int | None, dead_letters: bool
     ) -> None:
         self.line = 1
         self.position = Position(path)
         self._path = path
-        self._steps = () if items is None else (ItemsPath(items) if isinstance(items, str) else items).steps
-        self._max_event = max_event
-        self._max_events = max_events
-        self._dead_letters = dead_letters
+        self._steps, self._dead_letters = steps, dead_letters
+        self._max_event, self._max_events = max_event, max_events
         self.passed = 0
         self._chunk: list[bytes] = []
         self._parts: list[tuple[int, bytes, Sequence[bytes]]] = []
@@ -203,10 +207,8 @@ class Batch:
     def _checked(self, event: bytes) -> bytes:
         if len(event) > self._max_event:
             return Malformed(event[:SHOWN], f"longer than {self._max_event} bytes")
-        if _inner(event) > INNER:
-            bare = event.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]  # without texts
-            if _inner(b"".join(bare)) > INNER:
-                return Malformed(event[:SHOWN], f"more than {INNER} arrays, objects and members")
+        if _is_wide(event):
+            return Malformed(event[:SHOWN], f"more than {INNER} arrays, objects and members")
         return event
 
     def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:

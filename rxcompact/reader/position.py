@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Self
 
-SHOWN = 200
-"""Bytes kept of a piece that is too long."""
+SHOWN = 200  # bytes kept of a piece that is too long
 
 
 class Malformed(bytes):

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import TypeAlias
 
 from rxcompact.errors import DecodeError
 from rxcompact.reader import scan
-from rxcompact.reader.items import Batch, ItemsPath
+from rxcompact.reader.items import Batch, Step
 from rxcompact.reader.position import Malformed, Position
 from rxcompact.reader.scan import EVENTS, MalformedError
 from rxcompact.reader.text import MIB, PIECE, TextDecoder
 
 NEWLINE = ord("\n")
-TAIL = 16
-"""Bytes at the end of a text that may be half a number, escape or literal."""
+TAIL = 16  # bytes at the end of a text that may be half a number, escape or literal
 Events: TypeAlias = Iterator[list[bytes]]
 Steps: TypeAlias = Generator[list[bytes], None, int]
 """Yields events and returns how far the text has been read."""
@@ -29,30 +28,19 @@ class Reader:
     fit into memory: its elements are passed on as they come. Of a dead letter, written by a command, the event inside
     is read, as often as it was counted.
 
-    Args:
-        items: The path to the lists of events in each object of the input, see `ItemsPath`. An object without such a
-            list is rejected. An item that is an array is an event with the fields ``0``, ``1`` and so on.
-        path: The file, for positions and errors.
-        compression: What the input must be, where that is known: ``"gzip"``, ``"bzip2"``, ``"xz"``, ``"zstd"``.
-        max_line: Bytes of the longest line, element or wrapper that is held. A longer one is rejected.
-        max_event: Bytes of the longest event; ``max_line`` by default. A longer one is rejected.
-        max_events: Events of the input at most.
-        max_body: Bytes of the input at most, decompressed.
-        dead_letters: Whether of a dead letter the event inside is read.
+    ``path`` is for positions and errors. An object without a list at ``items`` is rejected; an item that is an array is
+    an event with the fields ``0``, ``1`` and so on. A line, element or wrapper of more than ``max_line`` bytes is
+    rejected and not held, and so is an event of more than ``max_event``.
 
-    Errors:
-        DecodeError for an input that cannot be read on: an array that is malformed or cut short, an unknown format;
-        TooLargeError; OSError and EOFError for damaged compression.
-
-    Cost:
-        Each chunk takes a few milliseconds at most and has at most 1,024 events, so that an event loop may be given its
-        turns between them. Memory is that of a few blocks, and of one value of ``max_line`` bytes.
+    Raises DecodeError for an input that cannot be read on: an array that is malformed or cut short, an unknown format;
+    TooLargeError; OSError and EOFError for damaged compression. Each chunk takes a few milliseconds at most and has at
+    most 1,024 events, so that an event loop may be given its turns between them.
     """
 
     def __init__(
         self,
         *,
-        items: str | ItemsPath | None = None,
+        items: Sequence[Step] = (),
         path: str = "",
         compression: str | None = None,
         max_line: int = 16 * MIB,
@@ -61,10 +49,8 @@ class Reader:
         max_body: int | None = None,
         dead_letters: bool = True,
     ) -> None:
-        self.blank = True
-        """Whether there has been nothing but white space."""
-        self._path = path
-        self._max_line = max_line
+        self.blank = True  # whether there has been nothing but white space
+        self._path, self._max_line = path, max_line
         self._decoder = TextDecoder(compression, max_body)
         self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events, dead_letters)
         # text that has not been read, and the size from which on it is worth another look

@@ -13,16 +13,12 @@ import msgspec
 from rxcompact.errors import DecodeError
 from rxcompact.reader.text import PIECE
 
-EVENTS = 1024
-"""Events in one step."""
+EVENTS = 1024  # events in one step
 WHITE = b" \t\r\n"
 BRACKET = ord("[")
-SMALL = 1024
-"""Bytes of a value that is decoded at once, with whatever follows it."""
-FEW = 64
-"""Elements that are looked at one by one before it is tried again to take many at once."""
-LEVELS = 12
-"""Levels of nesting that `_element` sees; deeper values take a slower way."""
+SMALL = 1024  # bytes of a value that is decoded at once, with whatever follows it
+FEW = 64  # elements that are looked at one by one before it is tried again to take many at once
+LEVELS = 12  # levels of nesting that `_element` sees; deeper values take a slower way
 
 _decode_value = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_values = msgspec.json.Decoder(msgspec.Raw).decode_lines

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 PIECE = 128 << 10
 """Bytes looked at in one step, which takes milliseconds, or decompressed at once: a bomb takes no more memory."""
-XZ_MEMORY = 128 * MIB
-"""Memory that an xz stream may ask for; `xz -9` needs 65 MiB."""
+XZ_MEMORY = 128 * MIB  # memory that an xz stream may ask for; `xz -9` needs 65 MiB
 BOM = b"\xef\xbb\xbf"
-MARKS = frozenset(b"\x00\xef\xfe\xff")
-"""Bytes that text in UTF-8 without a byte order mark does not begin with."""
+MARKS = frozenset(b"\x00\xef\xfe\xff")  # bytes that text in UTF-8 without a byte order mark does not begin with
 
 
 def _zstd() -> Any:
@@ -94,8 +92,7 @@ class TextDecoder:
     def __init__(self, compression: str | None = None, max_body: int | None = None) -> None:
         self._decompressor = Decompressor(compression) if compression else None
         self._max_body = max_body
-        self.size = 0
-        """Bytes so far, decompressed."""
+        self.size = 0  # bytes so far, decompressed
         # the beginning, until it is known what it is
         self._packed: bytes | None = None if compression else b""
         self._text: bytes | None = b""

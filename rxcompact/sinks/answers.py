@@ -28,11 +28,9 @@ LISTS = {
 NUMBERED = {"insertErrors": "index", "Failed": "Id"}
 """Members with the events that failed, and what has their positions: BigQuery, SQS."""
 CODES = ("ErrorCode", "Code", "code", "error_code", "status", "statusCode", "status_code")
-ERRORS = ("error", "errors", "ErrorCode", "Code")
-"""Members that are there for errors alone."""
+ERRORS = ("error", "errors", "ErrorCode", "Code")  # members that are there for errors alone
 WORDS = ("error", "ErrorMessage", "Message", "message", "errors", "reason", "description", "detail")
-KAFKA = {1: 400, 2: 503}
-"""Codes of errors of Kafka's REST proxy, which may pass or not, as HTTP statuses."""
+KAFKA = {1: 400, 2: 503}  # codes of errors of Kafka's REST proxy, which may pass or not, as HTTP statuses
 MULTI_STATUS = 207
 UNKNOWN = "answer has errors in an unknown form"
 INFORMATION_OR_SUCCESS = range(100, 300)

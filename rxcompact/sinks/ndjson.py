@@ -25,10 +25,6 @@ class LineWriter:
 
     A short write is completed. After a failure a regular file is what it was before, so that the lines can be written
     again; elsewhere, and after a line that another process left torn, the next write begins on a line of its own.
-
-    Args:
-        fd: The descriptor, not closed here.
-        path: The file, for errors.
     """
 
     def __init__(self, fd: int, path: str) -> None:

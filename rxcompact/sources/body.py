@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
 from gzip import BadGzipFile
+from itertools import chain
+from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -14,9 +17,8 @@ import msgspec
 from aiohttp import web
 
 from rxcompact.clock import INFINITY
-from rxcompact.contracts import Demand
-from rxcompact.errors import DecodeError, NoRoomError, TooLargeError
-from rxcompact.fields import decode
+from rxcompact.errors import DecodeError, TooLargeError
+from rxcompact.fields import decode, map_each
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import slice_of
@@ -34,13 +36,15 @@ PAYLOAD = b"&payload="
 UTF_8 = frozenset({"utf-8", "utf8", "us-ascii", "ascii"})
 CLOSE = {"Connection": "close"}  # the rest of the body is not read
 _form = re.compile(rb"[\w.%+*-]+=")
+TAKEN = ("create", "index")  # of the actions of a bulk body
+NOT_TAKEN = {"type": "illegal_argument_exception", "reason": "only create and index have an event"}
 
 
-def encoded(status: int, body: Mapping[str, Any]) -> bytes:
-    """Return the body of an answer; of an error with the status, as in Elasticsearch."""
+def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer; of an error with the status in its body, as in Elasticsearch."""
     if status >= 400:  # noqa: PLR2004
         body = {"status": status, **body}  # rsyslog takes JSON without it for success
-    return msgspec.json.encode(body)
+    return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type=JSON)
 
 
 class RequestError(Exception):
@@ -48,13 +52,11 @@ class RequestError(Exception):
 
     def __init__(self, status: int, why: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(why)
-        self.status = status
-        self.headers = headers
+        self.status, self.headers = status, headers
 
     def response(self) -> web.Response:
         """Return the answer."""
-        body = encoded(self.status, {"error": str(self)})
-        return web.Response(status=self.status, body=body, headers=self.headers, content_type=JSON)
+        return answer(self.status, {"error": str(self)}, self.headers)
 
 
 class Part(NamedTuple):
@@ -62,26 +64,6 @@ class Part(NamedTuple):
 
     events: list[bytes]
     position: Position
-
-
-@contextmanager
-def holding(demand: Demand) -> Generator[Callable[[int], None]]:
-    """Give what counts bytes of a body; what it counted is subtracted at the end.
-
-    It raises NoRoomError when there is no capacity.
-    """
-    held = 0
-
-    def hold(size: int) -> None:
-        nonlocal held
-        if not demand.hold(size):
-            raise NoRoomError(held + size, " bytes")
-        held += size
-
-    try:
-        yield hold
-    finally:
-        demand.hold(-held)
 
 
 async def read_parts(
@@ -92,15 +74,10 @@ async def read_parts(
     max_body: int,
     **options: Any,
 ) -> list[Part]:
-    """Read the events of a body, with the options of `Reader`. The loop has its turn after each few milliseconds.
+    """Read the events of a body, with the options of `Reader`; raise RequestError for one that cannot be read.
 
-    Args:
-        request: The request.
-        hold: Called with each number of bytes more that is in memory.
-        live: Called with the parts of a body that goes on for more than a second, as they come: none is returned.
-
-    Raises:
-        RequestError: for a body that cannot be read.
+    ``hold`` is called with each number of bytes more that is in memory, ``live`` with the parts of a body that goes on
+    for more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
     """
     reader = _reader_of(request, max_body=max_body, **options)
     parts: list[Part] = []
@@ -117,7 +94,9 @@ async def read_parts(
     hold(2 * READ)
     try:
         async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
-            for chunk in _chunks(reader, block, live=live is not None):
+            chunks = () if block is None else reader.feed(block) if block else reader.end()
+            # what was read before is passed on, though no event may be complete with this block
+            for chunk in chunks if live is None else chain(chunks, [[]]):
                 hold_more(OVERHEAD * len(chunk))  # the text is kept, for places in it
                 if parts or clock() >= live_at:
                     await asyncio.sleep(0)
@@ -137,13 +116,6 @@ async def read_parts(
     if reader.blank:
         raise RequestError(400, "empty body")
     return parts
-
-
-def _chunks(reader: Reader, block: bytes | None, *, live: bool) -> Iterator[list[bytes]]:
-    if block is not None:
-        yield from reader.feed(block) if block else reader.end()
-    if live:  # what was read before is passed on, though no event is complete with this block
-        yield []
 
 
 def _reader_of(request: web.Request, **options: Any) -> Reader:
@@ -186,14 +158,13 @@ async def _blocks(
             yield unquote_to_bytes(bytes(payload[at:end]))
             await asyncio.sleep(0)
             at = end
-    while block:
-        yield block
-        while True:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(patience):
-                    block = await request.content.readany()
-                break
-            yield None
+    found: bytes | None = block
+    while found != b"":
+        yield found
+        found = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                found = await request.content.readany()
     yield b""
 
 
@@ -229,7 +200,7 @@ class Counts:
 
     def response(self, status: int) -> web.Response:
         """Return the answer."""
-        return web.Response(status=status, body=encoded(status, self.body()), headers=self.headers, content_type=JSON)
+        return answer(status, self.body(), self.headers)
 
 
 async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
@@ -251,13 +222,70 @@ async def count_malformed(parts: Iterable[Part]) -> Counts:
     """Count the events that are JSON objects, and those that are not."""
     counts = Counts()
     async for part in in_slices(parts):
-        counts.add(part, _malformed(part.events))
+        _, errors = map_each(decode, part.events, DecodeError)
+        counts.add(part, ((part.events[at], error) for at, error in errors.items()))
     return counts
 
 
-def _malformed(events: Iterable[bytes]) -> Iterator[tuple[bytes, DecodeError]]:
-    for event in events:
+class BulkCounts(Counts):
+    """What becomes of the actions of a body, answered as Elasticsearch does: an item each, in their order.
+
+    The documents of ``index`` and ``create`` are events; ``update`` and ``delete`` change nothing and get status 400.
+    """
+
+    status = 200
+    headers = MappingProxyType({"X-Elastic-Product": "Elasticsearch"})  # its clients look for it
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = time.monotonic()
+        self._items: list[dict[str, Any]] = []
+        self._results: dict[int, dict[str, Any]] = {}  # by the identity of the event
+
+    async def events_of(self, parts: Iterable[Part]) -> list[Part]:
+        """Return the events alone. The loop has its turn between slices of them.
+
+        Raises:
+            RequestError: for a line that is no action, or an action without a document.
+        """
+        found: list[Part] = []
+        name, result = "", dict[str, Any]()  # of the action whose document is next
+        async for part in in_slices(parts):
+            events: list[bytes] = []
+            for line in part.events:
+                if name:
+                    if name in TAKEN:
+                        events.append(line)
+                        self._results[id(line)] = result
+                    name = ""
+                else:
+                    name, result = self._action(line, part)
+                    name = "" if name == "delete" else name
+            found.append(Part(events, part.position))
+        if name:
+            raise RequestError(400, f"the last action, {name}, has no document")
+        return found
+
+    def _action(self, line: bytes, part: Part) -> tuple[str, dict[str, Any]]:
         try:
-            decode(event)
-        except DecodeError as error:
-            yield event, error
+            [(name, about)] = decode(line).items()
+            result: dict[str, Any] = {each: about[each] for each in ("_index", "_id") if each in about}
+        except (DecodeError, ValueError, TypeError):
+            name, result = "", {}
+        if name not in (*TAKEN, "update", "delete"):
+            place = part.position.find(line)
+            raise RequestError(400, f"line {place.line if place else '?'} is no action of a bulk body")
+        result |= {"status": 201, "result": "created"} if name in TAKEN else {"status": 400, "error": NOT_TAKEN}
+        self.rejected += name not in TAKEN
+        self._items.append({name: result})
+        return name, result
+
+    def reject(self, part: Part, event: Any, error: BaseException | None) -> None:
+        del part
+        result = self._results[id(event)]
+        result |= {"status": 400, "error": {"type": "document_parsing_exception", "reason": str(error)}}
+        del result["result"]
+
+    def body(self) -> dict[str, Any]:
+        took = int(1000 * (time.monotonic() - self._began))
+        return {"took": took, "errors": self.rejected > 0, "items": self._items}

@@ -1,11 +1,11 @@
-"""An HTTP server that limits its connections, and closes without leaving any behind."""
+"""An HTTP server that limits its connections and closes without leaving any behind; probes and metrics of a run."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import cast
 
@@ -13,12 +13,14 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 from aiohttp.typedefs import Handler
 
+from rxcompact.contracts import Demand
 from rxcompact.sources.body import CLOSE, READ, RequestError
 
 LINGER = 1.0
 """Seconds for which a connection is kept beyond the limit; closing at once would reset it while its client sends."""
 IDLE = 1.0  # seconds without a request after which a connection may be closed for a new one
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+RECOVERED = 0.2  # share of the capacity that is free when it is ready again after it was full
 GRACE = 2.0  # seconds that requests under way may take when the server closes
 
 
@@ -35,13 +37,8 @@ class Server:
     """Serves an application on a limited number of connections.
 
     For the next one the connection is closed that has been idle the longest, for a second at least. If there is none,
-    it gets an answer from a probe, and 503 from all else, and is closed.
-
-    Args:
-        app: The application.
-        max_connections: How many at once.
-        header_timeout: Seconds until the head of a request is complete, counted from the answer before it.
-        retry_after: Seconds after which a rejected client may retry.
+    it gets an answer from a probe, and 503 from all else, and is closed. The head of a request has to be complete
+    ``header_timeout`` seconds after the answer before it.
     """
 
     def __init__(self, app: web.Application, max_connections: int, header_timeout: float, retry_after: int) -> None:
@@ -170,3 +167,52 @@ class _Pending(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._server.accept(cast(asyncio.Transport, transport))
+
+
+class Probes:
+    """Answers ``GET /healthz``, ``/readyz`` and ``/metrics``.
+
+    ``state`` returns "ok", or why no events are taken. It is not ready while what the stage it ``requires`` calls is
+    down, nor while it is ``full``: something was rejected for want of capacity, and little of it is free since.
+    """
+
+    def __init__(
+        self, state: Callable[[], str], demand: Callable[[], Demand | None], requires: str | None = None
+    ) -> None:
+        self._state, self._demand, self._requires = state, demand, requires
+        self.full = False
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes of an application."""
+        handlers = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        return [web.get(path, handler) for path, handler in handlers.items()]
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, request: web.Request) -> web.Response:
+        demand = self._demand()
+        used = {} if demand is None else demand.used()
+        if demand is None or not demand.capacity():
+            self.full = True
+        elif all(held <= (1 - RECOVERED) * limit for held, limit in used.values()):
+            self.full = False
+        parts = {"source": self._state(), "capacity": "full" if self.full else "ok"}
+        problems = [state for state in parts.values() if state != "ok"]
+        for stage, down in (demand.failing() if demand is not None else {}).items():
+            parts[stage] = f"down: {', '.join(down)}".rstrip(": ") if down else "ok"
+            problems += [f"{stage} is {parts[stage]}"] if down and stage == self._requires else []
+        text = problems[0] if problems else "ready"
+        if "verbose" in request.query:
+            parts["capacity"] += "".join(f", {held} of {limit} held ({name})" for name, (held, limit) in used.items())
+            text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
+        return web.Response(text=f"{text}\n", status=503 if problems else 200)
+
+    async def _metrics(self, request: web.Request) -> web.Response:
+        if (demand := self._demand()) is None:
+            return web.Response(status=503)
+        try:
+            text, content_type = demand.metrics(request.headers.get("Accept", ""))
+        except ImportError:
+            return web.Response(status=501, text='metrics need an extra: pip install "rxcompact[metrics]"\n')
+        return web.Response(body=text, headers={"Content-Type": content_type})

@@ -18,22 +18,11 @@ from reactivex.disposable import Disposable
 from rxcompact.acks import Ack, Chunk
 from rxcompact.clock import seconds
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.errors import ArgumentError, NoRoomError
-from rxcompact.reader.items import ItemsPath
-from rxcompact.sources.body import (
-    CLOSE,
-    STEP,
-    Counts,
-    Part,
-    RequestError,
-    count_malformed,
-    holding,
-    in_slices,
-    read_parts,
-)
-from rxcompact.sources.bulk import BulkCounts
-from rxcompact.sources.connections import Server
-from rxcompact.sources.probes import Probes
+from rxcompact.errors import ArgumentError
+from rxcompact.reader.items import items_path
+from rxcompact.sources import body
+from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, in_slices
+from rxcompact.sources.connections import Probes, Server
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
@@ -120,14 +109,13 @@ class HttpSource:
         self.body_timeout = seconds("body_timeout", self.body_timeout)
         self.header_timeout = seconds("header_timeout", self.header_timeout)
         self.linger = seconds("linger", self.linger, zero=True)
-        self._items = None if self.items is None else ItemsPath(self.items)
+        self._items = () if self.items is None else items_path(self.items)
         self._credentials = [f"Bearer {self.token}".encode()] if self.token is not None else []
         if self.basic is not None:
             self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
         self._draining = False
         self._probes = Probes(self._state, lambda: self._demand, self.ready_requires)
-        self.requests: Counter[int] = Counter()
-        """Posts that were answered, by status."""
+        self.requests: Counter[int] = Counter()  # posts that were answered, by status
         self._server: Server | None = None
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand | None = None
@@ -142,10 +130,7 @@ class HttpSource:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"http://{host}:{self.port}{self.path}"
 
-    @property
-    def name(self) -> str:
-        """URL of the posts."""
-        return self.url
+    name = url
 
     def _state(self) -> str:
         return "draining" if self._draining else "starting" if self._observer is None else "ok"
@@ -153,8 +138,6 @@ class HttpSource:
     async def listening(self) -> None:
         """Wait until it listens."""
         await self._listening.wait()
-
-    # ── lifecycle ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def stream(self, demand: Demand) -> Observable[list[Any]]:
         """Return the posted events, a chunk a body.
@@ -212,8 +195,6 @@ class HttpSource:
             if server is not None:
                 await server.close()
 
-    # ── a post ────────────────────────────────────────────────────────────────────────────────────────────────────
-
     async def _post(self, request: web.Request) -> web.Response:
         try:
             response = await self._handle_post(request)
@@ -229,22 +210,30 @@ class HttpSource:
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         if len(request.headers.get("Content-Type", "")) > LONGEST:  # to parse it would take long
             raise RequestError(415, f"a Content-Type of more than {LONGEST} characters", CLOSE)
-        demand = self._demand or UNBOUNDED
-        with self._server.busy(), holding(demand) as hold:
+        demand, held = self._demand or UNBOUNDED, 0
+
+        def hold(size: int) -> None:
+            nonlocal held
+            if not demand.hold(size):
+                if held + size > demand.used()["max_bytes"][1]:
+                    raise RequestError(413, "the body takes more than can be held at all (max_bytes)", CLOSE)
+                raise self._no_capacity(demand, "max_bytes", **CLOSE)
+            held += size
+
+        with self._server.busy():
             try:
                 return await self._take(request, demand, hold)
-            except NoRoomError as error:
-                if error.max_keys > demand.used()["max_bytes"][1]:
-                    raise RequestError(413, "the body takes more than can be held at all (max_bytes)", CLOSE) from None
-                raise self._no_capacity(demand, "max_bytes", **CLOSE) from None
+            finally:
+                demand.hold(-held)
 
     async def _take(self, request: web.Request, demand: Demand, hold: Callable[[int], None]) -> web.Response:
-        limits = {"max_body": self.max_body, "max_event": self.max_event}
-        limits["max_events"] = self.max_events * (1 + self._bulk)  # with a line more for each
         counts = Counts()
         span = demand.span(request.headers)
         ack = None if span is None else Ack(lambda: None, (span,))
         is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
+        options: dict[str, Any] = {"max_body": self.max_body, "max_event": self.max_event}
+        options |= {"max_events": self.max_events * (1 + self._bulk)}  # with a line more for each
+        options |= {"items": self._items, "dead_letters": not self._bulk}
         try:
             async with asyncio.timeout(None if request.content.is_eof() else self.body_timeout) as limit:
 
@@ -255,17 +244,16 @@ class HttpSource:
                     if part.events:
                         limit.reschedule(asyncio.get_running_loop().time() + self.body_timeout)
 
-                each = live if is_endless else None
-                parts = await read_parts(request, hold, each, items=self._items, dead_letters=not self._bulk, **limits)
+                parts = await body.read_parts(request, hold, live if is_endless else None, **options)
         except TimeoutError:
             why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
             raise RequestError(400, "cut off") from None
         if self._bulk:
-            counts = bulk = BulkCounts()
+            counts = bulk = body.BulkCounts()
             parts = await bulk.events_of(parts)
-        if self.strict and (malformed := await count_malformed(parts)).rejected:
+        if self.strict and (malformed := await body.count_malformed(parts)).rejected:
             malformed.accepted = 0
             return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
@@ -285,15 +273,14 @@ class HttpSource:
             if self._observer is not observer:
                 raise self._unavailable("stopping")
             _emit(part, counts, observer, ack)
-        return counts.response(
-            counts.status or (400 if counts.rejected and not counts.accepted else self.success_status)
-        )
+        is_bad = counts.rejected and not counts.accepted
+        return counts.response(counts.status or (400 if is_bad else self.success_status))
 
     async def _push_live(self, part: Part, counts: Counts, demand: Demand, ack: Ack | None) -> None:
         """Push events of a body that goes on, as there is capacity; nothing more is read meanwhile."""
         events = part.events
         while events:
-            capacity = min(await demand.wait(), STEP)
+            capacity = min(await demand.wait(), body.STEP)
             async with self._pushing:
                 if self._observer is None:
                     break

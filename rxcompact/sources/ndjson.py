@@ -19,10 +19,10 @@ from reactivex import Observable
 from rxcompact.acks import Chunk
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.reader.items import ItemsPath
+from rxcompact.reader.items import items_path
 from rxcompact.reader.position import Position
 from rxcompact.reader.reader import Reader
-from rxcompact.sources.pull import pull
+from rxcompact.sources.iterable import pull
 
 
 class NdjsonSource:
@@ -52,7 +52,7 @@ class NdjsonSource:
     ) -> None:
         self._paths = [os.fspath(path) for path in paths] or ["-"]
         self._block_size = count("block_size", block_size)
-        path = ItemsPath(items) if items is not None else None
+        path = () if items is None else items_path(items)
         self._new_reader = partial(Reader, items=path, max_line=count("max_line", max_line))
         self._reader = self._new_reader()
 

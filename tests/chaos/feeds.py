@@ -14,7 +14,7 @@ from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
 from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.observable import ObservableSource
+from rxcompact.sources.push import ObservableSource
 
 
 class OddKey:

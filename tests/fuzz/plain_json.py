@@ -19,6 +19,7 @@ from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import decode
 from rxcompact.keys import Json, json_value
 from rxcompact.mappers import key_of, time_of
+from rxcompact.reader.items import items_path
 from rxcompact.reader.position import Malformed
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import EVENTS
@@ -137,7 +138,7 @@ def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
 def check_items(body: bytes, path: str) -> None:
     """The events of a list inside an object are its elements, objects or arrays; an object without one is rejected."""
     try:
-        pieces = read(body, (), items=path)
+        pieces = read(body, (), items=items_path(path))
         wrappers = [] if beyond(body) else split_input(body)
     except (RefusedError, *ERRORS):
         return

@@ -11,7 +11,7 @@ import pytest
 from pipelines import simple_pipeline
 
 from rxcompact import Orchestrator
-from rxcompact.commands.live import live
+from rxcompact.commands.service import live
 from rxcompact.errors import ArgumentError
 from rxcompact.notebook.dashboard import PERIOD, watch
 from rxcompact.render.svg import OUTCOME_COLOURS

@@ -20,7 +20,7 @@ from pipelines import simple_pipeline
 from rich.console import Console
 
 from rxcompact import Orchestrator
-from rxcompact.commands.live import coloured
+from rxcompact.commands.service import coloured
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.observers.histogram import AGES, Histogram, age_bounds
 from rxcompact.observers.statistics import LETTERS, SAMPLES, Statistics

@@ -19,7 +19,7 @@ from reactivex.subject import Subject
 from rxcompact.errors import LoopError
 from rxcompact.signals import Account
 from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.observable import ObservableSource
+from rxcompact.sources.push import ObservableSource
 
 
 async def turns(number: int = 10) -> None:
