@@ -182,8 +182,9 @@ class _Compaction:
         self._received = 0
         self._rejected: Counter[str] = Counter()
         self._lateness = 0.0  # of the latest event
-        self._is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-        self._next_progress = time.monotonic() + PROGRESS if self._is_terminal else inf
+        is_terminal = sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+        self._next_progress = time.monotonic() + PROGRESS if is_terminal else inf
+        self._clear = partial(write_error, CLEAR if is_terminal else "")  # of progress: no row follows on its line
         paths = options.paths
         key_mapper, time_mapper = common.mappers(options)
         windows: dict[str, Any] = common.windows(options) | common.given(options, ["count"])
@@ -193,7 +194,8 @@ class _Compaction:
             paths = sorted(paths, key=partial(_first_time, time_mapper)) if len(paths) > 1 else paths
         self._source = NdjsonSource(*paths, items=options.items)
         compact = rxo.compact(key_mapper=key_mapper, chunked=True, dead_letters=self._on_dead_letter, **windows)
-        self._compact = registering(compact, self._on_stage)
+        self._stage: Windows  # of the operator, once it is subscribed to
+        self._compact = registering(compact, partial(setattr, self, "_stage"))
         self._write = stdout_writer()
 
     async def run(self, stopped: Observable[int]) -> None:
@@ -201,9 +203,6 @@ class _Compaction:
         chunks = self._source.stream(UNBOUNDED if self.letters is None else self.letters).pipe(ops.take_until(stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
         await windows.pipe(ops.do_action(self._on_window), ops.default_if_empty())
-
-    def _on_stage(self, stage: Any) -> None:
-        self._stage: Windows = stage
 
     def _on_chunk(self, chunk: list[bytes]) -> None:
         self._received += len(chunk)
@@ -269,8 +268,3 @@ class _Compaction:
         """Report something, not on the line of the progress."""
         self._clear()
         note(text, level)
-
-    def _clear(self) -> None:
-        """Remove the progress line, so that a row does not follow it on the same line of a terminal."""
-        if self._is_terminal:
-            write_error(CLEAR)

@@ -51,12 +51,9 @@ class World:
         self.accepted = self.retried = self.asked = self.failed = 0
         self.batches: dict[str, list[dict[str, Any]]] = {}
 
-    def elapsed(self) -> float:
-        return time.monotonic() - self._began
-
     async def until(self, second: float, event: str) -> None:
         """Wait for a second of the storm, and print what happens in it."""
-        await asyncio.sleep(second - self.elapsed())
+        await asyncio.sleep(second - (time.monotonic() - self._began))
         print(f"--- {second:.0f} s: {event}", flush=True)
 
     async def outage(self) -> None:
@@ -66,7 +63,7 @@ class World:
     async def host(self, request: web.Request) -> web.Response:
         self.asked += 1
         await asyncio.sleep(0.005)
-        if OUTAGE[0] <= self.elapsed() < OUTAGE[1]:
+        if OUTAGE[0] <= time.monotonic() - self._began < OUTAGE[1]:
             self.failed += 1
             raise web.HTTPServiceUnavailable
         host = request.match_info["host"]
@@ -80,19 +77,15 @@ class World:
     async def storm(self, url: str) -> None:
         again = AsyncRetrying(wait=wait_fixed(0.1), retry=retry_if_exception_type(aiohttp.ClientError))
         async with aiohttp.ClientSession(raise_for_status=True) as session:
-            while self.elapsed() < STORM:
-                body = "\n".join(json.dumps(_alert(number)) for number in range(POST)).encode()
+            while time.monotonic() - self._began < STORM:
+                hosts = (f"host-{int(random.paretovariate(0.8)) % HOSTS:02}" for _ in range(POST))
+                alerts = [{"host": host, "alert": random.choice(ALERTS), "ts": time.time()} for host in hosts]  # noqa: S311
                 async for attempt in again:  # there may be no capacity, or it is being restarted
                     self.retried += attempt.retry_state.attempt_number > 1
                     with attempt:
-                        async with session.post(url, data=body) as response:
+                        async with session.post(url, json=alerts) as response:
                             self.accepted += (await response.json())["accepted"]
                 await asyncio.sleep(PAUSE)
-
-
-def _alert(number: int) -> dict[str, Any]:
-    host = f"host-{int(random.paretovariate(0.8)) % HOSTS:02}"
-    return {"host": host, "alert": random.choice(ALERTS), "ts": time.time(), "n": number}  # noqa: S311
 
 
 async def _demo() -> int:
@@ -136,12 +129,10 @@ def _verdict(report: Report, world: World, retries: int) -> int:
     print(f"requested  {world.asked} times; {world.failed} failed, {retries} retried")
     print(f"stored     {len(stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
-    ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
         # of a post that the restart rejected some events were received; it was posted again
         "what was accepted was received": account.received >= world.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
-        "distinct = published + dead letters": account.distinct == ended,
         "what was published was stored": account.published == len(stored),
         "nothing was lost": account.published == account.distinct,
         "each was enriched": all("owner" in row["event"]["enrichment"] for row in stored),

@@ -29,7 +29,7 @@ from rxcompact.observers import LogObserver
 from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
-from rxcompact.signals import Signal, SourceFailed
+from rxcompact.signals import SourceFailed
 from rxcompact.sources.connections import Probes, Server
 from rxcompact.sources.http import HttpSource
 
@@ -68,22 +68,19 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     return processes
 
 
-def _is_fatal(event: Signal) -> bool:
-    return isinstance(event, SourceFailed) and not isinstance(event.error, TransientError)
-
-
-def _is_of_a_closed_pipe(letter: DeadLetter) -> bool:
-    return isinstance(letter.error, PermanentError) and isinstance(letter.error.__cause__, BrokenPipeError)
-
-
 async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
     orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
     failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     stops: list[asyncio.Future[Any]] = []  # for want of a reader of standard output
 
-    closed = orchestrator.dead_letters.pipe(ops.filter(_is_of_a_closed_pipe), ops.take(1))
-    closed.subscribe(lambda _: stops.append(asyncio.ensure_future(orchestrator.stop())))
+    def stop_without_reader(letter: DeadLetter) -> None:
+        error = letter.error
+        if not stops and isinstance(error, PermanentError) and isinstance(error.__cause__, BrokenPipeError):
+            stops.append(asyncio.ensure_future(orchestrator.stop()))
+
+    orchestrator.dead_letters.subscribe(stop_without_reader)
+    fatal = ops.filter(lambda each: isinstance(each, SourceFailed) and not isinstance(each.error, TransientError))
     if options.verbose:
         orchestrator.attach(LogObserver())
     if numbers := common.stop_signals():
@@ -91,7 +88,7 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     ready = asyncio.ensure_future(_ready(pipeline.source))
     in_time = False
     async with _status(orchestrator, ready, options):
-        with orchestrator.signals.pipe(ops.filter(_is_fatal), ops.take(1)).subscribe(failed.set_result):
+        with orchestrator.signals.pipe(fatal, ops.take(1)).subscribe(failed.set_result):
             await orchestrator.start()
             ended = asyncio.ensure_future(orchestrator.wait())
             waits: set[asyncio.Future[Any]] = {ready, failed, ended}

@@ -85,17 +85,15 @@ class HttpEnricher:
         sent = None if content_type is None else {"Content-Type": content_type}
         status, kind, answer = await self._client.request(self._url(event), body, sent, allowed=NO_ENRICHMENT)
         found = None if status in NO_ENRICHMENT else (self._parse or partial(_json, kind))(answer)
-        return self._of_each(event, found) if isinstance(event, list) else found
-
-    def _of_each(self, events: list[Any], found: Any) -> Any:
-        """Return the answer of each event of a batch."""
+        if not isinstance(event, list):
+            return found
         if found is None:
-            return [None] * len(events)
+            return [None] * len(event)
         if self._match is not None:
             of_event, of_answer = self._match
             if not isinstance(found, Mapping):
                 found = {text_of(of_answer(each)): each for each in found}
-            return [found.get(text_of(of_event(event))) for event in events]
+            return [found.get(text_of(of_event(each))) for each in event]
         return found
 
     def target(self, event: Any) -> str:

@@ -167,7 +167,7 @@ class Reader:
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
         last = max(self._last(text, mark, max(at, stop - PIECE)) for mark in marks) + 1
-        if last and self._alone <= at and (values := scan.values_of(text[at:last])) is not None:
+        if last and self._alone <= at and (values := scan.pieces_of(text[at:last])) is not None:
             if values or not self.blank:
                 self._begin(array=False)
             yield from self._batch.add(text[at:last], values)
@@ -197,7 +197,8 @@ class Reader:
             if over or opens_array or len(here) >= EVENTS:  # of so long a line a part
                 values += here
                 here = []
-                at = line = scan.skip_lines(text, min(at + over, len(text)))
+                at = min(at + over, len(text))
+                at = line = max(at, text.rfind(b"\n", at, scan.skip_space(text, at)) + 1)  # blank lines are skipped
                 if opens_array:
                     self._in_array = True
                     self._begin(array=not values)
@@ -260,12 +261,12 @@ class Reader:
                 yield from self._batch.add(buffer[at:stop], elements, flat=True)
                 at = stop
                 self._in_array = not closed
-            if self._in_array and final:
-                scan.check_array(buffer, at)
+            if not (self._in_array and final):
+                return at
+            scan.end_of_value(buffer, scan.skip_space(buffer, at + 1), len(buffer))  # raises what is wrong with it
+            damage = MalformedError("the array is cut short", len(buffer))
         except MalformedError as error:
             damage = error
-        else:
-            return at
         if self._is_array:
             raise self._error(buffer[at : damage.position], str(damage))
         # as with a value: its line is rejected, and those up to the damage are read alone

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 
@@ -22,7 +23,6 @@ LEVELS = 12  # levels of nesting that `_element` sees; deeper values take a slow
 
 _decode_value = msgspec.json.Decoder(msgspec.Raw).decode
 _decode_values = msgspec.json.Decoder(msgspec.Raw).decode_lines
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _byte = re.compile(r"(trailing characters )?\(byte (\d+)\)")
 _between = re.compile(rb'\}\s*,\s*\{\s*"[^"\\]*"\s*:')  # two objects; with the first name it is hardly inside of one
 _several = re.compile(rb"\}[ \t\r]*[^ \t\r\n,}\]]")  # several values on one line, or a brace in a string
@@ -63,17 +63,15 @@ def skip_space(text: bytes, at: int, kind: re.Pattern[bytes] = _space) -> int:
     return at if found is None else found.end()
 
 
-def skip_lines(text: bytes, at: int) -> int:
-    """Return where the first line from a position on begins that is not blank."""
-    return max(at, text.rfind(b"\n", at, skip_space(text, at)) + 1)
-
-
-def values_of(text: bytes) -> list[bytes] | None:
-    """Return the values of a text; None where anything is malformed."""
+def pieces_of(text: bytes, decode: Callable[[bytes], Iterable[msgspec.Raw]] = _decode_values) -> list[bytes] | None:
+    """Return the values of a text, or the elements of an array; None where anything is malformed."""
     try:
-        return list(map(bytes, _decode_values(text)))
+        return list(map(bytes, decode(text)))
     except (msgspec.DecodeError, RecursionError):
         return None
+
+
+elements_of = partial(pieces_of, decode=msgspec.json.Decoder(list[msgspec.Raw]).decode)
 
 
 def objects_of(text: bytes) -> tuple[list[bytes], int] | None:
@@ -135,14 +133,6 @@ def end_of_small(text: bytes, at: int) -> int | None:
         end = end_of_value(text, at, stop)
         return at + len(text[at:end].rstrip(WHITE)) if end is not None and end < stop else None
     return None
-
-
-def elements_of(array: bytes) -> list[bytes] | None:
-    """Return the elements of an array; None where anything is malformed."""
-    try:
-        return list(map(bytes, _decode_array(array)))
-    except (msgspec.DecodeError, RecursionError):
-        return None
 
 
 def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bool]]:
@@ -214,9 +204,3 @@ def _end_of_element(text: bytes, first: int) -> int | None:
             raise
         return None  # its end may come all the same; it is malformed alone then
     return None if end is None else first + len(text[first:end].rstrip(WHITE))
-
-
-def check_array(text: bytes, at: int) -> None:
-    """Raise what is wrong with an array that ends in the element behind a position."""
-    end_of_value(text, skip_space(text, at + 1), len(text))
-    raise MalformedError("the array is cut short", len(text))

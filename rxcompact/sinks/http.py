@@ -6,6 +6,7 @@ import asyncio
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from ssl import SSLContext
 from typing import Any, Literal
@@ -17,16 +18,11 @@ from rxcompact.keys import encoder
 from rxcompact.sinks.answers import Verdict, known_errors
 from rxcompact.sinks.encoding import encoded, json_object
 
-
-def _lines(texts: list[str]) -> bytes:
-    return "\n".join([*texts, ""]).encode()
-
-
 FORMATS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
     "ndjson": ("application/x-ndjson", encoder.encode_lines),
     "array": ("application/json", encoder.encode),
     "object": ("application/json", lambda objects: b"".join(map(encoder.encode, objects))),
-    "lines": ("text/plain; charset=utf-8", _lines),
+    "lines": ("text/plain; charset=utf-8", lambda texts: "\n".join([*texts, ""]).encode()),
 }
 
 
@@ -114,18 +110,15 @@ class HttpSink:
         if self.gzip:  # on another thread: a large body takes long
             body = await asyncio.to_thread(zlib.compress, body, wbits=31)
             headers["Content-Encoding"] = "gzip"
+        answer: Any
         status, _, answer = await self._client.request(url, body, headers, max_answer=longest)
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(answer)  # which decodes more than msgspec
+        answer = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
         sent = [position for position in range(len(batch)) if position not in failed]
-        wrong = self.verdict(batch if not failed else Batch(batch[each] for each in sent), status, _decoded(answer))
+        wrong = self.verdict(batch if not failed else Batch(batch[each] for each in sent), status, answer)
         return (failed | {sent[position]: error for position, error in (wrong or {}).items()}) or None
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
-
-
-def _decoded(answer: bytes) -> Any:
-    try:
-        return json.loads(answer)  # which decodes more than msgspec
-    except (ValueError, RecursionError):
-        return answer.decode("utf-8", "replace")

@@ -34,11 +34,7 @@ class LineWriter:
         self._torn = False
 
     def write(self, lines: bytes) -> None:
-        """Write lines.
-
-        Raises:
-            OSError: when they cannot be written.
-        """
+        """Write lines; raise OSError when they cannot be written."""
         if not lines:
             return
         self._lock(fcntl.LOCK_EX)
@@ -61,7 +57,10 @@ class LineWriter:
         rest = memoryview(lines)
         try:
             while rest:
-                rest = rest[self._write(rest) :]
+                try:
+                    rest = rest[os.write(self._fd, rest) :]
+                except BlockingIOError:  # another process made the pipe non-blocking
+                    select.select([], [self._fd], [])
         except OSError as error:
             if self._regular:
                 os.ftruncate(self._fd, size)
@@ -70,13 +69,6 @@ class LineWriter:
                 self._torn = True
             raise OSError(error.errno, error.strerror, self._path) from None
         self._torn = False
-
-    def _write(self, data: memoryview) -> int:
-        try:
-            return os.write(self._fd, data)
-        except BlockingIOError:  # another process made the pipe non-blocking
-            select.select([], [self._fd], [])
-            return 0
 
     def _ends_torn(self) -> bool:
         """Return whether the file's last line has no end."""
