@@ -27,9 +27,8 @@ class HttpEnricher:
         answer    200 {"owner": "ops"}
         enriched  {"host": "db1", "enrichment": {"owner": "ops"}}
 
-    204 and 404 mean that there is nothing to add. Redirects are not followed. With ``batch`` of `enrich` a request is
-    for a list of events, whose values a template separates by commas; the answer is a list in their order, or see
-    ``match``.
+    204 and 404 mean that there is nothing to add. With ``batch`` of `enrich` a request is for a list of events, whose
+    values a template separates by commas; the answer is a list in their order, or see ``match``.
 
     Args:
         url: A template with names of fields in braces, whose values are percent-encoded:

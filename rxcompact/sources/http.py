@@ -33,18 +33,10 @@ LONGEST = 1000  # characters of a Content-Type
 class HttpSource:
     """A server that takes events by POST: JSON in every shape, compressed or not.
 
-    The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 401,
-    408, 413, 415 as HTTP defines them; 503 with Retry-After without capacity, which senders handle better than 429.
-
-    A body of chunks that goes on for more than a second, such as that of ``kubectl logs -f | curl -T - URL``, is taken
-    as it comes; without capacity it is not read on.
-
-    PUT is taken as POST. The field ``payload`` of a form is taken as the body. Where ``path`` ends in ``/_bulk`` bodies
-    are those of Elasticsearch's bulk API, and so is the answer: see `BulkCounts`.
-
-    ``GET /healthz`` answers 200 while the process lives, ``/metrics`` with the account (extra ``metrics``), ``/readyz``
-    while it takes events: 503 when it starts or drains, and from the first post without capacity until a fifth of it is
-    free again; ``/readyz?verbose`` has a line for each part. It listens until everything that it took is settled.
+    The answer is 202 with counts when a body was taken, its bad lines rejected; 400 when no line of it was good; 503
+    with Retry-After without capacity. A body of chunks that goes on for more than a second is taken as it comes. PUT is
+    taken as POST, and of a form the field ``payload``. Where ``path`` ends in ``/_bulk`` bodies and answers are those
+    of Elasticsearch. ``/healthz``, ``/readyz`` and ``/metrics`` are answered until all that it took is settled.
 
     Args:
         host: Address to listen on.

@@ -24,10 +24,9 @@ Events: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 class IterableSource:
     """Events from an iterable, in chunks; from an async iterable, each as it comes.
 
-    It is not pulled while there is no capacity for what it would give. Iterators go on where they were when the
-    pipeline is restarted, and one that raises fails the run, for it is exhausted; other iterables begin anew, and so
-    does a function, which is called again. An iterable is advanced on the loop, so it should not block: one that does
-    is better an async one.
+    It is not pulled while there is no capacity. Iterators go on where they were when the pipeline is restarted, and one
+    that raises fails the run; other iterables begin anew, and a function is called again. All are advanced on the loop,
+    so they should not block.
 
     Args:
         events: What to emit; or a function that gives it, such as a generator function, async or not.

@@ -28,9 +28,8 @@ from rxcompact.sources.iterable import pull
 class NdjsonSource:
     """Emits the events of files or standard input as raw JSON (bytes), in chunks.
 
-    The input may be JSON in every shape: a line each (NDJSON), arrays of any size, values one behind the other,
-    pretty-printed; gzip, bzip2, xz, zstd or UTF-16. A pipe or terminal is read without blocking the loop; its lines are
-    passed on as they arrive.
+    The input may be JSON in every shape, see `Reader`. A pipe or terminal is read without blocking the loop; its lines
+    are passed on as they arrive.
 
     Args:
         paths: Files, read one after the other; ``"-"`` is standard input.

@@ -92,13 +92,6 @@ class ObservableSource:
 class PushSource:
     """Takes events from a web handler, or whatever else runs on the pipeline's loop.
 
-    ::
-
-        source = PushSource()
-        ...
-        if not source.push(events):
-            return Response(status_code=503, headers={"Retry-After": "1"})
-
     A push is refused while the pipeline has no capacity, and while it does not run. For other threads, and where an
     overflow policy has to decide, there is `ObservableSource` with a Subject.
     """
