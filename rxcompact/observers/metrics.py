@@ -33,16 +33,22 @@ class Metric(NamedTuple):
     """Of UCUM."""
     labels: Labels
     help: str
-    read: Callable[[Snapshot], Mapping[Any, Any]]
-    """Of a histogram: the `Histogram` and the bounds to export."""
+    read: Callable[[Snapshot], Any]
+    """Gives numbers by a label's value or by those of several, or one; of a histogram it and the bounds to export."""
+
+    def values(self, now: Snapshot) -> Iterator[tuple[Labels, Any]]:
+        """Yield the values of the labels, and the number; None is left out."""
+        found = self.read(now)
+        for labels, value in found.items() if isinstance(found, Mapping) else [((), found)]:
+            if value is not None:
+                yield labels if isinstance(labels, tuple) else (labels,), value
 
 
-def _rejected(now: Snapshot) -> Mapping[Labels, int]:
-    found: Counter[Labels] = Counter()
+def _rejected(now: Snapshot) -> Mapping[str, int]:
+    found = Counter[str]()
     for (outcome, _, reason), count in now.dead_letters.items():
-        if outcome == "rejected":
-            found[reason,] += count
-    return found
+        found[reason] += count * (outcome == "rejected")
+    return +found
 
 
 def _outcomes(now: Snapshot) -> Mapping[Labels, int]:
@@ -50,9 +56,9 @@ def _outcomes(now: Snapshot) -> Mapping[Labels, int]:
     return {("published", "publish", ""): now.account.published} | lost
 
 
-def _ages(now: Snapshot) -> Mapping[Labels, Any]:
+def _ages(now: Snapshot) -> Mapping[str, Any]:
     bounds = sorted({*AGES, min(now.max_age, AGES[-1])})
-    return {(outcome,): (ages, bounds) for outcome, ages in now.ages.items()}
+    return {outcome: (ages, bounds) for outcome, ages in now.ages.items()}
 
 
 def _held(now: Snapshot) -> Mapping[Labels, int]:
@@ -62,9 +68,9 @@ def _held(now: Snapshot) -> Mapping[Labels, int]:
     return calling | {(name, "open" if name == "compact" else "waiting"): held for name, held in others.items()}
 
 
-def _in_flight(now: Snapshot) -> Mapping[Labels, float]:
+def _in_flight(now: Snapshot) -> Mapping[str, float]:
     used = {"events": (now.account.in_flight, now.max_in_flight), "bytes": (now.bytes_held, now.max_bytes)}
-    return {(unit,): held / limit for unit, (held, limit) in used.items() if limit}
+    return {unit: held / limit for unit, (held, limit) in used.items() if limit}
 
 
 def _circuits(now: Snapshot) -> Mapping[Labels, int]:
@@ -81,42 +87,28 @@ def _lookups(now: Snapshot) -> Mapping[Labels, int]:
     return {(name, result): count for name, slots in now.slots.items() for result, count in slots.lookups.items()}
 
 
-def _failures(now: Snapshot) -> Mapping[Labels, int]:
-    none: dict[Labels, int] = {("source", now.source): 0}
-    return none | dict(now.failures)
-
-
-def _each(numbers: Mapping[str, float | None]) -> Mapping[Labels, float]:
-    return {(label,): number for label, number in numbers.items() if number is not None}
-
-
-def _one(number: float | None) -> Mapping[Labels, float]:
-    return {} if number is None else {(): number}
-
-
 METRICS: Sequence[Metric] = (
     Metric("received_events", "counter", "{event}", ("source",), "Events that the source emitted.",
-           lambda now: {(now.source,): now.account.received}),
+           lambda now: {now.source: now.account.received}),
     Metric("received_bytes", "counter", "By", ("source",), "Bytes of the JSON lines that the source emitted.",
-           lambda now: {(now.source,): now.received_bytes}),
+           lambda now: {now.source: now.received_bytes}),
     Metric("rejected_events", "counter", "{event}", ("reason",),
            "Events that were rejected at intake: malformed, without a key or a time, late, in the future or too large.",
            _rejected),
     Metric("null_key_events", "counter", "{event}", (), "Events that lacked a field of the key, and were taken.",
-           lambda now: {(): now.null_keys}),
+           lambda now: now.null_keys),
     Metric("duplicate_events", "counter", "{event}", (), "Events whose key was in an open window already.",
-           lambda now: {(): now.account.duplicates}),
+           lambda now: now.account.duplicates),
     Metric("windows", "counter", "{window}", ("trigger",), "Windows that closed, by what closed them.",
-           lambda now: _each(now.windows)),
-    Metric("hottest_key_ratio", "gauge", "1", (),
-           "Share of the most frequent key in the events of the last minute.",
-           lambda now: _one(now.hottest)),
+           lambda now: now.windows),
+    Metric("hottest_key_ratio", "gauge", "1", (), "Share of the most frequent key in the events of the last minute.",
+           lambda now: now.hottest),
     Metric("events", "counter", "{event}", ("outcome", "stage", "reason"),
            "Distinct events by their outcome, the stage that settled them, and the reason.", _outcomes),
     Metric("event_age", "histogram", "s", ("outcome",), "Age of distinct events when they were settled.", _ages),
     Metric("oldest_event_age", "gauge", "s", ("stage",), "Age of the oldest event that a stage holds.",
-           lambda now: _each({name: each.oldest for name, each in now.stages.items()})),
-    Metric("max_age", "gauge", "s", ("stage",), "Age at which an event expires.", lambda now: _each(now.max_ages)),
+           lambda now: {name: each.oldest for name, each in now.stages.items()}),
+    Metric("max_age", "gauge", "s", ("stage",), "Age at which an event expires.", lambda now: now.max_ages),
     Metric("held_events", "gauge", "{event}", ("stage", "state"),
            "Distinct events that a stage holds: in open windows, waiting, or in a call under way.", _held),
     Metric("in_flight_ratio", "gauge", "1", ("unit",), "Events in flight, and bytes, of those that can be held.",
@@ -131,20 +123,21 @@ METRICS: Sequence[Metric] = (
     Metric("lookups", "counter", "{event}", ("stage", "result"),
            "Events by what answered them: a call of their own, one that they shared, the cache.", _lookups),
     Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
-           lambda now: {("publish",): (now.batches, SIZES)}),
+           lambda now: {"publish": (now.batches, SIZES)}),
     Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",
            lambda now: now.requests),
     Metric("source_lag_events", "gauge", "{event}", ("source", "partition"),
            "Messages that the broker did not deliver yet, as of the last seconds.", lambda now: now.lag),
     Metric("failures", "counter", "{failure}", ("part", "name"),
-           "Failures of the source, of observers, and of other functions of the caller.", _failures),
+           "Failures of the source, of observers, and of other functions of the caller.",
+           lambda now: {("source", now.source): 0} | now.failures),
     Metric("state", "gauge", "1", ("state",), "1 for the state of the run, 0 for the others.",
-           lambda now: _each({state: state == now.state for state in get_args(State)})),
+           lambda now: {state: state == now.state for state in get_args(State)}),
     Metric("last_published_timestamp", "gauge", "s", (), "POSIX time at which the sink took the last batch.",
-           lambda now: _one(now.published_at)),
+           lambda now: now.published_at),
     Metric("event_loop_lag", "gauge", "s", (), "Time by which the event loop was late at most, in the last 15 seconds.",
-           lambda now: _one(now.loop_lag)),
-    Metric("build_info", "gauge", "1", ("version",), "1, and the version that runs.", lambda _: {(__version__,): 1}),
+           lambda now: now.loop_lag),
+    Metric("build_info", "gauge", "1", ("version",), "1, and the version that runs.", lambda _: {__version__: 1}),
 )  # fmt: skip
 
 
@@ -156,7 +149,7 @@ def families(now: Snapshot) -> Iterator[prometheus.Metric]:
         name = f"{PREFIX}{metric.name}{'_seconds' if metric.unit == 's' else ''}"
         new: Any = getattr(core, f"{metric.kind.capitalize()}MetricFamily")
         family = new(name, metric.help, labels=(PIPELINE, *metric.labels))
-        for labels, value in metric.read(now).items():
+        for labels, value in metric.values(now):
             if metric.kind == "histogram":
                 family.add_metric((now.name, *labels), list(_buckets(*value)), value[0].total)
             else:
@@ -290,5 +283,5 @@ class OpenTelemetryObserver(_Exporter):
         if metric.name in self._seen and self._statistics is not None:  # the next export has begun
             self._now, self._seen = self._statistics.snapshot(), set()
         self._seen.add(metric.name)
-        for labels, value in metric.read(self._now).items():
+        for labels, value in metric.values(self._now):
             yield Observation(value, {PIPELINE: self._pipeline} | dict(zip(metric.labels, labels, strict=True)))

@@ -41,7 +41,7 @@ T = TypeVar("T")
 
 SECOND = 1.0
 MAX_FAILURES = 3  # failures in a row after which an observer is detached
-SLOW = 0.05  # seconds of a user's observer that are logged
+SLOW, STALL = 0.001, 0.05  # seconds of a call of an observer that are logged: three in a row, and one
 _log_slow = OncePerMinute("WARNING", "observer {} held up the event loop for {text} ms: make it a coroutine function")
 METHODS = {
     "on_signal": "signals",
@@ -78,7 +78,8 @@ class Hub(Observable[T], Generic[T]):
         self._report, self._on_subscribed = report, on_subscribed
         self.latest = latest
         self.observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
-        self._failures: dict[ObserverBase[T], int] = {}
+        self._failures: dict[ObserverBase[T], int] = {}  # in a row
+        self._slow: dict[ObserverBase[T], int] = {}  # calls in a row
         self._items: deque[T] = deque()
         self._notifying = False
 
@@ -93,6 +94,7 @@ class Hub(Observable[T], Generic[T]):
     def _detach(self, observer: ObserverBase[T]) -> None:
         self.observers = tuple(each for each in self.observers if each is not observer)
         self._failures.pop(observer, None)
+        self._slow.pop(observer, None)
 
     def notify(self, item: T) -> None:
         """Pass an item to all observers."""
@@ -125,8 +127,13 @@ class Hub(Observable[T], Generic[T]):
             # to take the report of its own failures is no recovery
             if self._failures and not isinstance(item, ObserverFailed):
                 self._failures.pop(observer, None)
-        if (took := perf_counter() - began) > SLOW and not _is_ours(observer):
-            _log_slow(_name(observer), text=f"{took * 1000:.0f}")
+        if (took := perf_counter() - began) > SLOW:
+            # one may be the machine's, which was busy with something else
+            slow = self._slow[observer] = self._slow.get(observer, 0) + 1
+            if (took > STALL or slow >= MAX_FAILURES) and not _is_ours(observer):
+                _log_slow(_name(observer), text=f"{took * 1000:.3g}")
+        elif self._slow:
+            self._slow.pop(observer, None)
 
 
 def _name(observer: Any) -> str:
