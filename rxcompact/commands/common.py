@@ -67,6 +67,14 @@ def address(option: str, text: str) -> tuple[str, int]:
     return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104 - asked for
 
 
+def read_token(option: str, path: str) -> str:
+    """Return the token that a file has."""
+    token = Path(path).read_text().strip()
+    if not token:
+        raise ArgumentError(option, path, "a file with a token")
+    return token
+
+
 def positive(text: str) -> int:
     """Return a number above 0."""
     if not text.isdecimal() or not int(text):

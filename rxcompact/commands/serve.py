@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-from pathlib import Path
 from typing import Any
 
 from rxcompact import operators as rxo
@@ -13,7 +12,6 @@ from rxcompact.commands.broker import broker_source, partitions
 from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve, worker
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
-from rxcompact.errors import ArgumentError
 from rxcompact.pipeline import Pipeline, Step
 from rxcompact.sinks.encoding import flat_object, json_object
 from rxcompact.sinks.http import HttpSink
@@ -94,10 +92,7 @@ def _header(text: str) -> tuple[str, str]:
 def _token(options: argparse.Namespace) -> str | None:
     if options.token_file is None or options.token is not None:
         return options.token  # type: ignore[no-any-return]
-    token = Path(options.token_file).read_text().strip()
-    if not token:
-        raise ArgumentError("--token-file", options.token_file, "a file with a token")
-    return token
+    return common.read_token("--token-file", options.token_file)
 
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:

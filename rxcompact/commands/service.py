@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hmac
 import multiprocessing
 import os
 import signal
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -24,7 +26,7 @@ from rxcompact.commands import common
 from rxcompact.contracts import Source
 from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import DeadLetter
-from rxcompact.format import error_text
+from rxcompact.format import error_text, short
 from rxcompact.observers import LogObserver
 from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.orchestrator import Orchestrator
@@ -58,6 +60,8 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     common.add_parameters(parser, Orchestrator, ORCHESTRATOR)
     status = "answer /healthz, /readyz and /metrics there, whatever the source; a worker N at PORT + N"
     add("--status", metavar="HOST:PORT", help=status)
+    keys = "answer /keys there: the most frequent of the last minute, for who sends the bearer token in this file"
+    add("--status-token-file", metavar="FILE", help=keys)
     requires = "answer 503 to /readyz while what this stage calls is down"
     add("--ready-requires", choices=["enrich", "publish"], help=requires)
     workers = "processes, each with its share of --partitions; one that dies is started again (%(default)s)"
@@ -120,6 +124,14 @@ async def _ready(source: Source) -> str:
     return f"consuming {source!r}"
 
 
+async def _keys(orchestrator: Orchestrator, credentials: bytes, request: web.Request) -> web.Response:
+    """Answer with the most frequent keys of the last minute, and how often each came."""
+    sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    if not hmac.compare_digest(sent, credentials):
+        return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
+    return web.json_response([[short(key, 200), count] for key, count in orchestrator.statistics.top.most()])
+
+
 @asynccontextmanager
 async def _status(
     orchestrator: Orchestrator, ready: asyncio.Future[Any], options: argparse.Namespace
@@ -127,6 +139,8 @@ async def _status(
     """Answer probes and metrics meanwhile."""
     place = options.status
     if place is None:
+        if options.status_token_file is not None:
+            raise ArgumentError("--status-token-file", options.status_token_file, "given with --status")
         yield
         return
 
@@ -138,6 +152,9 @@ async def _status(
     host, port = common.address("--status", place)
     app = web.Application()
     app.add_routes(Probes(state, lambda: orchestrator.demand, options.ready_requires).routes())
+    if options.status_token_file is not None:
+        token = common.read_token("--status-token-file", options.status_token_file)
+        app.add_routes([web.get("/keys", partial(_keys, orchestrator, f"Bearer {token}".encode()))])
     server = Server(app, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
     try:
         port = await server.open(host, port + (worker() if port else 0))

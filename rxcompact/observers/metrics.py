@@ -236,7 +236,8 @@ class OpenTelemetryObserver(_Exporter):
     """An observer that exports the statistics of a run: Prometheus' names with dots, without its suffixes.
 
     Cost:
-        Some microseconds for each distinct event, for the histogram of ages; nothing else between two exports.
+        7 µs for each distinct event (SDK 1.45), for the histogram of ages: the API takes values one by one. Nothing
+        else between two exports.
 
     Args:
         meter: Of OpenTelemetry's API (extra ``opentelemetry``); by default that of the global provider.

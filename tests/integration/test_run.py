@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,40 @@ def test_b7_a_pipeline_of_a_module_or_file_is_run(name: str, tmp_path: Path) -> 
     (letter,) = map(json.loads, (tmp_path / "dead.ndjson").read_text().splitlines())
     assert (letter["event"], letter["errors"]) == ({"id": 3}, ["ValueError: no such host"])
     assert process.returncode == 0
+
+
+def test_the_most_frequent_keys_are_answered_to_who_has_the_token(tmp_path: Path) -> None:
+    (tmp_path / "alerts.py").write_text(POSTED.replace("compact(1000,", "compact(1000, count=3,"))
+    (tmp_path / "token").write_text("sesame\n")
+    options = "--status=127.0.0.1:0", "--status-token-file=token"
+    with started(tmp_path, "alerts", *options) as process:
+        status, posts = address(process), address(process)
+        body = b"".join(b'{"id":"%c"}\n' % letter for letter in b"abacab")
+        for _ in range(2):
+            assert urlopen(Request(posts, body), timeout=60).status == 202
+        for credentials in ({}, {"Authorization": "Bearer sesam"}, {"Authorization": "Basic sesame"}):
+            with pytest.raises(HTTPError, match="401"):
+                urlopen(Request(f"{status}/keys", headers=credentials), timeout=60)
+        with urlopen(Request(f"{status}/keys", headers={"Authorization": "Bearer sesame"}), timeout=60) as response:
+            assert dict(json.load(response)) == expected_counts(body * 2, 3)
+    with started(tmp_path, "alerts", options[0]) as process:
+        assert get(f"{address(process)}/keys")[0] == 404
+    (tmp_path / "token").write_text(" \n")
+    for wrong in (options, options[1:]):
+        done = subprocess.run([*RUN, "alerts", *wrong], cwd=tmp_path, capture_output=True, timeout=60)
+        assert done.returncode == 2
+        assert b"error: --status-token-file must be " in done.stderr.splitlines()[-1]
+
+
+def expected_counts(body: bytes, distinct: int) -> dict[str, int]:
+    """Events by key of the windows that have closed, each when it had so many keys."""
+    closed, counts = Counter[str](), Counter[str]()
+    for line in body.splitlines():
+        counts[json.loads(line)["id"]] += 1
+        if len(counts) == distinct:
+            closed += counts
+            counts.clear()
+    return dict(closed)
 
 
 @pytest.mark.parametrize(
