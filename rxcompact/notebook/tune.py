@@ -14,7 +14,7 @@ from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
 from rxcompact.format import duration, instant
 from rxcompact.mappers import TimeSpec, key_of, time_of
-from rxcompact.notebook.history import History, Result, peak, simulate
+from rxcompact.notebook.history import History, peak, simulate
 from rxcompact.notebook.picture import picture
 from rxcompact.render.chart import Chart
 from rxcompact.render.tables import Cell, table
@@ -222,39 +222,30 @@ def tune(
     mappers = {label: key_of(mapper, argument="key_mappers") for label, mapper in keys.items()}
     places = {length: history.busiest(length) for length in lengths}
     replays = [(), *([place] for place in places.values())]
-    choices = list(product(ages, pools))
     rows: list[Row] = []
-    total = len(keys) * len(spans) * len(kinds) * (1 + len(choices) * len(replays))
-    with tqdm(total=total, desc="tune", unit=" replays", leave=False, disable=not progress) as bar:
-        for (label, mapper), timespan, kind in product(mappers.items(), spans, kinds):
-            compaction = history.compacted(mapper, timespan, late, **kinds[kind])
-            bar.update()
-            for max_age, pool in choices:
-                results: list[Result] = []
-                for outage in replays:
-                    results.append(simulate(compaction.windows, api(outages=outage), max_age, pool, linger))
-                    bar.update()
-                usual, *down = results
-                # an event that expired was never published: no latency is long enough
-                latencies = sorted(usual.latencies) + [inf] * usual.expired
-                held = max(each.held for each in results)
-                options = "".join(f", {name}={value}" for name, value in kinds[kind].items())
-                stages = [
-                    f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}{times}{options})",
-                    f"rxo.enrich(enricher, max_concurrent={pool})",
-                    f"rxo.publish(sink, timespan={linger:g})",
-                ]
-                limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
-                row = Row(
-                    *(label, timespan, max_age, pool, len(history.events), compaction.rejected, compaction.distinct),
-                    *(percentile(latencies, 50), percentile(latencies, 99)),
-                    *(len(usual.calls), peak(usual.calls), usual.expired),
-                    in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
-                    held=held,
-                    windows=kind,
-                    pipeline=f"Pipeline(source, {', '.join(stages)}, {limits})",
-                )
-                rows.append(row)
+    choices = list(product(mappers.items(), spans, kinds.items()))
+    for (label, mapper), timespan, (kind, options) in tqdm(choices, "tune", leave=False, disable=not progress):
+        compaction = history.compacted(mapper, timespan, late, **options)
+        more = "".join(f", {name}={value}" for name, value in options.items())
+        compact = f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}{times}{more})"
+        for max_age, pool in product(ages, pools):
+            results = [simulate(compaction.windows, api(outages=each), max_age, pool, linger) for each in replays]
+            usual, *down = results
+            # an event that expired was never published: no latency is long enough
+            latencies = sorted(usual.latencies) + [inf] * usual.expired
+            held = max(each.held for each in results)
+            calls = f"rxo.enrich(enricher, max_concurrent={pool}), rxo.publish(sink, timespan={linger:g})"
+            limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
+            row = Row(
+                *(label, timespan, max_age, pool, len(history.events), compaction.rejected, compaction.distinct),
+                *(percentile(latencies, 50), percentile(latencies, 99)),
+                *(len(usual.calls), peak(usual.calls), usual.expired),
+                in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
+                held=held,
+                windows=kind,
+                pipeline=f"Pipeline(source, {compact}, {calls}, {limits})",
+            )
+            rows.append(row)
     return Tuning(rows, places)
 
 
