@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 from urllib.parse import unquote
 
-# pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false
+# pyright: reportMissingTypeStubs=false, reportIncompatibleMethodOverride=false, reportAttributeAccessIssue=false
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition, errors
+from aiokafka.conn import AIOKafkaConnection
+from aiokafka.structs import OffsetAndMetadata
 from loguru import logger
 
-import rxcompact.brokers.uvloop  # noqa: F401  # pyright: ignore[reportUnusedImport]
 from rxcompact.brokers.offsets import Offsets, PartitionedMessages
 from rxcompact.brokers.source import BrokerSource, Messages, Start, start_time
 from rxcompact.clock import Seconds, count, seconds
@@ -27,11 +28,20 @@ from rxcompact.sinks.encoding import json_object
 
 TIMEOUT, BLOCK, LEAVING, COMMIT = 5.0, 0.1, 1.0, 0.5
 """Seconds: for an answer, for messages to come, for leaving a group and closing connections, between commits."""
-METADATA = 4096
-"""Characters of a commit, by default of Kafka's ``offset.metadata.max.bytes``."""
+METADATA = 4096  # characters of a commit, by default of Kafka's offset.metadata.max.bytes
 REBALANCED = errors.IllegalGenerationError, errors.UnknownMemberIdError, errors.RebalanceInProgressError
-NOT_OURS = errors.CommitFailedError, errors.IllegalStateError
 collected: ContextVar[list[Exception]] = ContextVar("collected")
+
+
+def _send(connection: Any, *arguments: Any, send: Any = AIOKafkaConnection.send, **options: Any) -> Any:
+    try:
+        return send(connection, *arguments, **options)
+    except RuntimeError as error:  # of uvloop, where a connection was closed (aiokafka #1038)
+        connection.close()
+        raise errors.KafkaConnectionError(str(error)) from error
+
+
+AIOKafkaConnection.send = _send
 
 
 class Collector(logging.Handler):
@@ -71,7 +81,6 @@ class Servers:
         return self._hosts
 
     async def connect(self, kind: Callable[..., Any]) -> Any:
-        """Return a client of a kind that was started."""
         logging.getLogger("aiokafka").addHandler(collector)
         collected.set(self.errors)  # in the client's tasks too
         self.client = kind(**self._options)
@@ -95,7 +104,6 @@ class Servers:
             raise self.failure(error) from error
 
     def failure(self, error: Exception | None = None) -> TransientError:
-        """Return an error with the latest reason that was collected."""
         reason = self.errors[-1] if self.errors else error
         self.errors.clear()
         return TransientError(f"Kafka at {self}: {str(reason) or type(reason).__name__}")
@@ -103,25 +111,26 @@ class Servers:
     async def close(self) -> None:
         """Leave the group and close the connections, or after a second just these."""
         client, self.client = self.client, None
-        if client is not None:
-            stopping = asyncio.ensure_future(client.stop())
-            stopping.add_done_callback(lambda done: done.cancelled() or done.exception())
-            await asyncio.wait({stopping}, timeout=LEAVING)
-            if not stopping.done():
-                await (client.client if isinstance(client, AIOKafkaProducer) else client._client).close()
-                await asyncio.wait({stopping}, timeout=LEAVING)
+        if client is None:
+            return
+        closing: set[asyncio.Future[None]] = set()
+        for place in "", "client" if isinstance(client, AIOKafkaProducer) else "_client":
+            task = asyncio.ensure_future(getattr(client, place).close() if place else client.stop())
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            _, closing = await asyncio.wait({task, *closing}, timeout=LEAVING)
+            if not closing:
+                return
 
 
 class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc]
     """Messages of a topic, consumed in a group: each an event as JSON, an array or lines of them.
 
-    A partition and the keys in it belong to one worker. The first offset that is not settled is committed, with those
-    behind it that are in the metadata: what is delivered again is what was not settled, or since the last commit.
-    When the metadata is full no more of the partition are fetched.
+    The first offset that is not settled is committed, with those behind it that are in the metadata: what is delivered
+    again is what was not settled, or since the last commit. When the metadata is full no more of the partition are
+    fetched.
 
     Args:
-        servers: ``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]``, ``kafkas://`` with TLS; credentials are shown
-            nowhere.
+        servers: ``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]``, ``kafkas://`` with TLS; it shows no credentials.
         topic: The topic, which has to be there.
         group: The consumer group.
         start: Where the group begins: with all that is in the topic, with what is new, or with what has a timestamp
@@ -130,9 +139,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
             longer is published twice where its partition goes to another worker.
         max_pending: Messages that are held at most; no fewer than come in a window and in a delivery of the sink.
         prefetch: Messages taken at once.
-        together: Messages, of those that came at once, that are settled together at most. An event that waits for long
-            keeps the others of these from it; with 1 none, at several times the cost of a message.
-        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
+        together, items: As of `BrokerSource`.
         mechanism: Of SASL, where there is a user: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
         options: Of `aiokafka.AIOKafkaConsumer`, such as ``ssl_context`` or ``session_timeout_ms``.
 
@@ -191,7 +198,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._broken = False
 
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
-        """Settle what is held before partitions go to another worker."""
+        """Wait until what is held is settled."""
         self._assigned = frozenset()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._grace if revoked else 0):
@@ -213,11 +220,11 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         if self._assigned is not assigned:
             return
         for partition in assigned:
-            offsets = Offsets(number := partition.partition, *found.get(partition, (starts.get(partition), "")))
+            offsets = Offsets(partition.partition, *found.get(partition, (starts.get(partition), "")))
             if partition in starts:
                 offsets.committed = -1, ""  # whoever removed the group wants all of it anew
-            offsets = messages.known.get(number, offsets).resume(offsets)
-            messages.known[number] = messages.owned[number] = offsets
+            offsets = messages.known.get(partition, offsets).resume(offsets)
+            messages.known[partition] = messages.owned[partition] = offsets
             client.seek(partition, offsets.position)
         messages.commit()  # a start
 
@@ -234,14 +241,14 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         async with self._servers.answer():
             beginnings = await self._servers.client.beginning_offsets(list(positions))
         for partition, beginning in beginnings.items():
-            if (offsets := self._messages.owned.get(partition.partition)) is None:
+            if (offsets := self._messages.owned.get(partition)) is None:
                 continue
             if positions[partition] < beginning:
                 lost = f"{offsets.skip(beginning)} offsets, removed before they were read"
             else:
                 lost = "its position, behind the end; all that is there is read"
-                offsets = self._messages.known[partition.partition] = Offsets(partition.partition, beginning)
-                self._messages.owned[partition.partition] = offsets
+                offsets = Offsets(partition.partition, beginning)
+                self._messages.known[partition] = self._messages.owned[partition] = offsets
             logger.warning("{} lost in partition {}: {}", self, partition.partition, lost)
             self._servers.client.seek(partition, offsets.position)
 
@@ -254,7 +261,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
     async def _receive(self, number: int) -> None:
         try:
             await self._poll(number)
-        except NOT_OURS:
+        except (*REBALANCED, errors.IllegalStateError):
             pass
         except Exception as error:  # noqa: BLE001 - nobody else would notice it
             self._broken = isinstance(error, errors.KafkaError)
@@ -264,7 +271,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         if len(self._messages.owned) != len(self._assigned):
             await self._begin()
         assigned, getmany = self._assigned, partial(self._servers.client.getmany, max_records=number)
-        owned = {TopicPartition(self._topic, it): offsets for it, offsets in self._messages.owned.items()}
+        owned = dict(self._messages.owned)
         polled = [partition for partition, offsets in owned.items() if not offsets.full]
         polled.sort(key=lambda partition: owned[partition].time)
         wanted = polled or [TopicPartition(self._topic, -1)]  # it waits, and raises the errors of the group
@@ -281,10 +288,12 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         for partition, found in records.items():
             present = [record for record in found if record.value is not None]
             numbers, bodies = [record.offset for record in present], [record.value for record in present]
+            headers = {record.offset: dict(record.headers) for record in present if record.headers}
+            spans = self._spans(headers) if headers else {}
             offsets, owned[partition].time = owned[partition], found[-1].timestamp
             for start, stop in offsets.take(numbers, found[-1].offset + 1):
                 self._messages.held += stop - start
-                self._waiting.append(Messages(numbers[start:stop], bodies[start:stop], offsets))
+                self._waiting.append(Messages(numbers[start:stop], bodies[start:stop], offsets, spans))
         for partition in polled:
             owned[partition].skip(await self._servers.client.position(partition))
         if records:
@@ -297,29 +306,28 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._messages.commit(len(identities))
 
     async def _send(self, *_: object) -> None:
-        if self._replying is not None:
+        if self._tasks:  # not at the end
             await asyncio.sleep(COMMIT)
         await self._commit()
 
     async def _commit(self) -> None:
         """Commit what changed; a partition that belongs to another worker by now is its business."""
         owned = dict(self._messages.owned)
-        commits = {number: offsets.to_commit(METADATA) for number, offsets in owned.items()}
-        new = {number: commit for number, commit in commits.items() if commit != owned[number].committed}
-        wanted = {TopicPartition(self._topic, number): commit for number, commit in new.items()}
+        commits = {partition: offsets.to_commit(METADATA) for partition, offsets in owned.items()}
+        new = {each: OffsetAndMetadata(*it) for each, it in commits.items() if it != owned[each].committed}
         try:
             async with self._servers.answer():
-                if wanted:
-                    await self._servers.client.commit(wanted)
+                if new:  # not by `commit`, whose requests go on when it is cancelled, and fail where nobody looks
+                    await self._servers.client._coordinator._do_commit_offsets(None, new)
         except TransientError as error:
-            if not isinstance(error.__cause__, NOT_OURS):
+            if not isinstance(error.__cause__, REBALANCED):
                 raise
         else:
-            for number, commit in new.items():
-                owned[number].committed = commit
+            for partition, commit in new.items():
+                owned[partition].committed = commit
 
     async def _measure(self) -> Mapping[str, int]:
-        owned = {TopicPartition(self._topic, number): offsets for number, offsets in self._messages.owned.items()}
+        owned = dict(self._messages.owned)
         async with self._servers.answer():
             ends = await self._servers.client.end_offsets(owned)
         return {str(it.partition): max(0, end - owned[it].position) for it, end in ends.items()}
@@ -362,11 +370,7 @@ class KafkaSink:
         return f"KafkaSink({str(self._servers)!r}, topic={self._topic!r})"
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Publish a batch; return the error of each position that was not taken.
-
-        Raises:
-            TransientError: when there is no connection.
-        """
+        """Publish a batch; return the error of each position that was not taken, or raise TransientError."""
         async with self._connecting:
             producer = self._servers.client or await self._servers.connect(AIOKafkaProducer)
         results = await asyncio.gather(*(self._publish(producer, it) for it in batch), return_exceptions=True)
@@ -378,8 +382,7 @@ class KafkaSink:
     async def _publish(self, producer: Any, compacted: Compacted) -> None:
         try:
             topic = self._topic if isinstance(self._topic, str) else self._topic(compacted)
-            key = compacted.key
-            key = key.encode() if isinstance(key, str) else encoder.encode(json_value(key))
+            key = it.encode() if isinstance(it := compacted.key, str) else encoder.encode(json_value(it))
             body = encoder.encode(self._to_json(compacted))
         except Exception as error:  # noqa: BLE001 - of one event; the others go on
             raise PermanentError(f"cannot be made a message: {type(error).__name__}") from None

@@ -7,6 +7,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from operator import itemgetter
+from typing import Any
 
 from rxcompact.brokers.unacked import ACK, UnackedMessages
 
@@ -130,8 +131,8 @@ class PartitionedMessages(UnackedMessages):
     def __init__(self) -> None:
         super().__init__(0, NEVER)
         self.held = 0
-        self.known: dict[int, Offsets] = {}  # of each partition that this process has, or has had
-        self.owned: dict[int, Offsets] = {}
+        self.known: dict[Any, Offsets] = {}  # of each partition that this process has, or has had
+        self.owned: dict[Any, Offsets] = {}
 
     def __len__(self) -> int:
         return self.held

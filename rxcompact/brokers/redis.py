@@ -82,9 +82,7 @@ class RedisStreamSource(BrokerSource):
         max_pending: Entries that are held at most, and recognised when they are delivered again; no fewer than come in
             a window and in a delivery of the sink.
         prefetch: Entries read at once; the server counts no bytes.
-        together: Entries, of those that came at once, that are acknowledged together at most. An event that waits for
-            long keeps the others of these from it.
-        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
+        together, items: As of `BrokerSource`.
         options: Of `redis.asyncio.Redis`, such as ``ssl_ca_certs``; ``socket_timeout``, 2 seconds, has to be above 0.2.
 
     Raises:

@@ -7,10 +7,11 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import chain, repeat
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from reactivex import Observable
@@ -64,6 +65,7 @@ class Messages:
     bodies: list[bytes]
     part: Any = None
     """Of the broker, such as a partition, where its identities are of that."""
+    spans: Mapping[Identity, Any] = field(default_factory=dict)
 
 
 class BrokerSource(ABC):
@@ -71,9 +73,13 @@ class BrokerSource(ABC):
 
     Args:
         unacked: Messages that are not settled.
-        together: Messages that are pushed, and so settled, together at most: an acknowledgement for each costs several
-            times as much as its message, and an event that waits for long keeps so many from being settled.
-        items: The path to the lists of events in each object.
+        together: Messages, of those that came at once, that are settled together at most. An event that waits for long
+            keeps the others of these from it; with 1 none, at several times the cost of a message.
+        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
+
+    Attributes:
+        bound: Set when messages can be fetched.
+        lag: Messages that the broker has and did not deliver yet, by partition or consumer; as of the last seconds.
     """
 
     raw = True
@@ -83,22 +89,16 @@ class BrokerSource(ABC):
         self._items = () if items is None else items_path(items)
         self._together = count("together", together)
         self._waiting: deque[Messages] = deque()
-        self._chunks: Iterator[Chunk | None] | None = None  # of the first of them
-        self._begun = 0  # how many of them were pushed in part
+        self._chunks = self._chunks_of_all()
+        self._left = 0  # events until the loop has its turn
         self._events_each = 1.0  # how many events a message has, on average of the latest
         self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand = UNBOUNDED
         self._ended: asyncio.Future[None] | None = None  # of the latest subscription
         self._fetching: asyncio.Future[None] | None = None
-        self._replying: asyncio.Future[None] | None = None
-        self._measuring: asyncio.Future[None] | None = None
-        self._bound = asyncio.Event()
+        self._tasks: tuple[asyncio.Future[None], ...] = ()  # that reply, and that measure the lag
+        self.bound = asyncio.Event()
         self.lag: Mapping[str, int] = {}
-        """Messages that the broker has and did not deliver yet, by partition or consumer; as of the last seconds."""
-
-    async def bound(self) -> None:
-        """Wait until messages can be fetched."""
-        await self._bound.wait()
 
     # ── what a broker adds ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -170,18 +170,17 @@ class BrokerSource(ABC):
             await asyncio.wait({before})
         try:
             await self._bind()
-            self._bound.set()
-            self._replying = self._replying or asyncio.ensure_future(self._reply())
-            self._measuring = self._measuring or asyncio.ensure_future(self._measure_lag())
+            self.bound.set()
+            if not ended.done() and not self._tasks:  # or nobody may be left to end them
+                self._tasks = asyncio.ensure_future(self._reply()), asyncio.ensure_future(self._measure_lag())
             while not ended.done():
                 self._push()
                 capacity = self._demand.capacity()
-                number = max(1, int(capacity / self._events_each))
                 condition: Coroutine[Any, Any, object] | None = None
                 if not capacity:
                     condition = self._demand.wait()
                 elif not self._waiting:
-                    condition = await self._fetch(number)
+                    condition = await self._fetch(max(1, int(capacity / self._events_each)))
                 waiting: asyncio.Future[Any] = asyncio.ensure_future(condition or asyncio.sleep(0))
                 await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
@@ -196,7 +195,7 @@ class BrokerSource(ABC):
 
     async def _reply(self) -> None:
         """Send replies until `release`. A failure is tried again; all but the network's are errors of the stream."""
-        while self._replying is asyncio.current_task():  # clients swallow cancellations
+        while asyncio.current_task() in self._tasks:  # clients swallow cancellations
             await self._unacked.wait()
             try:
                 await self._unacked.flush(self._send)
@@ -207,7 +206,7 @@ class BrokerSource(ABC):
                 self._unacked.wake()
 
     async def _measure_lag(self) -> None:
-        while self._measuring is asyncio.current_task():  # as above
+        while asyncio.current_task() in self._tasks:
             with suppress(TransientError):  # whatever it is, fetching has it too
                 self.lag = await self._measure()
             await asyncio.sleep(LAG)
@@ -217,11 +216,10 @@ class BrokerSource(ABC):
         try:
             await self._stop_fetching()
         finally:
+            self._chunks = self._chunks_of_all()
             for messages in self._waiting:
-                self._unacked.give_back(messages.identities[self._begun :])
-                self._begun = 0
+                self._unacked.give_back(messages.identities)
             self._waiting.clear()
-            self._chunks = None
 
     async def release(self) -> None:
         """Send the replies that are left, give back what was not settled, and disconnect.
@@ -229,16 +227,13 @@ class BrokerSource(ABC):
         Raises:
             RefusedError: when the broker does not take a reply.
         """
-        replying, self._replying = self._replying, None
-        measuring, self._measuring = self._measuring, None
-        if measuring is not None:
-            measuring.cancel()
+        tasks, self._tasks = self._tasks, ()
+        for task in tasks:
+            task.cancel()
         try:
             await self._stop_fetching()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._unacked.give_back()
-            if replying is not None:
-                replying.cancel()
-                await asyncio.wait({replying})
             while self._unacked.pending_replies or not await self._confirmed():
                 try:
                     await self._unacked.flush(self._send)
@@ -251,33 +246,52 @@ class BrokerSource(ABC):
 
     # ── pushing ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, identities: Sequence[Identity], replies: Sequence[bytes], bodies: Sequence[bytes]) -> None:
+    def _take(
+        self,
+        identities: Sequence[Identity],
+        replies: Sequence[bytes],
+        bodies: Sequence[bytes],
+        headers: Mapping[Identity, Mapping[str, bytes | None]] = MappingProxyType({}),
+    ) -> None:
         """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
         identities, bodies = self._unacked.take(identities, replies, bodies)
         if identities:
-            self._waiting.append(Messages(list(identities), list(bodies)))
+            self._waiting.append(Messages(list(identities), list(bodies), spans=self._spans(headers)))
+
+    def _spans(self, headers: Mapping[Identity, Mapping[str, bytes | None]]) -> Mapping[Identity, Any]:
+        """Return the span contexts of messages that have headers, where the run is traced."""
+        spans = dict[Identity, Any]()
+        for identity, each in headers.items():
+            texts = {name.lower(): (value or b"").decode(errors="replace") for name, value in each.items()}
+            if (span := self._demand.span(texts)) is not None:
+                spans[identity] = span
+        return spans
 
     def _push(self) -> None:
         """Push what there is capacity for; some of it, where it is much."""
-        left = SLICE
-        while self._waiting and self._observer is not None and left > 0:
-            self._chunks = self._chunks or self._chunks_of(self._waiting[0])
-            chunk = next(self._chunks)
-            if chunk is None or chunk.ack is None:
+        self._left = SLICE
+        for chunk in self._chunks:
+            if chunk is None or self._observer is None:
                 return
             self._observer.on_next(chunk)
-            if not self._begun:
-                chunk.ack.release()
-            left -= max(len(chunk), sum(map(len, chunk)) // BYTES)
+
+    def _chunks_of_all(self) -> Iterator[Chunk | None]:
+        """Yield the events of messages; None when it is time for a turn of the loop."""
+        while True:
+            if self._waiting:
+                yield from self._chunks_of(self._waiting[0])
+            else:
+                yield None
 
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
-        """Yield the events of messages that are settled together; None when it is time for a turn of the loop."""
+        """Yield the events of messages that are settled together."""
         number = min(self._together, max(1, int(SLICE / self._events_each)))
         bodies = messages.bodies[:number]
         number, counts, events = yield from self._read(bodies[: slice_of(bodies, number)])
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
         identities = messages.identities[:number]
-        ack = Ack(partial(self._settle, messages.part, identities))
+        spans = [messages.spans[each] for each in identities if each in messages.spans] if messages.spans else ()
+        ack = Ack(partial(self._settle, messages.part, identities), spans)
         ack.retain()  # until the last is pushed
         found: dict[int, Identity] = {}
 
@@ -287,22 +301,22 @@ class BrokerSource(ABC):
             return self._describe(messages.part, found[id(event)]) if id(event) in found else None
 
         at = 0
-        while self._chunks is not None:
+        while at < max(1, len(events)):
             part = events[at : at + SLICE]
             part = part[: slice_of(part, SLICE)]
             while part and not self._demand.accepts(part):  # it may take more than its capacity of what is held already
                 part = part[: max(self._demand.capacity(), len(part) // 2)]
-            if events and not part:
+            if self._left <= 0 or self._observer is None or (events and not part):
                 yield None
                 continue
-            at += len(part)
-            self._begun = number
-            if at == len(events):
-                self._chunks, self._begun = None, 0
+            if not at:
                 del messages.identities[:number], messages.bodies[:number]
-                if not messages.bodies:
-                    self._waiting.popleft()
+            at += max(1, len(part))
+            self._left -= max(len(part), sum(map(len, part)) // BYTES)
             yield Chunk(part, ack, origin=origin)
+        ack.release()
+        if not messages.bodies:
+            self._waiting.popleft()
 
     def _read(self, bodies: list[bytes]) -> Generator[None, None, tuple[int, Iterable[int], list[bytes]]]:
         """Return of how many messages the events were read, how many each has, and all of these."""
@@ -331,13 +345,9 @@ class BrokerSource(ABC):
 def lines_of(bodies: list[bytes]) -> list[bytes] | None:
     """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
     block = b"\n".join(bodies)
-    if len(block) > LARGE or LETTER in block or not all(bodies):
+    if len(block) > LARGE or LETTER in block or not all(map(bytes.strip, bodies)):
         return None
-    events = bodies
-    if block.count(b"\n") >= len(bodies):
-        if any(map(bytes.isspace, bodies)):
-            return None
-        events = list(filter(None, block.split(b"\n")))
+    events = list(filter(None, block.split(b"\n")))
     return events if are_objects(events, block) else None
 
 

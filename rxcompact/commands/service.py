@@ -120,7 +120,7 @@ async def _ready(source: Source) -> str:
         await source.listening()
         return f"listening on {source.url}"
     if isinstance(source, BrokerSource):
-        await source.bound()
+        await source.bound.wait()
     return f"consuming {source!r}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import gzip
 import ssl
 import struct
@@ -17,7 +18,8 @@ pytest.importorskip("aiokafka")
 
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, UnknownMemberIdError
+from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.structs import OffsetAndTimestamp
 
@@ -408,6 +410,34 @@ async def test_an_unknown_certificate_fails_with_the_reason_and_is_tried_again(k
         assert isinstance(failure.error, TransientError)
         assert address in str(failure.error)
         assert "certificate verify failed" in str(failure.error)
+
+
+async def test_a_commit_that_is_refused_after_its_time_is_no_error_that_nobody_handles(
+    kafka_mock: KafkaRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await kafka_mock.put((0, event(0)))
+    await kafka_mock.pipeline().start()
+    await kafka_mock.settles()
+    monkeypatch.setattr(kafka, "TIMEOUT", 0.5)
+    refused = asyncio.Event()
+    coordinator = kafka_mock.sources[0]._servers.client._coordinator
+    send = coordinator._send_req
+
+    async def slow(request: Any) -> Any:
+        if isinstance(request, OffsetCommitRequest) and not refused.is_set():
+            try:
+                await asyncio.sleep(1)
+            finally:
+                refused.set()
+            raise UnknownMemberIdError
+        return await send(request)
+
+    coordinator._send_req = slow
+    await kafka_mock.put((0, event(1)))
+    await asyncio.wait_for(refused.wait(), PATIENCE)
+    await kafka_mock.settles()
+    gc.collect()
+    assert kafka_mock.faults == []
 
 
 # ── arguments ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -155,6 +155,20 @@ async def test_a_dead_letter_in_a_message_is_the_event_inside() -> None:
     assert [(it.key, it.count) for it in out] == [("a", 4)]
 
 
+async def test_a_source_that_is_bound_after_its_end_leaves_nothing_running() -> None:
+    source = ListSource([body("a")], 1)
+    connected = asyncio.Event()
+    source._bind = connected.wait  # type: ignore[method-assign,assignment]
+    before = asyncio.all_tasks()
+    orchestrator, _ = started(source)
+    await orchestrator.start()
+    await asyncio.sleep(1)
+    await orchestrator.stop(1.0)  # which ends while it connects
+    connected.set()
+    await asyncio.sleep(60)
+    assert asyncio.all_tasks() == before
+
+
 LARGE = {
     "lines": b'{"id":1}\n' * 100_000,
     "numbers": b"[" + b"1," * 10_000 + b"1]",

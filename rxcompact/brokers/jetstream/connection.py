@@ -33,13 +33,13 @@ class Connection(Client):
 
     def __init__(self) -> None:
         super().__init__()
-        # by subscription, what is called with the reply and the body of messages that have one, not its callback
-        self.deliver: dict[int, Callable[[bytes, bytes], object]] = {}
+        # by subscription, what is called with reply, body and headers of messages that have a reply, not its callback
+        self.deliver: dict[int, Callable[[bytes, bytes, bytes], object]] = {}
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         # without the queue and the task of a subscription, which cost more than all that is done with a message
         if reply and sid in self.deliver:
-            self.deliver[sid](reply, data)
+            self.deliver[sid](reply, data, headers)
         else:
             await super()._process_msg(sid, subject, reply, data, headers)
 
@@ -78,13 +78,6 @@ class Connection(Client):
             lost(self._err or ConnectionResetError("closed"))
         await super()._close(status, do_cbs)
 
-    def fail_requests(self, error: Exception) -> None:
-        """Have all requests raise an error that are not answered yet."""
-        for answer in list(self._resp_map.values()):
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # nobody may be waiting yet
-
     async def close(self) -> None:
         """Close it, in a second at most: after a failed TLS handshake nats-py waits for ever."""
         self.lost = None
@@ -100,7 +93,7 @@ class Servers:
         urls: One or several; they may hold credentials, which are shown nowhere.
         options: Of `nats.connect`.
         failed: Called when a connection is lost, and with what the server refuses without a reply, such as a
-            permission. Requests that are not answered raise the same.
+            permission.
     """
 
     connection: Connection | None = None
@@ -120,45 +113,31 @@ class Servers:
             raise ArgumentError("servers", str(self), "one URL or more")
 
     async def connect(self) -> Connection:
-        """Return the connection; make one where there is none.
-
-        Raises:
-            TransientError: when that fails.
-        """
+        """Return the connection; make one where there is none, or raise TransientError."""
         async with self._connecting:
-            if self.connection is None or not self.connection.is_connected:
-                self.connection = await self._connect()
-            return self.connection
+            if self.connection is not None and self.connection.is_connected:
+                return self.connection
+            client = Connection()
+            errors: list[Exception] = []
 
-    async def _connect(self) -> Connection:
-        client = Connection()
-        errors: list[Exception] = []
+            def fail(error: Exception) -> None:
+                self._failed(TransientError(f"connection to NATS at {self}: {error}"))
 
-        def fail(error: Exception) -> None:
-            failure = TransientError(f"connection to NATS at {self}: {error}")
-            client.fail_requests(failure)
-            self._failed(failure)
+            async def on_error(error: Exception) -> None:
+                errors.append(error)
+                if client.is_connected:
+                    fail(error)
 
-        async def on_error(error: Exception) -> None:
-            errors.append(error)
-            if client.is_connected:
-                fail(error)
-
-        options: dict[str, Any] = self._options | {"error_cb": on_error}
-        try:
-            await client.connect(self._urls, **options)
-        except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
-            await client.close()
-            cause = errors[0] if errors else error
-            raise TransientError(f"no connection to NATS at {self}: {cause}") from cause
-        client.lost = fail
-        return client
-
-    async def close(self) -> None:
-        """Close the connection."""
-        client, self.connection = self.connection, None
-        if client is not None:
-            await client.close()
+            options: dict[str, Any] = self._options | {"error_cb": on_error}
+            try:
+                await client.connect(self._urls, **options)
+            except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
+                await client.close()
+                cause = errors[0] if errors else error
+                raise TransientError(f"no connection to NATS at {self}: {cause}") from cause
+            client.lost = fail
+            self.connection = client
+            return client
 
     def __str__(self) -> str:
         hosts = (url.rpartition("@")[2].rpartition("//")[2] for url in self._urls)

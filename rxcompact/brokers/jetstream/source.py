@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -64,9 +64,7 @@ class JetStreamSource(BrokerSource):
             in a window and in a delivery of the sink.
         prefetch: Messages requested at once.
         max_bytes: Bytes of messages requested at once.
-        together: Messages, of those that came at once, that are acknowledged together at most. An event that waits
-            for long keeps the others of these from it; with 1 none, at several times the cost of a message.
-        items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
+        together, items: As of `BrokerSource`.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
 
     Raises:
@@ -107,13 +105,12 @@ class JetStreamSource(BrokerSource):
             max_ack_pending=count("max_ack_pending", max_ack_pending),
         )
         self._woken = asyncio.Event()
-        limits: dict[str, Any] = {
-            "prefetch": max(1, count("prefetch", prefetch) // len(filters)),
-            "max_bytes": count("max_bytes", max_bytes) // len(filters),
-        }
         configs = [replace(config, durable_name=name, filter_subjects=some or None) for name, some in filters.items()]
-        on: dict[str, Any] = {"wake": self._woken.set, "take": self._on_messages, "fail": self._fail}
-        self._consumers = [PullConsumer(stream, each, **limits, **on) for each in configs]
+        limits = max(1, count("prefetch", prefetch) // len(filters)), count("max_bytes", max_bytes) // len(filters)
+        self._consumers = [
+            PullConsumer(stream, each, *limits, wake=self._woken.set, take=self._on_messages, fail=self._fail)
+            for each in configs
+        ]
         self._subscribed: Connection | None = None  # the connection that messages come through
         unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
         super().__init__(unacked, together, items)
@@ -163,8 +160,10 @@ class JetStreamSource(BrokerSource):
                 await self._woken.wait()
         self._woken.clear()
 
-    def _on_messages(self, replies: list[bytes], bodies: list[bytes]) -> None:
-        self._take([*map(identity_of, replies)], replies, bodies)
+    def _on_messages(self, replies: list[bytes], bodies: list[bytes], headers: list[bytes]) -> None:
+        identities = [*map(identity_of, replies)]
+        found = {it: fields_of(each) for it, each in zip(identities, headers, strict=True) if each}
+        self._take(identities, replies, bodies, found)
         try:
             self._push()
         except Exception as error:  # noqa: BLE001 - of whoever observes; nobody else would notice it
@@ -199,7 +198,9 @@ class JetStreamSource(BrokerSource):
             return {consumer.name: (await consumer.info(client)).num_pending or 0 for consumer in self._consumers}
 
     async def _disconnect(self) -> None:
-        await self._servers.close()
+        client, self._servers.connection = self._servers.connection, None
+        if client is not None:
+            await client.close()
 
     def _describe(self, _: Any, identity: bytes) -> str:
         return f"{self.name}, message {identity.partition(b'.')[0].decode()}"
@@ -215,34 +216,27 @@ class JetStreamSource(BrokerSource):
             raise TransientError(f"stream {self._stream!r} at NATS {self._servers}: {reason}") from error
 
 
+@dataclass
 class PullConsumer:
     """A durable consumer, made where it is missing, and what was requested from it: some ahead of what is pushed.
 
-    It calls ``wake`` when it may be time for another request, ``take`` with the replies and bodies of what came in a
-    turn of the loop, ``fail`` with the reason why no more come.
+    It calls ``wake`` when it may be time for another request, ``take`` with replies, bodies and headers of what came in
+    a turn of the loop, ``fail`` with the reason why no more come.
     """
 
-    def __init__(
-        self,
-        stream: str,
-        config: ConsumerConfig,
-        *,
-        prefetch: int,
-        max_bytes: int,
-        wake: Callable[[], object],
-        take: Callable[[list[bytes], list[bytes]], object],
-        fail: Callable[[TransientError], object],
-    ) -> None:
-        self._stream, self._config = stream, config
-        self.name, self.subjects = config.durable_name or "", config.filter_subjects or []
-        self._prefetch, self._max_bytes = prefetch, max_bytes
-        self._wake, self._take, self._fail = wake, take, fail
-        self._created: datetime | None = None
-        self._client: Connection  # since `subscribe`
-        self._subscription: Subscription | None = None
-        self._inbox = ""
-        self._replies: list[bytes] = []  # of messages that arrived in this turn of the loop
-        self._bodies: list[bytes] = []
+    stream: str
+    config: ConsumerConfig
+    prefetch: int
+    max_bytes: int
+    wake: Callable[[], object]
+    take: Callable[[list[bytes], list[bytes], list[bytes]], object]
+    fail: Callable[[TransientError], object]
+    _created: datetime | None = None
+    _subscription: Subscription | None = None
+
+    def __post_init__(self) -> None:
+        self.name, self.subjects = self.config.durable_name or "", self.config.filter_subjects or []
+        self._arrived: list[tuple[bytes, bytes, bytes]] = []  # in this turn of the loop
         self._reset()
 
     def _reset(self) -> None:
@@ -259,7 +253,7 @@ class PullConsumer:
         try:
             info = await self.info(client)
         except NotFoundError:
-            info = await client.jsm().add_consumer(self._stream, self._config)
+            info = await client.jsm().add_consumer(self.stream, self.config)
         if info.config.deliver_subject:
             raise ArgumentError("consumer", self.name, "a pull consumer, not one that pushes")
         if info.config.ack_policy != AckPolicy.EXPLICIT:
@@ -267,21 +261,21 @@ class PullConsumer:
         made = info.created != self._created
         if made:
             for warning in self._differences(info.config):
-                logger.warning("consumer {} of stream {}: {}", self.name, self._stream, warning)
+                logger.warning("consumer {} of stream {}: {}", self.name, self.stream, warning)
         self._created = info.created
         self._reset()
         return info, made
 
     async def info(self, client: Connection) -> ConsumerInfo:
         """Return what the server knows of the consumer."""
-        info: ConsumerInfo = await client.jsm().consumer_info(self._stream, self.name)
+        info: ConsumerInfo = await client.jsm().consumer_info(self.stream, self.name)
         return info
 
     def _differences(self, found: ConsumerConfig) -> Iterator[str]:
         """Yield what may surprise whoever uses a consumer that somebody else made."""
         if (limit := found.max_deliver or 0) > 0:
             yield f"max_deliver is {limit}: a message is lost when {limit} workers stopped while they held it"
-        wanted = self._config.max_ack_pending or 0
+        wanted = self.config.max_ack_pending or 0
         if 0 < (most := found.max_ack_pending or 0) < wanted:
             yield f"max_ack_pending is {most}, not {wanted}: no more than {most} messages are compacted together"
         subjects = found.filter_subjects or ([found.filter_subject] if found.filter_subject else [])
@@ -292,7 +286,7 @@ class PullConsumer:
         """Receive on a connection that is new."""
         self._client, self._inbox = client, client.new_inbox()
         # no message must be too long to be ever sent
-        self._max_bytes = max(self._max_bytes, client.max_payload + OVERHEAD)
+        self.max_bytes = max(self.max_bytes, client.max_payload + OVERHEAD)
         # what comes is bounded by what was requested
         self._subscription = await client.subscribe(
             self._inbox, cb=self._on_status, pending_msgs_limit=0, pending_bytes_limit=0
@@ -314,49 +308,54 @@ class PullConsumer:
         now = time.monotonic()
         if now >= self._expires:  # not even that the request expired was received
             self._outstanding = 0
-        wanted = min(self._prefetch, max(1, capacity))
+        wanted = min(self.prefetch, max(1, capacity))
         if self._outstanding > wanted // 2 or now < self._not_before:
             return
         batch = wanted - self._outstanding
         self._outstanding += batch
         self._idle = True
         self._expires = now + EXPIRES + GRACE
-        request = {"batch": batch, "max_bytes": self._max_bytes, "expires": int(EXPIRES * 1e9)}
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.name}"
+        request = {"batch": batch, "max_bytes": self.max_bytes, "expires": int(EXPIRES * 1e9)}
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
 
-    def _on_message(self, reply: bytes, body: bytes) -> None:
-        self._replies.append(reply)
-        self._bodies.append(body)
-        if len(self._bodies) == 1:  # more may come in this turn of the loop
+    def _on_message(self, reply: bytes, body: bytes, headers: bytes) -> None:
+        self._arrived.append((reply, body, headers))
+        if len(self._arrived) == 1:  # more may come in this turn of the loop
             asyncio.get_running_loop().call_soon(self._on_turn)
 
     def _on_turn(self) -> None:
-        replies, bodies = self._replies, self._bodies
-        self._replies, self._bodies = [], []
+        arrived, self._arrived = self._arrived, []
         self._idle = False
-        self._outstanding = max(0, self._outstanding - len(replies))
-        if self._outstanding <= self._prefetch // 2:
-            self._wake()
-        self._take(replies, bodies)
+        self._outstanding = max(0, self._outstanding - len(arrived))
+        if self._outstanding <= self.prefetch // 2:
+            self.wake()
+        if arrived:
+            self.take(*map(list, zip(*arrived, strict=True)))
 
     async def _on_status(self, message: Msg) -> None:
         # https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
         headers: dict[str, Any] = message.headers or {}
         status, description = headers.get("Status"), headers.get("Description", "")
         if status not in (TIMEOUT, NOT_FOUND) and not (status == CONFLICT and description in PASSING):
-            self._fail(TransientError(f"consumer {self.name} sends no messages: {status} {description}".rstrip()))
+            self.fail(TransientError(f"consumer {self.name} sends no messages: {status} {description}".rstrip()))
             return
         left = headers.get("Nats-Pending-Messages", "")
         self._outstanding = max(0, self._outstanding - int(left)) if left.isdigit() else 0
         if status != TIMEOUT and self._idle:  # not again and again at once
             self._not_before = time.monotonic() + PAUSE
-            asyncio.get_running_loop().call_later(PAUSE, self._wake)
+            asyncio.get_running_loop().call_later(PAUSE, self.wake)
         else:
-            self._wake()
+            self.wake()
 
 
 def identity_of(reply: bytes) -> Identity:
     """Return a message's sequence in its stream, and when it was stored: a stream made anew counts anew."""
     tokens = reply.split(b".")
     return b".".join(tokens[5:8:2] if len(tokens) == V1 else tokens[7:10:2])
+
+
+def fields_of(headers: bytes) -> Mapping[str, bytes]:
+    """Return the names and values of a message's headers."""
+    lines = (line.partition(b":") for line in headers.splitlines()[1:])
+    return {name.decode(errors="replace"): value.strip() for name, _, value in lines}
