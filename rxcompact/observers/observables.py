@@ -9,7 +9,7 @@ from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import perf_counter, time
 from types import MethodType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from msgspec.structs import force_setattr
 from reactivex import Observable
@@ -259,9 +259,9 @@ class Observables:
         if self.tracer is observer:  # as `on_attach` had it
             subscriptions.append(Disposable(partial(self.trace_with, None)))
         for name, call in methods.items():
-            hub, function = getattr(self, METHODS[name]), call
+            hub, function = getattr(self, METHODS[name]), cast("Any", call)
             if iscoroutinefunction(call) or iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
-                function = _Awaited(call, count("queue", queue), self._on_signal)
+                function = _Awaited(function, count("queue", queue), self._on_signal)
                 self._awaited.append(function)
                 subscriptions.append(Disposable(partial(self._awaited.remove, function)))
             subscriptions.append(subscription := hub.subscribe(function))
