@@ -73,20 +73,6 @@ def _in_flight(now: Snapshot) -> Mapping[str, float]:
     return {unit: held / limit for unit, (held, limit) in used.items() if limit}
 
 
-def _circuits(now: Snapshot) -> Mapping[Labels, int]:
-    closed: dict[Labels, int] = {(stage, target): 0 for stage, target, _ in now.calls}
-    return closed | {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}
-
-
-def _slots(now: Snapshot) -> Mapping[Labels, int]:
-    busy: dict[Labels, int] = {(name, "busy"): slots.busy for name, slots in now.slots.items()}
-    return busy | {(name, "free"): slots.limit - slots.busy for name, slots in now.slots.items()}
-
-
-def _lookups(now: Snapshot) -> Mapping[Labels, int]:
-    return {(name, result): count for name, slots in now.slots.items() for result, count in slots.lookups.items()}
-
-
 METRICS: Sequence[Metric] = (
     Metric("received_events", "counter", "{event}", ("source",), "Events that the source emitted.",
            lambda now: {now.source: now.account.received}),
@@ -116,12 +102,16 @@ METRICS: Sequence[Metric] = (
     Metric("call_duration", "histogram", "s", ("stage", "target", "outcome"), "How long calls took, by how they ended.",
            lambda now: {cause: (times, TIMES) for cause, times in now.calls.items()}),
     Metric("call_slots", "gauge", "{call}", ("stage", "state"), "Calls that may be under way at once: busy, and free.",
-           _slots),
-    Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.", _circuits),
+           lambda now: {(name, "busy"): slots.busy for name, slots in now.slots.items()}
+           | {(name, "free"): slots.limit - slots.busy for name, slots in now.slots.items()}),
+    Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.",
+           lambda now: {(stage, target): 0 for stage, target, _ in now.calls}
+           | {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}),
     Metric("retries", "counter", "{call}", ("stage", "reason"), "Calls that failed and were scheduled again.",
            lambda now: now.retries),
     Metric("lookups", "counter", "{event}", ("stage", "result"),
-           "Events by what answered them: a call of their own, one that they shared, the cache.", _lookups),
+           "Events by what answered them: a call of their own, one that they shared, the cache.",
+           lambda now: {(name, how): many for name, slots in now.slots.items() for how, many in slots.lookups.items()}),
     Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
            lambda now: {"publish": (now.batches, SIZES)}),
     Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",

@@ -142,11 +142,6 @@ class Snapshot:
         return sum(stage.waiting for stage in self.stages.values())
 
     @property
-    def source_failures(self) -> int:
-        """How often the source failed."""
-        return sum(number for (part, _), number in self.failures.items() if part == "source")
-
-    @property
     def retried(self) -> int:
         """Calls that failed and were scheduled again."""
         return self.retries.total()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 88
 GROUP = 4  # elements of a group that are listed; of a larger group the number is
+STEPS = 8  # instants at which an amount that was spread over time is counted
 NAME = 8  # distinct events of a window that are listed
 LEGEND = 12  # keys that are listed
 ENDS = {"stopped": "|", "failed": "#"}
@@ -51,17 +52,14 @@ class Axis(NamedTuple):
         step = next((step for step in steps if step >= least), 86_400.0 * ceil(least / 86_400))
         return [number * step for number in range(floor(self.length / step + 1e-9) + 1)]
 
-    def spread(self, size: int, amounts: Iterable[tuple[float, float, float]]) -> list[float]:
-        """Return the sums in bins of equal length of amounts that are spread evenly over their time."""
+    def spread(self, size: int, amounts: Iterable[tuple[float, float, int]]) -> list[float]:
+        """Return the sums in bins of equal length of amounts that are spread over their time."""
         bins = [0.0] * size
         for start, end, amount in amounts:
-            left, right = self.share(start) * size, self.share(end) * size
-            first, last = min(size - 1, int(left)), min(size - 1, ceil(right) - 1)
-            if last <= first or right <= left:
-                bins[first] += amount
-                continue
-            for index in range(first, last + 1):
-                bins[index] += amount * (min(right, index + 1) - max(left, index)) / (right - left)
+            steps = min(amount, STEPS) if end > start else 1
+            for step in range(1, steps + 1):
+                place = int(self.share(start + (end - start) * step / steps) * size)
+                bins[min(size - 1, place)] += amount / steps
         return bins
 
 

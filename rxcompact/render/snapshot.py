@@ -92,7 +92,7 @@ def _down(now: Any) -> list[str]:
 def _errors(now: Any) -> list[str]:
     last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
     errors = [f"{name}: {error}" for name, error in last.items() if error]
-    failures = now.source_failures
+    failures = sum(number for (part, _), number in now.failures.items() if part == "source")
     return errors + ([f"source failed {failures:,} time{'s' * (failures != 1)}: {now.failure}"] if failures else [])
 
 

@@ -21,16 +21,12 @@ COLOURS = ("#2f6fd6", "#c2571a", "#1f8a5b", "#8a4fc4", "#b8324f", "#0f7f95", "#8
 """Of keys, in turn: each is a contrast to white text, to white paper and to black paper."""
 
 
-def _style() -> str:
-    parts = (Path(__file__).parent / "style.css").read_text().split("/* dark */\n")
-    for dark in (False, True):
-        for name, colours in OUTCOME_COLOURS.items():
-            parts[dark] += f"rect.{name} {{ fill: {colours[dark]} }}\n.ring.{name} {{ stroke: {colours[dark]} }}\n"
-    # the picture brings its paper: a notebook's theme is not known to an image
-    return f"{parts[0]}@media (prefers-color-scheme: dark) {{\n{parts[1]}}}\n"
-
-
-STYLE = _style()
+_parts = (Path(__file__).parent / "style.css").read_text().split("/* dark */\n")
+for _dark in (False, True):
+    for _name, _colours in OUTCOME_COLOURS.items():
+        _parts[_dark] += f"rect.{_name} {{ fill: {_colours[_dark]} }}\n.ring.{_name} {{ stroke: {_colours[_dark]} }}\n"
+# the picture brings its paper: a notebook's theme is not known to an image
+STYLE = f"{_parts[0]}@media (prefers-color-scheme: dark) {{\n{_parts[1]}}}\n"
 
 
 def element(name: str, text: str | None = None, **attributes: str | float) -> str:
