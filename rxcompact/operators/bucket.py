@@ -23,6 +23,7 @@ Seen: TypeAlias = float | Sequence[float]
 Reject: TypeAlias = Callable[[Any, RxCompactError], None]
 Row: TypeAlias = list[Any]
 
+NOTHING: Iterator[Any] = repeat(None)
 _first_seen = itemgetter(2)  # of a row
 
 
@@ -162,9 +163,8 @@ class EventBucket(Bucket):
         return Compacted(key, self.table.pop(key), None, arrived if self._seen else None)
 
     def __iter__(self) -> Iterator[Compacted]:
-        bounds, seen = self._bounds, self._seen
-        for (key, event), arrived in zip(self.table.items(), self._arrivals, strict=True):
-            yield Compacted(key, event, None, arrived if seen else None, None, bounds)
+        seen = self._arrivals if self._seen else NOTHING
+        return map(Compacted, self.table, self.table.values(), NOTHING, seen, NOTHING, repeat(self._bounds))
 
 
 class Rows(Items):
@@ -187,18 +187,11 @@ class Rows(Items):
         return len(self._rows)
 
     def __iter__(self) -> Iterator[Compacted]:
-        counted, first, last = self._kept
-        own, bounds = (self._bounds, None) if callable(self._bounds) else (None, self._bounds)
-        keys = map(itemgetter(4), self._rows) if self._keys is None else self._keys
-        for key, row in zip(keys, self._rows, strict=True):
-            yield Compacted(
-                key,
-                row[0],
-                row[1] if counted else None,
-                row[2] if first else None,
-                row[3] if last else None,
-                bounds if own is None else own(row),
-            )
+        rows, bounds = self._rows, self._bounds
+        keys = map(itemgetter(4), rows) if self._keys is None else self._keys
+        kept = [map(itemgetter(at), rows) if keep else NOTHING for at, keep in enumerate(self._kept, 1)]
+        own = map(bounds, rows) if callable(bounds) else repeat(bounds)
+        return map(Compacted, keys, map(itemgetter(0), rows), *kept, own)
 
 
 class RowBucket(Bucket):

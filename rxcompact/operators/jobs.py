@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     """Events that the same answer serves, by deadline."""
 
 
-deadline_of = attrgetter("deadline")
+deadline_of, compacted_of = attrgetter("deadline"), attrgetter("compacted")
 
 
 class Job(Attempts):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 from reactivex import Observable
@@ -16,10 +15,11 @@ from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
-from rxcompact.operators.jobs import Entry, Job, deadline_of
+from rxcompact.operators.jobs import Entry, Job, compacted_of, deadline_of
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import without_frames, without_our_frames
 from rxcompact.operators.stage import PooledStage
+from rxcompact.operators.turns import size_of
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
 
 PAUSE = 10.0
@@ -28,7 +28,6 @@ BATCH_BYTES = 2 << 20
 """Of the events of a batch, about; of what a sink is given at once there are copies."""
 SHORTEST, LONGEST = 1.0, 30.0
 """Seconds, of the time limit of a delivery."""
-_size = attrgetter("compacted.size")
 
 
 @dataclass(kw_only=True, eq=False)
@@ -248,7 +247,7 @@ class PublishStage(PooledStage):
 
     def _handle(self, entries: list[Entry]) -> None:
         start, count = 0, self._count
-        if size := sum(map(_size, entries)):
+        if size := sum(map(size_of, map(compacted_of, entries))):
             count = max(1, min(count, BATCH_BYTES * len(entries) // size))
         while start < len(entries):
             job = self._open_batch()
@@ -280,11 +279,11 @@ class PublishStage(PooledStage):
             self._enqueue(job)
 
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
-        return await self._deliver(Batch([entry.compacted for entry in entries]))
+        return await self._deliver(Batch(map(compacted_of, entries)))
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         del results
-        batch = Batch([entry.compacted for entry in entries])
+        batch = Batch(map(compacted_of, entries))
         at, born = self._clock.wall(), batch[0].first_seen
         if self._clock.wall.past and born is not None:  # by the clock that showed the birth, so that ages are right
             at = born + self._age(batch[0])

@@ -18,7 +18,7 @@ from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running
 from rxcompact.contracts import CallObserver
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError, contained
 from rxcompact.events import Compacted, DeadLetter, Window
-from rxcompact.operators.jobs import Entry, Job, Loss
+from rxcompact.operators.jobs import Entry, Job, Loss, compacted_of
 from rxcompact.operators.operator import PooledOperator
 from rxcompact.operators.retry import alike, expired_error, reason, without_our_frames
 from rxcompact.operators.service import Service
@@ -26,7 +26,7 @@ from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, Slots
 
-_first_seen, _compacted = attrgetter("first_seen"), attrgetter("compacted")
+_first_seen = attrgetter("first_seen")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -248,7 +248,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 calling = len(entries)
                 self._calling += calling
                 started = self._call_observer.started
-                span = started and started(self.stage, job.count, map(_compacted, entries))
+                span = started and started(self.stage, job.count, map(compacted_of, entries))
                 results = await self._call(entries)
             except BaseException as error:  # noqa: BLE001 - the caller's function may raise anything
                 contained(error)
