@@ -42,7 +42,7 @@ class Job(Attempts):
         entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
         began: When the call under way did.
         due: When the call has taken too long, or is to be made; infinity for neither.
-        timer: The number of its alarm, due then or at a deadline.
+        alarm: When it is looked at: then, or at a deadline.
         task: Makes the call, and decides what becomes of it; ``timed_out`` when there was no answer in its time.
         waiting: Whether it is to be called when it is due.
         held: Whether a circuit breaker has it wait.
@@ -50,13 +50,12 @@ class Job(Attempts):
     """
 
     __slots__ = (
-        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer",
-        "waiting",
+        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "waiting",
     )  # fmt: skip
 
     def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
         super().__init__(policy, max_age)
-        self.began, self.due, self.alarm, self.timer = 0.0, INFINITY, INFINITY, 0
+        self.began, self.due, self.alarm = 0.0, INFINITY, INFINITY
         self.task: asyncio.Task[None] | None = None
         self.timed_out = self.waiting = self.held = self.released = False
         self.narrow_to(entries)
@@ -70,7 +69,7 @@ class Job(Attempts):
     def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""
         part = copy(self)
-        part._state, part.timer = copy(self._state), 0
+        part._state, part.alarm = copy(self._state), INFINITY
         part.narrow_to(entries)
         return part
 
