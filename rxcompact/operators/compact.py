@@ -184,8 +184,7 @@ class Compact(Operator):
         super().check("max_keys", *own)
 
     def bind(self, context: StageContext) -> Compact:
-        names = ("max_keys", "max_quiet", "overflow", "raw")
-        return super().bind(context).having(chunked=True, **{name: getattr(context, name) for name in names})
+        return super().bind(context).having(chunked=True, overflow=context.overflow, raw=context.raw)
 
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         return self.bind(context)(chunks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from inspect import iscoroutinefunction
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
@@ -77,7 +77,8 @@ class Operator(ABC):
                 raise ArgumentError(f"{name} of {self.stage}", value, "absent in a Pipeline, which hands it down")
 
     def bind(self, context: StageContext) -> Self:
-        shared = ("flushes", "dead_letters", "scheduler", "register")
+        """Return the operator with what the pipeline shares, where it has none of its own."""
+        shared = (each.name for each in fields(context) if getattr(self, each.name, context) is None)
         return self.having(**{name: getattr(context, name) for name in shared})
 
     def reject(self) -> Callable[[DeadLetter], object]:
@@ -119,10 +120,6 @@ class PooledOperator(Operator):
         if rate is not None and not (isinstance(rate, float | int) and 0 < rate < INFINITY):
             raise ArgumentError("rate", self.rate, "calls a second, more than 0")
         self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
-
-    def bind(self, context: StageContext) -> Self:
-        bound = super().bind(context)
-        return bound.having(max_age=self.max_age or context.max_age, signals=context.signals, calls=context.calls)
 
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None

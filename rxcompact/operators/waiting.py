@@ -143,7 +143,6 @@ class Waiting(ABC):
         while self._short and not self._short[0].entries:
             self._short.popleft()
         self._short.append(job)
-        self._arm(job)
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
