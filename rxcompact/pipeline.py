@@ -98,7 +98,7 @@ class Pipeline:
                 operator.check()
         if isinstance(reducer, Compact) and reducer.count is None and reducer.trailing:
             self._check_ages(reducer)
-        if not callable(reducer) and not isinstance(reducer, Reducer):
+        if not isinstance(reducer, Reducer) and not callable(reducer):  # pyright: ignore[reportUnnecessaryComparison]
             expected = "compact, a Reducer, or an operator from chunks to windows, first"
             raise ArgumentError("operators", reducer, expected)
         self.reducer: Reducer | Step = reducer

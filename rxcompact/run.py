@@ -168,8 +168,9 @@ class Run(Demand):
         lost = self._dead_letters[name], self.errors.get(name)
         if holder is None:
             return StageNow(0, None, *lost)
-        calls = (holder.waiting(), holder.failing(), holder.slots()) if isinstance(holder, PooledStage) else ()
-        return StageNow(holder.held(), holder.oldest(), *lost, *calls)
+        if not isinstance(holder, PooledStage):
+            return StageNow(holder.held(), holder.oldest(), *lost)
+        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing(), holder.slots())
 
     @property
     def null_keys(self) -> int:
@@ -249,12 +250,15 @@ class Run(Demand):
 
     def _max_keys(self) -> int:
         """Return how many keys the windows may hold: all that others do not."""
-        waiting = 0 if self._route is None else len(self._route)
-        return self.limit - waiting + self._settled_events() - sum([windows.left for windows in self._windows])
+        return (
+            self.limit
+            - len(self._route or ())
+            + self._settled_events()
+            - sum([windows.left for windows in self._windows])
+        )
 
     def _events_free(self) -> int:
-        waiting = 0 if self._route is None else len(self._route)
-        return 0 if self._intake is None else max(0, self.limit - self._in_flight() - waiting)
+        return 0 if self._intake is None else max(0, self.limit - self._in_flight() - len(self._route or ()))
 
     def size(self) -> int:
         """Return how many bytes of events are held."""

@@ -15,12 +15,12 @@ from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
-from rxcompact.operators.jobs import Entry, Job, compacted_of, deadline_of
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import without_frames, without_our_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.turns import size_of
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
+from rxcompact.operators.waiting import Entry, Job, compacted_of, deadline_of
 
 PAUSE = 10.0
 """Seconds."""
@@ -144,62 +144,6 @@ class FunctionSink:
         await close(self._function)
 
 
-class Delivery:
-    """Hands batches to a sink. One that fails as a whole is halved until the events that it fails for are alone.
-
-    The others are delivered in the same attempt. It is not halved for what is no event's fault (see
-    `is_about_events`), nor while the sink is down.
-    For an error that may pass, or where the last batch had no good half, it gives up after 2 log2(n) failures in a row,
-    and in the first case tries no sooner than ten seconds later again.
-    """
-
-    def __init__(self, sink: Callable[[Batch], Any], is_down: Callable[[], object]) -> None:
-        self._sink, self._is_down = awaitable(sink), is_down
-        self._fruitless = False
-        self._again = -INFINITY
-
-    async def __call__(self, events: Sequence[Compacted]) -> Sequence[Any]:
-        try:
-            return await self._deliver(Batch.of(events))
-        except Exception as error:
-            passing = is_transient(error)
-            if len(events) < 2 or not is_about_events(error) or self._is_down():  # noqa: PLR2004
-                raise
-            if passing and asyncio.get_running_loop().time() < self._again:
-                raise
-            limit = 2 * len(events).bit_length() if passing or self._fruitless else len(events) * 2
-            return await self._halve(events, error, limit)
-
-    async def _deliver(self, batch: Batch) -> Sequence[Any]:
-        try:
-            results = _results(await self._sink(batch), len(batch))
-        except BaseException as error:  # noqa: BLE001 - whatever it is
-            raise without_frames(error)  # noqa: B904 - it is the same
-        self._fruitless, self._again = False, -INFINITY
-        return results
-
-    async def _halve(self, events: Sequence[Compacted], error: BaseException, limit: int) -> Sequence[Any]:
-        results: list[Any] = [without_our_frames(error)] * len(events)
-        self._fruitless, self._again = True, asyncio.get_running_loop().time() + PAUSE
-        failures = 0
-        parts = _halves(0, len(events))
-        while parts and failures < limit and not self._is_down():
-            start, end = parts.pop()
-            try:
-                results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)
-                failures = 0
-            except BaseException as failed:  # noqa: BLE001 - the sink may raise anything
-                contained(failed)
-                failures += 1  # of this part; others were taken
-                parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
-                over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"
-                for first, last in ((start, end), *(parts if over else ())):
-                    results[first:last] = [without_our_frames(failed)] * (last - first)
-                if over:
-                    break
-        return results
-
-
 def _halves(start: int, end: int) -> list[tuple[int, int]]:
     middle = (start + end) // 2
     return [(middle, end), (start, middle)]
@@ -238,7 +182,8 @@ class PublishStage(PooledStage):
 
     def __init__(self, options: Publish, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         super().__init__(options, observer, scheduler)
-        self._deliver = Delivery(options.sink.publish, self.failing)
+        self._sink = awaitable(options.sink.publish)
+        self._fruitless, self._again = False, -INFINITY  # of the last batch that was halved
         limit = options.sink.max_batch if isinstance(options.sink, BoundedSink) else None
         self._count = min(options.count, limit or options.count)
         self._linger = options.linger
@@ -279,7 +224,53 @@ class PublishStage(PooledStage):
             self._enqueue(job)
 
     async def _call(self, entries: list[Entry]) -> Sequence[Any]:
-        return await self._deliver(Batch(map(compacted_of, entries)))
+        """Hand a batch to the sink. One that fails as a whole is halved until the events that it fails for are alone.
+
+        The others are delivered in the same attempt. It is not halved for what is no event's fault (see
+        `is_about_events`), nor while the sink is down. For an error that may pass, or where the last batch had no good
+        half, it gives up after 2 log2(n) failures in a row, and in the first case tries no sooner than ten seconds
+        later again.
+        """
+        events = Batch(map(compacted_of, entries))
+        try:
+            return await self._deliver(events)
+        except Exception as error:
+            passing = is_transient(error)
+            if len(events) < 2 or not is_about_events(error) or self.failing():  # noqa: PLR2004
+                raise
+            if passing and self._loop.time() < self._again:
+                raise
+            limit = 2 * len(events).bit_length() if passing or self._fruitless else len(events) * 2
+            return await self._halve(events, error, limit)
+
+    async def _deliver(self, batch: Batch) -> Sequence[Any]:
+        try:
+            results = _results(await self._sink(batch), len(batch))
+        except BaseException as error:  # noqa: BLE001 - whatever it is
+            raise without_frames(error)  # noqa: B904 - it is the same
+        self._fruitless, self._again = False, -INFINITY
+        return results
+
+    async def _halve(self, events: Sequence[Compacted], error: BaseException, limit: int) -> Sequence[Any]:
+        results: list[Any] = [without_our_frames(error)] * len(events)
+        self._fruitless, self._again = True, self._loop.time() + PAUSE
+        failures = 0
+        parts = _halves(0, len(events))
+        while parts and failures < limit and not self.failing():
+            start, end = parts.pop()
+            try:
+                results[start:end] = await self._deliver(Batch(events[start:end])) or [None] * (end - start)
+                failures = 0
+            except BaseException as failed:  # noqa: BLE001 - the sink may raise anything
+                contained(failed)
+                failures += 1  # of this part; others were taken
+                parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
+                over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"
+                for first, last in ((start, end), *(parts if over else ())):
+                    results[first:last] = [without_our_frames(failed)] * (last - first)
+                if over:
+                    break
+        return results
 
     def _succeeded(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
         del results
