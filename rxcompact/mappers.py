@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -48,28 +47,11 @@ class Column(list[Any]):
             self[at] = None
 
 
-class Mapper(ABC):
-    """Maps an event to its key or time, or a chunk of them."""
+class Mapper:
+    """Maps an event to its key or time, or a chunk: by fields, each with the type that most have, or by a function."""
 
+    fields: Sequence[tuple[Field, Any]] = ()
     names: tuple[str, ...] = ()  # the fields that it reads, or leaves out
-
-    def __call__(self, event: Any) -> Any:
-        """Return the key or time of an event, or raise RxCompactError."""
-        column = self.many((event,))
-        if column.errors:
-            raise column.errors[0]
-        return column[0]
-
-    @abstractmethod
-    def many(self, events: Sequence[Any]) -> Column:
-        """Return those of a chunk."""
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__}: {self}>"
-
-
-class ValueMapper(Mapper):
-    """Makes keys or times of the values of fields, each with the type that most of them have, or of a function's."""
 
     def __init__(
         self,
@@ -79,13 +61,21 @@ class ValueMapper(Mapper):
         *,
         reject: bool,
     ) -> None:
-        self.fields: Sequence[tuple[Field, Any]] = () if callable(source) else source
+        self.fields = () if callable(source) else source
         self._function = source if callable(source) else None
         self.names = tuple(field.name for field, _ in self.fields)
         self._columns = Columns(self.fields)
         self._convert, self._error_class, self._reject = convert, error_class, reject
 
+    def __call__(self, event: Any) -> Any:
+        """Return the key or time of an event, or raise RxCompactError."""
+        column = self.many((event,))
+        if column.errors:
+            raise column.errors[0]
+        return column[0]
+
     def many(self, events: Sequence[Any]) -> Column:
+        """Return those of a chunk."""
         if self._function is None:
             return self.convert(*self._columns.read(events, self._error_class))
         values, errors = _called(self._function, events, self._error_class)
@@ -116,6 +106,9 @@ class ValueMapper(Mapper):
 
     def __str__(self) -> str:
         return ", ".join(self.names) or getattr(self._function, "__name__", None) or repr(self._function)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
 
 class EventKeys(Mapper):
@@ -187,13 +180,13 @@ def key_of(
         text: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
         usual = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
         convert = partial(_field_keys, max_length)
-        return ValueMapper([(field, usual) for field in fields], convert, KeyMapperError, reject=reject)
+        return Mapper([(field, usual) for field in fields], convert, KeyMapperError, reject=reject)
     if excluded:
         raise ArgumentError("exclude", exclude, f"left out where {argument} is a function")
     if isinstance(spec, Mapper):
         return spec
     function = _function(spec, argument, "a field's name, a tuple of names, or a function of the event")
-    return ValueMapper(function, _function_keys, KeyMapperError, reject=False)
+    return Mapper(function, _function_keys, KeyMapperError, reject=False)
 
 
 def _fields(names: Any, argument: str) -> list[Field]:
@@ -285,7 +278,7 @@ def time_of(
                 return [None if value is None else next(rest) for value in values] if gaps else times, NO_ERRORS
         return map_each(lambda value: None if value is None else parse(value), values, TimeMapperError)
 
-    return ValueMapper(source, convert, TimeMapperError, reject=True)
+    return Mapper(source, convert, TimeMapperError, reject=True)
 
 
 class ChunkMapper:
@@ -298,7 +291,7 @@ class ChunkMapper:
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
-        both = [each for each in (key_mapper, time_mapper) if isinstance(each, ValueMapper) and each.fields]
+        both = [each for each in (key_mapper, time_mapper) if each is not None and each.fields]
         self._both = both if time_mapper in both and key_mapper in both else None
         self._columns = Columns([field for each in both for field in each.fields])
 

@@ -22,7 +22,7 @@ from rxcompact.brokers.source import BrokerSource, RefusedError, Start, start_ti
 from rxcompact.brokers.unacked import ACK, IN_PROGRESS, UnackedMessages
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, RxCompactError, TransientError
-from rxcompact.reader.position import Malformed
+from rxcompact.reader.items import Malformed
 
 BLOCK = 0.2
 """Seconds for which the server waits for an entry; a stop may have to wait for it too."""

@@ -24,8 +24,7 @@ from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
 from rxcompact.operators.turns import BYTES
-from rxcompact.reader.items import LARGE, LETTER, items_path
-from rxcompact.reader.position import SHOWN, Malformed
+from rxcompact.reader.items import LARGE, LETTER, SHOWN, Malformed, items_path
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects, slice_of
 from rxcompact.reader.text import MIB

@@ -11,7 +11,7 @@ import reactivex as rx
 
 from rxcompact.clock import Seconds
 from rxcompact.events import Window
-from rxcompact.mappers import Column, Mapper, ValueMapper, key_of, time_of
+from rxcompact.mappers import Column, Mapper, key_of, time_of
 from rxcompact.operators import compact
 
 MICRO = 1_000_000
@@ -58,7 +58,7 @@ def compact_frame(frame: Any, timespan: Seconds, *, key_mapper: str | Sequence[s
 
 
 def _converted(mapper: Mapper, frame: Any) -> Column:
-    if not isinstance(mapper, ValueMapper) or not mapper.fields:
+    if not mapper.fields:
         raise TypeError("a column's name is expected")
     return mapper.convert([_values(frame[name]) for name in mapper.names], {})
 

@@ -7,8 +7,7 @@ from typing import TypeAlias
 
 from rxcompact.errors import DecodeError
 from rxcompact.reader import scan
-from rxcompact.reader.items import Batch, Step
-from rxcompact.reader.position import Malformed, Position
+from rxcompact.reader.items import Batch, Malformed, Position, Step
 from rxcompact.reader.scan import EVENTS, MalformedError
 from rxcompact.reader.text import MIB, PIECE, TextDecoder
 

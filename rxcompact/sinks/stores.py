@@ -12,8 +12,8 @@ from rxcompact.client import failure, json_body, text_of
 from rxcompact.events import Batch, Compacted
 from rxcompact.fields import Field, members
 from rxcompact.keys import encoder, json_value, plain
-from rxcompact.sinks.answers import known_errors
 from rxcompact.sinks.encoding import event_id, flat_object, json_object
+from rxcompact.sinks.http import known_errors
 
 Body: TypeAlias = Callable[[Batch], tuple[bytes, str]]
 CONFLICT = 409

@@ -19,7 +19,7 @@ from aiohttp import web
 from rxcompact.clock import INFINITY
 from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode, map_each
-from rxcompact.reader.position import Position
+from rxcompact.reader.items import Position
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import PIECE, is_gzip

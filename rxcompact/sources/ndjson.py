@@ -19,8 +19,7 @@ from reactivex import Observable
 from rxcompact.acks import Chunk
 from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
-from rxcompact.reader.items import items_path
-from rxcompact.reader.position import Position
+from rxcompact.reader.items import Position, items_path
 from rxcompact.reader.reader import Reader
 from rxcompact.sources.iterable import pull
 

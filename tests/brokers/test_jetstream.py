@@ -20,7 +20,7 @@ from nats.js.errors import NotFoundError
 from rxcompact.brokers.jetstream import JetStreamSource, source
 from rxcompact.brokers.jetstream.connection import Servers
 from rxcompact.brokers.jetstream.source import identity_of
-from rxcompact.commands.broker import broker_source
+from rxcompact.commands.serve import broker_source
 from rxcompact.errors import ArgumentError, TransientError
 
 from .nats_support import CONSUMER, STREAM, NatsRig, NatsServer

@@ -25,7 +25,7 @@ from aiokafka.structs import OffsetAndTimestamp
 
 from rxcompact.brokers import kafka
 from rxcompact.brokers.kafka import KafkaSource
-from rxcompact.commands.broker import broker_source
+from rxcompact.commands.serve import broker_source
 from rxcompact.errors import ArgumentError, TransientError
 from rxcompact.testing.proxy import Proxy, free_port
 

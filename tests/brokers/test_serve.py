@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, web
 
-from rxcompact.commands.broker import broker_source, partitions
+from rxcompact.commands.serve import broker_source, partitions
 from rxcompact.errors import ArgumentError
 
 from .support import PATIENCE, Rig

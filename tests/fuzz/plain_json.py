@@ -19,8 +19,7 @@ from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import decode
 from rxcompact.keys import Json, json_value
 from rxcompact.mappers import key_of, time_of
-from rxcompact.reader.items import items_path
-from rxcompact.reader.position import Malformed
+from rxcompact.reader.items import Malformed, items_path
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import EVENTS
 

@@ -20,7 +20,7 @@ from rxcompact.enrichers.http import graphql_data
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.operators.verdict import verdict
-from rxcompact.sinks.answers import item_errors
+from rxcompact.sinks.http import item_errors
 
 ABC = batch({"id": "a"}, {"id": "b"}, {"id": "c"})
 

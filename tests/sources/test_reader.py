@@ -20,8 +20,7 @@ import pytest
 from rxcompact import key_of, time_of
 from rxcompact.errors import ArgumentError, DecodeError, TooLargeError
 from rxcompact.fields import Field, decode
-from rxcompact.reader.items import items_path
-from rxcompact.reader.position import Malformed, Place
+from rxcompact.reader.items import Malformed, Place, items_path
 from rxcompact.reader.reader import Reader
 
 KIB = 1024
