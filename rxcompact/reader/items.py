@@ -24,7 +24,7 @@ LARGE, INNER = 256 << 10, 100_000
 """Bytes of an event that is looked at more closely, and the arrays, objects and members that it may have: to decode
 more takes longer than an event loop may be held."""
 NO_MARKS = bytes(set(range(256)) - set(b'[{:"'))
-WIDEST = 32_768  # values of an array that is an event
+WIDEST = 65_536  # values of an array that is an event
 
 Step: TypeAlias = Callable[[bytes], bytes]
 
@@ -259,6 +259,8 @@ class Batch:
             elif isinstance(found := steps[0](value), Malformed):
                 self._append(line, b"", [found])
             else:
+                if len(value) > LONG:
+                    yield []  # it took a while
                 yield from self._unwrap_list(locate(value, found, 0, line)[1], found, steps[1:], top=False)
             line += text.count(b"\n", at, at + len(value))
             at += len(value)
@@ -287,9 +289,9 @@ class Batch:
     def _append(self, line: int, text: bytes, events: Sequence[bytes]) -> None:
         if not events:  # of an empty list
             return
-        if len(text) > (most := min(self._max_event, LARGE)):
+        if self._max_events is not None and self.passed + len(self._chunk) + len(events) > self._max_events:
+            raise TooLargeError(f"longer than {self._max_events} events (max_events)")
+        if len(text) > (most := min(self._max_event, LARGE)) and max(map(len, events)) > most:
             events = [each if len(each) <= most else self._checked(each) for each in events]
         self._chunk += events
         self._parts.append((line, text, events))
-        if self._max_events is not None and self.passed + len(self._chunk) > self._max_events:
-            raise TooLargeError(f"longer than {self._max_events} events (max_events)")

@@ -166,11 +166,17 @@ class Reader:
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
         last = max(self._last(text, mark, max(at, stop - PIECE)) for mark in marks) + 1
-        if last and self._alone <= at and (values := scan.pieces_of(text[at:last])) is not None:
+        while self._alone <= at < last:
+            end = last
+            if last > at + 2 * PIECE:  # of small values it may have many
+                end = max(text.rfind(mark, at, at + 2 * PIECE) for mark in marks) + 1
+                end = last if end <= at else end
+            if (values := scan.pieces_of(text[at:end])) is None:
+                break
             if values or not self.blank:
                 self._begin(array=False)
-            yield from self._batch.add(text[at:last], values)
-            at = last
+            yield from self._batch.add(text[at:end], values)
+            at = end
         return (yield from self._read_values(text, at, cut=cut, final=final))
 
     def _last(self, text: bytes, mark: bytes, at: int) -> int:

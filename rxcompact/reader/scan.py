@@ -169,8 +169,9 @@ def split_array(text: bytes, at: int = 0) -> Iterator[tuple[int, list[bytes], bo
 
 def _split_slowly(text: bytes, at: int, most: int) -> tuple[int, list[bytes], bool]:
     found: list[bytes] = []
+    over = at + PIECE
     try:
-        while len(found) < most:
+        while len(found) < most and at < over:
             first = skip_space(text, at + 1)
             if text[first : first + 1] == b"]" and text[at : at + 1] == b"[":
                 return first + 1, found, True

@@ -318,7 +318,7 @@ def test_an_item_that_is_an_array_is_an_event_whose_fields_are_its_positions(blo
 def test_an_item_that_is_an_array_and_damaged_or_very_wide_is_rejected() -> None:
     wide = b'{"v":[[%b1],["a"]]}' % (b"1," * 70_000)
     found = [event for event, _ in shown(b'{"v":[[1,,2],["a"]]}\n' + wide, items="v")]
-    assert found == ["JSON is malformed: invalid character (byte 9)", "an array of more than 32768 values", {"0": "a"}]
+    assert found == ["JSON is malformed: invalid character (byte 9)", "an array of more than 65536 values", {"0": "a"}]
 
 
 # ── dead letters ──────────────────────────────────────────────────────────────────────────────────────────────────────
