@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, members_decoder, why_malformed
-from rxcompact.reader.scan import EVENTS, elements_of, split_array
+from rxcompact.reader.scan import EVENTS, WHITE, are_objects, elements_of, split_array
 from rxcompact.reader.text import PIECE
 
 SHOWN = 200  # bytes kept of a piece that is too long
@@ -149,6 +149,14 @@ def _look_up(group: Group) -> Callable[[bytes], bytes | None]:
         return inner(bytes(found.f1)) if inner is not None and found.f1 is not UNSET else None
 
     return look_up
+
+
+def single_event(text: bytes) -> bytes | None:
+    """Return the event that is all of a short text, an object on one line; None for what needs a `Reader`."""
+    event = text.rstrip(WHITE)
+    if len(text) > PIECE or b"\n" in event or event.startswith(LETTER) or not are_objects([event], event):
+        return None
+    return event
 
 
 def _inside(letter: bytes) -> list[bytes]:

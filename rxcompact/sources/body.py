@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from gzip import BadGzipFile
 from itertools import chain
@@ -19,7 +19,7 @@ from aiohttp import web
 from rxcompact.clock import INFINITY
 from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode, map_each
-from rxcompact.reader.items import Position
+from rxcompact.reader.items import Position, Step, single_event
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import PIECE, is_gzip
@@ -71,7 +71,9 @@ async def read_parts(
     hold: Callable[[int], None],
     live: Callable[[Part], Awaitable[None]] | None = None,
     *,
+    items: Sequence[Step],
     max_body: int,
+    max_event: int,
     **options: Any,
 ) -> list[Part]:
     """Read the events of a body, with the options of `Reader`; raise RequestError for one that cannot be read.
@@ -79,7 +81,34 @@ async def read_parts(
     ``hold`` is called with each number of bytes more that is in memory, ``live`` with the parts of a body that goes on
     for more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
     """
-    reader = _reader_of(request, max_body=max_body, **options)
+    compression = _compression(request)
+    hold(2 * READ)
+    block = await request.content.readany()
+    is_plain = not items and compression is None and len(block) <= min(max_body, max_event)
+    if is_plain and request.content.at_eof() and (event := single_event(block)) is not None:
+        hold(int(COPIES * len(block)) + OVERHEAD)
+        return [Part([event], Position("", 0, [(1, block, [event])]))]
+    # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
+    options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
+    reader = Reader(compression=compression, items=items, max_body=max_body, **options)
+    try:
+        blocks = _blocks(request, block, max_body, hold, None if live is None else LIVE)
+        parts = await _read_blocks(blocks, reader, hold, live)
+    except TooLargeError as error:
+        raise RequestError(413, f"the body is {error}", CLOSE) from None
+    except (DecodeError, BadGzipFile, EOFError) as error:
+        raise RequestError(400, str(error)) from None
+    if reader.blank:
+        raise RequestError(400, "empty body")
+    return parts
+
+
+async def _read_blocks(
+    blocks: AsyncIterator[bytes | None],
+    reader: Reader,
+    hold: Callable[[int], None],
+    live: Callable[[Part], Awaitable[None]] | None,
+) -> list[Part]:
     parts: list[Part] = []
     clock = asyncio.get_running_loop().time
     live_at = INFINITY if live is None else clock() + LIVE
@@ -91,34 +120,27 @@ async def read_parts(
         hold(more)
         held, size = held + more, reader.size
 
-    hold(2 * READ)
-    try:
-        async for block in _blocks(request, max_body, hold, None if live is None else LIVE):
-            chunks = () if block is None else reader.feed(block) if block else reader.end()
-            # what was read before is passed on, though no event may be complete with this block
-            for chunk in chunks if live is None else chain(chunks, [[]]):
-                hold_more(OVERHEAD * len(chunk))  # the text is kept, for places in it
-                if parts or clock() >= live_at:
-                    await asyncio.sleep(0)
-                parts.append(Part(chunk, reader.position))
-                if live is not None and clock() >= live_at:
-                    for part in parts:
-                        await live(part)
-                    reader.forget()
-                    parts, size = [], 0
-                    hold(reader.buffered - held)
-                    held = reader.buffered
-            hold_more()  # for an event that is not complete
-    except TooLargeError as error:
-        raise RequestError(413, f"the body is {error}", CLOSE) from None
-    except (DecodeError, BadGzipFile, EOFError) as error:
-        raise RequestError(400, str(error)) from None
-    if reader.blank:
-        raise RequestError(400, "empty body")
+    async for block in blocks:
+        chunks = () if block is None else reader.feed(block) if block else reader.end()
+        # what was read before is passed on, though no event may be complete with this block
+        for chunk in chunks if live is None else chain(chunks, [[]]):
+            hold_more(OVERHEAD * len(chunk))  # the text is kept, for places in it
+            if parts or clock() >= live_at:
+                await asyncio.sleep(0)
+            parts.append(Part(chunk, reader.position))
+            if live is not None and clock() >= live_at:
+                for part in parts:
+                    await live(part)
+                reader.forget()
+                parts, size = [], 0
+                hold(reader.buffered - held)
+                held = reader.buffered
+        hold_more()  # for an event that is not complete
     return parts
 
 
-def _reader_of(request: web.Request, **options: Any) -> Reader:
+def _compression(request: web.Request) -> str | None:
+    """Return the compression that the head of a request names; raise RequestError for what is no JSON by its head."""
     try:
         compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
     except ValueError as error:
@@ -128,16 +150,13 @@ def _reader_of(request: web.Request, **options: Any) -> Reader:
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
     if request.content_type.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
-    # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
-    max_line = options["max_body"] if options["items"] else min(options["max_body"], 4 * options["max_event"])
-    return Reader(compression=compression, max_line=max_line, **options)
+    return compression
 
 
 async def _blocks(
-    request: web.Request, max_body: int, hold: Callable[[int], None], patience: float | None
+    request: web.Request, block: bytes, max_body: int, hold: Callable[[int], None], patience: float | None
 ) -> AsyncIterator[bytes | None]:
     """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one; None for silence."""
-    block = await request.content.readany()
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form
         form = bytearray(b"&")
         while block:

@@ -101,7 +101,13 @@ class HttpSource:
         self.body_timeout = seconds("body_timeout", self.body_timeout)
         self.header_timeout = seconds("header_timeout", self.header_timeout)
         self.linger = seconds("linger", self.linger, zero=True)
-        self._items = () if self.items is None else items_path(self.items)
+        self._reading: dict[str, Any] = {
+            "items": () if self.items is None else items_path(self.items),
+            "max_body": self.max_body,
+            "max_event": self.max_event,
+            "max_events": self.max_events * (1 + self._bulk),  # with a line more for each
+            "dead_letters": not self._bulk,
+        }
         self._credentials = [f"Bearer {self.token}".encode()] if self.token is not None else []
         if self.basic is not None:
             self._credentials.append(b"Basic " + b64encode(":".join(self.basic).encode()))
@@ -223,9 +229,6 @@ class HttpSource:
         span = demand.span(request.headers)
         ack = None if span is None else Ack(lambda: None, (span,))
         is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
-        options: dict[str, Any] = {"max_body": self.max_body, "max_event": self.max_event}
-        options |= {"max_events": self.max_events * (1 + self._bulk)}  # with a line more for each
-        options |= {"items": self._items, "dead_letters": not self._bulk}
         try:
             async with asyncio.timeout(None if request.content.is_eof() else self.body_timeout) as limit:
 
@@ -236,7 +239,7 @@ class HttpSource:
                     if part.events:
                         limit.reschedule(asyncio.get_running_loop().time() + self.body_timeout)
 
-                parts = await body.read_parts(request, hold, live if is_endless else None, **options)
+                parts = await body.read_parts(request, hold, live if is_endless else None, **self._reading)
         except TimeoutError:
             why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
             raise RequestError(408, why, CLOSE) from None
