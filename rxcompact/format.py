@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from datetime import UTC, datetime
-from html import escape as escape_html
 from math import isfinite
 from reprlib import Repr
 from typing import Any
@@ -25,6 +24,8 @@ OUTCOMES = ("published", "expired", "failed", "dropped", "abandoned")
 
 def escape(text: str) -> str:
     """Return text for XML and HTML, in elements and attributes."""
+    from html import escape as escape_html  # noqa: PLC0415 - its tables take long to import
+
     return escape_html(re.sub(_NOT_XML, "\N{REPLACEMENT CHARACTER}", text))
 
 

@@ -34,19 +34,16 @@ COMPACT = re.compile(r"(?:19[7-9]\d|2\d{3})\d{4}(?:\d{6})?", re.ASCII)
 _TIME = r"(?P<hour>\d\d):?(?P<minute>\d\d)(?::?(?P<second>\d\d)(?:[.,](?P<fraction>\d*))?)?"
 _ZONE = r"(?: ?(?P<offset>[+-]\d\d(?::?\d\d){0,2})(?: [A-Za-z]{1,5})?| ?(?P<zone>[A-Za-z]{1,5}))?"
 _WEEKDAY, _MONTH = r"(?:[A-Za-z]{3,9},? )?", r"(?P<month>[A-Za-z]{3})[a-z]*"
-FORMS = [
-    re.compile(pattern, re.ASCII)
-    for pattern in (
-        # ISO 8601, 2026-11-28 10:00:00.123 UTC (PostgreSQL), 2026/11/28 10:00:00 (nginx, Go)
-        rf"(?P<year>\d{{4}})([-/]?)(?P<month>\d\d)\2(?P<day>\d\d)(?:[Tt _]{_TIME}{_ZONE})?",
-        # 28/Nov/2026:10:00:00 +0100 (web servers), Sat, 28 Nov 2026 10:00:00 GMT (RFC 9110), Saturday, 28-Nov-26 …
-        rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
-        # Sat Nov 28 10:00:00 2026 (asctime; with UTC behind it osquery), Sat Nov 28 10:00:00 UTC 2026 (date)
-        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})(?: UTC)?",
-        # Nov 28 2026 10:00:00 (Cisco), Saturday, November 28, 2026 10:00:00 GMT
-        rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?),? (?P<year>\d{{4}}),? {_TIME}{_ZONE}",
-    )
-]
+FORMS = (  # compiled where they are used: it takes long
+    # ISO 8601, 2026-11-28 10:00:00.123 UTC (PostgreSQL), 2026/11/28 10:00:00 (nginx, Go)
+    rf"(?P<year>\d{{4}})([-/]?)(?P<month>\d\d)\2(?P<day>\d\d)(?:[Tt _]{_TIME}{_ZONE})?",
+    # 28/Nov/2026:10:00:00 +0100 (web servers), Sat, 28 Nov 2026 10:00:00 GMT (RFC 9110), Saturday, 28-Nov-26 …
+    rf"{_WEEKDAY}(?P<day>\d\d?)[ /-]{_MONTH}[ /-](?P<year>\d{{4}}|\d\d)[ :]{_TIME}{_ZONE}",
+    # Sat Nov 28 10:00:00 2026 (asctime; with UTC behind it osquery), Sat Nov 28 10:00:00 UTC 2026 (date)
+    rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?) {_TIME}{_ZONE} (?P<year>\d{{4}})(?: UTC)?",
+    # Nov 28 2026 10:00:00 (Cisco), Saturday, November 28, 2026 10:00:00 GMT
+    rf"{_WEEKDAY}{_MONTH} +(?P<day>\d\d?),? (?P<year>\d{{4}}),? {_TIME}{_ZONE}",
+)
 NAMED_ZONE = re.compile(r"([Zz]|[+-]\d\d:?\d\d)\[[\w/+-]+\]", re.ASCII)
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # those of RFC 5322; other names of zones mean one thing here and another there
@@ -145,7 +142,7 @@ def _text(value: str, timezone: tzinfo) -> float:
                 return _instant(_read_iso(f"{text[:8]}T{text[8:] or '0000'}"), timezone)
         return _epoch(float(text) if "." in text else int(text))
     for form in FORMS:
-        if found := form.fullmatch(text):
+        if found := re.fullmatch(form, text, re.ASCII):
             return _written(found, timezone)
     if set(text) & set(".,"):
         raise ValueError("`datetime` reads a fraction of an hour as one of a second")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from operator import itemgetter
 
@@ -32,15 +32,13 @@ BLANK = re.compile(rb"(?:[ \t\r\x1e]|\xef\xbb\xbf)*+")
 _string = rb'"[^"\\\n]*+(?:\\.[^"\\\n]*+)*+"'
 
 
-def _nested(levels: int) -> bytes:
+@cache
+def _element() -> re.Pattern[bytes]:
+    """Return what matches an element: brackets and strings alone, so that what is malformed takes no other along."""
     inner = _string
-    for _ in range(levels):
+    for _ in range(LEVELS):
         inner = _string + rb"|[{\[][^\"{}\[\]]*+(?:(?:" + inner + rb")[^\"{}\[\]]*+)*+[}\]]"
-    return inner
-
-
-# brackets and strings alone: what is malformed between them takes no other element along
-_element = re.compile(_nested(LEVELS) + rb"|[^\s,:\"{}\[\]]++")
+    return re.compile(inner + rb"|[^\s,:\"{}\[\]]++")
 
 
 class MalformedError(DecodeError):
@@ -192,7 +190,7 @@ def _split_slowly(text: bytes, at: int, most: int) -> tuple[int, list[bytes], bo
 
 
 def _end_of_element(text: bytes, first: int) -> int | None:
-    if element := _element.match(text, first, first + PIECE):
+    if element := _element().match(text, first, first + PIECE):
         return element.end()
     if first == len(text):
         return None
