@@ -129,10 +129,12 @@ def _verdict(report: Report, world: World, retries: int) -> int:
     print(f"requested  {world.asked} times; {world.failed} failed, {retries} retried")
     print(f"stored     {len(stored)} distinct alerts, each with its owner")
     print(f"account    {account}")
+    ended = account.published + account.expired + account.failed + account.dropped + account.abandoned
     checks = {
         # of a post that the restart rejected some events were received; it was posted again
         "what was accepted was received": account.received >= world.accepted,
         "received = duplicates + distinct": account.received == account.duplicates + account.distinct,
+        "distinct = published + dead letters": account.distinct == ended,
         "what was published was stored": account.published == len(stored),
         "nothing was lost": account.published == account.distinct,
         "each was enriched": all("owner" in row["event"]["enrichment"] for row in stored),
