@@ -33,19 +33,6 @@ class Closed(NamedTuple):
     """The most keys in open windows since the window before it closed."""
 
 
-class Compaction(NamedTuple):
-    """What one key and timespan make of history."""
-
-    windows: Sequence[Closed]
-    rejected: int
-    """Events without a key or a time, or that were too late."""
-
-    @property
-    def distinct(self) -> int:
-        """Events that are left."""
-        return sum(len(closed.window) for closed in self.windows)
-
-
 class History:
     """Events with the instants at which they arrived.
 
@@ -73,8 +60,10 @@ class History:
         start = self.arrivals[arrived.index(max(arrived))]
         return start, start + length
 
-    def compacted(self, key_mapper: Mapper, timespan: float, lateness: float | None, **options: Any) -> Compaction:
-        """Return what `compact` makes of it, in virtual time.
+    def compacted(
+        self, key_mapper: Mapper, timespan: float, lateness: float | None, **options: Any
+    ) -> tuple[Sequence[Closed], int]:
+        """Return the windows that `compact` makes of it in virtual time, and how many events it rejects.
 
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
         times, so the windows are the same. With options, those of one instant are.
@@ -119,7 +108,7 @@ class History:
             held = max(held, *(holder.held() for holder in holders))
         clock.advance_to(last + settled)
         source.on_completed()
-        return Compaction(windows, len(letters))
+        return windows, len(letters)
 
 
 class Result:

@@ -225,11 +225,12 @@ def tune(
     rows: list[Row] = []
     choices = list(product(mappers.items(), spans, kinds.items()))
     for (label, mapper), timespan, (kind, options) in tqdm(choices, "tune", leave=False, disable=not progress):
-        compaction = history.compacted(mapper, timespan, late, **options)
+        closed, rejected = history.compacted(mapper, timespan, late, **options)
+        distinct = sum(len(each.window) for each in closed)
         more = "".join(f", {name}={value}" for name, value in options.items())
         compact = f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}{times}{more})"
         for max_age, pool in product(ages, pools):
-            results = [simulate(compaction.windows, api(outages=each), max_age, pool, linger) for each in replays]
+            results = [simulate(closed, api(outages=each), max_age, pool, linger) for each in replays]
             usual, *down = results
             # an event that expired was never published: no latency is long enough
             latencies = sorted(usual.latencies) + [inf] * usual.expired
@@ -237,7 +238,7 @@ def tune(
             calls = f"rxo.enrich(enricher, max_concurrent={pool}), rxo.publish(sink, timespan={linger:g})"
             limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
             row = Row(
-                *(label, timespan, max_age, pool, len(history.events), compaction.rejected, compaction.distinct),
+                *(label, timespan, max_age, pool, len(history.events), rejected, distinct),
                 *(percentile(latencies, 50), percentile(latencies, 99)),
                 *(len(usual.calls), peak(usual.calls), usual.expired),
                 in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},

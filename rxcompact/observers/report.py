@@ -49,8 +49,7 @@ class ReportObserver:
         self._counts: Counter[Cause] = Counter()
         self._failed: Counter[str] = Counter()  # failures since the last look, by stage
         self._passed: dict[str, int] = {}  # events that had left each stage as of the last look
-        self._errors: dict[Cause, BaseException] = {}  # since the last look
-        self._texts: dict[Cause, tuple[str, str]] = {}  # of the last errors: the type, and the text
+        self._errors: dict[Cause, BaseException] = {}  # the last of each
         self._reported: dict[Cause, tuple[float, int]] = {}  # when, and how many there were
         self._failing: dict[str, tuple[float, int]] = {}  # since when, and how many events were lost by then
         self._resubscribed = 0.0  # when the source was, or will be; infinity when it was given up
@@ -118,12 +117,10 @@ class ReportObserver:
     def _report(self) -> bool:
         """Report what is new; return whether the period holds something back."""
         at, passed = asyncio.get_running_loop().time(), self._count_passed()
-        self._texts |= {cause: (error_name(error), error_text(error)) for cause, error in self._errors.items()}
         for stage in {*self._failed, *self._failing}:
             steady = stage == "source" and at >= self._resubscribed + STEADY
             self._judge(stage, int(steady) or passed.get(stage, 0) - self._passed.get(stage, 0), at)
         self._passed = passed
-        self._errors.clear()
         self._failed.clear()
         held_back = False
         for cause, total in self._counts.items():
@@ -154,9 +151,9 @@ class ReportObserver:
 
     def _warn(self, cause: Cause, count: int) -> None:
         kind, stage, target, why = cause
-        error, text = self._texts.get(cause, ("", ""))
-        last = f"; last error: {text}" if text else ""
-        extra: dict[str, Any] = {"event": "failing", "stage": stage, "count": count, "error": error}
+        error = self._errors.get(cause)
+        last = f"; last error: {error_text(error)}" if error is not None else ""
+        extra: dict[str, Any] = {"event": "failing", "stage": stage, "count": count, "error": error_name(error)}
         if kind != "failing":
             where = "at intake" if kind == "rejected" else f"at {stage}"
             line = f"{_counted(count, 'event')} {kind} {where} ({why}){last}"
