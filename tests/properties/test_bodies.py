@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from plain_json import check_body, check_items, check_mappers, decoded, events, read
 
 from rxcompact.errors import DecodeError
+from rxcompact.reader.items import items_path
 
 space = st.sampled_from(SPACES)
 scalars = st.sampled_from(SCALARS) | st.floats(allow_nan=False, allow_infinity=False).map(lambda n: repr(n).encode())
@@ -114,7 +115,7 @@ def test_keys_and_times_are_those_of_the_decoded_events(lines: list[bytes], name
 @pytest.mark.parametrize("path", [None, "a", "a.a.a"])
 def test_nesting_without_end_is_malformed_and_no_more(body: bytes, path: str | None) -> None:
     try:
-        pieces = read(body, (), items=path)
+        pieces = read(body, (), items=items_path(path) if path else ())
     except DecodeError:
         return
     assert pieces
