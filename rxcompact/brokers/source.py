@@ -116,10 +116,6 @@ class BrokerSource(ABC):
         What it could not send is sent again; all errors but TransientError fail the stream, and so does RefusedError.
         """
 
-    async def _confirmed(self) -> bool:
-        """Return whether the broker has read all replies that were sent."""
-        return True
-
     async def _measure(self) -> Mapping[str, int]:
         """Ask the broker for `lag`."""
         return {}
@@ -233,7 +229,7 @@ class BrokerSource(ABC):
             await self._stop_fetching()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._unacked.give_back()
-            while self._unacked.pending_replies or not await self._confirmed():
+            while self._unacked.pending_replies:
                 try:
                     await self._unacked.flush(self._send)
                 except RefusedError:
@@ -285,12 +281,15 @@ class BrokerSource(ABC):
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
         """Yield the events of messages that are settled together."""
         number = min(self._together, max(1, int(SLICE / self._events_each)))
+        if messages.spans:  # a message of a trace is settled alone: no window links to spans of another
+            spanned = [at for at, each in enumerate(messages.identities[:number]) if each in messages.spans]
+            number = max(1, min(spanned, default=number))
         bodies = messages.bodies[:number]
         number, counts, events = yield from self._read(bodies[: slice_of(bodies, number)])
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
         identities = messages.identities[:number]
-        spans = [messages.spans[each] for each in identities if each in messages.spans] if messages.spans else ()
-        ack = Ack(partial(self._settle, messages.part, identities), spans)
+        span = messages.spans.get(identities[0])
+        ack = Ack(partial(self._settle, messages.part, identities), () if span is None else (span,))
         ack.retain()  # until the last is pushed
         found: dict[int, Identity] = {}
 

@@ -28,6 +28,8 @@ MIB = 1 << 20
 EXPIRES = 10.0
 """Seconds for which the server remembers a request."""
 GRACE = 0.5
+FLUSHED = 5
+"""Seconds for which the server is waited for to read the last replies."""
 PAUSE = 1.0
 """Seconds before the next request, when the server ended one that had brought nothing."""
 OVERHEAD = 64 * 1024
@@ -185,13 +187,6 @@ class JetStreamSource(BrokerSource):
         with self._errors():
             await client.publish_many(replies, kind)
 
-    async def _confirmed(self) -> bool:
-        client = self._servers.connection
-        if client is not None and client.is_connected:
-            with suppress(Error):
-                await client.flush()
-        return not self._unacked.pending_replies
-
     async def _measure(self) -> Mapping[str, int]:
         client = await self._servers.connect()
         with self._errors():
@@ -200,6 +195,8 @@ class JetStreamSource(BrokerSource):
     async def _disconnect(self) -> None:
         client, self._servers.connection = self._servers.connection, None
         if client is not None:
+            with suppress(Error):
+                await client.flush(FLUSHED)
             await client.close()
 
     def _describe(self, _: Any, identity: bytes) -> str:
