@@ -17,8 +17,8 @@ pytest.importorskip("nats")
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig, SubjectTransform
 from nats.js.errors import NotFoundError
 
-from rxcompact.brokers.jetstream import JetStreamSource, source
-from rxcompact.brokers.jetstream.connection import Servers
+from rxcompact.brokers.jetstream import JetStreamSource, consumer
+from rxcompact.brokers.jetstream.connection import Connection
 from rxcompact.brokers.jetstream.source import identity_of
 from rxcompact.commands.serve import broker_source
 from rxcompact.errors import ArgumentError, TransientError
@@ -30,7 +30,7 @@ from .support import PATIENCE, logged, until
 
 
 async def test_a_request_that_expires_is_made_again(nats: NatsRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "EXPIRES", 0.2)
+    monkeypatch.setattr(consumer, "EXPIRES", 0.2)
     await nats.pipeline(source={"prefetch": 3}).start()
     for number in range(4):
         await asyncio.sleep(0.35)
@@ -59,7 +59,8 @@ async def test_headers_are_no_part_of_an_event_and_its_compression_is_recognised
 
 
 async def test_a_flush_waits_for_all_that_was_published_before_it(nats: NatsRig) -> None:
-    client = await Servers(nats.url).connect()
+    client = Connection()
+    await client.connect(nats.url)
     await client.subscribe("to.me")
     await client.publish_many([b"to.me"] * 10_000, b".")
     await client.flush()
@@ -183,7 +184,8 @@ async def test_partitions_are_hashes_of_keys(make_server: Any, tmp_path: Path) -
     config.write_text('mappings = {"keys.*": "shard.{{partition(7,1)}}.{{wildcard(1)}}"}\n')
     server = make_server(NatsServer, "-c", str(config))
     server.start()
-    client = await Servers(server.url).connect()
+    client = Connection()
+    await client.connect(server.url)
     subscription = await client.subscribe("shard.*.*")
     keys = ["foobar", "ä", *(f"host{number}" for number in range(200))]
     for key in keys:

@@ -1,4 +1,4 @@
-"""Connections to NATS. They are not renewed: the owner is notified of the end of one, and makes another."""
+"""A connection to NATS. It is not renewed: the owner is notified of its end, and makes another."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 from nats.aio.client import PING_PROTO, Client
 from nats.errors import ConnectionClosedError
-
-from rxcompact.errors import ArgumentError, TransientError
 
 OPTIONS: Mapping[str, Any] = {
     "reconnect_time_wait": 0.25,
@@ -84,61 +82,3 @@ class Connection(Client):
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING):
                 await super().close()
-
-
-class Servers:
-    """Where NATS is, and a connection to it.
-
-    Args:
-        urls: One or several; they may hold credentials, which are shown nowhere.
-        options: Of `nats.connect`.
-        failed: Called when a connection is lost, and with what the server refuses without a reply, such as a
-            permission.
-    """
-
-    connection: Connection | None = None
-    """The latest; it may have been lost."""
-
-    def __init__(
-        self,
-        urls: str | Sequence[str],
-        options: Mapping[str, Any] | None = None,
-        failed: Callable[[TransientError], object] = bool,
-    ) -> None:
-        self._urls = [urls] if isinstance(urls, str) else list(urls)
-        self._options = {**OPTIONS, **(options or {}), **FIXED}
-        self._failed = failed
-        self._connecting = asyncio.Lock()
-        if not all(self._urls) or not self._urls:
-            raise ArgumentError("servers", str(self), "one URL or more")
-
-    async def connect(self) -> Connection:
-        """Return the connection; make one where there is none, or raise TransientError."""
-        async with self._connecting:
-            if self.connection is not None and self.connection.is_connected:
-                return self.connection
-            client = Connection()
-            errors: list[Exception] = []
-
-            def fail(error: Exception) -> None:
-                self._failed(TransientError(f"connection to NATS at {self}: {error}"))
-
-            async def on_error(error: Exception) -> None:
-                errors.append(error)
-                if client.is_connected:
-                    fail(error)
-
-            options: dict[str, Any] = self._options | {"error_cb": on_error}
-            try:
-                await client.connect(self._urls, **options)
-            except Exception as error:  # noqa: BLE001 - nats-py lets through whatever the event loop raises
-                await client.close()
-                cause = errors[0] if errors else error
-                raise TransientError(f"no connection to NATS at {self}: {cause}") from cause
-            client.lost = fail
-            self.connection = client
-            return client
-
-    def __str__(self) -> str:
-        hosts = (url.rpartition("@")[2].rpartition("//")[2] for url in self._urls)
-        return ",".join(host.partition("/")[0].partition("?")[0] for host in hosts)
