@@ -124,6 +124,22 @@ def test_a_restart_loses_no_accepted_event() -> None:
     served(test, QUICK)
 
 
+def test_a_body_of_which_a_restart_takes_a_part_is_no_success() -> None:
+    async def test(service: Service) -> None:
+        post = asyncio.ensure_future(service.post(ndjson(*range(5000))))
+        while not service.received:
+            await asyncio.sleep(0)
+        part = service.received
+        await service.orchestrator.restart()
+        assert 0 < part < 5000
+        assert (await post).status == 503
+        await asyncio.wait_for(service.source.listening(), 60)
+        assert (await service.post(ndjson(*range(5000)))).status == 202  # as its sender does
+        assert sorted(await service.ids()) == list(range(5000))
+
+    served(test, {"timespan": 1000})
+
+
 def test_a_window_survives_a_restart_of_the_source() -> None:
     async def test(service: Service) -> None:
         await service.post(ndjson(1))
