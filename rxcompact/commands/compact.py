@@ -46,13 +46,10 @@ output; the clock of a pipe goes on, so that the windows of an input that pauses
 EPILOG = """\
 durations: 10 (seconds), 0.5, 500ms, 10s, 5m, 1h
 
-output, one JSON object a line:
-  opened, closed         bounds of the window, POSIX seconds
-  key                    the field's value, an array for several fields, null where missing
-  count                  events of the window that had this key
-  first_seen, last_seen  time of the earliest and the latest of them, POSIX seconds
-  event                  the first of them (or the last, see --keep), as it came
-  leading                true for a key's first event, which did not wait for the window's end, see --leading
+output, one JSON object a line: opened and closed, the bounds of the window, POSIX seconds; key, the field's value, an
+array for several fields, null where missing; count, events of the window with this key; first_seen and last_seen, times
+of the earliest and the latest of them; event, the first of them (or the last, see --keep), as it came; leading, true
+for a key's first event, which did not wait for the window's end, see --leading.
 
 The account goes to standard error, and so do the place and reason of the first line that is rejected: that it is no
 JSON object, or has no time. Every option can be given by the environment: --timespan by RXCOMPACT_TIMESPAN.

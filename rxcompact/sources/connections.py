@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import cast
 
 from aiohttp import web
@@ -24,13 +23,9 @@ RECOVERED = 0.2  # share of the capacity that is free when it is ready again aft
 GRACE = 2.0  # seconds that requests under way may take when the server closes
 
 
-def _is_worth_logging(record: logging.LogRecord) -> bool:
-    """Return False for a request that is not HTTP: its client got 400, and could flood the log."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
 server_log = logging.getLogger("rxcompact.server")
-server_log.addFilter(_is_worth_logging)
+# the client of a request that is not HTTP got 400, and could flood the log
+server_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class Server:
@@ -118,22 +113,16 @@ class Server:
             response.force_close()
             return response
         self._idle.pop(connection, None)
+        loop = asyncio.get_running_loop()
+        answered = loop.create_future()
+        self._requests.add(answered)
         try:
             return await handler(request)
         finally:
-            if connection.transport is not None:
-                self._idle[connection] = asyncio.get_running_loop().time()
-
-    @contextmanager
-    def busy(self) -> Generator[None]:
-        """Have `wait_idle` and `close` wait while a request is handled."""
-        answered = asyncio.get_running_loop().create_future()
-        self._requests.add(answered)
-        try:
-            yield
-        finally:
             self._requests.remove(answered)
             answered.set_result(None)
+            if connection.transport is not None:
+                self._idle[connection] = loop.time()
 
     async def wait_idle(self) -> None:
         """Wait a moment for the requests under way."""

@@ -218,11 +218,10 @@ class HttpSource:
                 raise self._no_capacity(demand, "max_bytes", **CLOSE)
             held += size
 
-        with self._server.busy():
-            try:
-                return await self._take(request, demand, hold)
-            finally:
-                demand.hold(-held)
+        try:
+            return await self._take(request, demand, hold)
+        finally:
+            demand.hold(-held)
 
     async def _take(self, request: web.Request, demand: Demand, hold: Callable[[int], None]) -> web.Response:
         counts = Counts()

@@ -106,14 +106,9 @@ class NdjsonSource:
 
     def _check(self) -> None:
         for path in self._paths:
-            if path != "-" and Path(path).is_dir():
-                raise _os_error(errno.EISDIR, path)
-            if path != "-" and not os.access(path, os.R_OK):
-                raise _os_error(errno.EACCES if Path(path).exists() else errno.ENOENT, path)
-
-
-def _os_error(number: int, path: str) -> OSError:
-    return OSError(number, os.strerror(number), path)
+            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
+                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
+                raise OSError(why, os.strerror(why), path)
 
 
 @contextmanager
@@ -121,7 +116,7 @@ def _opened(path: str) -> Generator[int]:
     """Open a file; standard input is left open."""
     if path == "-":
         if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
-            raise _os_error(errno.EBADF, "standard input")
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
         yield sys.stdin.fileno()
         return
     fd = os.open(path, os.O_RDONLY)
@@ -132,17 +127,12 @@ def _opened(path: str) -> Generator[int]:
 
 
 async def _readable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def set_ready() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
+    ready = asyncio.Event()
     try:
-        loop.add_reader(fd, set_ready)
+        loop.add_reader(fd, ready.set)
     except PermissionError:  # /dev/null and the like cannot be polled and are always ready
         return
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(fd)
