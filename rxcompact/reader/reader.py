@@ -55,7 +55,7 @@ class Reader:
         # text that has not been read, and the size from which on it is worth another look
         self._lasts: dict[tuple[bytes, int], int] = {}  # where a mark stands last in a text, by its length
         self._text: list[bytes] = []
-        self._size = 0
+        self.buffered = 0  # its bytes: of an event whose end has not come
         self._longest = min(PIECE, max_line)  # of a line that is read only when its end has come
         self._wanted = self._longest + 1
         # what it begins in the middle of
@@ -75,11 +75,6 @@ class Reader:
     def size(self) -> int:
         """Bytes of the input so far, decompressed."""
         return self._decoder.size
-
-    @property
-    def buffered(self) -> int:
-        """Bytes that have not been passed on: of an event whose end has not come."""
-        return self._size
 
     def forget(self) -> None:
         """Count bytes and events from here on: an input without an end is passed on as it comes."""
@@ -118,10 +113,10 @@ class Reader:
             self._in_rejected_line = False
             text = text[newline:]
         self._text.append(text)
-        self._size += len(text)
+        self.buffered += len(text)
         # looking at a long value with each block would take long
         over = b"\n" in text and not self._in_array and not self._in_value
-        if not final and not over and self._size < self._wanted:
+        if not final and not over and self.buffered < self._wanted:
             return
         buffer = b"".join(self._text)
         self._lasts.clear()
@@ -142,7 +137,7 @@ class Reader:
             self._reject_rest(rest, f"longer than {self._max_line} bytes")
             rest = b""
         yield from self._batch.flush()
-        self._text, self._size = [rest], len(rest)
+        self._text, self.buffered = [rest], len(rest)
         least = 0 if self._in_array or self._in_value else self._longest + 1
         self._wanted = least if len(rest) < PIECE // 2 else max(least, min(len(rest) * 3 // 2, self._max_line + 1))
 
