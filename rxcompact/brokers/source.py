@@ -343,9 +343,11 @@ class BrokerSource(ABC):
 def lines_of(bodies: list[bytes]) -> list[bytes] | None:
     """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
     block = b"\n".join(bodies)
-    if len(block) > LARGE or LETTER in block or not all(map(bytes.strip, bodies)):
+    if len(block) > LARGE or LETTER in block:
         return None
-    events = list(filter(None, block.split(b"\n")))
+    events = bodies
+    if block.count(b"\n") >= len(bodies):
+        events = list(filter(None, block.split(b"\n"))) if all(map(bytes.strip, bodies)) else []
     return events if are_objects(events, block) else None
 
 

@@ -58,12 +58,7 @@ class Shard:
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
         settled.add_done_callback(self._unsettled.discard)
-
-        def settle() -> None:
-            if not settled.done():
-                settled.set_result(None)
-
-        self._chunks.on_next(Chunk(events, Ack(settle)))
+        self._chunks.on_next(Chunk(events, Ack(lambda: settled.done() or settled.set_result(None))))
         await settled
 
     async def release(self) -> None:
