@@ -93,8 +93,8 @@ async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None]
 
 
 async def pipeline(url: str, name: str, messages: int, each: int) -> float:
-    options: dict[str, Any] = {"max_ack_pending": messages, "prefetch": PREFETCH, "max_bytes": MAX_BYTES}
-    took = await consume(JetStreamSource(url, stream="IN", consumer=name, **options), messages * each)
+    source = JetStreamSource(url, stream="IN", consumer=name, max_ack_pending=messages, prefetch=PREFETCH)
+    took = await consume(source, messages * each)
     client = await nats.connect(url)
     await check(client, name, messages)
     await client.close()

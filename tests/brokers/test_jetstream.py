@@ -17,7 +17,7 @@ pytest.importorskip("nats")
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig, SubjectTransform
 from nats.js.errors import NotFoundError
 
-from rxcompact.brokers.jetstream import JetStreamSource, consumer
+from rxcompact.brokers.jetstream import JetStreamSource, consumer, source
 from rxcompact.brokers.jetstream.connection import Connection
 from rxcompact.brokers.jetstream.source import identity_of
 from rxcompact.commands.serve import broker_source
@@ -40,10 +40,11 @@ async def test_a_request_that_expires_is_made_again(nats: NatsRig, monkeypatch: 
     assert nats.failures == []
 
 
-async def test_messages_of_many_bytes_come_in_several_requests(nats: NatsRig) -> None:
+async def test_messages_of_many_bytes_come_in_several_requests(nats: NatsRig, monkeypatch: pytest.MonkeyPatch) -> None:
     blank = b" " * 400_000
     await nats.send(*(b'{"id": %d}' % number + blank for number in range(20)))
-    await nats.pipeline(source={"max_bytes": 1}).start()  # that is, as few as the longest message has
+    monkeypatch.setattr(source, "MAX_BYTES", 1)
+    await nats.pipeline().start()  # that is, as few as the longest message has
     await nats.settles()
     assert sorted(nats.ids()) == list(range(20))
 

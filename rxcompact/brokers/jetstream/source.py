@@ -21,7 +21,8 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, TransientError
 
-MIB = 1 << 20
+MAX_BYTES = 8 << 20
+"""Of messages requested at once."""
 FLUSHED = 5
 """Seconds for which the server is waited for to read the last replies."""
 POLICIES = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
@@ -52,7 +53,6 @@ class JetStreamSource(BrokerSource):
         max_ack_pending: Of a consumer that is made: messages that all of its workers hold at most; no fewer than come
             in a window and in a delivery of the sink.
         prefetch: Messages requested at once.
-        max_bytes: Bytes of messages requested at once.
         together, items: As of `BrokerSource`.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
 
@@ -72,7 +72,6 @@ class JetStreamSource(BrokerSource):
         ack_wait: Seconds = 10.0,
         max_ack_pending: int = 20_000,
         prefetch: int = 4_000,
-        max_bytes: int = 8 * MIB,
         together: int = 32,
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
@@ -101,7 +100,7 @@ class JetStreamSource(BrokerSource):
         )
         self._woken = asyncio.Event()
         configs = [replace(config, durable_name=name, filter_subjects=some or None) for name, some in filters.items()]
-        limits = max(1, count("prefetch", prefetch) // len(filters)), count("max_bytes", max_bytes) // len(filters)
+        limits = max(1, count("prefetch", prefetch) // len(filters)), MAX_BYTES // len(filters)
         self._consumers = [
             PullConsumer(stream, each, *limits, wake=self._woken.set, take=self._on_messages, fail=self._fail)
             for each in configs
