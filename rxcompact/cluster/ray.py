@@ -58,7 +58,12 @@ class Shard:
         settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unsettled.add(settled)
         settled.add_done_callback(self._unsettled.discard)
-        self._chunks.on_next(Chunk(events, Ack(lambda: settled.done() or settled.set_result(None))))
+
+        def settle() -> None:
+            if not settled.done():
+                settled.set_result(None)
+
+        self._chunks.on_next(Chunk(events, Ack(settle)))
         await settled
 
     async def release(self) -> None:
