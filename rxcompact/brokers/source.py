@@ -227,7 +227,8 @@ class BrokerSource(ABC):
             task.cancel()
         try:
             await self._stop_fetching()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if tasks:
+                await asyncio.wait(tasks[:1])  # the other may swallow its cancellation, and sleep
             self._unacked.give_back()
             while self._unacked.pending_replies:
                 try:
