@@ -283,7 +283,6 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 self._succeed_at(self._target(entries[0]))
         if not failed and len(job.entries) == len(entries):
             self._succeeded(job, entries, results)
-            job.entries = []  # an alarm may hold it for a while
             return
         held = set(map(id, job.entries))  # some may have expired
         pairs = [pair for pair in zip(entries, results, strict=True) if id(pair[0]) in held]
@@ -324,7 +323,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
             with suppress(Exception):  # of a class that allows no attributes
                 contained(raised).__cause__ = error
             failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
-        held, job.entries = set(map(id, job.entries)), []
+        held = set(map(id, job.entries))
         self._remove(job)
         for entry, each in failed:
             if id(entry) in held:

@@ -59,7 +59,7 @@ class Job(Attempts):
         entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
         began: When the call under way did.
         due: When the call has taken too long, or is to be made; infinity for neither.
-        alarm: When it is looked at: then, or at a deadline.
+        timer: The number of its alarm, due then or at a deadline.
         task: Makes the call, and decides what becomes of it; ``timed_out`` when there was no answer in its time.
         waiting: Whether it is to be called when it is due.
         held: Whether a circuit breaker has it wait.
@@ -67,12 +67,13 @@ class Job(Attempts):
     """
 
     __slots__ = (
-        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "waiting",
+        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer",
+        "waiting",
     )  # fmt: skip
 
     def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
         super().__init__(policy, max_age)
-        self.began, self.due, self.alarm = 0.0, INFINITY, INFINITY
+        self.began, self.due, self.alarm, self.timer = 0.0, INFINITY, INFINITY, 0
         self.task: asyncio.Task[None] | None = None
         self.timed_out = self.waiting = self.held = self.released = False
         self.narrow_to(entries)
@@ -86,7 +87,7 @@ class Job(Attempts):
     def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""
         part = copy(self)
-        part._state, part.alarm = copy(self._state), INFINITY
+        part._state, part.timer = copy(self._state), 0
         part.narrow_to(entries)
         return part
 
@@ -116,7 +117,8 @@ class Waiting(ABC):
         self._latency = 0.0  # of answers of late, seconds
         # a heap of instants and the jobs to be looked at then; a timer of the loop for each would take 3 µs, and all of
         # one instant would be due in one turn
-        self._alarms: list[Place] = []
+        self._alarms: list[tuple[float, int]] = []
+        self._armed: dict[int, Job] = {}  # by number
         self._timer: asyncio.TimerHandle | None = None  # of the first of them, or of one that was
         self._timer_at = INFINITY
         self._numbers = count(1)
@@ -154,10 +156,12 @@ class Waiting(ABC):
 
     def waiting(self) -> int:
         """Return how many calls failed and wait to be made again."""
-        return sum((job.waiting or job.held) and job.count > 0 for job in self._jobs)
+        return sum((job.waiting or job.held) and job.count > 0 for job in self._armed.values())
 
     def _earliest(self) -> float | None:
         """Return the deadline that comes first of all that is held."""
+        if self._queue and self._queue[0][0] and (first := self._queue[0][2]).entries:  # by deadline; others are armed
+            return float(min(job.earliest for job in (first, *self._armed.values())))
         return min((job.earliest for job in self._jobs), default=None)
 
     def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
@@ -176,9 +180,12 @@ class Waiting(ABC):
         if self._calls < self._max_concurrent and not (self._interval and self._waits_for_turn()):
             self._start(job)
             return
-        in_order = self._max_concurrent == 1
-        heappush(self._queue, (0.0 if in_order else job.earliest, next(self._numbers), job))
-        self._arm(job)
+        one_by_one = self._max_concurrent == 1  # in order
+        heappush(self._queue, (0.0 if one_by_one else job.earliest, next(self._numbers), job))
+        if one_by_one:
+            self._arm(job)
+        elif job.earliest < self._timer_at:
+            self._set_timer()
 
     def _waits_for_turn(self) -> bool:
         """Return whether the rate allows no call now; those that wait are called when it does."""
@@ -221,6 +228,7 @@ class Waiting(ABC):
         while self._short and not self._short[0].entries:
             self._short.popleft()
         self._short.append(job)
+        self._arm(job)
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
@@ -235,32 +243,57 @@ class Waiting(ABC):
     def _arm(self, job: Job) -> None:
         # a call goes on while one of its entries is young enough
         at = min(job.due, job.earliest if job.task is None else job.latest)
-        if job.alarm != at < INFINITY:
-            heappush(self._alarms, (at, next(self._numbers), job))
+        if job.timer and job.alarm == at:
+            return
+        self._armed.pop(job.timer, None)
+        job.alarm, job.timer = at, 0
+        if at < INFINITY:
+            job.timer = next(self._numbers)
+            self._armed[job.timer] = job
+            heappush(self._alarms, (at, job.timer))
             if at < self._timer_at:
                 self._set_timer()
-        job.alarm = at
 
     def _set_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at = self._alarms[0][0] if self._alarms else INFINITY
+        self._timer_at = self._next_alarm()
         self._timer = self._loop.call_at(self._timer_at, self._ring) if self._timer_at < INFINITY else None
+
+    def _next_alarm(self) -> float:
+        at = self._alarms[0][0] if self._alarms else INFINITY
+        return min(at, self._queue[0][0] or INFINITY) if self._queue else at
 
     def _ring(self) -> None:
         """Look at the jobs that are due; at many in slices, with the loop's turn between them."""
         now, left = self._loop.time() + TICK, DUE
         try:
-            while left > 0 and self._alarms and self._alarms[0][0] <= now:
-                at, _, job = heappop(self._alarms)
-                if job.alarm == at:
-                    left -= max(1, len(job.entries))
-                    job.alarm = INFINITY
-                    self._wake(job)
+            while left > 0 and self._next_alarm() <= now:
+                left -= max(1, self._look_at_next(now))
         finally:
             self._set_timer()
             self._pull()
             self._settled()
+
+    def _look_at_next(self, now: float) -> int:
+        """Look at the job that is due first; return how many events it has."""
+        if not self._alarms or self._alarms[0][0] > now:
+            job = heappop(self._queue)[2]
+            events = len(job.entries)
+            self._expire(job, now)
+            if job.entries:
+                heappush(self._queue, (job.earliest, next(self._numbers), job))
+            else:
+                self._remove(job)
+            return events
+        number = heappop(self._alarms)[1]
+        if number not in self._armed:
+            return 0
+        job = self._armed.pop(number)
+        job.timer = 0
+        events = len(job.entries)
+        self._wake(job)
+        return events
 
     def _wake(self, job: Job) -> None:
         now = self._loop.time() + TICK
@@ -311,9 +344,10 @@ class Waiting(ABC):
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job, None)
         job.waiting = job.held = job.released = False
-        job.alarm = INFINITY
-        if len(self._alarms) > 2 * len(self._jobs) + FEW:
-            self._alarms = [alarm for alarm in self._alarms if alarm[0] == alarm[2].alarm]
+        self._armed.pop(job.timer, None)
+        job.timer = 0
+        if len(self._alarms) > 2 * len(self._armed) + FEW:
+            self._alarms = [alarm for alarm in self._alarms if alarm[1] in self._armed]
             heapify(self._alarms)
 
     # ── services that fail ────────────────────────────────────────────────────────────────────────────────────────
