@@ -20,11 +20,11 @@ from rxcompact.contracts import Enricher, KeyedEnricher, TargetedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
+from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.verdict import is_nothing_found
-from rxcompact.operators.waiting import Entry, Job, Loss, deadline_of
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)

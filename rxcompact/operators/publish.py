@@ -15,12 +15,12 @@ from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
+from rxcompact.operators.jobs import Entry, Job, compacted_of, deadline_of
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import without_frames, without_our_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.turns import size_of
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
-from rxcompact.operators.waiting import Entry, Job, compacted_of, deadline_of
 
 PAUSE = 10.0
 """Seconds."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rxcompact.clock import INFINITY, TICK
 
 if TYPE_CHECKING:
-    from rxcompact.operators.waiting import Job
+    from rxcompact.operators.jobs import Job
 
 Place: TypeAlias = "tuple[float, int, Job]"
 """Of a job in a queue: by deadline, or in order."""

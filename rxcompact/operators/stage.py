@@ -18,11 +18,12 @@ from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running
 from rxcompact.contracts import CallObserver
 from rxcompact.errors import AbandonedError, ArgumentError, LoopError, contained
 from rxcompact.events import Compacted, DeadLetter, Window
+from rxcompact.operators.jobs import Entry, Job, Loss, compacted_of
 from rxcompact.operators.operator import PooledOperator
 from rxcompact.operators.retry import alike, expired_error, reason, without_our_frames
 from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
-from rxcompact.operators.waiting import LAG, Entry, Job, Loss, Waiting, compacted_of
+from rxcompact.operators.waiting import LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, Slots
 
 _first_seen = attrgetter("first_seen")

@@ -5,26 +5,16 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator
-from copy import copy
 from heapq import heapify, heappop, heappush
 from itertools import count
-from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, TypeAlias
-
-import msgspec
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.events import Compacted
-from rxcompact.operators.retry import LAST_PART, Attempts
+from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
+from rxcompact.operators.retry import LAST_PART
 from rxcompact.operators.service import PAUSE, WITHIN, Place, Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.verdict import verdict
 
-if TYPE_CHECKING:
-    from tenacity import Retrying
-
-Loss: TypeAlias = Literal["expired", "failed", "abandoned"]
 TARGETS = 1000
 """Services that are known to fail at once."""
 FEW = 10
@@ -35,75 +25,6 @@ LAG = 0.005
 """Seconds by which a timer may be late; what it is late for is caught up with."""
 MARGIN = 1.25
 """Times that answers took of late: less time than this is too short for another."""
-
-
-class Entry(msgspec.Struct, eq=False, gc=False):
-    """A distinct event on its way through a stage."""
-
-    deadline: float
-    """The instant at which it is too old, in the loop's seconds."""
-    number: int
-    """Its place in the order of the source."""
-    compacted: Compacted
-    others: list[Entry] | None = None
-    """Events that the same answer serves, by deadline."""
-
-
-deadline_of, compacted_of = attrgetter("deadline"), attrgetter("compacted")
-
-
-class Job(Attempts):
-    """Entries that one call is made for: it waits for its turn, is called, or waits to be called again.
-
-    Attributes:
-        entries: What it has to settle; ``earliest`` and ``latest`` are their deadlines.
-        began: When the call under way did.
-        due: When the call has taken too long, or is to be made; infinity for neither.
-        timer: The number of its alarm, due then or at a deadline.
-        task: Makes the call, and decides what becomes of it; ``timed_out`` when there was no answer in its time.
-        waiting: Whether it is to be called when it is due.
-        held: Whether a circuit breaker has it wait.
-        released: Whether a circuit breaker lets it go out.
-    """
-
-    __slots__ = (
-        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer",
-        "waiting",
-    )  # fmt: skip
-
-    def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
-        super().__init__(policy, max_age)
-        self.began, self.due, self.alarm, self.timer = 0.0, INFINITY, INFINITY, 0
-        self.task: asyncio.Task[None] | None = None
-        self.timed_out = self.waiting = self.held = self.released = False
-        self.narrow_to(entries)
-
-    def narrow_to(self, entries: list[Entry]) -> None:
-        self.entries = entries
-        if entries:
-            deadlines = [*map(deadline_of, entries)]
-            self.earliest, self.latest = min(deadlines), max(deadlines)
-
-    def split(self, entries: list[Entry]) -> Job:
-        """Return a job for some of its entries: it has come as far, and goes on by itself."""
-        part = copy(self)
-        part._state, part.timer = copy(self._state), 0
-        part.narrow_to(entries)
-        return part
-
-    def fitted(self, now: float) -> Iterator[tuple[Job, float]]:
-        """Yield how long a job waits; of a batch some may expire in the wait, and have a last attempt of their own."""
-        while len(self.entries) > 1 and self.earliest <= now + self.wait and not self.last:
-            part = self.split(self.entries)
-            fitted = part.fit(part.earliest - now)
-            until = now + (part.asked if fitted == INFINITY else min(part.wait, fitted + LAST_PART * self._max_age))
-            if part.latest <= until:
-                break
-            part.narrow_to([entry for entry in self.entries if entry.deadline <= until])
-            self.narrow_to([entry for entry in self.entries if entry.deadline > until])
-            part.task = self.task
-            yield part, fitted
-        yield self, self.fit(self.earliest - now)
 
 
 class Waiting(ABC):

@@ -13,8 +13,8 @@ from reactivex import Observer
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.events import Compacted
 from rxcompact.operators.enrich import Enrich
+from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.stage import PooledStage
-from rxcompact.operators.waiting import Entry, Job
 from rxcompact.testing import run
 
 
