@@ -53,7 +53,7 @@ class Collector(logging.Handler):
                 collected.get([]).append(it)
 
 
-collector = Collector(logging.WARNING)
+logging.getLogger("aiokafka").addHandler(Collector(logging.WARNING))
 
 
 class Servers:
@@ -81,7 +81,6 @@ class Servers:
         return self._hosts
 
     async def connect(self, kind: Callable[..., Any]) -> Any:
-        logging.getLogger("aiokafka").addHandler(collector)
         collected.set(self.errors)  # in the client's tasks too
         self.client = kind(**self._options)
         try:
