@@ -19,7 +19,7 @@ from rxcompact.errors import DecodeError, KeyMapperError, TimeMapperError
 from rxcompact.fields import decode
 from rxcompact.keys import Json, json_value
 from rxcompact.mappers import key_of, time_of
-from rxcompact.reader.items import Malformed, items_path
+from rxcompact.reader.items import Malformed, items_path, single_event
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import EVENTS
 
@@ -129,6 +129,7 @@ def check_body(body: bytes, sizes: Sequence[int] = ()) -> None:
     if beyond(body):
         return
     assert found == expected
+    assert (single := single_event(body)) is None or found == [single]
     for piece in found or ():
         if piece != REJECTED:
             assert typed(decoded(piece)) == typed(event(piece))
