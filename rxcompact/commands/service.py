@@ -124,7 +124,7 @@ async def _ready(source: Source) -> str:
     return f"consuming {source!r}"
 
 
-async def _keys(orchestrator: Orchestrator, credentials: bytes, request: web.Request) -> web.Response:
+async def _keys(orchestrator: Orchestrator, credentials: bytes, request: web.BaseRequest) -> web.Response:
     """Answer with the most frequent keys of the last minute, and how often each came."""
     sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
     if not hmac.compare_digest(sent, credentials):
@@ -150,12 +150,11 @@ async def _status(
         return "ok" if ready.done() else "starting"
 
     host, port = common.address("--status", place)
-    app = web.Application()
-    app.add_routes(Probes(state, lambda: orchestrator.demand, options.ready_requires).routes())
+    routes = dict(Probes(state, lambda: orchestrator.demand, options.ready_requires).routes())
     if options.status_token_file is not None:
         token = common.read_token("--status-token-file", options.status_token_file)
-        app.add_routes([web.get("/keys", partial(_keys, orchestrator, f"Bearer {token}".encode()))])
-    server = Server(app, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
+        routes["/keys"] = {"GET": partial(_keys, orchestrator, f"Bearer {token}".encode())}
+    server = Server(routes, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
     try:
         port = await server.open(host, port + (worker() if port else 0))
     except OSError as error:

@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
 
 async def read_parts(
-    request: web.Request,
+    request: web.BaseRequest,
     hold: Callable[[int], None],
     live: Callable[[Part], Awaitable[None]] | None = None,
     *,
@@ -139,7 +139,7 @@ async def _read_blocks(
     return parts
 
 
-def _compression(request: web.Request) -> str | None:
+def _compression(request: web.BaseRequest) -> str | None:
     """Return the compression that the head of a request names; raise RequestError for what is no JSON by its head."""
     try:
         compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
@@ -154,7 +154,7 @@ def _compression(request: web.Request) -> str | None:
 
 
 async def _blocks(
-    request: web.Request, block: bytes, max_body: int, hold: Callable[[int], None], patience: float | None
+    request: web.BaseRequest, block: bytes, max_body: int, hold: Callable[[int], None], patience: float | None
 ) -> AsyncIterator[bytes | None]:
     """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one; None for silence."""
     if request.content_type == FORM and _form.match(block):  # curl calls anything a form

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeAlias, cast
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
-from aiohttp.typedefs import Handler
 
 from rxcompact.contracts import Demand
 from rxcompact.sources.body import CLOSE, READ, RequestError
 
+Routes: TypeAlias = Mapping[str, Mapping[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]]
+"""What answers a path and a method."""
 LINGER = 1.0
 """Seconds for which a connection is kept beyond the limit; closing at once would reset it while its client sends."""
 IDLE = 1.0  # seconds without a request after which a connection may be closed for a new one
@@ -36,20 +37,19 @@ class Server:
     ``header_timeout`` seconds after the answer before it.
     """
 
-    def __init__(self, app: web.Application, max_connections: int, header_timeout: float, retry_after: int) -> None:
-        self._runner = web.AppRunner(
-            app,
+    def __init__(self, routes: Routes, max_connections: int, header_timeout: float, retry_after: int) -> None:
+        self._routes = routes
+        self._server = web.Server(
+            self._track,
             auto_decompress=False,
             access_log=None,
             keepalive_timeout=header_timeout,  # which limits the head of a request too
-            shutdown_timeout=GRACE,
             read_bufsize=READ // 4,
             logger=server_log,
         )
         self._max = max_connections
         why = f"more than {max_connections} connections (max_connections)"
         self._rejection = RequestError(503, why, {"Retry-After": str(retry_after), **CLOSE})
-        app.middlewares.append(self._track)
         self._listener: asyncio.Server | None = None
         self._idle: dict[asyncio.BaseProtocol, float] = {}  # since when, the longest first; some are closed
         self._extra: dict[asyncio.BaseProtocol, asyncio.Transport] = {}  # beyond the limit
@@ -57,13 +57,8 @@ class Server:
 
     async def open(self, host: str, port: int) -> int:
         """Listen; return the port; raise OSError when the address cannot be listened on."""
-        await self._runner.setup()
         loop = asyncio.get_running_loop()
-        try:
-            self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
-        except OSError:
-            await self._runner.cleanup()
-            raise
+        self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
         for each in self._listener.sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ)
         return int(self._listener.sockets[0].getsockname()[1])
@@ -71,15 +66,14 @@ class Server:
     @property
     def connections(self) -> int:
         """How many are open, without those beyond the limit."""
-        server = self._runner.server
-        return 0 if server is None else len([each for each in server.connections if each not in self._extra])
+        return len([each for each in self._server.connections if each not in self._extra])
 
     def accept(self, transport: asyncio.Transport) -> None:
-        """Pass a new connection to the application."""
-        if self._listener is None or self._runner.server is None:  # accepted while it was closed
+        """Serve a new connection."""
+        if self._listener is None:  # accepted while it was closed
             transport.abort()
             return
-        handler, loop = self._runner.server(), asyncio.get_running_loop()
+        handler, loop = self._server(), asyncio.get_running_loop()
         if self.connections < self._max or self._close_idle(loop.time()):
             self._idle[handler] = loop.time()
         else:
@@ -105,11 +99,10 @@ class Server:
                 return True
         return False
 
-    @web.middleware
-    async def _track(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
         if connection in self._extra:
-            response = await handler(request) if request.path in PROBES else self._rejection.response()
+            response = await self._answer(request) if request.path in PROBES else self._rejection.response()
             response.force_close()
             return response
         self._idle.pop(connection, None)
@@ -117,12 +110,26 @@ class Server:
         answered = loop.create_future()
         self._requests.add(answered)
         try:
-            return await handler(request)
+            return await self._answer(request)
         finally:
             self._requests.remove(answered)
             answered.set_result(None)
             if connection.transport is not None:
                 self._idle[connection] = loop.time()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        handlers = self._routes.get(request.path)
+        if handlers is None:
+            raise web.HTTPNotFound
+        handler = handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            raise web.HTTPMethodNotAllowed(request.method, handlers)
+        if (expected := request.headers.get("Expect")) is not None:
+            if expected.lower() != "100-continue":
+                raise web.HTTPExpectationFailed
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # the answer has not begun
+        return await handler(request)
 
     async def wait_idle(self) -> None:
         """Wait a moment for the requests under way."""
@@ -142,9 +149,10 @@ class Server:
         self.stop_listening()
         try:
             await self.wait_idle()  # aiohttp reads no more of a body once it closes
-            await self._runner.cleanup()
+            self._server.pre_shutdown()
+            await self._server.shutdown(GRACE)
         finally:
-            for handler in self._runner.server.connections if self._runner.server is not None else ():
+            for handler in self._server.connections:
                 handler.force_close()
 
 
@@ -171,15 +179,15 @@ class Probes:
         self._state, self._demand, self._requires = state, demand, requires
         self.full = False
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return the routes of an application."""
+    def routes(self) -> Routes:
+        """Return what answers them."""
         handlers = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
-        return [web.get(path, handler) for path, handler in handlers.items()]
+        return {path: {"GET": handler} for path, handler in handlers.items()}
 
-    async def _healthz(self, _: web.Request) -> web.Response:
+    async def _healthz(self, _: web.BaseRequest) -> web.Response:
         return web.Response(text="ok\n")
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
         demand = self._demand()
         used = {} if demand is None else demand.used()
         if demand is None or not demand.capacity():
@@ -197,7 +205,7 @@ class Probes:
             text = "\n".join([*(f"{part}: {state}" for part, state in parts.items()), text])
         return web.Response(text=f"{text}\n", status=503 if problems else 200)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
+    async def _metrics(self, request: web.BaseRequest) -> web.Response:
         if (demand := self._demand()) is None:
             return web.Response(status=503)
         try:

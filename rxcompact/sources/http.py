@@ -161,10 +161,8 @@ class HttpSource:
     async def _open(self, observer: ObserverBase[list[Any]]) -> None:
         async with self._changing:
             if self._server is None:
-                app = web.Application()
-                posts = [web.post(self.path, self._post), web.put(self.path, self._post)]
-                app.add_routes([*posts, *self._probes.routes()])
-                server = Server(app, self.max_connections, self.header_timeout, self.retry_after)
+                routes = {self.path: {"POST": self._post, "PUT": self._post}, **self._probes.routes()}
+                server = Server(routes, self.max_connections, self.header_timeout, self.retry_after)
                 try:
                     self.port = await server.open(self.host, self.port)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the source has failed
@@ -193,7 +191,7 @@ class HttpSource:
             if server is not None:
                 await server.close()
 
-    async def _post(self, request: web.Request) -> web.Response:
+    async def _post(self, request: web.BaseRequest) -> web.Response:
         try:
             response = await self._handle_post(request)
         except RequestError as error:
@@ -201,7 +199,7 @@ class HttpSource:
         self.requests[response.status] += 1
         return response
 
-    async def _handle_post(self, request: web.Request) -> web.Response:
+    async def _handle_post(self, request: web.BaseRequest) -> web.Response:
         if self._server is None or self._draining:
             raise self._unavailable("stopping")
         if self._credentials and not self._authorized(request):
@@ -223,7 +221,7 @@ class HttpSource:
         finally:
             demand.hold(-held)
 
-    async def _take(self, request: web.Request, demand: Demand, hold: Callable[[int], None]) -> web.Response:
+    async def _take(self, request: web.BaseRequest, demand: Demand, hold: Callable[[int], None]) -> web.Response:
         counts = Counts()
         span = demand.span(request.headers)
         ack = None if span is None else Ack(lambda: None, (span,))
@@ -291,7 +289,7 @@ class HttpSource:
         held, limit = demand.used()[bound]
         return self._unavailable(f"no capacity: {held} of {limit} are held ({bound})", **headers)
 
-    def _authorized(self, request: web.Request) -> bool:
+    def _authorized(self, request: web.BaseRequest) -> bool:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
 

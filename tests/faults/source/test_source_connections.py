@@ -40,12 +40,12 @@ class Listener:
 
 @asynccontextmanager
 async def listener(max_connections: int, *, header_timeout: float = 60.0) -> AsyncIterator[Listener]:
-    async def hello(_: web.Request) -> web.Response:
+    async def hello(_: web.BaseRequest) -> web.Response:
         return web.Response(text="hello")
 
-    app = web.Application()
-    app.router.add_get("/", hello)
-    server = Server(app, max_connections=max_connections, header_timeout=header_timeout, retry_after=7)
+    server = Server(
+        {"/": {"GET": hello}}, max_connections=max_connections, header_timeout=header_timeout, retry_after=7
+    )
     try:
         yield Listener(server, await server.open("127.0.0.1", 0))
     finally:
