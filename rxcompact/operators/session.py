@@ -48,7 +48,7 @@ class PerKey(Windows):
         return rows
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002 - it has one bucket
-        gap, timespan, offset, now = self._gap, self._options.timespan, self._offset(), self._now()
+        gap, timespan, now, offset = self._gap, self._options.timespan, *self._now()
         parts: dict[Trigger, list[Row]] = {trigger: rows}
         if trigger == "time" and gap < timespan:
             parts = {"gap": [], "time": []}
@@ -72,11 +72,9 @@ class PerKey(Windows):
             rows = [row for row in rows if row[COUNT]]
         return (rows,) if rows else ()
 
-    def _offset(self) -> float:
-        return 0.0  # makes POSIX seconds of the instants of rows
-
-    def _now(self) -> float:
-        return INFINITY  # at which what is closed now ends at the latest
+    def _now(self) -> tuple[float, float]:
+        """Return when what is closed now ends at the latest, and what makes POSIX seconds of the instants of rows."""
+        return INFINITY, 0.0
 
     def _close(self, index: int, trigger: Trigger) -> None:
         bucket = self._keyed
@@ -97,11 +95,8 @@ class KeyedWindows(PerKey, TumblingWindows):
         self._close_until(now + TICK)
         self._put(0, keys, events, times or self.clock.wall())
 
-    def _offset(self) -> float:
-        return self.clock.wall.offset
-
-    def _now(self) -> float:
-        return self.clock.monotonic()
+    def _now(self) -> tuple[float, float]:
+        return self.clock.monotonic(), self.clock.wall.offset
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         now = self.clock.wall()

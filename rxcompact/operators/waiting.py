@@ -140,16 +140,13 @@ class Waiting(ABC):
             else:
                 self._short.pop()
             if job.entries and key > 0 and job.latest < soon:
-                self._put_off(job)
+                while self._short and not self._short[0].entries:
+                    self._short.popleft()
+                self._short.append(job)  # until no other waits
+                self._arm(job)
             elif job.entries:
                 self._start(job)
         self._loop.call_soon(self._pull)
-
-    def _put_off(self, job: Job) -> None:
-        while self._short and not self._short[0].entries:
-            self._short.popleft()
-        self._short.append(job)
-        self._arm(job)
 
     def _sleep(self, job: Job, wait: float) -> None:
         if self._stopping:  # that was its last attempt
