@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from inspect import iscoroutinefunction
 from itertools import islice
 from typing import Any, TypeAlias
@@ -55,7 +55,7 @@ class IterableSource:
             What the iterable raises. `TypeError` for a function that gives no iterable. `LoopError` for an async
             iterable outside a running loop.
         """
-        return pull(self._chunks, lambda: self._live(demand), demand)
+        return pull(lambda: self._chunks(demand), demand)
 
     def _given(self) -> Events:
         events: Any = self._events
@@ -65,15 +65,10 @@ class IterableSource:
             raise TypeError(f"the source function gave {type(events).__name__}, not an iterable of events")
         return events
 
-    def _chunks(self) -> Iterator[list[Any]]:
-        events = self._given()
-        if not isinstance(events, Iterable):
-            raise LoopError("an async iterable needs a running asyncio loop")
-        yield from _pulled(iter(events), lambda: self._chunk_size)
-
-    async def _live(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
+    async def _chunks(self, demand: Demand) -> AsyncGenerator[list[Any], None]:
         events = self._given()
         if isinstance(events, AsyncIterable):
+            running_loop("an async iterable needs a running asyncio loop")
             async with aclosing(self._as_they_come(events)) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -137,20 +132,25 @@ def running_loop(message: str) -> asyncio.AbstractEventLoop:
         raise LoopError(message) from None
 
 
-def pull(
-    chunks: Callable[[], Iterator[list[Any]]], live: Callable[[], AsyncGenerator[list[Any], None]], demand: Demand
-) -> Observable[list[Any]]:
-    """Emit chunks, none longer than the capacity: ``live`` ones in a running loop, else all at once on subscription."""
+def pull(chunks: Callable[[], AsyncGenerator[list[Any], None]], demand: Demand) -> Observable[list[Any]]:
+    """Emit chunks, none longer than the capacity; without a running loop they wait for nothing, and come at once."""
 
     def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+        pulling = _pull(_parts(chunks(), demand), observer)
         try:
-            loop = asyncio.get_running_loop()
+            task = asyncio.get_running_loop().create_task(pulling, name="rxcompact source")
         except RuntimeError:
             stopped = BooleanDisposable()
+
+            def pull_now(*_: object) -> None:
+                with suppress(StopIteration, asyncio.CancelledError):
+                    while not stopped.is_disposed:
+                        pulling.send(None)  # to the next turn that a loop would have
+                    pulling.throw(asyncio.CancelledError())
+
             # on the trampoline: the subscriber has the disposable before the first chunk
-            CurrentThreadScheduler.singleton().schedule(lambda *_: _pull_now(chunks(), observer, stopped))
+            CurrentThreadScheduler.singleton().schedule(pull_now)
             return stopped
-        task = loop.create_task(_pull_live(_parts(live(), demand), observer), name="rxcompact source")
 
         def cancel() -> None:
             task.cancel()
@@ -160,19 +160,7 @@ def pull(
     return Observable(subscribe)
 
 
-def _pull_now(chunks: Iterator[list[Any]], observer: ObserverBase[list[Any]], stopped: BooleanDisposable) -> None:
-    while not stopped.is_disposed:
-        try:
-            chunk = next(chunks, None)
-        except Exception as error:  # noqa: BLE001 - any error of reading ends the stream
-            return observer.on_error(error)
-        if chunk is None:
-            return observer.on_completed()
-        observer.on_next(chunk)
-    return None
-
-
-async def _pull_live(parts: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]]) -> None:
+async def _pull(parts: AsyncGenerator[list[Any], None], observer: ObserverBase[list[Any]]) -> None:
     async with aclosing(parts):
         while True:
             try:

@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator, Generator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -73,27 +73,17 @@ class NdjsonSource:
             EOFError: when compression is cut short.
             DecodeError: when a file that is an array is malformed, or in a format that cannot be read.
         """
-        return pull(self._chunks, self._live, demand)
+        return pull(self._chunks, demand)
 
-    def _chunks(self) -> Iterator[list[Any]]:
+    async def _chunks(self) -> AsyncGenerator[list[Any], None]:
         self._check()
-        for path in self._paths:
-            with _opened(path) as fd:
-                reader = self._reader = self._new_reader(path=path)
-                while block := os.read(fd, self._block_size):
-                    yield from map(self._chunk, filter(None, reader.feed(block)))
-                yield from map(self._chunk, filter(None, reader.end()))
-
-    async def _live(self) -> AsyncGenerator[list[Any], None]:
-        self._check()
-        loop = asyncio.get_running_loop()
         for path in self._paths:
             with _opened(path) as fd:
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
                 reader = self._reader = self._new_reader(path=path)
                 block = b"-"
                 while block:
-                    await (asyncio.sleep(0) if regular else _readable(loop, fd))
+                    await (asyncio.sleep(0) if regular else _readable(fd))
                     block = os.read(fd, self._block_size)
                     for number, chunk in enumerate(reader.feed(block) if block else reader.end()):
                         if number:  # a block may have many
@@ -126,11 +116,12 @@ def _opened(path: str) -> Generator[int]:
         os.close(fd)
 
 
-async def _readable(loop: asyncio.AbstractEventLoop, fd: int) -> None:
+async def _readable(fd: int) -> None:
     ready = asyncio.Event()
     try:
+        loop = asyncio.get_running_loop()
         loop.add_reader(fd, ready.set)
-    except PermissionError:  # /dev/null and the like cannot be polled and are always ready
+    except (RuntimeError, PermissionError):  # without a loop reading may wait; /dev/null and the like are always ready
         return
     try:
         await ready.wait()
