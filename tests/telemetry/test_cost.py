@@ -105,6 +105,7 @@ async def held(number: int) -> tuple[float, float]:
     return min(took), oldest
 
 
+@pytest.mark.bench
 def test_a_scrape_takes_no_longer_however_many_events_wait() -> None:
     (few, first), (many, second) = run(lambda: held(1000)), run(lambda: held(50_000))
     assert many < 5 * few  # measured: as long; eight times as long where each event is looked at
