@@ -253,7 +253,7 @@ CLOSED = ["running", "draining", "draining, and a start waits", "waited for", "w
 
 def in_a_closed_loop(how: str) -> tuple[Orchestrator, rx.Subject[Any]]:
     subject: rx.Subject[Any] = rx.Subject()
-    orchestrator = Orchestrator(described(subject, lambda _: None, timespan=3600))
+    orchestrator = Orchestrator(described(subject, lambda _: None, timespan=50))
 
     async def main() -> None:
         await orchestrator.start()
