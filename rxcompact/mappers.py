@@ -305,7 +305,8 @@ class ChunkMapper:
         for name in self.unknown:
             if name not in self._reported:
                 self._reported.add(name)
-                yield f"none of {self.read} events has the field {name!r}, so far: is the name right?"
+                found = f"none of {self.read} events has the field {name!r}, so far"
+                yield f"{found}: is the name right? Events in a list of it need items"
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""

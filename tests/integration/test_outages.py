@@ -205,6 +205,12 @@ def test_i4_the_account_has_how_many_events_lack_a_field() -> None:
     )
 
 
+def test_i2_a_wrapper_taken_for_an_event_is_told_of_items() -> None:
+    done = run_command("compact", "--key=id", "--timespan=1", given=b'{"Records":[{"id":"a"},{"id":"b"}]}\n')
+    assert done.returncode == 1
+    assert b"'id', so far: is the name right? Events in a list of it need items" in done.stderr
+
+
 @pytest.mark.parametrize(("key", "code"), [("idd", 1), ("id,idd", 1), ("id", 0)])
 def test_i4_serve_exits_with_1_when_no_event_has_a_field_that_was_named(key: str, code: int) -> None:
     async def main() -> None:
