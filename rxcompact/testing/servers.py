@@ -26,6 +26,7 @@ class Http:
     """No broker: what is not answered with 2xx is sent again. A worker has the rest in memory, so none is killed."""
 
     workers, durable = 1, False
+    quiet = 40  # seconds without any change until what is missing is lost
     source = "--listen=127.0.0.1:%(entry)s"
     mishaps: tuple[str, ...] = ("worker terminated", "rolling deploy while the API is down", "disk full")
 
@@ -46,6 +47,7 @@ class Kafka(Http):
     """Tansu, which has the topic in memory, so that it is never killed."""
 
     workers, durable = 2, True
+    quiet = 120  # members of the group that were killed are waited for, one after the other
     source = "--source=kafka://127.0.0.1:%(entry)s/events"
     mishaps = (*Http.mishaps, "worker killed")
 
@@ -86,7 +88,7 @@ class Broker(Kafka):
         *Kafka.mishaps, "broker killed", "password changed", "certificate changed", "acknowledged messages removed",
     )  # fmt: skip
     program = configuration = ""
-    changes = 0
+    quiet, changes = Http.quiet, 0
 
     def command(self) -> list[str]:
         path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"

@@ -28,8 +28,8 @@ from tenacity import retry, stop_after_delay, wait_fixed
 from rxcompact.testing.proxy import Proxy, free_port
 from rxcompact.testing.servers import KINDS
 
-BATCH, RATE, DEADLINE, QUIET, PATIENCE = 20, 100, 3, 40, 120
-"""Events sent at once, and a second; seconds of a drain, without any change at the end, and until the rig gives up."""
+BATCH, RATE, DEADLINE, PATIENCE = 20, 100, 3, 120
+"""Events sent at once, and a second; seconds of a drain, and until the rig gives up."""
 FAULTS = "connections cut", "handshakes reset", "black hole", "slow", "down"
 again = retry(wait=wait_fixed(0.1), stop=stop_after_delay(PATIENCE), reraise=True)
 
@@ -182,7 +182,7 @@ class Rig:
                 picks = (random.Random(self.options.seed) for _ in lanes)
                 await asyncio.gather(self.send(), *map(self.torment, lanes, picks))
                 quiet, account = 0, self.account()
-                while account["lost"] and quiet < QUIET:
+                while account["lost"] and quiet < self.broker.quiet:
                     await asyncio.sleep(1)
                     before, account = account, self.account()
                     quiet = quiet + 1 if account == before else 0
