@@ -205,7 +205,7 @@ def test_i4_the_account_has_how_many_events_lack_a_field() -> None:
     )
 
 
-def test_i2_a_wrapper_taken_for_an_event_is_told_of_items() -> None:
+def test_i2_a_wrapper_taken_for_an_event_brings_a_warning_that_names_items() -> None:
     done = run_command("compact", "--key=id", "--timespan=1", given=b'{"Records":[{"id":"a"},{"id":"b"}]}\n')
     assert done.returncode == 1
     assert b"'id', so far: is the name right? Events in a list of it need items" in done.stderr
