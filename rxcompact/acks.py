@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -88,9 +89,12 @@ class PendingAcks:
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
         """Release what waited for these events."""
+        settled = defaultdict[int, list[Hashable]](list)
         for compacted in events if self._windows else ():
-            acks = self._windows.get(id(compacted.window))
-            if acks is not None and acks.settle(compacted.key):
+            settled[id(compacted.window)].append(compacted.key)
+        for window, keys in settled.items():
+            acks = self._windows.get(window)
+            if acks is not None and acks.settle(keys):
                 for bounds in acks.bounds:
                     del self._windows[bounds]
 
@@ -112,9 +116,10 @@ class WindowAcks:
             return
         ack.release()
 
-    def settle(self, key: Hashable) -> bool:
-        """Go on to the next key, for all that waited for this one; return whether it was the last."""
-        self._outstanding.discard(key)
-        for ack, others in self._waiting.pop(key, ()):
-            self.wait(ack, others)
+    def settle(self, keys: Sequence[Hashable]) -> bool:
+        """Go on to the next key, for all that waited for one of these; return whether they were the last."""
+        self._outstanding.difference_update(keys)  # all at once: what waits for several of them is looked at once
+        for key in keys:
+            for ack, others in self._waiting.pop(key, ()):
+                self.wait(ack, others)
         return not self._outstanding
