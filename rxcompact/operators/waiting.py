@@ -288,9 +288,10 @@ class Waiting(ABC):
         opened = service.opened
         if service.succeeded():
             del self._services[target]
-            self._queue += service.close()
-            heapify(self._queue)
-            self._pull()
+            if held := service.close():
+                self._queue += held
+                heapify(self._queue)
+                self._pull()
         if opened is not None and service.opened is None:
             self._switched(target, service, None, self._loop.time() - opened)
 
