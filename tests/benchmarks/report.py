@@ -103,7 +103,7 @@ def plot(path: Path, curves: Curves) -> None:
     import matplotlib as mpl
 
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "rxcompact"
+    mpl.rcParams |= {"svg.hashsalt": "rxcompact", "svg.fonttype": "none"}
     from matplotlib import pyplot as plt
 
     figure, panels = plt.subplots(1, 2, figsize=(11, 5), sharey=True, layout="constrained")
