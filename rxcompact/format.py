@@ -119,3 +119,8 @@ def error_text(error: BaseException | None, length: int = 200) -> str:
         return ""
     message = _URL.sub(lambda found: redacted(found[0], "?…"), message_of(error)[: 10 * length])
     return f"{error_name(error)}: {short(message, length)}" if message else error_name(error)
+
+
+def service_name(stage: str, target: str) -> str:
+    """Return a stage with the service that it calls, where that has a name."""
+    return f"{stage} {target}".rstrip()

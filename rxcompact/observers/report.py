@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from loguru import logger
 
 from rxcompact.events import DeadLetter
-from rxcompact.format import duration, error_name, error_text
+from rxcompact.format import duration, error_name, error_text, service_name
 from rxcompact.observers.statistics import ENDED, count_cause
 from rxcompact.operators.retry import reason
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
@@ -146,7 +146,7 @@ class ReportObserver:
             if warned:
                 lost, target = self._lost() - before, ", ".join(sorted({cause[2] for cause in warned} - {""}))
                 meanwhile = f"; {_counted(lost, 'event')} lost meanwhile" if lost else ""
-                text = f"{f'{stage} {target}'.rstrip()} works again after {duration(at - since)}{meanwhile}"
+                text = f"{service_name(stage, target)} works again after {duration(at - since)}{meanwhile}"
                 _log(text, "INFO", event="recovered", stage=stage, target=target, count=lost)
 
     def _warn(self, cause: Cause, count: int) -> None:
@@ -163,7 +163,7 @@ class ReportObserver:
         else:
             oldest, limit = self._run.stages[stage].oldest, self._run.pipeline.max_age
             age = "" if oldest is None else f"; oldest event {duration(oldest)} of {duration(limit)}"
-            line = f"{f'{stage} {target}'.rstrip()}: {_counted(count, 'call')} failed{last}{age}"
+            line = f"{service_name(stage, target)}: {_counted(count, 'call')} failed{last}{age}"
             extra |= {"reason": why, "target": target, "age": oldest}
         _log(line, **extra)
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import inf, isfinite, log2
 from typing import Any
 
-from rxcompact.format import OUTCOMES, duration, error_name, restarts, short
+from rxcompact.format import OUTCOMES, duration, error_name, restarts, service_name, short
 from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
@@ -86,7 +86,7 @@ def _ages(now: Any) -> str:
 
 
 def _down(now: Any) -> list[str]:
-    return [f"{name} {target}".rstrip() for name, stage in now.stages.items() for target in stage.failing]
+    return [service_name(name, target) for name, stage in now.stages.items() for target in stage.failing]
 
 
 def _errors(now: Any) -> list[str]:
