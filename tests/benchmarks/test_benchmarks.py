@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.timeout(610),  # all but the first only look at what it found
 ]
 
-ROWS = "chunks windows events pipeline ndjson enrich lookups http peers stall".split()
+ROWS = "chunks windows events pipeline ndjson enrich answers times replay lookups http peers stall".split()
 PEERS = {
     "streamable": "streamable group",
     "csp": "csp, chunks of 1,000",
