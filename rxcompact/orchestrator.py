@@ -18,7 +18,6 @@ from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposab
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Demand, DurableSource, close
 from rxcompact.errors import ArgumentError, InUseError, LoopError
-from rxcompact.events import shown_by
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import ENDED, Statistics
@@ -134,10 +133,11 @@ class Orchestrator(Observables):
         """Seconds since the last start, or from it until the end."""
         return (self._ended_at if self._state in ENDED else self._time()) - self._started_at
 
-    _repr_html_ = shown_by("orchestrator_html")
-
     def __repr__(self) -> str:
         return f"<Orchestrator {self._state}: {self.account}>"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        return self.statistics._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
 
     def _set_state(self, state: State) -> None:
         if state != self._state:

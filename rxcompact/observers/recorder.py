@@ -9,20 +9,14 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from msgspec.structs import asdict
-
 from rxcompact.clock import LoopScheduler, count
-from rxcompact.errors import ArgumentError
 from rxcompact.events import Compacted, Outcome, Published, Window
 from rxcompact.format import error_name
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State, WindowClosed
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from rxcompact.render.chart import Chart
 
 KEYS = 100  # of a retried batch that are kept
@@ -83,7 +77,8 @@ class Recording:
     """What a `Recorder` has recorded so far: a marble diagram, as a picture where there can be one, else as text.
 
     It holds keys, but no events, and types of errors, but not their messages. Marks are in the order in which they were
-    made; the oldest are not kept, but ``totals`` counts them all.
+    made; the oldest are not kept, but ``totals`` counts them all. They are tuples with names, of which pandas makes a
+    table: ``DataFrame(recording.outcomes)``.
     """
 
     windows: Sequence[WindowClosed] = ()
@@ -146,42 +141,6 @@ class Recording:
         from rxcompact.render.marble import explanation  # noqa: PLC0415 - as above
 
         return Explanation(explanation(self, key))
-
-    def save(self, path: str | Path) -> Path:
-        """Write it to a file, as a picture or as text, by the name's ending: .svg or .txt.
-
-        Raises:
-            ArgumentError: for another ending.
-            OSError: when it cannot be written.
-        """
-        path = Path(path)
-        if path.suffix not in (".svg", ".txt"):
-            raise ArgumentError("path", str(path), "a name that ends in .svg or .txt")
-        path.write_text(self.svg() if path.suffix == ".svg" else f"{self!r}\n", encoding="utf-8")
-        return path
-
-    def to_pandas(self) -> DataFrame:
-        """Return a table of its marks in their order: "kind", "at", and each kind's own columns.
-
-        Instants are of pandas' UTC datetimes; keys are as they were.
-
-        Raises:
-            ImportError: without pandas.
-        """
-        import pandas as pd  # noqa: PLC0415 - an extra
-
-        rows: list[dict[str, Any]] = []
-        for kind in ("events", "windows", "retries", "outcomes", "states"):
-            for mark in getattr(self, kind):
-                row = asdict(mark) if isinstance(mark, WindowClosed) else mark._asdict()
-                window = row.pop("window", mark)
-                row.pop("pipeline", None)
-                rows.append({"kind": "retry" if kind == "retries" else kind[:-1], "at": window.at} | row)
-        columns = dict.fromkeys(["kind", "at", *(column for row in rows for column in row)])
-        table = pd.DataFrame(rows, columns=list(columns)).sort_values("at", kind="stable", ignore_index=True)
-        for column in {"at", "first_seen", "last_seen", "opened", "closed"} & set(columns):
-            table[column] = pd.to_datetime(table[column].astype(float), unit="s", utc=True)
-        return table
 
 
 class Recorder:

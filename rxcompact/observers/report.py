@@ -183,7 +183,8 @@ class ReportObserver:
             error = next((each.error for each in run.stages.values() if each.error is not None), None)
             _log(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
         if lost := self._lost() + run.account.rejected:
-            _log(f"{state} after {duration(run.uptime)}: {run.account}", "INFO", event="ended", count=lost)
+            text = f"{state} after {duration(run.uptime)}, {_counted(lost, 'event')} lost"
+            _log(text, "INFO", event="ended", count=lost)
 
 
 def _log(text: str, level: str = "WARNING", **extra: Any) -> None:

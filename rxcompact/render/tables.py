@@ -1,4 +1,4 @@
-"""HTML tables of events, windows, dead letters, accounts, pipelines and orchestrators."""
+"""HTML tables of events, windows, dead letters and pipelines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
-from rxcompact.format import duration, error_name, escape, instant, restarts, short
+from rxcompact.format import duration, error_name, escape, instant, short
 
 # styled in place: a notebook that is not trusted strips style sheets; colours by transparency, to suit every theme
 _TABLE = "border-collapse:collapse;font-size:13px;margin:4px 0"
@@ -16,7 +16,6 @@ _QUIET = "opacity:0.7"
 MAX_ROWS = 10  # events of a window that are shown
 NARROW = 24  # letters that stay on one line
 EVENT_COLUMNS = ("key", "count", "first seen", "last seen", "event")
-STAGE_COLUMNS = ("stage", "what", "in", "out", "in flight", "oldest", "dead letters", "last error")
 Cell: TypeAlias = str | int | float | None
 
 
@@ -84,28 +83,7 @@ def pipeline_text(pipeline: Any) -> str:
 
 def pipeline_html(pipeline: Any) -> str:
     """Return the stages of a pipeline as a table."""
-    rows = [(name, what, *[None] * 5, "") for name, what in _descriptions(pipeline).items()]
-    return table(STAGE_COLUMNS, rows, title="Pipeline", note=_limits(pipeline))
-
-
-def orchestrator_html(run: Any) -> str:
-    """Return an orchestrator as a table: its state, and what is in each stage of its pipeline."""
-    rows: list[tuple[Cell, ...]] = []
-    # from the end: what a stage let through is what the next one took
-    out, stages = run.account.published, run.stages
-    for name, what in reversed(_descriptions(run.pipeline).items()):
-        if not stages:
-            rows.append((name, what, *[None] * 5, ""))
-            continue
-        now = stages[name]
-        taken = {"source": None, "compact": run.account.received}.get(name, out + now.held + now.dead_letters)
-        oldest = None if now.oldest is None else duration(now.oldest)
-        error = f"{'down: ' if now.failing else ''}{error_name(now.error)}"
-        rows.append((name, what, taken, out, now.held, oldest, now.dead_letters, error))
-        out = taken
-    note = f"{duration(run.uptime)}{restarts(run.restarts)}" if stages else "not started yet"
-    more = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in run.account._asdict().items())
-    return table(STAGE_COLUMNS, rows[::-1], title=f"Orchestrator: {run.state}", note=note, more=more)
+    return table(("stage", "what"), _descriptions(pipeline).items(), title="Pipeline", note=_limits(pipeline))
 
 
 def _descriptions(pipeline: Any) -> dict[str, str]:

@@ -397,8 +397,7 @@ SHOWN: dict[str, Callable[[Orchestrator], object]] = {
     "account": lambda each: each.account,
     "stages": lambda each: each.stages,
     "repr": repr,
-    "HTML": lambda each: each._repr_html_(),
-    "HTML of the statistics": lambda each: each.statistics._repr_mimebundle_(),
+    "HTML": lambda each: each._repr_mimebundle_(),
     "metrics": lambda each: exposition(each.statistics.snapshot()),
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tracemalloc
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -167,29 +166,16 @@ async def test_a_failed_run_is_shown_too() -> None:
     assert "failed" in recorder.recording.svg()
 
 
-def test_it_is_saved_as_a_picture_or_as_text(record: Callable[..., Recording], tmp_path: Path) -> None:
-    recording = record()
-    assert recording.save(tmp_path / "run.svg").read_text(encoding="utf-8") == recording.svg()
-    assert recording.save(str(tmp_path / "run.txt")).read_text(encoding="utf-8") == f"{recording!r}\n"
-    with pytest.raises(ArgumentError, match="run.png"):
-        recording.save(tmp_path / "run.png")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.svg", "run.txt"]
-
-
 @pytest.mark.notebook
-def test_it_is_a_table(record: Callable[..., Recording]) -> None:
+def test_its_marks_are_tables(record: Callable[..., Recording]) -> None:
     import pandas as pd
 
-    table = record().to_pandas()
-    assert dict(table["kind"].value_counts()) == {"event": 5, "outcome": 5, "window": 3, "state": 3, "retry": 1}
-    assert table["at"].is_monotonic_increasing
-    events = table[table["kind"] == "event"]
-    assert events["count"].sum() == table["received"].sum() == 8
-    assert events["first_seen"].min() == pd.Timestamp(START, unit="s", tz="UTC")
-    published = table[table["outcome"] == "published"]
+    recording = record()
+    assert pd.DataFrame(recording.events)["count"].sum() == 8
+    outcomes = pd.DataFrame(recording.outcomes)
+    published = outcomes[outcomes["outcome"] == "published"]
     assert set(published["key"]) == {"db", "web", "mail"}
     assert published["age"].max() == pytest.approx(6, abs=0.01)
-    assert list(Recorder().recording.to_pandas().columns) == ["kind", "at"]
 
 
 def test_a_limit_must_leave_something() -> None:
