@@ -7,7 +7,6 @@ import signal
 import warnings
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
@@ -73,19 +72,17 @@ class Orchestrator(Observables):
         if report:
             self.attach(ReportObserver())
         self.pipeline = pipeline
-        self._new_supervisor: Callable[[Run], Supervisor] = partial(
-            Supervisor,
+        self._supervisor = Supervisor(
             pipeline.source,
             wait=retry_policy(wait).wait,
             healthy_after=seconds("healthy_after", healthy_after),
             max_failures=count("max_failures", max_failures),
-            on_failure=self._on_signal,
+            on_failure=self.notify_signal,
             on_ended=self._on_source_ended,
         )
         self._drain_seconds = seconds("deadline", deadline, zero=True)
         self._state: State = "idle"
         self._run: Run | None = None
-        self._supervisor: Supervisor
         self._source_error: Exception | None = None  # that ended the run
         self._deadline: Deadline
         self._ending: asyncio.Task[Report] | None = None
@@ -171,8 +168,7 @@ class Orchestrator(Observables):
             self.restarts += 1
             self._set_state("running")
             self._supervisor.pause()  # after observers were notified, which may take its time
-            self._supervisor = self._new_supervisor(self._run)
-            self._supervisor.subscribe()
+            self._supervisor.subscribe(self._run)
 
     async def _drained(self) -> None:
         self._check_loop()
@@ -205,21 +201,11 @@ class Orchestrator(Observables):
         self._finished = loop.create_future()
         self._time = loop.time
         self._started_at, self.restarts = loop.time(), 0
-        self._run = Run(
-            self.pipeline,
-            on_window=self._on_window,
-            on_delivered=self._on_delivered,
-            on_dead_letter=self._on_dead_letter,
-            on_signal=self._on_signal,
-            calls=self._call_observer,
-            span=partial(self._trace, "extract"),
-            metrics=self._exposition,
-        )
+        self._run = Run(self.pipeline, self)
         self._wall = self._run.scheduler.wall
         self._run.ended.add_done_callback(self._on_ended)
-        self._supervisor = self._new_supervisor(self._run)
         self._set_state("running")
-        self._supervisor.subscribe()
+        self._supervisor.subscribe(self._run)
 
     def _on_source_ended(self, error: Exception | None) -> None:
         self._source_error = error

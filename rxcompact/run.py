@@ -17,10 +17,11 @@ from reactivex.subject import Subject
 
 from rxcompact.acks import Ack, Chunk, PendingAcks
 from rxcompact.clock import LoopScheduler
-from rxcompact.contracts import CallObserver, Demand, Holder, NamedSource, Reducer, StageContext
+from rxcompact.contracts import Demand, Holder, NamedSource, Reducer, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import AbandonedError, NoRoomError, chain_of, isolated
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
+from rxcompact.observers.observables import Observables
 from rxcompact.operators.retry import without_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.turns import FAST, Turns, decoded, in_parts, size_of, step
@@ -32,28 +33,14 @@ from rxcompact.signals import Account, RetryScheduled, StageNow, StageSignal
 class Run(Demand):
     """The stages behind the source, joined. They outlive it: it may die, or be restarted, and nothing is lost."""
 
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        on_window: Callable[[Window], object],
-        on_delivered: Callable[[Delivered], object],
-        on_dead_letter: Callable[[DeadLetter], object],
-        on_signal: Callable[[StageSignal], object],
-        calls: CallObserver,
-        span: Callable[[Mapping[str, str]], Any],
-        metrics: Callable[[str], tuple[bytes, str]],
-    ) -> None:
-        self._pipeline, self._calls = pipeline, calls
+    def __init__(self, pipeline: Pipeline, observables: Observables) -> None:
+        self._pipeline, self._observables = pipeline, observables
         self._raw, self.limit, self.max_bytes = pipeline.raw, pipeline.max_in_flight, pipeline.max_bytes
         self._bytes = self.receiving = 0  # of events behind the reducer, and of bodies
         self.received_bytes = 0
         """Of JSON lines."""
         self.failures: Counter[str] = Counter()
         """How often a caller's code raised, where it is no event's fault."""
-        self._notify_window, self._notify_delivered = on_window, on_delivered
-        self._notify_dead_letter, self._notify_signal = on_dead_letter, on_signal
-        self._span, self._metrics = span, metrics
         self.loop = asyncio.get_running_loop()
         self.scheduler = LoopScheduler(self.loop)
         self.ended: asyncio.Future[None] = self.loop.create_future()  # with what the stream failed with
@@ -92,7 +79,7 @@ class Run(Demand):
             flushes=self._drain,
             dead_letters=self._on_dead_letter,
             signals=self._on_signal,
-            calls=self._calls,
+            calls=self._observables.call_observer,
             register=self._register,
             scheduler=self.scheduler,
         )
@@ -136,7 +123,7 @@ class Run(Demand):
             window = window.having(tuple(events))
         self._report_unknown_fields()
         window = self._acks.add(window)
-        self._notify_window(window)
+        self._observables.notify_window(window)
         events = list(window)
         del window  # its events are freed as they are published
         yield len(events) // FAST
@@ -190,7 +177,7 @@ class Run(Demand):
     def _on_signal(self, signal: StageSignal) -> None:
         if isinstance(signal, RetryScheduled):
             self.errors[signal.stage] = signal.error
-        self._notify_signal(signal)
+        self._observables.notify_signal(signal)
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         chunk = self._chunk if letter.outcome == "rejected" else None
@@ -213,7 +200,7 @@ class Run(Demand):
         if isinstance(letter.event, Compacted):
             self._bytes -= letter.event.size
         self._room.set()
-        self._notify_dead_letter(letter)
+        self._observables.notify_dead_letter(letter)
         if self._route is None:
             self._settle(letter)
             return
@@ -235,7 +222,7 @@ class Run(Demand):
         if self._raw:
             self._bytes -= sum(map(size_of, delivered.batch))
         self._room.set()
-        self._notify_delivered(delivered)
+        self._observables.notify_delivered(delivered)
         self._acks.settle(delivered.batch)
 
     def report(self, message: str, error: BaseException) -> None:
@@ -293,10 +280,10 @@ class Run(Demand):
         return {name: stage.failing() for name, stage in stages.items() if isinstance(stage, PooledStage)}
 
     def span(self, headers: Mapping[str, str]) -> Any:
-        return self._span(headers)
+        return self._observables.extract_span(headers)
 
     def metrics(self, accept: str = "") -> tuple[bytes, str]:
-        return self._metrics(accept)
+        return self._observables.exposition(accept)
 
     # ── in, and the end ───────────────────────────────────────────────────────────────────────────────────────────
 

@@ -21,14 +21,15 @@ from rxcompact.signals import SourceFailed
 class Supervisor:
     """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
 
-    It subscribes and unsubscribes at once, so that a hot source loses nothing between one supervisor and the next, but
-    for what another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
+    It subscribes and unsubscribes at once, so that a hot source loses nothing between two subscriptions, but for what
+    another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
     """
+
+    _run: Run
 
     def __init__(
         self,
         source: Source,
-        run: Run,
         *,
         wait: Callable[[RetryCallState], Any],
         healthy_after: float,
@@ -36,8 +37,7 @@ class Supervisor:
         on_failure: Callable[[SourceFailed], object],
         on_ended: Callable[[Exception | None], object],
     ) -> None:
-        self._source, self._run = source, run
-        self._wait, self._healthy_after = wait, healthy_after
+        self._source, self._wait, self._healthy_after = source, wait, healthy_after
         self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
         self._on_failure, self._on_ended = on_failure, on_ended
         self._failures = 0
@@ -52,7 +52,7 @@ class Supervisor:
             self._timer.cancel()
 
     def pause(self) -> None:
-        """Unsubscribe; the source may be subscribed to again, by another."""
+        """Unsubscribe; the source may be subscribed to again."""
         self.retire()
         self._unsubscribe()
 
@@ -60,7 +60,12 @@ class Supervisor:
         with isolated(partial(self._run.report, "unsubscribing from the source failed")):
             self._subscription.dispose()
 
-    def subscribe(self) -> None:
+    def subscribe(self, run: Run) -> None:
+        """Subscribe for a run, as to a source that has not failed yet."""
+        self._run, self._failures, self._retired = run, 0, False
+        self._subscribe()
+
+    def _subscribe(self) -> None:
         self._since = self._run.loop.time()
         subscription = self._subscription = SingleAssignmentDisposable()
 
@@ -86,7 +91,7 @@ class Supervisor:
         given_up = self._failures >= self._max_failures
         wait = None if given_up else self._next_wait(error)
         if wait is not None and not self._retired:
-            self._timer = self._run.loop.call_later(wait, self.subscribe)
+            self._timer = self._run.loop.call_later(wait, self._subscribe)
         self._run.errors["source"] = error
         self._on_failure(SourceFailed(error, self._failures, wait))
         if given_up:

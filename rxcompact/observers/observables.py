@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import perf_counter, time
@@ -214,20 +215,20 @@ class Observables:
     def __init__(self, statistics: Statistics, name: str) -> None:
         self.statistics, self.name = statistics, name
         self.tracer: Any = None
-        self._call_observer = CallObserver(ended=self._on_call_ended)
+        self.call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
         self._wall: Callable[[], float] = time
         self._ticker: asyncio.TimerHandle | None = None
         self._scraped: DisposableBase | None = None
-        self.signals: Hub[Signal] = Hub(self._on_signal)
-        self.windows: Hub[Window] = Hub(self._on_signal)
-        self.batches: Hub[Delivered] = Hub(self._on_signal)
-        self.outcomes: Hub[Outcome] = Hub(self._on_signal)
-        self.dead_letters: Hub[DeadLetter] = Hub(self._on_signal)
-        self.states: Hub[State] = Hub(self._on_signal, latest="idle")
-        self.calls: Hub[CallEnded] = Hub(self._on_signal)
-        self.ticks: Hub[Tick] = Hub(self._on_signal, on_subscribed=self._tick_soon)
+        self.signals: Hub[Signal] = Hub(self.notify_signal)
+        self.windows: Hub[Window] = Hub(self.notify_signal)
+        self.batches: Hub[Delivered] = Hub(self.notify_signal)
+        self.outcomes: Hub[Outcome] = Hub(self.notify_signal)
+        self.dead_letters: Hub[DeadLetter] = Hub(self.notify_signal)
+        self.states: Hub[State] = Hub(self.notify_signal, latest="idle")
+        self.calls: Hub[CallEnded] = Hub(self.notify_signal)
+        self.ticks: Hub[Tick] = Hub(self.notify_signal, on_subscribed=self._tick_soon)
 
     def attach(self, observer: Any, *, queue: int = 10_000) -> DisposableBase:
         """Attach an observer; dispose of what is returned to detach it.
@@ -261,7 +262,7 @@ class Observables:
         for name, call in methods.items():
             hub, function = getattr(self, METHODS[name]), cast("Any", call)
             if iscoroutinefunction(call) or iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
-                function = _Awaited(function, count("queue", queue), self._on_signal)
+                function = _Awaited(function, count("queue", queue), self.notify_signal)
                 self._awaited.append(function)
                 subscriptions.append(Disposable(partial(self._awaited.remove, function)))
             subscriptions.append(subscription := hub.subscribe(function))
@@ -277,9 +278,12 @@ class Observables:
         await asyncio.gather(*(awaited.finish() for awaited in list(self._awaited)))
         for observer, _ in list(self._attached):
             if callable(on_end := getattr(observer, "on_end", None)):
-                with isolated(lambda error: self._on_signal(ObserverFailed(_name(on_end), error, 1, detached=False))):
+                with self._isolated(on_end):
                     if isawaitable(ended := on_end()):
                         await ended
+
+    def _isolated(self, function: object) -> AbstractContextManager[None]:
+        return isolated(lambda error: self.notify_signal(ObserverFailed(_name(function), error, 1, detached=False)))
 
     def _notify(self, hub: Hub[Any], signal: Signal) -> None:
         if hub.observers:
@@ -287,7 +291,7 @@ class Observables:
             force_setattr(signal, "pipeline", self.name)
             hub.notify(signal)
 
-    def _on_signal(self, signal: Signal) -> None:
+    def notify_signal(self, signal: Signal) -> None:
         self.statistics.on_signal(signal)
         self._notify(self.signals, signal)
 
@@ -297,14 +301,14 @@ class Observables:
         self._notify(self.signals, StateChanged(old, new))
         self._tick_soon()
 
-    def _on_window(self, window: Window) -> None:
+    def notify_window(self, window: Window) -> None:
         self._trace("trace_window", window)
         self.statistics.on_window(window)
         self.windows.notify(window)
         opened, closed, trigger, received = window.opened, window.closed, window.trigger, window.received
         self._notify(self.signals, WindowClosed(opened, closed, trigger, received, len(window)))
 
-    def _on_delivered(self, delivered: Delivered) -> None:
+    def notify_delivered(self, delivered: Delivered) -> None:
         self.statistics.on_batch(delivered)
         self.batches.notify(delivered)
         if self.outcomes.observers:
@@ -312,7 +316,7 @@ class Observables:
                 self.outcomes.notify(outcome)
         self._notify(self.signals, BatchPublished(len(delivered.batch), delivered.attempts))
 
-    def _on_dead_letter(self, letter: DeadLetter) -> None:
+    def notify_dead_letter(self, letter: DeadLetter) -> None:
         self.statistics.on_dead_letter(letter)
         self.dead_letters.notify(letter)
         self.outcomes.notify(letter)
@@ -323,14 +327,18 @@ class Observables:
     def trace_with(self, tracer: Any) -> None:
         """Have spans made by a tracer; by none of None."""
         self.tracer = tracer
-        self._call_observer.started = None if tracer is None else partial(self._trace, "start_call")
+        self.call_observer.started = None if tracer is None else partial(self._trace, "start_call")
+
+    def extract_span(self, headers: Mapping[str, str]) -> Any:
+        """Return the span context of a message's headers; see `Demand.span`."""
+        return self._trace("extract", headers)
 
     def _trace(self, method: str, *arguments: Any) -> Any:
         """Call the tracer, if there is one; what it raises is reported."""
         if self.tracer is None:
             return None
         call = getattr(self.tracer, method)
-        with isolated(lambda error: self._on_signal(ObserverFailed(_name(call), error, 1, detached=False))):
+        with self._isolated(call):
             return call(*arguments)
         return None
 
@@ -357,7 +365,8 @@ class Observables:
             self._notify(self.ticks, tick)
             self._tick_soon()
 
-    def _exposition(self, accept: str) -> tuple[bytes, str]:
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """Return the metrics as text, and its content type; see `Demand.metrics`."""
         if self._scraped is None:  # from now on the lag of the loop is measured
             self._scraped = self.ticks.subscribe(lambda _: None)
         return exposition(self.statistics.snapshot(), accept)

@@ -116,10 +116,10 @@ class FlushedCompaction:
 class Mute(Orchestrator):
     """One that counts nothing and notifies no observer: the difference is what being observable costs."""
 
-    def _on_signal(self, what: Any) -> None:
+    def notify_signal(self, what: Any) -> None:
         pass
 
-    _on_window = _on_delivered = _on_dead_letter = _on_signal
+    notify_window = notify_delivered = notify_dead_letter = notify_signal
 
 
 def pipeline(
