@@ -31,35 +31,17 @@ def snapshot_title(now: Any) -> str:
     return f"{now.state}, {duration(now.uptime)}{restarts(now.restarts)}"
 
 
-def snapshot_lines(now: Any) -> list[tuple[str, str]]:
-    """Return the lines of a snapshot, each with its name."""
-    account = now.account
-    held = ", ".join(f"{name} {stage.held:,}" for name, stage in now.stages.items() if stage.held)
-    oldest = f"; oldest {duration(now.oldest)}" if now.oldest is not None else ""
-    size = f"; {now.bytes_held:,} of {now.max_bytes:,} bytes" if now.bytes_held else ""
-    ends = [f"{name} {getattr(account, name):,}" for name in OUTCOMES if name == "published" or getattr(account, name)]
-    ratio = UNKNOWN if now.dedup_ratio is None else f"{now.dedup_ratio:,.1f} events for each distinct one"
-    lines = [
-        ("in", f"{_rate(now, 'received')}; {account.received:,} received, {account.rejected:,} rejected"),
-        ("dedup", ratio),
-        ("out", f"{_rate(now, 'published')}; {', '.join(ends)}"),
-        ("in flight", f"{account.in_flight:,} of {now.max_in_flight:,}{': ' if held else ''}{held}{oldest}{size}"),
-        ("retries", f"{now.waiting:,} waiting, {now.retried:,} in all"),
-        ("age", f"{_ages(now)}; max_age {duration(now.max_age)}"),
-    ]
-    if down := _down(now):
-        lines.append(("down", ", ".join(down)))
-    if errors := _errors(now):
-        lines.append(("last errors", ", ".join(errors)))
-    return lines
-
-
 def snapshot_text(now: Any) -> str:
     """Return a snapshot as text."""
-    lines = [snapshot_title(now)]
-    lines += [f"  {name:<11}  {text}" for name, text in snapshot_lines(now)]
-    lines += [f"  {'✗':>11}  {' · '.join(row)}" for row in letter_rows(now)]
-    return "\n".join(lines)
+    view = snapshot_numbers(now)
+    lines = [(name, f"{number}, {note}") for number, name, note in view["tiles"]]
+    lines.append(("age", view["age"]))
+    lines.append(("held", " · ".join(label for label, _ in view["stages"])))
+    outcomes = [*view["outcomes"], ("rejected", now.account.rejected)]
+    lines.append(("outcomes", " · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in outcomes if count)))
+    lines.append(("last errors", view["errors"]))
+    lines += [("✗", " · ".join(row)) for row in letter_rows(now)]
+    return "\n".join([view["title"], *(f"  {name:<15}  {text}" for name, text in lines if text)])
 
 
 def letter_rows(now: Any) -> list[tuple[str, ...]]:
@@ -111,7 +93,7 @@ def _age_bins(now: Any) -> list[tuple[float, int]]:
 
 def snapshot_html(now: Any) -> str:
     """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
-    alternative = "; ".join([snapshot_title(now), *(f"{name} {text}" for name, text in snapshot_lines(now)[:6])])
+    alternative = "; ".join([snapshot_title(now), *(f"{name} {number}, {note}" for number, name, note in _tiles(now))])
     letters = table(LETTER_COLUMNS, letter_rows(now), title="Dead letters", note="the latest first")
     return f"{image(snapshot_svg(now), alternative)}{letters if now.letters else ''}"
 
@@ -150,12 +132,15 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
     keys = {(each.outcome, each.stage, each.reason): dict[str, None]() for each in now.letters}
     for each in now.letters:
         keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
-    stages = [(name, stage) for name, stage in now.stages.items() if name not in ("source", "decode")]
+    stages = {name: stage for name, stage in now.stages.items() if name not in ("source", "decode")}
+    held = [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages.items()]
+    if now.bytes_held:
+        held.append([f"{now.bytes_held:,} bytes", f"of {now.max_bytes:,} bytes"])
     limit, bins, problems = _limit(now), _age_bins(now), [f"{name} is down" for name in _down(now)] + _errors(now)
     return {
         "title": snapshot_title(now),
         "tiles": _tiles(now),
-        "stages": [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages],
+        "stages": held,
         "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
         "ages": [[duration(bound), count] for bound, count in bins[:-1]],
         "too_old": bins[-1][1] + now.account.expired,

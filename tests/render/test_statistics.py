@@ -79,7 +79,7 @@ async def test_what_is_not_known_yet_is_a_dash_and_a_stop_makes_no_peak() -> Non
     orchestrator = run_of(ticks(100))
     idle = orchestrator.statistics.snapshot()
     assert (idle.rate, idle.oldest, idle.ages) == (None, None, {})
-    assert "in           –;" in str(idle) and "age          –;" in str(idle)  # noqa: RUF001
+    assert "in               –, 0 received" in str(idle) and "age              –" in str(idle)  # noqa: RUF001
     await orchestrator.start()
     await asyncio.sleep(30.001)
     orchestrator.statistics.snapshot()
