@@ -34,19 +34,10 @@ SOURCE_SHARE, DRAIN_SHARE = 0.45, 0.9
 class Orchestrator(Observables):
     """Owns the subscription of a pipeline. What happens can be observed: see `Observables`.
 
-    ::
-
-        idle ──start──▶ running ──stop, or the source completes──▶ draining ──▶ stopped
-                   ▲     │                                                       │
-                   └─────┴── restart (of the source: nothing held is lost)       └── start ──▶ running
-
     It belongs to the loop it was started in; its methods may be called from any task there, again and again. A source
     that dies is subscribed to again, after a wait that grows with each failure and is short again once it has been
-    healthy for a while. What the stages hold stays where it is meanwhile.
-
-    ``stop`` ends in steps: 1. the source takes no more; 2. the open windows close; 3. every wait is cut short, for one
-    last attempt; 4. what was enriched is published; 5. at nine tenths of the deadline what is not settled is abandoned;
-    6. dead letters that wait are delivered.
+    healthy for a while. What the stages hold stays where it is meanwhile. Its states, and the steps of a stop, are in
+    the manual: shutdown.
 
     Args:
         wait: Between a source's failure and its next subscription: tenacity's, or a function like one.

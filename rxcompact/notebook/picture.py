@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from math import log10
+from pathlib import Path
 from typing import Any
 
 from rxcompact.format import duration
-from rxcompact.render.chart import SCHEMA, Chart, labels
+from rxcompact.render.chart import Chart, filled, labels
 from rxcompact.render.marble import ROUND
 from rxcompact.render.svg import COLOURS, document, element
 
@@ -19,7 +20,6 @@ FIELDS = {"window": "timespan", "kind": "windows", "age": "max_age", "calls": "m
 """Choices that have a slider, and the fields of a row."""
 PARTS = {"window": "window", "kind": "windows", "age": "max age", "calls": "calls at once", "outage": "outage"}
 PARTS["latency"] = "latency up to"
-CHOSEN = "datum.kind == kind && datum.age == age && datum.calls == calls && datum.outage == outage"
 
 
 def picture(rows: Sequence[Any], outages: Iterable[float], text: str) -> Chart:
@@ -60,45 +60,22 @@ def _spec(
     y["axis"] = {"values": list(SHARES), "labelExpr": labels(SHARES)}
     names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
     about = [{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names]
-    chosen = {"condition": {"test": "datum.window == window", "value": 1}, "value": 0.35}
-    place = {"x": x, "y": y}
-    touch = {"color": colour, "tooltip": about, "opacity": chosen}
-    fits = f"datum.p99 <= {list(ticks)}[latency] && datum.least == 0 && datum.lost == 0"
-    best = {"window": [{"op": "row_number", "as": "place"}], "sort": [{"field": "distinct"}]}
-    box = {"input": "text", "name": "click a point: ", "size": 110, "aria-label": "the pipeline of the point clicked"}
-    pick = {"name": "pick", "select": {"type": "point", "fields": ["pipeline"], "on": "symbol:click"}, "bind": box}
-    layers = [
-        {"mark": {"type": "line", "strokeWidth": 1}, "encoding": place | {"color": colour}},
-        {
-            "mark": {"type": "rule", "strokeWidth": 4, "opacity": 0.3},
-            "encoding": {"x": x | {"field": "p50"}, "x2": {"field": "p99"}, "y": y, "color": colour},
-        },
-        {
-            "params": [pick],
-            "mark": {"type": "point", "filled": True, "size": 110, "cursor": "pointer"},
-            "encoding": place | touch,
-        },
-        {
-            "transform": [{"filter": fits}, best, {"filter": "datum.place == 1"}],
-            "mark": {"type": "text", "baseline": "middle", "fontSize": 22, "color": "#e69f00"},
-            "encoding": place | {"text": {"value": "★"}},
-        },
-    ]
-    # of fewer than five some versions label fractions, as whole numbers
-    lost = _scaled("lost", domain=[0, max([5, *(value["lost"] for value in values)])]) | {"title": "events that expire"}
-    lost["axis"] = {"tickMinStep": 1, "format": ",d"}
-    window = {"field": "timespan", "type": "ordinal", "sort": words["window"], "title": "window"}
-    losses = {"mark": {"type": "bar"}, "encoding": {"x": window, "xOffset": {"field": "key"}, "y": lost} | touch}
-    return {
-        "$schema": SCHEMA,
-        "data": {"values": values},
-        "params": [_slider(name, found, last=name == "latency") for name, found in words.items()],
-        "transform": [{"filter": CHOSEN}],
-        "description": "Sliders choose; duplicates removed against latency, and events that expire, for each window.",
-        "title": {"text": {"expr": sentence}, "anchor": "start", "fontSize": 12}
-        | {"subtitle": "★ the fewest distinct events in time, of the windows that lose none"},
-        "hconcat": [{"width": 390, "height": 260, "layer": layers}, {"width": 180, "height": 260} | losses],
-    }
+    return filled(
+        Path(__file__).with_name("tuning.json"),
+        values=values,
+        sliders=[_slider(name, found, last=name == "latency") for name, found in words.items()],
+        sentence=sentence,
+        windows=words["window"],
+        x=x,
+        p50=x | {"field": "p50"},
+        y=y,
+        colour=colour,
+        about=about,
+        chosen={"condition": {"test": "datum.window == window", "value": 1}, "value": 0.35},
+        fits=f"datum.p99 <= {list(ticks)}[latency] && datum.least == 0 && datum.lost == 0",
+        # of fewer than five some versions label fractions, as whole numbers
+        lost=[0, max([5, *(value["lost"] for value in values)])],
+    )
 
 
 def _scaled(field: str, kind: str = "quantitative", **scale: Any) -> dict[str, Any]:

@@ -28,12 +28,9 @@ Cause: TypeAlias = tuple[str, str, str, str]
 class ReportObserver:
     """An observer that logs a WARNING when losses or failures begin, and at most one a minute for each cause.
 
-    It logs a line of level INFO when a stage or the source works again, and when a run ends that lost events. A line
-    has counts, the host and port of a service, and the text of the last error, less the credentials and queries of
-    URLs; it has no events. A call that fails now and then is no failure of its stage. The record's ``extra`` has the
-    same for machines: ``event``, ``stage``, ``target``, ``outcome``, ``reason``, ``count``, ``error``, ``age``.
-
-    An orchestrator has one from the start.
+    It logs a line of level INFO when a stage or the source works again, and when a run ends that lost events. A call
+    that fails now and then is no failure of its stage. The record's ``extra`` has the same for machines: ``event``,
+    ``stage``, ``target``, ``outcome``, ``reason``, ``count``, ``error``, ``age``. An orchestrator has one from the start.
 
     Cost:
         Microseconds for each failed call and dead letter.

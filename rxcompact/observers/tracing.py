@@ -21,13 +21,7 @@ SECOND = 1e9  # nanoseconds
 class TracingObserver:
     """An observer that makes spans: they lead from a sender's request through its window to the calls for it.
 
-    A window has a span of its own, from its opening to its end, that links to the first 32 sampled spans whose posts or
-    messages are in it. Each attempt of a stage is a span below it, and what an instrumented client makes is below that;
-    a batch of several windows is below the first, and links to the others. A failed attempt has ``error.type``.
-
-    ::
-
-        orchestrator.attach(TracingObserver())
+    See the manual, telemetry, for which spans there are: ``orchestrator.attach(TracingObserver())``.
 
     Cost:
         Some 30 µs a window and a call. For each post with a sampled ``traceparent`` its window keeps a few hundred

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.format import duration, instant, short
@@ -21,6 +23,8 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 MOST = 1500  # distinct events that are drawn, the latest: each has up to four marks
 KEYS = 20  # of a retried batch, each with a mark
 WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
+CLOCK = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
+LANES = {"domain": False, "ticks": False, "title": None, "labelFontSize": 12}
 CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150}
 NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
 
@@ -40,6 +44,15 @@ class Chart:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         # no text/html: JupyterLab prefers it to a chart
         return {MIME: self.spec, "image/svg+xml": self.svg, "text/plain": self.text}
+
+
+def filled(document: Path, **values: Any) -> dict[str, Any]:
+    """Return a document of Vega-Lite in which values take the places that are named after them: "$name"."""
+
+    def fill(part: dict[str, Any]) -> dict[str, Any]:
+        return {key: values[each[1:]] if str(each).startswith("$") else each for key, each in part.items()}
+
+    return json.loads(document.read_text(encoding="utf-8"), object_hook=fill)  # type: ignore[no-any-return]
 
 
 def labels(words: Mapping[float, str]) -> str:
@@ -111,7 +124,7 @@ def _points(recording: Recording) -> Iterator[dict[str, Any]]:
 def _view(
     recording: Recording, axis: Axis, lanes: Sequence[str], points: Sequence[dict[str, Any]], index: int
 ) -> dict[str, Any]:
-    """Return a layer of windows, one of trails, one of marks, one of letters."""
+    """Return the lanes of an axis: windows, trails, marks and letters."""
     values, bases, height = list[dict[str, Any]](), dict[str, float](), 4.0
     for lane in lanes:
         own = [point for point in points if point["lane"] == lane]
@@ -130,51 +143,18 @@ def _view(
         }}
         for window in (recording.windows if "windows" in bases else ())
     ]  # fmt: skip
-    lane_of = labels({base: lane for lane, base in bases.items()})
-    lane_axis = {"values": list(bases.values()), "labelExpr": lane_of, "domain": False, "ticks": False, "title": None}
-    clock = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
-    margin = 0.02 * axis.length
-    ends = [1000 * (axis.start - margin), 1000 * (axis.start + axis.length + margin)]
-    # scales of one layer are those of all
-    y: dict[str, Any] = {"field": "y", "type": "quantitative", "axis": lane_axis | {"labelFontSize": 12}}
-    y_scale = {"domain": [0, height], "reverse": True, "zero": False, "nice": False}
-    x: dict[str, Any] = {"field": "at", "type": "temporal", "title": None}
-    x["axis"] = {"labelExpr": clock, "tickCount": 8, "labelOverlap": True}
-    x_scale = {"type": "utc", "domain": ends, "nice": False}
-    tooltip, dimmed = {"field": "about"}, {"condition": {"param": "key", "value": 1}, "value": 0.1}
-    shown = {"condition": {"param": "key", "empty": False, "value": 0.9}, "value": 0}
-    looks = {name: {"field": name, "type": "nominal", "scale": None} for name in ("fill", "stroke", "shape")}
-    looks["size"] = {"field": "size", "type": "quantitative", "scale": None}
-    zoom = {"name": f"zoom{index}", "select": {"type": "interval", "encodings": ["x"]}, "bind": "scales"}
-    spans = {
-        "x": x | {"field": "from"},
-        "x2": {"field": "to"},
-        "y": {"value": 0},
-        "y2": {"value": bases.get("windows")},
-    }
-    shade = {"type": "rect", "color": "#0969da", "fillOpacity": 0.12, "stroke": "#3d8bdb", "clip": True}
-    layers: list[dict[str, Any]] = [
-        # an interval of the first layer alone zooms them all
-        {
-            "params": [zoom],
-            "data": {"values": windows},
-            "encoding": spans | {"tooltip": tooltip},
-            "mark": shade,
-        },
-        {
-            "mark": {"type": "line", "strokeWidth": 1.5, "color": "#8c959f", "clip": True},
-            "transform": [{"filter": "datum.key != null"}],
-            "encoding": {"x": x | {"scale": x_scale}, "y": y | {"scale": y_scale}, "opacity": shown}
-            | {"detail": [{"field": "trail"}, {"field": "key"}], "order": {"field": "order"}},
-        },
-        {
-            "name": f"marks{index}",
-            "mark": {"type": "point", "clip": True, "strokeWidth": 2},
-            "encoding": {"x": x, "y": y, "opacity": dimmed, "tooltip": tooltip} | looks,
-        },
-        {
-            "mark": {"type": "text", "color": "#ffffff", "fontSize": 9, "fontWeight": 600, "clip": True},
-            "encoding": {"x": x, "y": y, "opacity": dimmed, "text": {"field": "letter"}},
-        },
-    ]
-    return {"width": WIDTH, "height": height, "data": {"values": values}, "layer": layers}
+    margin, start, end = 0.02 * axis.length, axis.start, axis.start + axis.length
+    return filled(
+        Path(__file__).with_name("marble.json"),
+        width=WIDTH,
+        height=height,
+        values=values,
+        windows=windows,
+        base=bases.get("windows"),
+        zoom=f"zoom{index}",
+        marks=f"marks{index}",
+        x_axis={"labelExpr": CLOCK, "tickCount": 8, "labelOverlap": True},
+        x_scale={"type": "utc", "domain": [1000 * (start - margin), 1000 * (end + margin)], "nice": False},
+        y_axis=LANES | {"values": list(bases.values()), "labelExpr": labels({y: lane for lane, y in bases.items()})},
+        y_scale={"domain": [0, height], "reverse": True, "zero": False, "nice": False},
+    )
