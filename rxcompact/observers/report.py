@@ -30,7 +30,7 @@ class ReportObserver:
 
     It logs a line of level INFO when a stage or the source works again, and when a run ends that lost events. A call
     that fails now and then is no failure of its stage. The record's ``extra`` has the same for machines: ``event``,
-    ``stage``, ``target``, ``outcome``, ``reason``, ``count``, ``error``, ``age``. An orchestrator has one from the start.
+    ``stage``, ``target``, ``outcome``, ``reason``, ``count``, ``error``, ``age``. Each orchestrator has one at first.
 
     Cost:
         Microseconds for each failed call and dead letter.
