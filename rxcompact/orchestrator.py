@@ -193,7 +193,7 @@ class Orchestrator(Observables):
         self._time = loop.time
         self._started_at, self.restarts = loop.time(), 0
         self._run = Run(self.pipeline, self)
-        self._wall = self._run.scheduler.wall
+        self.now = self._run.scheduler.wall
         self._run.ended.add_done_callback(self._on_ended)
         self._set_state("running")
         self._supervisor.subscribe(self._run)
@@ -215,7 +215,7 @@ class Orchestrator(Observables):
         Raises:
             LoopError: where it runs on another loop.
         """
-        limit = self._limit(deadline)
+        limit = self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
         self._check_loop()
         ending = self._ending
         if ending is not None:
@@ -225,9 +225,6 @@ class Orchestrator(Observables):
         else:
             ending = self._begin_drain(self._run, limit)
         return await asyncio.shield(ending)
-
-    def _limit(self, deadline: Seconds | None) -> float:
-        return self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
 
     def _on_ended(self, _: asyncio.Future[None]) -> None:
         if self._ending is None and self._run is not None:
@@ -279,18 +276,17 @@ class Orchestrator(Observables):
             raise self._source_error
         return ending.result()
 
-    def stop_on(self, *numbers: int, deadline: Seconds | None = None) -> None:
+    def stop_on(self, *numbers: int) -> None:
         """Have signals stop it, until it has stopped; by default SIGTERM, SIGINT and SIGHUP.
 
         A second one cuts the drain short. The handlers that were there before are put back.
         """
-        limit = self._limit(deadline)
 
         def stop() -> None:
             if self._ending is not None:
                 self._deadline.shorten(0.0)
             elif self._run is not None and self._state not in ENDED:
-                self._begin_drain(self._run, limit)
+                self._begin_drain(self._run, self._drain_seconds)
 
         numbers = numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self._signal_handlers.disposable = CompositeDisposable([add_signal_handler(each, stop) for each in numbers])

@@ -157,7 +157,7 @@ def tune(
     events: Iterable[Any],
     *,
     time_mapper: TimeSpec,
-    key_mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper],
+    key_mappers: KeyMapper | list[KeyMapper],
     timespans: Sequence[Seconds] = (1.0, 10.0, 60.0),
     windows: Sequence[str | Seconds] = ("tumbling",),
     max_ages: Sequence[Seconds] = (300.0,),
@@ -177,8 +177,7 @@ def tune(
         events: History in the order of arrival: dicts, raw JSON lines, or what your mappers take.
         time_mapper: A field's name, or a function of the event that returns its time, see `time_of`.
             Ages count from it, as in a `Pipeline` that has one.
-        key_mappers: A function or a field's name, a tuple of names for a key of several fields; a list of such, or a
-            mapping from labels.
+        key_mappers: A function or a field's name, a tuple of names for a key of several fields; or a list of such.
         timespans: Lengths of a window, seconds.
         windows: Kinds of windows: "tumbling", "leading" (with a leading edge), "per key", or a gap in seconds.
         max_ages: Seconds after its birth at which an event expires.
@@ -285,15 +284,12 @@ def _kind(window: str | Seconds) -> tuple[str, Mapping[str, Any]]:
     return f"gap of {duration(gap := seconds('windows', window))}", {"gap": gap}
 
 
-def _labelled(mappers: KeyMapper | list[KeyMapper] | Mapping[str, KeyMapper]) -> Mapping[str, KeyMapper]:
-    if isinstance(mappers, Mapping):
-        pairs = list(mappers.items())
-    else:
-        found = mappers if isinstance(mappers, list) else [mappers]
-        pairs = [(str(key_of(mapper, argument="key_mappers")), mapper) for mapper in found]
-    if not pairs or len(dict(pairs)) < len(pairs):
+def _labelled(mappers: KeyMapper | list[KeyMapper]) -> Mapping[str, KeyMapper]:
+    found = mappers if isinstance(mappers, list) else [mappers]
+    labelled = {str(key_of(mapper, argument="key_mappers")): mapper for mapper in found}
+    if len(labelled) < max(1, len(found)):
         raise ArgumentError("key_mappers", mappers, "one or more, each with a name of its own")
-    return dict(pairs)
+    return labelled
 
 
 def _code(mapper: object) -> str:

@@ -209,6 +209,7 @@ class Observables:
         states: The state, the present one first.
         calls: Of the stages, as they end.
         ticks: Each second of a run, while somebody listens.
+        now: Gives what the wall clock of the run shows, POSIX seconds.
         tracer: Makes spans, where one is attached: `TracingObserver`.
     """
 
@@ -218,7 +219,7 @@ class Observables:
         self.call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
         self._awaited: list[_Awaited] = []
-        self._wall: Callable[[], float] = time
+        self.now: Callable[[], float] = time
         self._ticker: asyncio.TimerHandle | None = None
         self._scraped: DisposableBase | None = None
         self.signals: Hub[Signal] = Hub(self.notify_signal)
@@ -287,7 +288,7 @@ class Observables:
 
     def _notify(self, hub: Hub[Any], signal: Signal) -> None:
         if hub.observers:
-            force_setattr(signal, "at", self._wall())
+            force_setattr(signal, "at", self.now())
             force_setattr(signal, "pipeline", self.name)
             hub.notify(signal)
 

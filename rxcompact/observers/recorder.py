@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rxcompact.clock import LoopScheduler, count
+from rxcompact.clock import count
 from rxcompact.events import Compacted, Outcome, Published, Window
 from rxcompact.format import error_name
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State, WindowClosed
@@ -160,8 +159,7 @@ class Recorder:
         self._limit = count("limit", limit)
         self._marks: defaultdict[str, deque[Any]] = defaultdict(lambda: deque(maxlen=limit))
         self._totals: Counter[str] = Counter()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wall = time.time
+        self._now: Callable[[], float] = time.time
 
     @property
     def recording(self) -> Recording:
@@ -175,14 +173,9 @@ class Recorder:
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
         return self.recording._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
 
-    def _now(self) -> float:
-        try:
-            loop = asyncio.get_running_loop()
-            if loop is not self._loop:
-                self._loop, self._wall = loop, LoopScheduler(loop).wall
-        except RuntimeError:
-            pass  # outside a loop: by the clock of the last one
-        return self._wall()
+    def on_attach(self, run: Any) -> None:
+        """Record by the clock of this run."""
+        self._now = lambda: run.now()  # noqa: PLW0108 - each start has a clock of its own
 
     def on_window(self, window: Window, at: float | None = None) -> None:
         at, distinct = self._now() if at is None else at, len(window)

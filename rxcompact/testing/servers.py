@@ -82,12 +82,15 @@ class Kafka(Http):
 
 
 class Broker(Kafka):
-    """A server with a user for the workers, whose password changes, and a certificate that they have to trust."""
+    """A server with a user for the workers, whose password changes, and a certificate that they have to trust.
+
+    Its configuration is the file beside this one that is named after it.
+    """
 
     mishaps = (
         *Kafka.mishaps, "broker killed", "password changed", "certificate changed", "acknowledged messages removed",
     )  # fmt: skip
-    program = configuration = ""
+    program = ""
     quiet, changes = Http.quiet, 0
 
     def command(self) -> list[str]:
@@ -98,8 +101,8 @@ class Broker(Kafka):
     def start(self) -> None:
         for what in () if self.changes else ("password", "certificate"):
             self.change(what)
-        text = self.configuration % {"port": self.proxy.target, **vars(self)}
-        (self.folder / "broker.conf").write_text(text)
+        template = Path(__file__).with_name(f"{type(self).__name__.lower()}.conf").read_text()
+        (self.folder / "broker.conf").write_text(template % {"port": self.proxy.target, **vars(self)})
         super().start()
 
     def change(self, what: str) -> None:
@@ -117,12 +120,6 @@ class Nats(Broker):
 
     program = "nats-server -c"
     source = "--source=tls://worker:%(password)s@127.0.0.1:%(entry)s/EVENTS?ack_wait=5s&ca=%(certificate)s"
-    configuration = """
-        listen: 127.0.0.1:%(port)s
-        jetstream: {store_dir: "%(folder)s"}
-        tls: {cert_file: "%(certificate)s", key_file: "%(certificate)s"}
-        authorization: {users: [{user: rig, password: rig}, {user: worker, password: %(password)s}]}
-    """
 
     async def connect(self) -> None:
         import nats  # noqa: PLC0415 - an extra
@@ -152,19 +149,6 @@ class Redis(Broker):
 
     program = "redis-server"
     source = "--source=rediss://worker:%(password)s@127.0.0.1:%(entry)s/0/events?field=data&min_idle_time=5s&ca=%(certificate)s"
-    configuration = """
-        bind 127.0.0.1
-        port 0
-        unixsocket %(folder)s/redis.sock
-        tls-port %(port)s
-        tls-cert-file %(certificate)s
-        tls-key-file %(certificate)s
-        tls-auth-clients no
-        dir %(folder)s
-        appendonly yes
-        appendfsync always
-        user worker on >%(password)s ~* &* +@all
-    """
 
     async def connect(self) -> None:
         from redis.asyncio import Redis as Client  # noqa: PLC0415 - an extra

@@ -235,7 +235,7 @@ def test_a_second_signal_cuts_the_drain_short() -> None:
             await asyncio.get_running_loop().create_future()
 
         orchestrator, _ = orchestrated(subject, enricher=hangs)
-        orchestrator.stop_on(deadline=15)
+        orchestrator.stop_on()
         await orchestrator.start()
         subject.on_next({"id": "held"})
         began = asyncio.get_running_loop().time()

@@ -228,14 +228,14 @@ def test_there_is_a_picture_of_whatever_was_found(rows: list[Row], outages: dict
 def test_every_combination_has_a_row_in_order_and_the_same_again() -> None:
     def tuned() -> Tuning:
         return quiet(
-            (event for event in apart(60)), time_mapper="ts", key_mappers={"both": ("id", "ts"), "fn": repr},
+            (event for event in apart(60)), time_mapper="ts", key_mappers=[("id", "ts"), repr],
             timespans=[10, 1], max_ages=[60, 5], max_concurrents=[4, 2], outages=[5],
             api=partial(SimulatedApi, latency=(0.1, 2.0), error_rate=0.3),
         )  # fmt: skip
 
     choices = [(row.key, row.timespan, row.max_age, row.max_concurrent) for row in tuned()]
     assert choices == [
-        (key, span, age, pool) for key in ("both", "fn") for span in (1, 10) for age in (5, 60) for pool in (2, 4)
+        (key, span, age, pool) for key in ("id, ts", "repr") for span in (1, 10) for age in (5, 60) for pool in (2, 4)
     ]
     assert tuned()[:] == tuned()[:]
 
