@@ -135,7 +135,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
     stages = {name: stage for name, stage in now.stages.items() if name not in ("source", "decode")}
     held = [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages.items()]
     if now.bytes_held:
-        held.append([f"{now.bytes_held:,} bytes", f"of {now.max_bytes:,} bytes"])
+        held.append([f"{now.bytes_held:,} of {now.max_bytes:,} bytes", "bytes of JSON that are held, of those allowed"])
     limit, bins, problems = _limit(now), _age_bins(now), [f"{name} is down" for name in _down(now)] + _errors(now)
     return {
         "title": snapshot_title(now),
