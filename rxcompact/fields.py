@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from itertools import chain, repeat
 from operator import attrgetter, is_
@@ -324,8 +323,10 @@ def _column_of(field: Field, names: Sequence[str]) -> Callable[[Sequence[Any]], 
 
 def _values(field: Field, events: Sequence[Any]) -> list[Any]:
     if field.flat:
-        with suppress(TypeError):  # not all are dicts
+        try:
             return list(map(dict.get, events, repeat(field.whole)))
+        except TypeError:  # not all are dicts
+            return list(map(field, events))
     return list(map(field, events))
 
 

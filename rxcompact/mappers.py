@@ -27,6 +27,8 @@ FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}  # classes th
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
 NO_ERRORS: Errors = {}
+Converted: TypeAlias = tuple[Sequence[Any], Errors, bool]
+"""Keys or times, None where there is none; the errors among them; whether there may be a None."""
 
 
 class Column(list[Any]):
@@ -47,6 +49,9 @@ class Column(list[Any]):
             self[at] = None
 
 
+NO_TIMES = Column()
+
+
 class Mapper:
     """Maps an event to its key or time, or a chunk: by fields, each with the type that most have, or by a function."""
 
@@ -56,7 +61,7 @@ class Mapper:
     def __init__(
         self,
         source: Sequence[tuple[Field, Any]] | Callable[[Any], Any],
-        convert: Callable[[Sequence[Any]], tuple[Sequence[Any], Errors]],
+        convert: Callable[[Sequence[Any]], Converted],
         error_class: type[RxCompactError],
         *,
         reject: bool,
@@ -83,15 +88,20 @@ class Mapper:
 
     def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool = False) -> Column:
         """Return the keys or times that columns make."""
+        converted, gapped = columns, usual
+        if not usual:
+            parts = [self._convert(values) for values in columns]
+            converted = [values for values, _, _ in parts]
+            for _, more, gaps in parts:
+                errors = errors | more if more else errors
+                gapped = gapped or gaps
+        rows = converted[0] if len(converted) == 1 else zip(*converted, strict=True)
+        if not gapped or not (self.names or self._reject):
+            return Column(rows, errors)
         missing: dict[str, int] = {}
         null: set[int] = set()
-        converted: list[Sequence[Any]] = []
-        for name, values in zip(self.names or ("",), columns, strict=True):
-            column, more = (values, NO_ERRORS) if usual else self._convert(values)
-            converted.append(column)
-            if more:
-                errors = errors | more
-            if not (name or self._reject) or all(column):  # few keys are false
+        for name, column in zip(self.names or ("",), converted, strict=True):
+            if all(column):  # few keys are false
                 continue
             absent = [at for at, each in enumerate(column) if each is None and at not in errors]
             if absent and name:
@@ -101,7 +111,6 @@ class Mapper:
                 errors = errors | dict.fromkeys(absent, error)
             else:
                 null.update(absent)
-        rows = converted[0] if len(converted) == 1 else zip(*converted, strict=True)
         return Column(rows, errors, missing, len(null))
 
     def __str__(self) -> str:
@@ -219,24 +228,25 @@ def _called(
     return map_each(function, events, error_class)
 
 
-def _field_keys(max_length: int, values: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
+def _field_keys(max_length: int, values: Sequence[Any]) -> Converted:
     # joining all is faster than looking at the length of each, which is done where they are too long together
     if list(map(type, values)).count(str) == len(values) and len("".join(values)) <= max_length:
-        return values, NO_ERRORS
+        return values, NO_ERRORS, False
     kinds = set(map(type, values))
+    gaps = NONE in kinds
     if kinds <= {str, NONE}:
         if max(map(len, filter(None, values)), default=0) <= max_length:
-            return values, NO_ERRORS
+            return values, NO_ERRORS, gaps
     elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
-        return values, NO_ERRORS
-    return map_each(partial(json_key, max_length=max_length), values, KeyMapperError)
+        return values, NO_ERRORS, gaps
+    return *map_each(partial(json_key, max_length=max_length), values, KeyMapperError), True
 
 
-def _function_keys(keys: Sequence[Any]) -> tuple[Sequence[Hashable], Errors]:
+def _function_keys(keys: Sequence[Any]) -> Converted:
     kinds = set(map(type, keys))
     if kinds == {tuple}:
         kinds = set(map(type, chain.from_iterable(keys)))
-    return (keys, NO_ERRORS) if kinds <= PLAIN else map_each(plain_key, keys, KeyMapperError)
+    return (keys, NO_ERRORS, True) if kinds <= PLAIN else (*map_each(plain_key, keys, KeyMapperError), True)
 
 
 def time_of(
@@ -267,16 +277,16 @@ def time_of(
     source = [(Field(spec, argument), Any)] if isinstance(spec, str) else _function(spec, argument, expected)
     parse = parser(timezone, format)
 
-    def convert(values: Sequence[Any]) -> tuple[Sequence[Any], Errors]:
+    def convert(values: Sequence[Any]) -> Converted:
         kinds = set(map(type, values))
-        present = [value for value in values if value is not None] if NONE in kinds else values
+        gaps = NONE in kinds
+        present = [value for value in values if value is not None] if gaps else values
         with suppress(Exception):  # of whichever value
             if format is None:
                 times = posix_of_usual(present, kinds - {NONE}, timezone)
                 rest = iter(times)
-                gaps = len(times) < len(values)
-                return [None if value is None else next(rest) for value in values] if gaps else times, NO_ERRORS
-        return map_each(lambda value: None if value is None else parse(value), values, TimeMapperError)
+                return [None if value is None else next(rest) for value in values] if gaps else times, NO_ERRORS, gaps
+        return *map_each(lambda value: None if value is None else parse(value), values, TimeMapperError), True
 
     return Mapper(source, convert, TimeMapperError, reject=True)
 
@@ -315,7 +325,7 @@ class ChunkMapper:
             (*found, last), bad, usual = self._columns.read(events, KeyMapperError)
             keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert([last], bad)
         else:
-            keys, times = self._keys.many(events), self._times.many(events) if self._times else Column()
+            keys, times = self._keys.many(events), self._times.many(events) if self._times else NO_TIMES
         errors = times.errors | keys.errors
         self.read += len(events)
         self.null_keys += keys.null

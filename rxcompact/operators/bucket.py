@@ -27,8 +27,14 @@ NOTHING: Iterator[Any] = repeat(None)
 _first_seen = itemgetter(2)  # of a row
 
 
-class Items(Collection[Compacted]):
-    """Events that are made when they are asked for."""
+class Items:
+    """Events that are made when they are asked for: a `Collection`, which as a base makes `isinstance` slow."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[Compacted]: ...
 
     def __contains__(self, item: object) -> bool:
         return any(item == compacted for compacted in self)
