@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
-from functools import partial
+from functools import lru_cache, partial
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -273,8 +273,18 @@ def time_of(
     """
     if isinstance(spec, Mapper):
         return spec
-    expected = "a field's name, or a function of the event"
-    source = [(Field(spec, argument), Any)] if isinstance(spec, str) else _function(spec, argument, expected)
+    if not isinstance(spec, str):
+        source = _function(spec, argument, "a field's name, or a function of the event")
+        return _times(source, timezone, format)
+    return _times_of_field(spec, timezone, format, argument)
+
+
+@lru_cache(maxsize=64)  # the same field is the same mapper
+def _times_of_field(name: str, timezone: tzinfo, format: str | None, argument: str) -> Mapper:  # noqa: A002
+    return _times([(Field(name, argument), Any)], timezone, format)
+
+
+def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa: A002
     parse = parser(timezone, format)
 
     def convert(values: Sequence[Any]) -> Converted:

@@ -48,7 +48,7 @@ class History:
         events = events if (frame := rows(events)) is None else frame
         self.events = [event.rstrip(b"\r\n") if isinstance(event, bytes) else event for event in events]
         self._time_mapper = time_mapper
-        self.arrivals = arrivals(time_mapper, self.events)
+        self.arrivals = arrivals(time_mapper.many(self.events))
         if not self.arrivals:
             raise ArgumentError(
                 "time_mapper", time_mapper, f"one that gives a time of one of {len(self.events)} events"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from itertools import accumulate, repeat
-from operator import floordiv
+from itertools import accumulate, compress, groupby, repeat
+from operator import floordiv, ge, sub
 from typing import TYPE_CHECKING, Any
 
 from reactivex.abc import ObserverBase
@@ -65,22 +64,25 @@ class EventTimeWindows(Windows):
         self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float], *, some_late: bool
     ) -> None:
         """Reject what is late, cut the rest by window, and add each part at once."""
-        first_open: Iterable[float] = repeat(-INFINITY)
-        watermarks: list[float] = []  # as each event finds it
+        columns: list[Sequence[Any]] = [keys, events, times]
+        indexes = list(self._indexes(times))
         if some_late:
-            watermarks = [self._watermark(latest) for latest in accumulate(times, max, initial=self._latest)]
-            first_open = self._indexes(watermarks)
-        parts: defaultdict[float, list[int]] = defaultdict(list)
-        for position, (index, limit) in enumerate(zip(self._indexes(times), first_open, strict=False)):
-            if index >= limit:
-                parts[index].append(position)
-            else:
-                watermark = watermarks[position]
-                late_by = watermark + self._lateness - times[position]
-                self._reject(events[position], LateError(self._end(int(index)), watermark, late_by))
-        for index in sorted(parts):
-            columns: list[list[Any]] = [list(map(column.__getitem__, parts[index])) for column in (keys, events, times)]
-            self._put(int(index), *columns)
+            latest = accumulate(times, max, initial=self._latest)  # as each event finds it
+            watermarks = list(map(max, map(sub, latest, repeat(self._lateness)), repeat(self._idle_watermark)))
+            on_time = list(map(ge, indexes, self._indexes(watermarks)))
+            for position in [at for at, good in enumerate(on_time) if not good]:
+                watermark, end = watermarks[position], self._end(int(indexes[position]))
+                self._reject(events[position], LateError(end, watermark, watermark + self._lateness - times[position]))
+            columns = [list(compress(column, on_time)) for column in columns]
+            indexes = list(compress(indexes, on_time))
+        if (in_order := sorted(indexes)) != indexes:
+            order = sorted(range(len(indexes)), key=indexes.__getitem__)
+            columns = [list(map(column.__getitem__, order)) for column in columns]
+        start = 0
+        for index, part in groupby(in_order):
+            end = start + len(list(part))
+            self._put(int(index), *(column[start:end] for column in columns))
+            start = end
 
     def _index(self, time: float) -> int:
         return int((time if self._unit == 1 else round(time * MICRO)) // self._span)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from itertools import accumulate, islice
 from math import inf
+from operator import le
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactivex import Observable
@@ -184,8 +185,10 @@ def replay(
     (60, 60, 7)
     """
     history = list(events if (frame := rows(events)) is None else frame)
-    clock = arrivals(time_of(time_mapper), history, start) or [START] * len(history)
-    in_chunks = _in_chunks(operators, clock)
+    mapper = time_of(time_mapper)
+    times = mapper.many(history)
+    clock = arrivals(times, start) or [START] * len(history)
+    in_chunks = _in_chunks(operators, clock, mapper, times)
 
     emitted: list[Any] = []
     failures: list[Exception] = []
@@ -223,35 +226,44 @@ def replay(
     return emitted
 
 
-def arrivals(mapper: Mapper, events: Sequence[Any], start: float | None = None) -> list[float]:
+def arrivals(times: Column, start: float | None = None) -> Sequence[float]:
     """Return what the clock shows as each event arrives: the largest time so far; nothing where none has a time.
 
     One without a time, or of a time more than a day in the real future, arrives with the one before it.
     """
     latest = time.time() + DAY
-    times = [at if at is not None and YEAR_ONE < at <= latest else -inf for at in mapper.many(events)]
-    first = next((at for at in times if at > -inf), None) if start is None else start
-    return [] if first is None else list(accumulate(times, max, initial=first))[1:]
+    least = YEAR_ONE if start is None else start
+    in_order = times and not times.errors and all(map(le, times, islice(times, 1, None)))
+    if in_order and least < times[0] and times[-1] <= latest:  # as most are
+        return times
+    known = [at if at is not None and YEAR_ONE < at <= latest else -inf for at in times]
+    first = next((at for at in known if at > -inf), None) if start is None else start
+    return [] if first is None else list(accumulate(known, max, initial=first))[1:]
 
 
-class _Arrivals(Mapper):
-    """Gives what the clock showed when each event came, in their order."""
+class _Known(Mapper):
+    """Gives times that are known, in the order of the events."""
 
-    def __init__(self, clock: Sequence[float]) -> None:
-        self._clock = iter(clock)
+    def __init__(self, times: Iterable[float]) -> None:
+        self._times = iter(times)
 
     def many(self, events: Sequence[Any]) -> Column:
-        return Column(islice(self._clock, len(events)))
+        return Column(islice(self._times, len(events)))
 
 
-def _in_chunks(operators: Sequence[Any], clock: Sequence[float]) -> Sequence[Any]:
+def _in_chunks(operators: Sequence[Any], clock: Sequence[float], mapper: Mapper, times: Column) -> Sequence[Any]:
     """Return the operators such that they take chunks, where that gives the same: `compact` alone, closed by time."""
     if len(operators) != 1 or not isinstance(operators[0], Compact) or operators[0].chunked:
         return ()
     (compact,) = operators
     if compact.max_keys is not None or compact.count is not None or compact.leading or compact.per_key:
         return ()
-    return (compact.having(chunked=True, time_mapper=compact.time_mapper or _Arrivals(clock)),)
+    known = compact.time_mapper
+    if known is None:
+        known = _Known(clock)
+    elif known is mapper and not times.errors:  # they need not be looked up again
+        known = _Known(times)
+    return (compact.having(chunked=True, time_mapper=known),)
 
 
 class SimulatedApi:

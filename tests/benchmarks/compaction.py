@@ -16,6 +16,7 @@ from rxcompact.testing import replay
 
 LOOP = "dict loop in C, chunks of {:,}"
 FIRST = "compact, chunks of {:,}, first_seen"
+CHECKED = "dict loop in C with a look at the keys, chunks of {:,}"
 COUNTED = "compact, chunks of 1,000, count and times"
 FIRST_SEEN = ("first_seen",)
 ALL = ("count", "first_seen", "last_seen")
@@ -30,6 +31,7 @@ def chunked(events: int, keys: int) -> Group:
         chunks = chunks_of(stream, size)
         cases += [
             Case(LOOP.format(size), partial(plain.dict_loop, chunks=chunks), events, kept),
+            Case(CHECKED.format(size), partial(plain.checked_loop, chunks=chunks), events, kept),
             Case(
                 FIRST.format(size),
                 partial(ours.compact, items=chunks, chunked=True, fields=FIRST_SEEN),
@@ -43,12 +45,19 @@ def chunked(events: int, keys: int) -> Group:
         "plain, count and times, C passes by chunk": plain.counting_by_chunk,
         "plain, count and times, a record a key": plain.counting_in_a_loop,
     }
+    floor = "plain, count and times, a record a key, with a look at the keys"
     cases += [Case(name, partial(run, chunks=chunks), events, counted) for name, run in counting.items()]
+    cases.append(Case(floor, partial(plain.checked_counting, chunks=chunks), events, counted))
     cases.append(Case(COUNTED, partial(ours.compact, items=chunks, chunked=True, fields=ALL), events, counted))
     targets = [
         Target("2", FIRST.format(1000), LOOP.format(1000), 1.2),
         Target("2", FIRST.format(100), LOOP.format(100), 1.6),
         Target("2", COUNTED, tuple(counting), 1.15),
+        *(
+            Target("2 floor", FIRST.format(size), CHECKED.format(size), limit)
+            for size, limit in ((1000, 1.15), (100, 1.5))
+        ),
+        Target("2 floor", COUNTED, floor, 1.15),
     ]
     return Group("compact by chunks", cases, targets)
 
@@ -100,10 +109,12 @@ def single(events: int, keys: int) -> Group:
     kept = expected(stream)
     inside = "compact, event by event, in a loop"
     outside = "compact, event by event, outside asyncio"
+    floor = "gathered behind an observable, with a look at the keys"
     rxpy = "RxPY buffer, a dict a buffer"
     _, run, _ = PEERS[rxpy]
     cases = [
         Case("callback with a key function", partial(plain.callback, events=stream), events, kept),
+        Case(floor, partial(plain.gathered, events=stream), events, kept),
         Case(inside, partial(ours.compact_in_loop, events=stream, fields=FIRST_SEEN), events, kept),
         Case(outside, partial(ours.compact, items=stream, chunked=False, fields=FIRST_SEEN), events, kept),
         Case(rxpy, partial(run, events=stream), events, kept),
@@ -113,6 +124,7 @@ def single(events: int, keys: int) -> Group:
         for name in (inside, outside)
         for reference, limit in (("callback with a key function", 1.1), (rxpy, 0.2))
     ]
+    targets += [Target("3 floor", name, floor, 1.15) for name in (inside, outside)]
     return Group("compact event by event", cases, targets)
 
 
@@ -123,6 +135,7 @@ def pipeline(events: int, keys: int) -> Group:
     chunks = chunks_of(stream, 1000)
     whole, counting = "pipeline, first_seen", "pipeline, count and times"
     by_hand = "the operators joined by hand, first_seen"
+    floor, counting_floor = "batches by hand, first_seen", "batches by hand, count and times"
     mute = "pipeline that cannot be observed, first_seen"
 
     def first(close):
@@ -130,6 +143,8 @@ def pipeline(events: int, keys: int) -> Group:
 
     cases = [
         Case(FIRST.format(1000), first, events, kept),
+        Case(floor, partial(plain.published, chunks=chunks, counted=False), events, kept),
+        Case(counting_floor, partial(plain.published, chunks=chunks, counted=True), events, counted),
         Case(by_hand, lambda close: ours.joined_by_hand(close, chunks, fields=FIRST_SEEN), events, kept),
         Case(
             mute,
@@ -144,6 +159,8 @@ def pipeline(events: int, keys: int) -> Group:
     targets = [
         Target("4", whole, FIRST.format(1000), 1.4),
         Target("4", counting, COUNTED, 1.4),
+        Target("4 floor", whole, floor, 1.15),
+        Target("4 floor", counting, counting_floor, 1.15),
         Target("observers", whole, mute, 1.05),
     ]
     return Group("whole pipeline", cases, targets)
