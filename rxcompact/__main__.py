@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -35,7 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raw = argparse.RawDescriptionHelpFormatter
         command = commands.add_parser(name, help=text, formatter_class=raw, allow_abbrev=False)
         if given[:1] == [name]:  # imports take most of the time
+            gc.disable()
             module = import_module(f"rxcompact.commands.{name}")
+            gc.freeze()  # what was imported stays: no collection looks at it
+            gc.enable()
             command.description, command.epilog = module.DESCRIPTION, module.EPILOG
             module.add_arguments(command)
             command.set_defaults(command=command, run=module.run)

@@ -32,6 +32,7 @@ from reactivex.scheduler.scheduler import Scheduler
 from reactivex.typing import AbsoluteTime, RelativeTime
 
 from rxcompact.errors import ArgumentError
+from rxcompact.log import log
 
 T = TypeVar("T")
 Seconds: TypeAlias = float | timedelta
@@ -104,9 +105,7 @@ class WallClock:
             return 0.0
         self.past.append((self._since, now, self.offset))
         self._since, self.offset = now, offset
-        from loguru import logger  # noqa: PLC0415 - takes long to import
-
-        logger.warning("the wall clock was set {} by {:.0f} s", "forward" if step > 0 else "back", abs(step))
+        log("WARNING", "the wall clock was set {} by {:.0f} s", "forward" if step > 0 else "back", abs(step))
         return step
 
     def instant(self, wall: float) -> float:

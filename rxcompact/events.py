@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, overload
 
@@ -255,6 +254,8 @@ class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once com
         Derived from each event's key, count and times. A batch that is tried again without the events that expired
         meanwhile is another batch and has another key.
         """
+        from hashlib import blake2b  # noqa: PLC0415 - OpenSSL takes long to import
+
         digest = blake2b(digest_size=16)
         for compacted in self:
             times = (None if at is None else float(at) for at in (compacted.first_seen, compacted.last_seen))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Collection, Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
@@ -66,6 +65,8 @@ def json_key(value: Any, max_length: int = MAX_LENGTH) -> Hashable:
 
 def json_value(key: Any) -> Any:
     """Return the JSON value of a key."""
+    if type(key) is str:
+        return key
     if isinstance(key, Json):
         return msgspec.json.decode(key.text)
     return [json_value(part) for part in key] if isinstance(key, tuple) else key
@@ -106,7 +107,7 @@ def _numpy(value: Any) -> Any:
 def json_form(value: Any) -> Any:
     """Return a value that msgspec does not encode as one that it does, or raise TypeError."""
     if value is None or value is True or value is False:  # names of an object's members
-        return json.dumps(value)
+        return msgspec.json.encode(value).decode()
     if (simple := plain(value)) is not value and (simple is None or not hasattr(value, "isoformat")):
         return simple
     for name in CONVERTERS:

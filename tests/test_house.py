@@ -82,6 +82,18 @@ def test_importing_loads_no_http_no_pictures_and_no_extra() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+def test_a_command_that_reads_files_loads_no_log_no_http_and_no_retries() -> None:
+    program = (
+        "import sys\n"
+        "from rxcompact.__main__ import main\n"
+        "assert main(['compact', '/dev/null', '--key=id', '--timespan=1']) == 0\n"
+        "unwanted = ('aiohttp', 'loguru', 'tenacity', 'email', 'hashlib', 'json', 'zoneinfo', 'multiprocessing')\n"
+        "found = [name for name in sys.modules if name.partition('.')[0] in unwanted]\n"
+        "assert not found, found\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_importing_touches_neither_loop_nor_log_nor_thread() -> None:
     program = (
         "import asyncio, threading\n"

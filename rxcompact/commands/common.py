@@ -14,9 +14,10 @@ from datetime import UTC, datetime, tzinfo
 from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
-from zoneinfo import ZoneInfo
 
+from rxcompact import log
 from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
@@ -34,6 +35,7 @@ WINDOWS = ("timespan", "per_key", "gap", "leading")
 ON = ("1", "true", "yes", "on")
 SWITCH = {text: text in ON for text in (*ON, "0", "false", "no", "off")}
 SIGNALLED = 128  # added to a signal's number it is the exit code of a command that a signal ended
+_log = SimpleNamespace(format="text")  # of standard error
 _part = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 
 
@@ -53,6 +55,8 @@ def timezone(name: str) -> tzinfo:
     try:
         if name.startswith(("+", "-")):
             return datetime.strptime(name, "%z").tzinfo or UTC
+        from zoneinfo import ZoneInfo  # noqa: PLC0415 - takes long to import, and few need one
+
         return ZoneInfo(name)
     except (ValueError, OSError, KeyError):
         raise argparse.ArgumentTypeError(f"not a time zone: {name!r} (Europe/Vienna, +01:00)") from None
@@ -222,29 +226,37 @@ def write_error(text: str) -> None:
 
 def configure_log(options: argparse.Namespace) -> None:
     """Have the log from a level on, and all that the command notes, go to standard error, as text or JSON lines."""
-    from loguru import logger  # noqa: PLC0415 - takes long to import
+    _log.format = options.log_format
 
-    least = logger.level("DEBUG" if options.verbose else options.log_level).no
+    def configure() -> None:
+        from loguru import logger  # noqa: PLC0415 - takes long to import
 
-    def write(message: Any) -> None:
-        record, text = message.record, message.rstrip("\n")
-        is_note = record["extra"].pop("note", False)
-        if options.log_format == "json":
-            line = {"time": record["time"], "level": record["level"].name, "message": text, **record["extra"]}
-            text = encoder.encode(line).decode()
-        elif not is_note:
-            text = f"{record['time']:YYYY-MM-DD HH:mm:ss} {record['level'].name}: {text}"
-        write_error(f"{text}\n")
+        least = logger.level("DEBUG" if options.verbose else options.log_level).no
+        logger.remove()
+        logger.add(_write_record, format="{message}", filter=lambda record: record["level"].no >= least)
 
-    logger.remove()
-    logger.add(write, format="{message}", filter=lambda each: "note" in each["extra"] or each["level"].no >= least)
+    if "loguru" in sys.modules:
+        configure()
+    else:
+        log.before_first.append(configure)
+
+
+def _write_record(message: Any) -> None:
+    record, text = message.record, message.rstrip("\n")
+    if _log.format == "text":
+        text = f"{record['time']:YYYY-MM-DD HH:mm:ss} {record['level'].name}: {text}"
+    _write_line(text, record["level"].name, record["time"], record["extra"])
+
+
+def _write_line(text: str, level: str, at: datetime, extra: Mapping[str, Any]) -> None:
+    if _log.format == "json":
+        text = encoder.encode({"time": at, "level": level, "message": text, **extra}).decode()
+    write_error(f"{text}\n")
 
 
 def note(text: str, level: str = "INFO", **extra: Any) -> None:
     """Report something of the command itself, whatever the level of the log."""
-    from loguru import logger  # noqa: PLC0415 - as above
-
-    logger.bind(note=True, **extra).log(level, "{}", text)
+    _write_line(text, level, datetime.now().astimezone(), extra)
 
 
 def run_command(options: argparse.Namespace) -> int:

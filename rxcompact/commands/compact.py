@@ -86,9 +86,10 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     if options.lateness is not None and options.time is None:
         raise argparse.ArgumentError(None, "--lateness needs --time")
+    sink = common.dead_letter_sink(options.dead_letters)
     common.configure_log(options)
     try:
-        return asyncio.run(_compact(_Compaction(options), common.dead_letter_sink(options.dead_letters)))
+        return asyncio.run(_compact(_Compaction(options), sink))
     except BrokenPipeError:
         return 0  # its reader is gone
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from rxcompact.clock import INFINITY, Seconds, seconds
 from rxcompact.errors import ArgumentError, ExpiredError, RxCompactError
 from rxcompact.format import error_text, short
+from rxcompact.log import log
 from rxcompact.operators.verdict import VERDICTS, http_status, is_transient, retry_after, verdict
 
 if TYPE_CHECKING:  # which takes long, and few commands retry anything
@@ -50,9 +51,7 @@ class OncePerMinute:
             return
         self._logged[cause] = now, 0
         before = f" ({since} more in the minutes before)" if since else ""
-        from loguru import logger  # noqa: PLC0415 - takes long to import
-
-        logger.log(self._level, self._line + "{before}", *cause, text=text, before=before)
+        log(self._level, self._line + "{before}", *cause, text=text, before=before)
 
 
 log_denied = OncePerMinute("ERROR", "{}: are the credentials right?")

@@ -8,7 +8,6 @@ import time
 from asyncio import CancelledError
 from collections.abc import Mapping
 from datetime import UTC
-from email.utils import parsedate_to_datetime
 from math import isnan
 from numbers import Real
 from ssl import SSLError
@@ -189,6 +188,8 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
     if value.strip().isdecimal():
         return float(value)
     try:
+        from email.utils import parsedate_to_datetime  # noqa: PLC0415 - takes long to import
+
         at = parsedate_to_datetime(value)
         return max(0.0, (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() - now)
     except (ValueError, OverflowError):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import codecs
-import json
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
@@ -129,7 +128,11 @@ class TextDecoder:
             if not final and len(piece) < (2 if MARKS.isdisjoint(piece[:4]) else 4):
                 self._text = piece
                 return b""
-            encoding = json.detect_encoding(piece) if any(piece[:4]) else "utf-8"
+            if MARKS.isdisjoint(piece[:4]) or not any(piece[:4]):
+                return piece
+            from json import detect_encoding  # noqa: PLC0415 - takes long to import
+
+            encoding = detect_encoding(piece)
             if encoding.startswith("utf-8"):
                 return piece.removeprefix(BOM)
             self._decoder = codecs.getincrementaldecoder(encoding)()

@@ -12,7 +12,7 @@ import msgspec
 
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError
-from rxcompact.events import Batch, Compacted, DeadLetter, Window
+from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Window
 from rxcompact.keys import encoder, json_form, json_value
 
 NO_NUMBER = (b"NaN", b"Infinity")
@@ -29,9 +29,13 @@ def json_object(compacted: Compacted) -> dict[str, Any]:
         "count": compacted.count,
         "first_seen": compacted.first_seen,
         "last_seen": compacted.last_seen,
-        # a newline between JSON tokens is white space; a row is one line
-        "event": msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event,
+        "event": _in_a_line(event),
     }
+
+
+def _in_a_line(event: Any) -> Any:
+    # a newline between JSON tokens is white space
+    return msgspec.Raw(event.replace(b"\n", b" ")) if isinstance(event, bytes) else event
 
 
 def encoded(
@@ -93,13 +97,25 @@ def event_id(compacted: Compacted, timespan: Seconds | None = None) -> str:
     return Batch((Compacted(compacted.key, None, None, born),)).idempotency_key
 
 
+class _Row(msgspec.Struct, gc=False):
+    opened: float
+    closed: float
+    leading: bool | msgspec.UnsetType
+    key: Any
+    count: int | None
+    first_seen: float | None
+    last_seen: float | None
+    event: Any
+
+
 def window_lines(window: Window) -> Iterator[bytes]:
     """Yield a line for each distinct event of a window, with the bounds of its window; a first event has a mark."""
-    mark = {"leading": True} if window.trigger == "leading" else {}
-    rows = (
-        {"opened": bounds.opened, "closed": bounds.closed, **mark, **json_object(compacted)}
-        for compacted in window
-        for bounds in [compacted.window or window.bounds]
-    )
-    while some := list(islice(rows, ROWS)):
-        yield encoder.encode_lines(some)
+    mark = True if window.trigger == "leading" else msgspec.UNSET
+    events = iter(window)
+    while some := list(islice(events, ROWS)):
+        yield encoder.encode_lines([_row(each, each.window or window.bounds, mark) for each in some])
+
+
+def _row(of: Compacted, bounds: Bounds, mark: bool | msgspec.UnsetType) -> _Row:
+    key, event = json_value(of.key), _in_a_line(of.event)
+    return _Row(bounds.opened, bounds.closed, mark, key, of.count, of.first_seen, of.last_seen, event)

@@ -61,7 +61,7 @@ def commands(lines: int, keys: tuple[int, ...] = KEYS) -> list[Group]:
     groups = [_group(lines, each) for each in keys]
     imports = "imports of what it is made of"
     started = {
-        imports: ["-c", "import argparse, asyncio, msgspec, reactivex, loguru"],
+        imports: ["-c", "import argparse, asyncio, msgspec, reactivex"],
         "compact, of nothing": ["-m", "rxcompact", "compact", "--key=id", "--timespan=1", os.devnull],
         "--help": ["-m", "rxcompact", "compact", "--help"],
     }

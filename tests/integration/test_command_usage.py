@@ -320,3 +320,17 @@ def test_i6_several_files_are_read_in_the_order_of_their_first_times(tmp_path: P
     assert "late 0, rejected 1 (malformed 1)," in done.stderr.decode()
     # 30 windows of 7 keys
     assert len(done.stdout.splitlines()) == 210
+
+
+def test_what_the_library_logs_later_goes_where_the_command_logs() -> None:
+    program = (
+        "import argparse\n"
+        "from rxcompact.commands.common import configure_log\n"
+        "from rxcompact.log import log\n"
+        "configure_log(argparse.Namespace(log_format='json', log_level='WARNING', verbose=False))\n"
+        "for level in ('INFO', 'WARNING'):\n"
+        "    log(level, 'set by {} s', 5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["level"], line["message"]) == ("WARNING", "set by 5 s")
