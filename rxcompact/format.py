@@ -92,9 +92,9 @@ def redacted(url: str, query: str = "") -> str:
     return scheme + slashes + place.rpartition("@")[2] + (query if after else "")
 
 
-def restarts(number: int) -> str:
-    """Return how often a run was restarted, for the end of a line."""
-    return f", {number} restart{'s' * (number != 1)}" if number else ""
+def counted(number: int, noun: str) -> str:
+    """Return a number of things: "1 event", "2,000 events"."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def error_name(error: BaseException | None) -> str:

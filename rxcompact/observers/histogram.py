@@ -19,12 +19,6 @@ STEPS = 16  # bounds for each doubling of an age: a percentile is right within 4
 class Histogram:
     """A count of values between bounds: O(1) memory and, per value, time O(log bounds).
 
-    >>> ages = Histogram(age_bounds(60.0))
-    >>> for milliseconds in range(1, 1001):
-    ...     ages.add(milliseconds / 1000)
-    >>> [round(ages.percentile(percent), 1) for percent in (50, 90, 99)]
-    [0.5, 0.9, 1.0]
-
     Args:
         bounds: In ascending order; each is the largest value of its count.
 

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from loguru import logger
 
 from rxcompact.events import DeadLetter
-from rxcompact.format import duration, error_name, error_text, service_name
+from rxcompact.format import counted, duration, error_name, error_text, service_name
 from rxcompact.observers.statistics import ENDED, count_cause
 from rxcompact.operators.retry import reason
 from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State
@@ -142,7 +142,7 @@ class ReportObserver:
             warned = [cause for cause, (then, _) in self._reported.items() if cause[1] == stage and then >= since]
             if warned:
                 lost, target = self._lost() - before, ", ".join(sorted({cause[2] for cause in warned} - {""}))
-                meanwhile = f"; {_counted(lost, 'event')} lost meanwhile" if lost else ""
+                meanwhile = f"; {counted(lost, 'event')} lost meanwhile" if lost else ""
                 text = f"{service_name(stage, target)} works again after {duration(at - since)}{meanwhile}"
                 _log(text, "INFO", event="recovered", stage=stage, target=target, count=lost)
 
@@ -153,14 +153,14 @@ class ReportObserver:
         extra: dict[str, Any] = {"event": "failing", "stage": stage, "count": count, "error": error_name(error)}
         if kind != "failing":
             where = "at intake" if kind == "rejected" else f"at {stage}"
-            line = f"{_counted(count, 'event')} {kind} {where} ({why}){last}"
+            line = f"{counted(count, 'event')} {kind} {where} ({why}){last}"
             extra |= {"event": "lost", "outcome": kind, "reason": why}
         elif stage == "source":
-            line = f"source failed {_counted(count, 'time')}{', given up' * (self._resubscribed == inf)}{last}"
+            line = f"source failed {counted(count, 'time')}{', given up' * (self._resubscribed == inf)}{last}"
         else:
             oldest, limit = self._run.stages[stage].oldest, self._run.pipeline.max_age
             age = "" if oldest is None else f"; oldest event {duration(oldest)} of {duration(limit)}"
-            line = f"{service_name(stage, target)}: {_counted(count, 'call')} failed{last}{age}"
+            line = f"{service_name(stage, target)}: {counted(count, 'call')} failed{last}{age}"
             extra |= {"reason": why, "target": target, "age": oldest}
         _log(line, **extra)
 
@@ -180,13 +180,9 @@ class ReportObserver:
             error = next((each.error for each in run.stages.values() if each.error is not None), None)
             _log(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
         if lost := self._lost() + run.account.rejected:
-            text = f"{state} after {duration(run.uptime)}, {_counted(lost, 'event')} lost"
+            text = f"{state} after {duration(run.uptime)}, {counted(lost, 'event')} lost"
             _log(text, "INFO", event="ended", count=lost)
 
 
 def _log(text: str, level: str = "WARNING", **extra: Any) -> None:
     logger.bind(**extra).log(level, "{}", text)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -10,7 +10,7 @@ from operator import itemgetter
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rxcompact.format import OUTCOMES, duration, instant, short
+from rxcompact.format import OUTCOMES, counted, duration, instant, short
 from rxcompact.render.svg import COLOURS
 
 if TYPE_CHECKING:
@@ -222,8 +222,8 @@ def explanation(recording: Recording, wanted: Hashable) -> str:
     for outcome in (each for each in recording.outcomes if each.key == wanted):
         reason = f", {outcome.reason}" if outcome.reason else ""
         age = "" if outcome.age is None else f", {duration(outcome.age)} old"
-        attempts = f"after {outcome.attempts:,} attempt{'s' * (outcome.attempts != 1)}"
-        lines.append((outcome.at, f"{outcome.stage}: {outcome.outcome} {attempts}{age}{reason}"))
+        attempts = counted(outcome.attempts, "attempt")
+        lines.append((outcome.at, f"{outcome.stage}: {outcome.outcome} after {attempts}{age}{reason}"))
     many = sum(event.count or 1 for event in events)
     title = f"{short(wanted, 60)}: {many or 'no'} event{'s' * (many != 1)} in {len(events):,} windows"
     if not recording.complete:

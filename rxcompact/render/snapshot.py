@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import inf, isfinite, log2
 from typing import Any
 
-from rxcompact.format import OUTCOMES, duration, error_name, restarts, service_name, short
+from rxcompact.format import OUTCOMES, counted, duration, error_name, service_name, short
 from rxcompact.render.svg import WIDTH, document, element, image
 from rxcompact.render.tables import table
 
@@ -28,7 +28,8 @@ CAUSES = 12  # of dead letters that a page lists
 
 def snapshot_title(now: Any) -> str:
     """Return the state, and for how long it has run."""
-    return f"{now.state}, {duration(now.uptime)}{restarts(now.restarts)}"
+    again = f", {counted(now.restarts, 'restart')}" if now.restarts else ""
+    return f"{now.state}, {duration(now.uptime)}{again}"
 
 
 def snapshot_text(now: Any) -> str:
@@ -67,15 +68,14 @@ def _ages(now: Any) -> str:
     return ", ".join([*percentiles, f"most {duration(ages.most)}"])
 
 
-def _down(now: Any) -> list[str]:
-    return [service_name(name, target) for name, stage in now.stages.items() for target in stage.failing]
-
-
-def _errors(now: Any) -> list[str]:
-    last = {name: error_name(stage.error) for name, stage in now.stages.items() if name != "source"}
-    errors = [f"{name}: {error}" for name, error in last.items() if error]
+def _problems(now: Any) -> str:
+    """Return which services are down, and the last errors, on a line."""
+    stages = {name: stage for name, stage in now.stages.items() if name != "source"}
+    found = [f"{service_name(name, target)} is down" for name, stage in stages.items() for target in stage.failing]
+    found += [f"{name}: {error_name(stage.error)}" for name, stage in stages.items() if stage.error]
     failures = sum(number for (part, _), number in now.failures.items() if part == "source")
-    return errors + ([f"source failed {failures:,} time{'s' * (failures != 1)}: {now.failure}"] if failures else [])
+    found += [f"source failed {counted(failures, 'time')}: {now.failure}"] * bool(failures)
+    return short(" · ".join(found), 140) if found else ""
 
 
 def _limit(now: Any) -> float:
@@ -136,7 +136,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
     held = [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages.items()]
     if now.bytes_held:
         held.append([f"{now.bytes_held:,} of {now.max_bytes:,} bytes", "bytes of JSON that are held, of those allowed"])
-    limit, bins, problems = _limit(now), _age_bins(now), [f"{name} is down" for name in _down(now)] + _errors(now)
+    limit, bins = _limit(now), _age_bins(now)
     return {
         "title": snapshot_title(now),
         "tiles": _tiles(now),
@@ -152,7 +152,7 @@ def snapshot_numbers(now: Any) -> dict[str, Any]:
             [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
             for cause, count in now.dead_letters.most_common(CAUSES)
         ],
-        "errors": short(" · ".join(problems), 140) if problems else "",
+        "errors": _problems(now),
     }
 
 
