@@ -7,14 +7,18 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from email.utils import formatdate
+from functools import lru_cache
 from gzip import BadGzipFile
+from http import HTTPStatus
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion, HttpVersion11, StreamReader, web
+from aiohttp.helpers import parse_content_type
 
 from rxcompact.clock import INFINITY
 from rxcompact.errors import DecodeError, TooLargeError
@@ -29,6 +33,7 @@ LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
 OVERHEAD = 112  # bytes that an event takes besides its own
 COPIES = 2.5  # of a body: its text, its events, and what the allocator adds
 READ = 1 << 16  # of the system's buffer of a connection, which may be twice that, and is read at once
+LONGEST = 1000  # characters of a Content-Type
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
@@ -40,11 +45,38 @@ TAKEN = ("create", "index")  # of the actions of a bulk body
 NOT_TAKEN = {"type": "illegal_argument_exception", "reason": "only create and index have an event"}
 
 
-def answer(status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an answer; of an error with the status in its body, as in Elasticsearch."""
-    if status >= 400:  # noqa: PLR2004
-        body = {"status": status, **body}  # rsyslog takes JSON without it for success
-    return web.Response(status=status, body=msgspec.json.encode(body), headers=headers, content_type=JSON)
+class Answer(web.StreamResponse):
+    """JSON that answers a post, written at once: aiohttp takes longer for its headers than we for an event.
+
+    That of an error has the status in it, as in Elasticsearch.
+    """
+
+    def __init__(self, status: int, body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(status=status, headers=headers)
+        if status >= 400:  # noqa: PLR2004
+            body = {"status": status, **body}  # rsyslog takes JSON without it for success
+        self._json = msgspec.json.encode(body)
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        """Write it."""
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        head = _head(self._status, request.version, self._keep_alive, int(time.time()))
+        for name, value in self._headers.items():
+            head += f"{name}: {value}\r\n".encode()
+        text = b"" if request.method == "HEAD" else self._json
+        await request.writer.write_eof(b"%sContent-Length: %d\r\n\r\n%s" % (head, len(self._json), text))
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Do nothing: it is written."""
+
+
+@lru_cache(maxsize=16)
+def _head(status: int, version: HttpVersion, keep_alive: bool, second: int) -> bytes:
+    connection = ("" if version >= HttpVersion11 else "keep-alive") if keep_alive else "close"
+    headers = {"Content-Type": JSON, "Date": formatdate(second, usegmt=True), "Connection": connection}
+    lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{k}: {v}" for k, v in headers.items() if v), ""]
+    return "\r\n".join(lines).encode()
 
 
 class RequestError(Exception):
@@ -54,9 +86,34 @@ class RequestError(Exception):
         super().__init__(why)
         self.status, self.headers = status, headers
 
-    def response(self) -> web.Response:
+    def response(self) -> Answer:
         """Return the answer."""
-        return answer(self.status, {"error": str(self)}, self.headers)
+        return Answer(self.status, {"error": str(self)}, self.headers)
+
+
+class Blocks:
+    """The blocks of a body that may take so many seconds; no timer runs while one is there."""
+
+    def __init__(self, content: StreamReader, timeout: float) -> None:
+        self._content, self._timeout = content, timeout
+        self._time = asyncio.get_running_loop().time
+        self.restart()
+
+    def restart(self) -> None:
+        """Count its seconds from now on."""
+        self._until = self._time() + self._timeout
+
+    async def next(self, patience: float = INFINITY) -> bytes | None:
+        """Return a block, an empty one at the end, None for so long a silence; raise RequestError when it is late."""
+        block = self._content.read_nowait()
+        if block or self._content.is_eof():
+            return block
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(self._until, self._time() + patience)):
+                return await self._content.readany()
+        if self._time() >= self._until:
+            raise RequestError(408, f"the body took longer than {self._timeout:g} s (body_timeout)", CLOSE)
+        return None
 
 
 class Part(NamedTuple):
@@ -71,6 +128,7 @@ async def read_parts(
     hold: Callable[[int], None],
     live: Callable[[Part], Awaitable[None]] | None = None,
     *,
+    body_timeout: float,
     items: Sequence[Step],
     max_body: int,
     max_event: int,
@@ -81,9 +139,10 @@ async def read_parts(
     ``hold`` is called with each number of bytes more that is in memory, ``live`` with the parts of a body that goes on
     for more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
     """
-    compression = _compression(request)
+    compression = _compression(request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding"))
     hold(2 * READ)
-    block = await request.content.readany()
+    body = Blocks(request.content, body_timeout)
+    block = await body.next() or b""
     is_plain = not items and compression is None and len(block) <= min(max_body, max_event)
     if is_plain and request.content.at_eof() and (event := single_event(block)) is not None:
         hold(int(COPIES * len(block)) + OVERHEAD)
@@ -92,8 +151,10 @@ async def read_parts(
     options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
     reader = Reader(compression=compression, items=items, max_body=max_body, **options)
     try:
-        blocks = _blocks(request, block, max_body, hold, None if live is None else LIVE)
-        parts = await _read_blocks(blocks, reader, hold, live)
+        patience = INFINITY if live is None else LIVE
+        is_form = request.content_type == FORM and _form.match(block) is not None
+        blocks = _payload(body, block, max_body, hold) if is_form else _blocks(body, block, patience)
+        parts = await _read_blocks(body, blocks, reader, hold, live)
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
@@ -104,6 +165,7 @@ async def read_parts(
 
 
 async def _read_blocks(
+    body: Blocks,
     blocks: AsyncIterator[bytes | None],
     reader: Reader,
     hold: Callable[[int], None],
@@ -131,6 +193,8 @@ async def _read_blocks(
             if live is not None and clock() >= live_at:
                 for part in parts:
                     await live(part)
+                    if part.events:
+                        body.restart()  # the time in which nothing is read is ours
                 reader.forget()
                 parts, size = [], 0
                 hold(reader.buffered - held)
@@ -139,51 +203,52 @@ async def _read_blocks(
     return parts
 
 
-def _compression(request: web.BaseRequest) -> str | None:
+@lru_cache(maxsize=64)
+def _compression(content_type: str, encoding: str | None) -> str | None:
     """Return the compression that the head of a request names; raise RequestError for what is no JSON by its head."""
+    if len(content_type) > LONGEST:  # to parse it would take long
+        raise RequestError(415, f"a Content-Type of more than {LONGEST} characters", CLOSE)
     try:
-        compression = "gzip" if is_gzip(request.headers.get("Content-Encoding")) else None
+        compression = "gzip" if is_gzip(encoding) else None
     except ValueError as error:
         raise RequestError(415, f"{error}: gzip or none", CLOSE) from None
-    charset = (request.charset or "utf-8").lower().replace("_", "-")
+    kind, options = parse_content_type(content_type)
+    charset = options.get("charset", "utf-8").lower().replace("_", "-")
     if charset not in UTF_8:
         raise RequestError(415, f"charset {charset[:40]!r}: utf-8 only", CLOSE)
-    if request.content_type.startswith("multipart/"):
+    if kind.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
     return compression
 
 
-async def _blocks(
-    request: web.BaseRequest, block: bytes, max_body: int, hold: Callable[[int], None], patience: float | None
-) -> AsyncIterator[bytes | None]:
-    """Yield the blocks of a body, or a form's field ``payload``, and at the end an empty one; None for silence."""
-    if request.content_type == FORM and _form.match(block):  # curl calls anything a form
-        form = bytearray(b"&")
-        while block:
-            hold(len(block))
-            form += block
-            if len(form) - 1 > max_body:
-                raise TooLargeError(f"longer than {max_body} bytes (max_body)")
-            block = await request.content.readany()
-        _, field, rest = form.partition(PAYLOAD)
-        if not field:
-            why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
-            raise RequestError(415, why)
-        payload = rest.partition(b"&")[0].replace(b"+", b" ")
-        at = 0
-        while at < len(payload):  # decoding all of a large one at once would take seconds
-            cut = payload.rfind(b"%", at + PIECE - 2, at + PIECE)
-            end = at + PIECE if cut < 0 else cut
-            yield unquote_to_bytes(bytes(payload[at:end]))
-            await asyncio.sleep(0)
-            at = end
-    found: bytes | None = block
-    while found != b"":
-        yield found
-        found = None
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience):
-                found = await request.content.readany()
+async def _blocks(body: Blocks, block: bytes | None, patience: float = INFINITY) -> AsyncIterator[bytes | None]:
+    """Yield the blocks of a body, and at the end an empty one; None for silence."""
+    while block != b"":
+        yield block
+        block = await body.next(patience)
+    yield b""
+
+
+async def _payload(body: Blocks, block: bytes, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """Yield the field ``payload`` of a form, and at the end an empty block; curl calls anything a form."""
+    form = bytearray(b"&")
+    async for part in _blocks(body, block):
+        hold(len(part or b""))
+        form += part or b""
+        if len(form) - 1 > max_body:
+            raise TooLargeError(f"longer than {max_body} bytes (max_body)")
+    _, field, rest = form.partition(PAYLOAD)
+    if not field:
+        why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
+        raise RequestError(415, why)
+    payload = rest.partition(b"&")[0].replace(b"+", b" ")
+    at = 0
+    while at < len(payload):  # decoding all of a large one at once would take seconds
+        cut = payload.rfind(b"%", at + PIECE - 2, at + PIECE)
+        end = at + PIECE if cut < 0 else cut
+        yield unquote_to_bytes(bytes(payload[at:end]))
+        await asyncio.sleep(0)
+        at = end
     yield b""
 
 
@@ -217,9 +282,9 @@ class Counts:
         counts = {"accepted": self.accepted, "rejected": self.rejected}
         return {**counts, "errors": self._errors} if self.rejected else counts
 
-    def response(self, status: int) -> web.Response:
+    def response(self, status: int) -> Answer:
         """Return the answer."""
-        return answer(status, self.body(), self.headers)
+        return Answer(status, self.body(), self.headers)
 
 
 async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import TypeAlias, cast
 
 from aiohttp import web
@@ -53,7 +54,8 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._idle: dict[asyncio.BaseProtocol, float] = {}  # since when, the longest first; some are closed
         self._extra: dict[asyncio.BaseProtocol, asyncio.Transport] = {}  # beyond the limit
-        self._requests: set[asyncio.Future[None]] = set()  # done when they are answered
+        self._requests = 0  # that are not answered yet
+        self._answered: asyncio.Event | None = None  # all of them, where that is waited for
 
     async def open(self, host: str, port: int) -> int:
         """Listen; return the port; raise OSError when the address cannot be listened on."""
@@ -106,16 +108,15 @@ class Server:
             response.force_close()
             return response
         self._idle.pop(connection, None)
-        loop = asyncio.get_running_loop()
-        answered = loop.create_future()
-        self._requests.add(answered)
+        self._requests += 1
         try:
             return await self._answer(request)
         finally:
-            self._requests.remove(answered)
-            answered.set_result(None)
+            self._requests -= 1
+            if self._answered is not None and not self._requests:
+                self._answered.set()
             if connection.transport is not None:
-                self._idle[connection] = loop.time()
+                self._idle[connection] = asyncio.get_running_loop().time()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         handlers = self._routes.get(request.path)
@@ -134,7 +135,9 @@ class Server:
     async def wait_idle(self) -> None:
         """Wait a moment for the requests under way."""
         if self._requests:
-            await asyncio.wait(self._requests, timeout=GRACE)
+            self._answered = asyncio.Event()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._answered.wait(), GRACE)
 
     def stop_listening(self) -> None:
         """Accept nothing more; what was rejected is closed at once."""

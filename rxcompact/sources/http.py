@@ -8,6 +8,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aiohttp import ClientError, web
@@ -21,12 +22,11 @@ from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import items_path
 from rxcompact.sources import body
-from rxcompact.sources.body import CLOSE, Counts, Part, RequestError, in_slices
+from rxcompact.sources.body import CLOSE, Answer, Counts, Part, RequestError, in_slices
 from rxcompact.sources.connections import Probes, Server
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
-LONGEST = 1000  # characters of a Content-Type
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -102,6 +102,7 @@ class HttpSource:
         self.header_timeout = seconds("header_timeout", self.header_timeout)
         self.linger = seconds("linger", self.linger, zero=True)
         self._reading: dict[str, Any] = {
+            "body_timeout": self.body_timeout,
             "items": () if self.items is None else items_path(self.items),
             "max_body": self.max_body,
             "max_event": self.max_event,
@@ -191,21 +192,7 @@ class HttpSource:
             if server is not None:
                 await server.close()
 
-    async def _post(self, request: web.BaseRequest) -> web.Response:
-        try:
-            response = await self._handle_post(request)
-        except RequestError as error:
-            response = error.response()
-        self.requests[response.status] += 1
-        return response
-
-    async def _handle_post(self, request: web.BaseRequest) -> web.Response:
-        if self._server is None or self._draining:
-            raise self._unavailable("stopping")
-        if self._credentials and not self._authorized(request):
-            raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
-        if len(request.headers.get("Content-Type", "")) > LONGEST:  # to parse it would take long
-            raise RequestError(415, f"a Content-Type of more than {LONGEST} characters", CLOSE)
+    async def _post(self, request: web.BaseRequest) -> Answer:
         demand, held = self._demand or UNBOUNDED, 0
 
         def hold(size: int) -> None:
@@ -217,29 +204,28 @@ class HttpSource:
             held += size
 
         try:
-            return await self._take(request, demand, hold)
+            response = await self._take(request, demand, hold)
+        except RequestError as error:
+            response = error.response()
         finally:
             demand.hold(-held)
+        self.requests[response.status] += 1
+        return response
 
-    async def _take(self, request: web.BaseRequest, demand: Demand, hold: Callable[[int], None]) -> web.Response:
+    async def _take(self, request: web.BaseRequest, demand: Demand, hold: Callable[[int], None]) -> Answer:
+        """Take all of a body, or nothing, but of one that goes on. The loop has its turn between slices."""
+        if self._draining or self._server is None:
+            raise self._unavailable("stopping")
+        if self._credentials and not self._authorized(request):
+            raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         counts = Counts()
         span = demand.span(request.headers)
         ack = None if span is None else Ack(lambda: None, (span,))
-        is_endless = request.content_length is None and not self._bulk and not self.strict  # so far as is known
+        # without a length it may be endless, so far as is known
+        is_live = request.content_length is None and not self._bulk and not self.strict
+        live = partial(self._push_live, counts=counts, demand=demand, ack=ack) if is_live else None
         try:
-            async with asyncio.timeout(None if request.content.is_eof() else self.body_timeout) as limit:
-
-                async def live(part: Part) -> None:
-                    if part.events:
-                        limit.reschedule(None)  # the time in which nothing is read is ours
-                    await self._push_live(part, counts, demand, ack)
-                    if part.events:
-                        limit.reschedule(asyncio.get_running_loop().time() + self.body_timeout)
-
-                parts = await body.read_parts(request, hold, live if is_endless else None, **self._reading)
-        except TimeoutError:
-            why = f"the body took longer than {self.body_timeout:g} s (body_timeout)"
-            raise RequestError(408, why, CLOSE) from None
+            parts = await body.read_parts(request, hold, live, **self._reading)
         except (ConnectionError, ClientError):  # the client is gone: nobody reads this answer, nothing was taken
             raise RequestError(400, "cut off") from None
         if self._bulk:
@@ -249,22 +235,17 @@ class HttpSource:
             malformed.accepted = 0
             return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
-            return await self._push(parts, counts, demand, ack)
-
-    async def _push(self, parts: list[Part], counts: Counts, demand: Demand, ack: Ack | None) -> web.Response:
-        """Push all of a body, or nothing. The loop has its turn between slices."""
-        observer = self._observer
-        if observer is None:
-            raise self._unavailable("stopping")
-        if not await _accepted(parts, demand):
-            if demand.capacity() == demand.limit:
-                raise RequestError(413, f"more distinct events than can be held at all: {demand.limit} (max_in_flight)")
-            used = demand.used()
-            raise self._no_capacity(demand, max(used, key=lambda name: used[name][0] / used[name][1]))
-        async for part in in_slices(parts):
-            if self._observer is not observer:
-                raise self._unavailable("stopping")
-            _emit(part, counts, observer, ack)
+            observer = self._observer
+            if not await _accepted(parts, demand):
+                if demand.capacity() == demand.limit:
+                    why = f"more distinct events than can be held at all: {demand.limit} (max_in_flight)"
+                    raise RequestError(413, why)
+                used = demand.used()
+                raise self._no_capacity(demand, max(used, key=lambda name: used[name][0] / used[name][1]))
+            async for part in in_slices(parts):
+                if observer is None or self._observer is not observer:
+                    raise self._unavailable("stopping")
+                _emit(part, counts, observer, ack)
         is_bad = counts.rejected and not counts.accepted
         return counts.response(counts.status or (400 if is_bad else self.success_status))
 
