@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Awaitable, Callable, Hashable, MutableMapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from operator import attrgetter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, Protocol, overload
@@ -20,7 +20,7 @@ from rxcompact.contracts import Enricher, KeyedEnricher, TargetedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.jobs import Entry, Job, Loss, deadline_of
+from rxcompact.operators.jobs import Entry, Job, Loss
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import OncePerMinute, without_our_frames
 from rxcompact.operators.stage import PooledStage
@@ -155,30 +155,28 @@ class EnrichStage(PooledStage):
     def _handle(self, entries: list[Entry]) -> None:
         leaders: list[Entry] = []
         now = self._loop.time()
-        cached = expired = 0
         for entry in entries:
             if entry.deadline <= now:
-                expired += 1
                 self._lost("expired", entry)
             elif self._cache is not None and (known := self._at(entry, self._cache.get, UNKNOWN)) is not UNKNOWN:
-                cached += 1
+                self.lookups["cache"] += 1
                 self._succeed(entry, known, None)
-            elif not self._join(entry):
+            elif self._joins(entry, self._in_flight.setdefault(entry.compacted.key, entry)):
+                self.lookups["shared"] += 1
+            else:
                 leaders.append(entry)
         self.lookups["call"] += len(leaders)
-        self.lookups["shared"] += len(entries) - len(leaders) - cached - expired
-        self.lookups["cache"] += cached
         size = self._batch or 1
         for start in range(0, len(leaders), size):
             self._submit(leaders[start : start + size])
 
-    def _join(self, entry: Entry) -> bool:
-        """Have an event served by a call that is under way; return False where there is none."""
-        leader = self._in_flight.setdefault(entry.compacted.key, entry)
-        if leader is entry or (self._merge is None and not _same(entry.compacted.event, leader.compacted.event)):
+    def _joins(self, entry: Entry, leader: Entry) -> bool:
+        """Have an event served by a call that is under way, if it is for an equal one; return whether it is."""
+        if entry is leader or (self._merge is None and not _same(entry.compacted.event, leader.compacted.event)):
             return False
-        leader.others = leader.others or []
-        insort(leader.others, entry, key=deadline_of)
+        if leader.others is None:
+            leader.others = []
+        heappush(leader.others, (entry.deadline, entry.number, entry))
         if entry.deadline < leader.deadline:  # it expires before the call is looked at again
             self._loop.call_at(entry.deadline, self._expire_others, leader)
         return True
@@ -252,7 +250,9 @@ class EnrichStage(PooledStage):
         if self._in_flight.get(leader.compacted.key) is leader:
             del self._in_flight[leader.compacted.key]
         others, leader.others = leader.others, None
-        return sorted((leader, *others), key=attrgetter("number")) if others else [leader]
+        if not others:
+            return [leader]
+        return sorted((leader, *(other for _, _, other in others)), key=attrgetter("number"))
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         for each in self._expired(entry) if outcome == "expired" else self._landed(entry):
@@ -262,16 +262,16 @@ class EnrichStage(PooledStage):
     def _expired(self, leader: Entry) -> list[Entry]:
         """Return the events of a call that are too old; the call goes on for the others."""
         now = self._loop.time() + TICK
-        others = leader.others or []
-        expired = [entry for entry in others if entry.deadline <= now]
-        rest = others[len(expired) :]
+        others, expired = leader.others or [], list[Entry]()
+        while others and others[0][0] <= now:
+            expired.append(heappop(others)[2])
         if leader.deadline <= now:
-            if not rest:
+            if not others:
+                leader.others = [(0.0, other.number, other) for other in expired]
                 return self._landed(leader)
-            first = rest.pop(0)
             expired.append(copy(leader))
+            first = heappop(others)[2]
             leader.deadline, leader.number, leader.compacted = first.deadline, first.number, first.compacted
-        leader.others = rest
         return expired
 
     def _expire_others(self, leader: Entry) -> None:

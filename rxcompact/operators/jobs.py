@@ -28,8 +28,8 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     number: int
     """Its place in the order of the source."""
     compacted: Compacted
-    others: list[Entry] | None = None
-    """Events that the same answer serves, by deadline."""
+    others: list[tuple[float, int, Entry]] | None = None
+    """Events that the same answer serves, a heap by deadline and place."""
 
 
 deadline_of, compacted_of = attrgetter("deadline"), attrgetter("compacted")
@@ -49,16 +49,12 @@ class Job(Attempts):
         released: Whether a circuit breaker lets it go out.
     """
 
-    __slots__ = (
-        "alarm", "began", "due", "earliest", "entries", "held", "latest", "released", "task", "timed_out", "timer",
-        "waiting",
-    )  # fmt: skip
+    began, due, alarm, timer = 0.0, INFINITY, INFINITY, 0
+    task: asyncio.Task[None] | None = None
+    timed_out = waiting = held = released = False
 
     def __init__(self, entries: list[Entry], policy: Retrying, max_age: float) -> None:
-        super().__init__(policy, max_age)
-        self.began, self.due, self.alarm, self.timer = 0.0, INFINITY, INFINITY, 0
-        self.task: asyncio.Task[None] | None = None
-        self.timed_out = self.waiting = self.held = self.released = False
+        self._policy, self._max_age = policy, max_age
         self.narrow_to(entries)
 
     def narrow_to(self, entries: list[Entry]) -> None:

@@ -193,16 +193,14 @@ class Attempts:
         last: Whether the next attempt is the last.
     """
 
-    __slots__ = ("_max_age", "_policy", "_state", "asked", "count", "error", "failures", "last", "wait")
+    count = failures = 0
+    error: BaseException | None = None
+    asked = wait = 0.0
+    last = False
+    _state: RetryCallState | None = None
 
     def __init__(self, policy: Retrying, max_age: float) -> None:
-        self._policy = policy
-        self._max_age = max_age
-        self._state: RetryCallState | None = None
-        self.count = self.failures = 0
-        self.error: BaseException | None = None
-        self.asked = self.wait = 0.0
-        self.last = False
+        self._policy, self._max_age = policy, max_age
 
     async def failed(self, error: BaseException) -> float | None:
         """Return how long to wait by the policy, seconds, or None when retrying cannot mend the error.

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import count as numbers
-from operator import attrgetter
 from typing import Any
 
 from reactivex.abc import ObserverBase, SchedulerBase
@@ -25,8 +24,6 @@ from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, Slots
-
-_first_seen = attrgetter("first_seen")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -124,17 +121,15 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     def _take(self, items: Sequence[Compacted]) -> None:
         self._held += len(items)
-        self._handle(list(map(Entry, self._deadlines(items), self._places, items)))
-
-    def _deadlines(self, items: Sequence[Compacted]) -> Sequence[float]:
-        """Return when events are too old; without a birth they begin to age now."""
         now, wall, max_age = self._loop.time(), self._clock.wall, self._max_age
-        births = list(map(_first_seen, items))
-        if wall.past:  # the wall clock was set: a birth is by what it showed then
-            return [max_age + (now if born is None else wall.instant(born)) for born in births]
-        latest = now + max_age
-        ages = latest - wall()
-        return [latest if born is None or (deadline := born + ages) > latest else deadline for born in births]
+        latest, ages = now + max_age, max_age - wall.offset  # without a birth they begin to age now
+        entries: list[Entry] = []
+        for compacted, place in zip(items, self._places, strict=False):
+            born, deadline = compacted.first_seen, latest
+            if born is not None:  # where the wall clock was set, by what it showed then
+                deadline = min(latest, max_age + wall.instant(born) if wall.past else born + ages)
+            entries.append(Entry(deadline, place, compacted))
+        self._handle(entries)
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._completion = completion
@@ -160,14 +155,14 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     def _emit(self, item: Any, events: int = 1) -> None:
         self._held -= events
-        self._notify(self._observer.on_next, item)
-
-    def _notify(self, observe: Callable[[Any], object], item: Any) -> None:
         try:
-            observe(item)
+            self._observer.on_next(item)
         except BaseException as error:  # noqa: BLE001 - an observer may raise anything
-            message = f"an observer of {self.stage} raised"
-            self._loop.call_exception_handler({"message": message, "exception": contained(error)})
+            self._report(error)
+
+    def _report(self, error: BaseException) -> None:
+        message = f"an observer of {self.stage} raised"
+        self._loop.call_exception_handler({"message": message, "exception": contained(error)})
 
     def _retrying(self, job: Job, wait: float) -> None:
         if self._signals is not None and job.error is not None:
@@ -179,10 +174,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
         if self._call_observer.ended is not None:
-            found = results[0] if results else None
-            if len(results) > 1:
-                found = next((each for each in results if isinstance(each, BaseException)), None)
-            error = found if isinstance(found, BaseException) else None
+            error = next((each for each in results if isinstance(each, BaseException)), None)
             target, took = self._target(entries[0]), self._loop.time() - began
             self._call_observer.ended(self.stage, target, job.count, len(entries), took, error, span)
 
@@ -205,7 +197,10 @@ class PooledStage(Waiting, ObserverBase[Any]):
         self._losses += 1
         why = "" if error is None else reason(error)
         letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
-        self._notify(self._dead_letters, letter)
+        try:
+            self._dead_letters(letter)
+        except BaseException as raised:  # noqa: BLE001 - an observer may raise anything
+            self._report(raised)
 
     def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
         """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
