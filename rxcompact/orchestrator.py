@@ -125,7 +125,7 @@ class Orchestrator(Observables):
         return f"<Orchestrator {self._state}: {self.account}>"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self.statistics._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
+        return self.statistics.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
 
     def _set_state(self, state: State) -> None:
         if state != self._state:

@@ -15,7 +15,7 @@ from IPython.display import display
 from rxcompact.clock import Seconds
 from rxcompact.clock import seconds as in_seconds
 from rxcompact.format import error_text, short
-from rxcompact.observers.statistics import ENDED, Snapshot
+from rxcompact.observers.statistics import ENDED
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.render.snapshot import snapshot_numbers
 from rxcompact.render.svg import STYLE
@@ -28,7 +28,7 @@ def dashboard(orchestrator: Orchestrator) -> Dashboard:
     """Return the live dashboard of an orchestrator, for the end of a cell.
 
     It updates at most four times a second, and only while it is on screen. A cell that is run again shows the same one.
-    A saved notebook may lack the widget; what ``dashboard(orchestrator).snapshot()`` shows is there always.
+    A saved notebook may lack the widget; what the orchestrator itself shows at the end of a cell is there always.
 
     Args:
         orchestrator: One that runs on the notebook's own loop, or will.
@@ -61,10 +61,6 @@ class Dashboard(anywidget.AnyWidget):
         self.on_msg(self._on_message)
         _dashboards[id(orchestrator)] = self
 
-    def snapshot(self) -> Snapshot:
-        """Return the statistics as they are now; they show themselves, in a saved notebook too."""
-        return self._orchestrator.statistics.snapshot()
-
     def close(self) -> None:
         """Show nothing more. The pipeline goes on."""
         self._states.dispose()
@@ -77,10 +73,10 @@ class Dashboard(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         """Show the widget; where there are no widgets, a snapshot."""
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
-        return data | self.snapshot()._repr_mimebundle_(), metadata  # pyright: ignore[reportPrivateUsage]
+        return data | self._orchestrator._repr_mimebundle_(), metadata  # pyright: ignore[reportPrivateUsage]
 
     def _now(self) -> dict[str, Any]:
-        now = self.snapshot()
+        now = self._orchestrator.statistics.snapshot()
         return snapshot_numbers(now) | {
             "top": [[short(key, 40), count] for key, count in self._orchestrator.statistics.top.most()],
             "actions": self._actions(),

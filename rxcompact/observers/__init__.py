@@ -21,13 +21,12 @@ from rxcompact.observers.log import LogObserver
 from rxcompact.observers.metrics import OpenTelemetryObserver, PrometheusObserver
 from rxcompact.observers.observables import Hub, Observables
 from rxcompact.observers.progress import ProgressObserver
-from rxcompact.observers.recorder import Explanation, Recorder, Recording, record
+from rxcompact.observers.recorder import Recorder, Recording, record
 from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
 from rxcompact.observers.tracing import TracingObserver
 
 __all__ = [
-    "Explanation",
     "Histogram",
     "Hub",
     "LogObserver",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rxcompact.clock import count
 from rxcompact.events import Compacted, Outcome, Published, Window
 from rxcompact.format import error_name
-from rxcompact.signals import ObserverFailed, RetryScheduled, Signal, SourceFailed, State, WindowClosed
+from rxcompact.signals import RetryScheduled, Signal, SourceFailed, State, WindowClosed
 
 if TYPE_CHECKING:
     from rxcompact.render.chart import Chart
@@ -57,11 +57,10 @@ class OutcomeMark(NamedTuple):
 
 
 class StateMark(NamedTuple):
-    """The orchestrator changed its state, or a source or an observer failed."""
+    """The orchestrator changed its state, or its source failed."""
 
     at: float
     state: str
-    detail: str = ""
 
 
 class Explanation(str):
@@ -200,11 +199,8 @@ class Recorder:
                 self._totals["retries"] += 1
                 mark = RetryMark(self._now(), stage, attempt, wait, error_name(error), keys[:KEYS])
                 self._marks["retries"].append(mark)
-            case SourceFailed(error):
-                self._marks["states"].append(StateMark(self._now(), "source failed", error_name(error)))
-            case ObserverFailed(observer, error):
-                detail = f"{observer}: {error_name(error)}"
-                self._marks["states"].append(StateMark(self._now(), "observer failed", detail))
+            case SourceFailed():
+                self._marks["states"].append(StateMark(self._now(), "source failed"))
             case _:
                 pass
 

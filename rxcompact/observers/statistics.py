@@ -304,9 +304,6 @@ class Statistics:
             then = next(old, self._samples[0] if self._samples else then)
         return _rate(then, now)
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self.snapshot()._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
-
 
 def count_cause(causes: Counter[Any], cause: tuple[str, ...]) -> Any:
     """Count a cause, or of too many "other" in place of its last part; return which."""

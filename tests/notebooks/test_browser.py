@@ -359,7 +359,7 @@ def test_watch_moves_while_its_cell_runs_and_stays_in_the_saved_notebook(
     lab: Lab, notebook: Callable[..., Path]
 ) -> None:
     watching = "await orchestrator.start()\nawait watch(orchestrator, seconds=2)\nawait orchestrator.stop();"
-    path = notebook("watch.ipynb", SETUP, watching, "dashboard(orchestrator).snapshot()")
+    path = notebook("watch.ipynb", SETUP, watching, "orchestrator")
     with lab.open(path) as page:
         cells = lab.run_all(page)
         outputs = [output for output in cells[1]["outputs"] if output.get("name") != "stderr"]  # has what is logged

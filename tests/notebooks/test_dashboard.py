@@ -177,12 +177,12 @@ def test_a_message_may_come_from_another_thread(orchestrator: Orchestrator) -> N
 
 async def test_a_snapshot_does_not_change_and_shows_itself(orchestrator: Orchestrator) -> None:
     widget = dashboard(orchestrator)
-    still = widget.snapshot()
+    still = orchestrator.statistics.snapshot()
     before = still._repr_mimebundle_()
     async with orchestrator:
         await asyncio.sleep(3)
         assert still._repr_mimebundle_() == before
-        assert widget.snapshot()._repr_mimebundle_() != before
+        assert orchestrator._repr_mimebundle_() != before
     assert set(before) == {"text/plain", "text/html"}
     assert '<img src="data:image/svg+xml;base64,' in before["text/html"]
     bundle, _ = widget._repr_mimebundle_()
