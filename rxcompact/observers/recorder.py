@@ -142,7 +142,7 @@ class Recording:
 
 
 class Recorder:
-    """An observer that records: ``orchestrator.attach(recorder)``; then ``recorder`` at the end of a cell shows it.
+    """An observer that records: ``orchestrator.attach(recorder)``; then ``recorder.recording`` shows itself.
 
     Args:
         limit: How many it keeps of each: distinct events, windows, retries, outcomes, states. The oldest go first.
@@ -165,12 +165,6 @@ class Recorder:
         """What has been recorded so far; it does not change."""
         kept: dict[str, Any] = {name: tuple(marks) for name, marks in self._marks.items()}
         return Recording(totals=dict(self._totals), **kept).latest(self._limit)
-
-    def __repr__(self) -> str:
-        return repr(self.recording)
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        return self.recording._repr_mimebundle_()  # pyright: ignore[reportPrivateUsage]
 
     def on_attach(self, run: Any) -> None:
         """Record by the clock of this run."""

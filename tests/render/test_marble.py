@@ -101,5 +101,5 @@ def test_keys_cannot_break_out_of_a_line(record: Callable[..., Recording]) -> No
 
 
 def test_nothing_recorded_is_shown_too() -> None:
-    assert "nothing yet" in repr(Recorder())
+    assert "nothing yet" in repr(Recorder().recording)
     assert [value for _, value in parsed(lanes(Recording())["events"])] == []

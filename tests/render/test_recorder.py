@@ -94,8 +94,8 @@ def test_a_recording_does_not_change_any_more() -> None:
     shown = repr(before)
     recorder.on_window(window(5, "b"))
     assert repr(before) == shown
-    assert repr(recorder) != shown
-    assert recorder._repr_mimebundle_()["text/plain"] == repr(recorder)
+    assert repr(recorder.recording) != shown
+    assert before._repr_mimebundle_()["text/plain"] == shown
 
 
 async def test_a_recorder_may_be_attached_late_and_detached_early() -> None:
@@ -128,9 +128,9 @@ async def test_showing_subscribes_to_nothing_and_changes_nothing() -> None:
     def look() -> None:
         before = (orchestrator.account, orchestrator.state, recorder.recording)
         for _ in range(2):
-            recorder._repr_mimebundle_()
+            recorder.recording._repr_mimebundle_()
             recorder.recording.svg()
-            repr(recorder)
+            repr(recorder.recording)
         assert before == (orchestrator.account, orchestrator.state, recorder.recording)
         assert [hub.observers for hub in hubs] == observers
 
@@ -162,7 +162,7 @@ async def test_a_failed_run_is_shown_too() -> None:
         subject.on_next({"id": key})
     with pytest.raises(Exception, match="no room"):
         await orchestrator.wait()
-    assert repr(recorder).splitlines()[0].endswith("#")
+    assert repr(recorder.recording).splitlines()[0].endswith("#")
     assert "failed" in recorder.recording.svg()
 
 
