@@ -40,6 +40,11 @@ class Account(NamedTuple):
     in_flight: int = 0
     """Distinct events that are not settled."""
 
+    @property
+    def lost(self) -> int:
+        """Distinct events that became dead letters."""
+        return self.distinct - self.published - self.in_flight
+
     def __str__(self) -> str:
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
 

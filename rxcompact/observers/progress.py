@@ -35,7 +35,7 @@ class ProgressObserver:
             "distinct": account.distinct,
             "published": account.published,
             "retries": self._run.statistics.retries,
-            "dead": account.distinct - account.published - account.in_flight,
+            "dead": account.lost,
         }
         # drawn when the bar is: tqdm limits how often
         self.bar.set_postfix({name: number for name, number in numbers.items() if number}, refresh=False)

@@ -135,13 +135,13 @@ class ReportObserver:
         """Decide whether a stage fails, by how many events it let through since the last look."""
         failed = self._failed[stage]
         if failed and passed < SPORADIC * failed:
-            self._failing.setdefault(stage, (at - TICK, self._lost()))
+            self._failing.setdefault(stage, (at - TICK, self._run.account.lost))
         elif stage in self._failing and passed and not failed:
             since, before = self._failing.pop(stage)
             # where the period held back the warning, this is held back too
             warned = [cause for cause, (then, _) in self._reported.items() if cause[1] == stage and then >= since]
             if warned:
-                lost, target = self._lost() - before, ", ".join(sorted({cause[2] for cause in warned} - {""}))
+                lost, target = self._run.account.lost - before, ", ".join(sorted({cause[2] for cause in warned} - {""}))
                 meanwhile = f"; {counted(lost, 'event')} lost meanwhile" if lost else ""
                 text = f"{service_name(stage, target)} works again after {duration(at - since)}{meanwhile}"
                 _log(text, "INFO", event="recovered", stage=stage, target=target, count=lost)
@@ -164,12 +164,6 @@ class ReportObserver:
             extra |= {"reason": why, "target": target, "age": oldest}
         _log(line, **extra)
 
-    def _lost(self) -> int:
-        """Return how many distinct events became dead letters."""
-        account = self._run.account
-        lost: int = account.distinct - account.published - account.in_flight
-        return lost
-
     def _end(self, state: State) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -179,7 +173,7 @@ class ReportObserver:
         if state == "failed" and self._resubscribed != inf:
             error = next((each.error for each in run.stages.values() if each.error is not None), None)
             _log(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
-        if lost := self._lost() + run.account.rejected:
+        if lost := self._run.account.lost + run.account.rejected:
             text = f"{state} after {duration(run.uptime)}, {counted(lost, 'event')} lost"
             _log(text, "INFO", event="ended", count=lost)
 
