@@ -140,26 +140,22 @@ async def test_timers_of_a_source_run_on_the_loop() -> None:
 
 
 def test_a_source_with_timers_may_be_fed_by_another_thread() -> None:
-    async def main() -> tuple[float, set[str]]:
+    async def main() -> set[str]:
         subject: rx.Subject[Any] = rx.Subject()
         threads = set[str]()
         source = subject.pipe(ops.delay(0.05), ops.do_action(lambda _: threads.add(threading.current_thread().name)))
         orchestrator = orchestrated(source, timespan=0.05)[0]
-        came: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        orchestrator.windows.subscribe(lambda window: came.done() or came.set_result(len(window)))
-        await orchestrator.start()
-        began = asyncio.get_running_loop().time()
-        thread = threading.Timer(ASLEEP, lambda: [subject.on_next({"id": n}) for n in range(3)])
-        thread.start()
-        assert await asyncio.wait_for(came, 30) == 3
-        took = asyncio.get_running_loop().time() - began
-        thread.join()
-        await orchestrator.stop()
-        return took, threads
+        came: asyncio.Queue[Any] = asyncio.Queue()
+        orchestrator.windows.subscribe(lambda window: [came.put_nowait(each.key) for each in window])
+        async with orchestrator:
+            thread = threading.Timer(ASLEEP, lambda: [subject.on_next({"id": n}) for n in range(3)])
+            thread.start()
+            # on a busy machine they may come in several windows
+            assert {await asyncio.wait_for(came.get(), 30) for _ in range(3)} == {0, 1, 2}
+            thread.join()
+        return threads
 
-    took, threads = asyncio.run(main())
-    assert threads == {threading.main_thread().name}
-    assert took < 5
+    assert asyncio.run(main()) == {threading.main_thread().name}
 
 
 def test_the_loop_is_woken_by_a_timer_of_another_thread_and_forgets_one_that_is_disposed_of() -> None:
