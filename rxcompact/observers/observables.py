@@ -131,7 +131,8 @@ class Hub(Observable[T], Generic[T]):
         if (took := perf_counter() - began) > SLOW:
             # one may be the machine's, which was busy with something else
             slow = self._slow[observer] = self._slow.get(observer, 0) + 1
-            if (took > STALL or slow >= MAX_FAILURES) and not _is_ours(observer):
+            is_ours = str(getattr(getattr(observer, "_on_next", observer), "__module__", "")).startswith("rxcompact.")
+            if (took > STALL or slow >= MAX_FAILURES) and not is_ours:
                 _log_slow(_name(observer), text=f"{took * 1000:.3g}")
         elif self._slow:
             self._slow.pop(observer, None)
@@ -140,14 +141,6 @@ class Hub(Observable[T], Generic[T]):
 def _name(observer: Any) -> str:
     function = getattr(observer, "_on_next", observer)
     return getattr(function, "__qualname__", None) or type(getattr(function, "__self__", function)).__name__
-
-
-def _is_ours(observer: Any) -> bool:
-    return str(getattr(getattr(observer, "_on_next", observer), "__module__", "")).startswith("rxcompact.")
-
-
-class DroppedError(Exception):
-    """An observer that is a coroutine function was so slow that items were dropped."""
 
 
 class _Awaited:
@@ -169,7 +162,7 @@ class _Awaited:
             return
         self._dropped += 1
         if str(self._dropped).strip("0") == "1":  # 1, 10, 100, …
-            error = DroppedError(f"{self._dropped} items were dropped: {self._limit} wait already")
+            error = asyncio.QueueFull(f"{self._dropped} items were dropped: {self._limit} wait already")
             self._report(ObserverFailed(_name(self._function), error, self._dropped, detached=False))
 
     async def _run(self) -> None:

@@ -287,7 +287,9 @@ class Statistics:
             now.lag = {(name, partition): lag for partition, lag in source.lag.items()}
         if isinstance(source, ServingSource):
             now.requests = {(name, str(status)): count for status, count in source.requests.items()}
-        now.rate = self._rate((now.uptime, now.account.received, now.account.published))
+        old = (each for each in reversed(self._samples) if now.uptime - each[0] >= HORIZON)
+        then = (0.0, 0, 0) if run.state in ENDED else next(old, self._samples[0])
+        now.rate = _rate(then, (now.uptime, now.account.received, now.account.published))
         now.rates = tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair)))
         return now
 
@@ -295,14 +297,6 @@ class Statistics:
     def _source(self) -> str:
         source = self._run.pipeline.source
         return source.name if isinstance(source, NamedSource) else type(source).__name__
-
-    def _rate(self, now: tuple[float, int, int]) -> Rate | None:
-        """Return the rate since the sample that is just old enough."""
-        then = (0.0, 0, 0)
-        if self._run.state not in ENDED:
-            old = (each for each in reversed(self._samples) if now[0] - each[0] >= HORIZON)
-            then = next(old, self._samples[0] if self._samples else then)
-        return _rate(then, now)
 
 
 def count_cause(causes: Counter[Any], cause: tuple[str, ...]) -> Any:
