@@ -41,7 +41,7 @@ class Lot:
             "chunks": lambda: self.measure(compaction.chunked(events, keys)),
             "windows": lambda: self.measure(compaction.windows(events, keys)),
             "events": lambda: self.measure(compaction.single(events, keys)),
-            "pipeline": lambda: self.measure(compaction.pipeline(events, keys)),
+            "pipeline": lambda: self.measure(*(compaction.pipeline(events, most) for most in (1000, keys))),
             "ndjson": lambda: self.measure(ndjson.decoding(events)),
             "enrich": lambda: self.measure(calls.enrichment(4000 if short else 20_000, slow=not short)),
             "answers": lambda: self.measure(calls.answers(10_000 if short else 100_000)),

@@ -14,6 +14,7 @@ from reactivex import Observable
 from reactivex.disposable import Disposable
 
 from rxcompact.events import Bounds, Compacted
+from rxcompact.observers.histogram import Histogram, age_bounds
 
 MAX_LENGTH = 65_536  # characters of a key
 
@@ -69,13 +70,26 @@ def _count(records: dict[str, list[Any]], chunk: list[Event], now: float) -> Non
             record[3] = now
 
 
-def published(close: Close, chunks: list[list[Event]], *, counted: bool) -> int:
-    """What a pipeline does in the least code: makes the events of a window, and awaits a sink for each 500."""
-    closed = 0
+def published(close: Close, chunks: list[list[Event]], *, counted: bool, max_age: float = 1e9) -> int:
+    """What a pipeline does in the least code: makes the events of a window, and awaits a sink for each 500.
+
+    Each has a deadline, for what is too old is not to be published; each batch the time that is left to its oldest
+    event; and ages are observed.
+    """
+    closed, outcomes, ages = 0, 0, Histogram(age_bounds(60.0))
 
     async def sink(batch: list[Compacted]) -> None:
         nonlocal closed
         closed += close(batch)
+
+    async def publish(entries: list[tuple[float, Compacted]]) -> None:
+        nonlocal outcomes
+        deadlines, batch = zip(*entries, strict=True)
+        left = min(deadlines) - time.time()
+        async with asyncio.timeout(min(30, left)):
+            await asyncio.create_task(sink(batch))
+        outcomes += len(batch)
+        ages.add_ages([each.first_seen for each in batch], time.time())
 
     async def main() -> None:
         size = WINDOW // len(chunks[0])
@@ -94,14 +108,13 @@ def published(close: Close, chunks: list[list[Event]], *, counted: bool) -> int:
                 events = [Compacted(key, *row, bounds) for key, row in table.items()]
             else:
                 nothing = repeat(None)
-                columns = table, table.values(), nothing, arrived, nothing, repeat(bounds)
-                events = list(map(Compacted, *columns))
-            for at in range(0, len(events), 500):
-                async with asyncio.timeout(30):
-                    await asyncio.create_task(sink(events[at : at + 500]))
+                events = list(map(Compacted, table, table.values(), nothing, arrived, nothing, repeat(bounds)))
+            entries = [(each.first_seen + max_age, each) for each in events]
+            for at in range(0, len(entries), 500):
+                await publish(entries[at : at + 500])
 
     asyncio.run(main())
-    return closed
+    return closed if outcomes else 0
 
 
 def gathered(close: Close, events: list[Event], window: int = WINDOW) -> int:

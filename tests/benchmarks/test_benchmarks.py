@@ -118,13 +118,18 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("3", "compact, event by event, in a loop", "callback", 4.0),
         ("3", "compact, event by event, in a loop", "RxPY", 0.5),
         ("3", "compact, event by event, outside asyncio", "RxPY", 0.5),
-        ("4", "pipeline, first_seen", "compact", 5.0),
+        ("4, 1,000 keys", "pipeline, first_seen", "compact", 3.0),  # 1.4
+        ("4, 10,000 keys", "pipeline, first_seen", "compact", 5.0),
+        ("2 floor", "compact, chunks of 1,000, first_seen", "a look at the keys", 2.0),  # 1.1
+        ("2 floor", "compact, chunks of 1,000, count and times", "a look at the keys", 2.0),  # 1.2
+        ("3 floor", "compact, event by event, in a loop", "a look at the keys", 2.2),  # 1.2
+        ("4 floor, 10,000 keys", "pipeline, first_seen", "batches by hand", 2.2),  # 1.2
         ("6", "enrich, retry armed", "workers", 4.0),
         ("6", "enrich, 1 % of first attempts fail, waits to 10 ms", "enrich", 2.0),
         ("6", "enrich with HttpEnricher, retry armed", "aiohttp", 2.0),
         ("5", "HttpSource and compact", "aiohttp", 4.0),
         ("5", "NdjsonSource, compact, survivors decoded", "orjson", 2.0),
-        ("observers", "pipeline, first_seen", "pipeline", 1.5),
+        ("observers, 10,000 keys", "pipeline, first_seen", "pipeline", 1.5),
     ],
 )
 def test_no_dearer_than(report: Any, row: str, ours: str, beside: str, limit: float) -> None:
