@@ -177,6 +177,33 @@ def test_an_acknowledgement_waits_for_the_keys_that_were_added() -> None:
     assert [(retained, list(waiting)) for retained, waiting in bucket.close(BOUNDS).acks] == [(ack, ["a"])]
 
 
+@pytest.mark.parametrize("make", [EventBucket, RowBucket])
+@pytest.mark.parametrize(("keep", "held"), [("first", 3), ("last", 5)])
+def test_the_bytes_of_its_events_are_counted(make: Any, keep: Any, held: int) -> None:
+    bucket = make(Rejections(), keep, ["first_seen"])
+    for keys, events in ((["a", "b"], [b"1", b"12"]), (["b"], [b"1234"])):
+        bucket.add_sized(keys, events, 1.0, replacing=keep == "last")
+    assert bucket.close(BOUNDS).size == held
+
+
+class Ending(str):
+    """A key that ends the program."""
+
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise SystemExit(3)
+
+
+def test_what_ends_the_program_is_no_error_of_a_key() -> None:
+    bucket, rejected = rows()
+    with pytest.raises(SystemExit):
+        bucket.retain(Ack(lambda: None), [Ending("a")])
+    with pytest.raises(SystemExit):
+        bucket.add([Ending("a")], ["a1"], 1.0)
+    assert not rejected
+
+
 def test_a_closed_bucket_is_read_when_an_item_is_asked_for() -> None:
     bucket, _ = rows()
     bucket.add(["a"], ["a1"], 1.0)
