@@ -152,12 +152,10 @@ class Run(Demand):
         return found | {"compact": found["compact"]._replace(held=found["compact"].held + handed_over)}
 
     def _stage(self, name: str, holder: Holder | None) -> StageNow:
-        lost = self._dead_letters[name], self.errors.get(name)
-        if holder is None:
-            return StageNow(0, None, *lost)
-        if not isinstance(holder, PooledStage):
-            return StageNow(holder.held(), holder.oldest(), *lost)
-        return StageNow(holder.held(), holder.oldest(), *lost, holder.waiting(), holder.failing(), holder.slots())
+        now = StageNow() if holder is None else StageNow(holder.held(), holder.oldest())
+        if isinstance(holder, PooledStage):
+            now = holder.now()
+        return now._replace(dead_letters=self._dead_letters[name], error=self.errors.get(name))
 
     @property
     def null_keys(self) -> int:

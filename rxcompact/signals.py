@@ -49,19 +49,6 @@ class Account(NamedTuple):
         return ", ".join(f"{name.replace('_', ' ')} {number}" for name, number in self._asdict().items())
 
 
-class Slots(NamedTuple):
-    """What a stage that makes calls has to do."""
-
-    busy: int = 0
-    """Calls under way."""
-    limit: int = 0
-    """How many may be at once."""
-    calling: int = 0
-    """Events that they are for; all others wait."""
-    lookups: Mapping[str, int] = MappingProxyType({})
-    """Events by what answered them: a "call" of their own, one that they "shared", the "cache"."""
-
-
 class StageNow(NamedTuple):
     """What a stage holds, and what went wrong in it."""
 
@@ -76,8 +63,14 @@ class StageNow(NamedTuple):
     """Calls that failed and wait to be made again."""
     failing: tuple[str, ...] = ()
     """Services that are down: host and port of each, or nothing where it has no name."""
-    slots: Slots | None = None
-    """Where it makes calls."""
+    busy: int = 0
+    """Calls under way."""
+    limit: int = 0
+    """How many may be at once; 0 where it makes none."""
+    calling: int = 0
+    """Events that they are for; all others wait."""
+    lookups: Mapping[str, int] = MappingProxyType({})
+    """Events by what answered them: a "call" of their own, one that they "shared", the "cache"."""
 
 
 class Report(Struct, frozen=True):

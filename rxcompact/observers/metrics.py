@@ -62,7 +62,7 @@ def _ages(now: Snapshot) -> Mapping[str, Any]:
 
 
 def _held(now: Snapshot) -> Mapping[Labels, int]:
-    calling: dict[Labels, int] = {(name, "calling"): slots.calling for name, slots in now.slots.items()}
+    calling: dict[Labels, int] = {(name, "calling"): stage.calling for name, stage in now.calling.items()}
     others = {name: stage.held - calling.get((name, "calling"), 0) for name, stage in now.stages.items()}
     others.pop("source", None)
     return calling | {(name, "open" if name == "compact" else "waiting"): held for name, held in others.items()}
@@ -102,8 +102,8 @@ METRICS: Sequence[Metric] = (
     Metric("call_duration", "histogram", "s", ("stage", "target", "outcome"), "How long calls took, by how they ended.",
            lambda now: {cause: (times, TIMES) for cause, times in now.calls.items()}),
     Metric("call_slots", "gauge", "{call}", ("stage", "state"), "Calls that may be under way at once: busy, and free.",
-           lambda now: {(name, "busy"): slots.busy for name, slots in now.slots.items()}
-           | {(name, "free"): slots.limit - slots.busy for name, slots in now.slots.items()}),
+           lambda now: {(name, "busy"): stage.busy for name, stage in now.calling.items()}
+           | {(name, "free"): stage.limit - stage.busy for name, stage in now.calling.items()}),
     Metric("circuit_open", "gauge", "1", ("stage", "target"), "1 for a service that is down.",
            lambda now: {(stage, target): 0 for stage, target, _ in now.calls}
            | {(name, target): 1 for name, stage in now.stages.items() for target in stage.failing}),
@@ -111,7 +111,7 @@ METRICS: Sequence[Metric] = (
            lambda now: now.retries),
     Metric("lookups", "counter", "{event}", ("stage", "result"),
            "Events by what answered them: a call of their own, one that they shared, the cache.",
-           lambda now: {(name, how): many for name, slots in now.slots.items() for how, many in slots.lookups.items()}),
+           lambda now: {(name, how): many for name, each in now.calling.items() for how, many in each.lookups.items()}),
     Metric("batch_events", "histogram", "{event}", ("stage",), "Events in the batches that were published.",
            lambda now: {"publish": (now.batches, SIZES)}),
     Metric("source_requests", "counter", "{request}", ("source", "code"), "Requests that the source answered.",

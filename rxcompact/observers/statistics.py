@@ -24,7 +24,6 @@ from rxcompact.signals import (
     ObserverFailed,
     RetryScheduled,
     Signal,
-    Slots,
     SourceFailed,
     StageNow,
     State,
@@ -132,9 +131,9 @@ class Snapshot:
         return max((stage.oldest for stage in self.stages.values() if stage.oldest is not None), default=None)
 
     @property
-    def slots(self) -> Mapping[str, Slots]:
-        """What the stages that make calls have to do."""
-        return {name: stage.slots for name, stage in self.stages.items() if stage.slots is not None}
+    def calling(self) -> Mapping[str, StageNow]:
+        """The stages that make calls."""
+        return {name: stage for name, stage in self.stages.items() if stage.limit}
 
     @property
     def waiting(self) -> int:

@@ -23,7 +23,7 @@ from rxcompact.operators.retry import alike, expired_error, reason, without_our_
 from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
-from rxcompact.signals import Failing, Healed, RetryScheduled, Slots
+from rxcompact.signals import Failing, Healed, RetryScheduled, StageNow
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -169,8 +169,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
             keys = tuple(entry.compacted.key for entry in job.entries)
             self._signals(RetryScheduled(self.stage, job.count, wait, job.error, keys, self._target(job.entries[0])))
 
-    def slots(self) -> Slots:
-        return Slots(self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups)
+    def now(self) -> StageNow:
+        calls = self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups
+        return StageNow(self.held(), self.oldest(), 0, None, self.waiting(), self.failing(), *calls)
 
     def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
         if self._call_observer.ended is not None:

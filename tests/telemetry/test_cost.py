@@ -99,7 +99,7 @@ async def held(number: int) -> tuple[float, float]:
         exposition(now)
         took.append(time.process_time() - began)
     assert now.stages["enrich"].held == number
-    assert now.stages["enrich"].slots.calling == 100
+    assert now.stages["enrich"].calling == 100
     oldest = now.stages["enrich"].oldest
     await orchestrator.stop(0)
     return min(took), oldest
