@@ -8,7 +8,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from rxcompact.clock import count
 from rxcompact.events import Compacted, Outcome, Published, Window
@@ -54,6 +54,16 @@ class OutcomeMark(NamedTuple):
     reason: str
     attempts: int
     age: float | None
+    error: str = ""
+
+    @classmethod
+    def of(cls, outcome: Outcome, at: float) -> Self:
+        """Return the mark of an outcome."""
+        key = outcome.event.key if isinstance(outcome.event, Compacted) else None
+        if isinstance(outcome, Published):
+            return cls(at, outcome.outcome, key, "publish", "", outcome.attempts, outcome.age)
+        why = outcome.stage, outcome.reason, outcome.attempts, outcome.age, error_name(outcome.error)
+        return cls(at, outcome.outcome, key, *why)
 
 
 class StateMark(NamedTuple):
@@ -179,13 +189,8 @@ class Recorder:
             self._marks["events"].append(EventMark(mark, key, number, first, last))
 
     def on_outcome(self, outcome: Outcome) -> None:
-        name, event = outcome.outcome, outcome.event
-        self._totals[name] += 1
-        # an event that was rejected at intake has no key
-        key = event.key if isinstance(event, Compacted) else None
-        stage, reason = ("publish", "") if isinstance(outcome, Published) else (outcome.stage, outcome.reason)
-        mark = OutcomeMark(self._now(), name, key, stage, reason, outcome.attempts, outcome.age)
-        self._marks["outcomes"].append(mark)
+        self._totals[outcome.outcome] += 1
+        self._marks["outcomes"].append(OutcomeMark.of(outcome, self._now()))
 
     def on_signal(self, signal: Signal) -> None:
         match signal:

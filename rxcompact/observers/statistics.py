@@ -14,9 +14,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 from rxcompact.clock import is_running, seconds
 from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
-from rxcompact.events import Compacted, DeadLetter, Delivered, Window
+from rxcompact.events import DeadLetter, Delivered, Window
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, TIMES, Histogram, age_bounds
+from rxcompact.observers.recorder import OutcomeMark
 from rxcompact.observers.top_keys import TopKeys
 from rxcompact.operators.retry import reason
 from rxcompact.signals import (
@@ -50,18 +51,6 @@ class Rate(NamedTuple):
     published: float
 
 
-class Letter(NamedTuple):
-    """A dead letter in short: neither the event nor the text of its error, which may be secret."""
-
-    outcome: str
-    stage: str
-    key: str
-    reason: str
-    error: str
-    attempts: int
-    age: float | None
-
-
 @dataclass
 class Snapshot:
     """The statistics of a run at one moment. It shows itself, and does not change."""
@@ -87,8 +76,8 @@ class Snapshot:
     """Seconds by which the loop was late at most, of the last quarter of a minute; None where nobody asks for it."""
     published_at: float | None = None
     """POSIX seconds at which the sink took the last batch."""
-    letters: tuple[Letter, ...] = ()
-    """The last few dead letters, the latest first."""
+    letters: tuple[OutcomeMark, ...] = ()
+    """The last few dead letters, the latest first, keys and reasons as short texts."""
 
     name: str = ""
     """Of the pipeline."""
@@ -202,9 +191,9 @@ class Statistics:
         count_cause(counts.dead_letters, (outcome, letter.stage, letter.reason))
         if age is not None and outcome != "rejected":
             self._ages(outcome).add(age)
-        key = short(letter.event.key, 40) if isinstance(letter.event, Compacted) else ""
-        why, error = short(letter.reason, 40), error_name(letter.error)
-        brief = Letter(outcome, letter.stage, key, why, error, letter.attempts, age)
+        mark = OutcomeMark.of(letter, self._run.now())
+        key = "" if mark.key is None else short(mark.key, 40)
+        brief = mark._replace(key=key, reason=short(mark.reason, 40))
         counts.letters = (brief, *counts.letters[: LETTERS - 1])
 
     def on_signal(self, signal: Signal) -> None:
