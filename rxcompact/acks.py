@@ -51,7 +51,10 @@ class Chunk(list[Any]):
 
     Attributes:
         rejected: Dead letters of the events that were rejected at intake; complete when the push returns.
+        text: The events as they stand in the input, UTF-8, where nothing else is there: they are decoded at once.
     """
+
+    text: memoryview | None = None
 
     def __init__(
         self, events: Iterable[Any], ack: Ack | None = None, *, origin: str | Callable[[Any], str | None] | None = None

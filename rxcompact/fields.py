@@ -61,7 +61,7 @@ def why_malformed(error: Exception, line: Any) -> str:
     return "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
 
 
-def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], Any] | None:
+def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> msgspec.json.Decoder[Any] | None:
     """Return what decodes of a JSON object these members alone, as ``f0``, ``f1``, …; each has a type and a default.
 
     None for names that JSON escapes.
@@ -70,7 +70,7 @@ def members_decoder(members: Mapping[str, tuple[Any, Any]]) -> Callable[[Any], A
         return None
     fields = [(f"f{number}", *member) for number, member in enumerate(members.values())]
     names = {f"f{number}": name for number, name in enumerate(members)}
-    return msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names, gc=False)).decode
+    return msgspec.json.Decoder(msgspec.defstruct("Members", fields, rename=names, gc=False))
 
 
 class Field:
@@ -282,19 +282,20 @@ class Columns:
     def _all(self, events: Sequence[Any]) -> tuple[list[Sequence[Any]], bool]:
         if self._decode is None or self._decode_usual is None or not isinstance(events[0], TEXT):
             return [_values(field, events) for field in self.fields], False
+        text: memoryview | None = getattr(events, "text", None)
         lines = events if type(events[0]) is bytes else list(map(_utf8, events))
-        if not all(map(bytes.isascii, lines)):
+        if text is None and not all(map(bytes.isascii, lines)):
             for line in lines:
                 line.decode()  # raises for what is no UTF-8, which is not noticed where it is skipped
         try:
-            return self._lines(self._decode_usual, lines), self._typed
+            return self._columns_of(_decoded(self._decode_usual, lines, text)), self._typed
         except msgspec.ValidationError:  # a value of another type, or no object
-            return self._lines(self._decode, lines), False
+            return self._columns_of(_decoded(self._decode, lines, text)), False
 
-    def _lines(self, decode_line: Callable[[Any], Any], lines: Sequence[bytes]) -> list[Sequence[Any]]:
+    def _columns_of(self, structs: Iterable[Any]) -> list[Sequence[Any]]:
         if self._flat and len(self.fields) == 1:
-            return [[struct.f0 for struct in map(decode_line, lines)]]
-        structs = list(map(decode_line, lines))
+            return [[struct.f0 for struct in structs]]
+        structs = list(structs)
         return [column(structs) for column in self._columns]
 
     def _row(self, event: Any) -> list[Any]:
@@ -328,6 +329,16 @@ def _values(field: Field, events: Sequence[Any]) -> list[Any]:
         except TypeError:  # not all are dicts
             return list(map(field, events))
     return list(map(field, events))
+
+
+def _decoded(decoder: msgspec.json.Decoder[Any], lines: Sequence[bytes], text: memoryview | None) -> Iterable[Any]:
+    """Return the structs of lines, which are decoded at once where they have a text, in three quarters of the time."""
+    if text is None:
+        return map(decoder.decode, lines)
+    structs = decoder.decode_lines(text)
+    if len(structs) != len(lines):
+        raise msgspec.DecodeError(f"{len(structs)} values in {len(lines)} lines")
+    return structs
 
 
 def _utf8(line: Any) -> bytes:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import partial
 from itertools import repeat
-from math import isfinite
+from math import hypot, isfinite
 from operator import itemgetter, sub
 from typing import Any
 
@@ -96,9 +96,14 @@ def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) ->
         times = list(map(timedelta.total_seconds, map(sub, moments, repeat(epoch))))
         if min(times) > YEAR_TWO and max(map(len, values)) <= LONGEST:
             return times
-    elif kinds <= {float, int} and min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)):
+    elif kinds <= {float, int} and _are_seconds(values):
         return values if kinds == {float} else list(map(float, values))
     raise ValueError("unusual")
+
+
+def _are_seconds(values: Sequence[float]) -> bool:
+    # no value is farther from 0 than all together are, which is looked at in a third of the time
+    return hypot(*values) < SECONDS or (min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)))
 
 
 def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002

@@ -71,8 +71,15 @@ class Position:
     Each part of the chunk has its first line, text and events.
     """
 
-    def __init__(self, path: str, before: int = 0, parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = ()) -> None:
+    def __init__(
+        self,
+        path: str,
+        before: int = 0,
+        parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = (),
+        text: memoryview | None = None,
+    ) -> None:
         self.path = path
+        self.text = text  # of the events, UTF-8, where nothing else is there
         self._before = before
         self._parts = parts
         self._places: dict[int, list[Place]] | None = None
@@ -139,11 +146,11 @@ def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes
 def _look_up(group: Group) -> Callable[[bytes], bytes | None]:
     """Return what looks up a field, and decodes no other."""
     (whole, head), *rest = group
-    decode: Any = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
+    decoder: Any = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
     inner = _look_up(tuple(rest)) if rest else None
 
     def look_up(wrapper: bytes) -> bytes | None:
-        found = decode(wrapper)
+        found = decoder.decode(wrapper)
         if found.f0 is not UNSET:
             return bytes(found.f0)
         return inner(bytes(found.f1)) if inner is not None and found.f1 is not UNSET else None
@@ -209,19 +216,31 @@ class Batch:
         self.passed = 0
         self._chunk: list[bytes] = []
         self._parts: list[tuple[int, bytes, Sequence[bytes]]] = []
+        self._text: memoryview | None = None  # of the events of the first of these
 
-    def add(self, text: bytes, values: Sequence[bytes], *, flat: bool = False) -> Iterator[list[bytes]]:
+    def add(
+        self,
+        text: bytes,
+        values: Sequence[bytes],
+        *,
+        flat: bool = False,
+        least: bytes | None = None,
+        exact: memoryview | None = None,
+    ) -> Iterator[list[bytes]]:
         """Add the events of values, which stand in a text in this order, and yield those that are due.
 
-        ``flat``: none of the values is a list of events.
+        ``flat``: none of the values is a list of events; ``least`` is the least of them, and ``exact`` the text without
+        anything else.
         """
         if values:
             if len(text) > LONG:
                 yield []  # it took a while
-            least = min(values)  # comparing them is faster than a search
+            least = least or min(values)  # comparing them is faster than a search
             flat = flat or least >= b"{" or all(value[:1] != b"[" for value in values)
             if flat and not self._steps and (least > AFTER_LETTERS or LETTER not in text):
                 self._append(self.line, text, values)
+                if len(self._parts) == 1 and self._parts[0][2] is values:  # each as it stands there
+                    self._text = exact
             else:
                 yield from self._unwrap(self.line, text, values, self._steps, flat=flat)
         # `replace` counts faster than `count`
@@ -239,8 +258,9 @@ class Batch:
         chunk, parts = self._chunk, self._parts
         if not chunk:
             return
-        self._chunk, self._parts = [], []
-        self.position = Position(self._path, self.passed, parts)
+        text = self._text if len(parts) == 1 and len(chunk) <= EVENTS else None
+        self.position = Position(self._path, self.passed, parts, text)
+        self._chunk, self._parts, self._text = [], [], None
         self.passed += len(chunk)
         for start in range(0, len(chunk), EVENTS):
             yield chunk if len(chunk) <= EVENTS else chunk[start : start + EVENTS]

@@ -72,29 +72,42 @@ def pieces_of(text: bytes, decode: Callable[[bytes], Iterable[msgspec.Raw]] = _d
 elements_of = partial(pieces_of, decode=msgspec.json.Decoder(list[msgspec.Raw]).decode)
 
 
-def objects_of(text: bytes) -> tuple[list[bytes], int] | None:
-    """Return lines that are an object each, see `are_objects`, and where they end; None where there is anything else.
+def objects_of(text: bytes) -> tuple[list[bytes], bytes] | None:
+    """Return lines that are an object each, see `are_objects`, and the least; None where there is anything else.
 
     Of the last one, which may go on in the next line, it is known that it does not.
     """
     lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
     rest = lines.pop()
-    lines = lines if all(lines) else list(filter(None, lines))
-    if not are_objects(lines, text, rest):
+    least = min(lines, default=b"")
+    if not least:
+        lines = list(filter(None, lines))
+        least = min(lines, default=b"")
+    if not are_objects(lines, text, rest, least):
         return None
     with suppress(MalformedError):  # it is malformed alone
         if end_of_value(lines[-1], 0, len(lines[-1])) is None:
             return None
-    return lines, len(text) - len(rest)
+    return lines, least
 
 
-def are_objects(lines: Sequence[bytes], text: bytes, rest: bytes = b"") -> bool:
+def is_utf8(text: bytes) -> bool:
+    """Return whether a text is UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def are_objects(lines: Sequence[bytes], text: bytes, rest: bytes = b"", least: bytes | None = None) -> bool:
     """Return whether each line is one object, if it is JSON at all; ``text`` is all of them joined, and the ``rest``.
 
-    A line may also be the beginning of an object, if no line that begins with a brace follows.
+    A line may also be the beginning of an object, if no line that begins with a brace follows. The ``least`` of them
+    may be given.
     """
     # comparing lines is faster than looking at the first byte of each
-    if not lines or min(lines) < b"{" or max(lines) >= b"|" or set(map(itemgetter(-1), lines)) != {ord("}")}:
+    if not lines or (least or min(lines)) < b"{" or max(lines) >= b"|" or set(map(itemgetter(-1), lines)) != {ord("}")}:
         return False
     # `replace` counts faster than `count`; with one closing brace a line there is one value a line
     braces = len(text) - len(text.replace(b"}", b"")) - rest.count(b"}")

@@ -45,7 +45,7 @@ class NdjsonSource:
         self,
         *paths: str | PathLike[str],
         items: str | None = None,
-        block_size: int = 96 << 10,
+        block_size: int = 128 << 10,
         max_line: int = 16 << 20,
     ) -> None:
         self._paths = [os.fspath(path) for path in paths] or ["-"]
@@ -92,7 +92,10 @@ class NdjsonSource:
                             yield self._chunk(chunk)
 
     def _chunk(self, events: list[bytes]) -> Chunk:
-        return Chunk(events, origin=self._reader.position.origin)
+        position = self._reader.position
+        chunk = Chunk(events, origin=position.origin)
+        chunk.text = position.text
+        return chunk
 
     def _check(self) -> None:
         for path in self._paths:

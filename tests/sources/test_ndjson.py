@@ -8,7 +8,7 @@ import gzip
 import os
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError
+from rxcompact.mappers import ChunkMapper, key_of
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import PIECE, Decompressor
 from rxcompact.sources.ndjson import NdjsonSource
@@ -553,3 +554,72 @@ def test_a_line_is_cut_if_and_only_if_it_is_too_long(sizes: list[int], max_line:
     for number, line in found:
         text = texts[number - 1]
         assert line == text if len(text) <= max_line else line.endswith(b"\0")
+
+
+# ── decoding a chunk at once ──────────────────────────────────────────────────────────────────────────────────────────
+
+GOOD = b'{"id":"a","n":{"x":1}}\n' * 3
+SHAPES = {
+    "lines": GOOD,
+    "blank lines": GOOD + b"\n\n" + GOOD,
+    "CRLF": GOOD.replace(b"\n", b"\r\n"),
+    "no end": GOOD + b'{"id":"b"}',
+    "UTF-8": GOOD + '{"id":"ü","t":"ö"}\n'.encode(),
+    "no UTF-8 in a field that is not read": GOOD + b'{"id":"b","t":"\xff"}\n' + GOOD,
+    "no UTF-8 behind": GOOD + b'{"id":"b","t":"\xff',
+    "malformed": GOOD + b'{"id":}\n' + GOOD,
+    "cut short": GOOD + b'{"id":{}\n' + GOOD,
+    "two on a line, one on two": b'{"id":1}{"id":2}\n{"id":\n3}\n',
+    "two on a line, one on two with braces": b'{"id":1}{"id":2}\n{"x":{"y":1},"id":\n{"z":3}}\n',
+    "other types": b'{"id":1}\n{"id":"1"}\n{"id":1.0}\n{"id":true}\n{"id":null}\n{"id":[1]}\n{}\n',
+    "a large integer": b'{"id":1}\n{"id":2305843009213693952}\n',
+    "a long key": b'{"id":1}\n{"id":"%s"}\n' % (b"x" * 70_000),
+    "no objects": b'{"id":1}\n5\n"a"\n{"id":2}\n',
+    "an array": b'[{"id":1},\n{"id":2}\n]\n',
+    "a dead letter": GOOD + b'{"dead_letter":"failed","event":{"id":"d"},"count":1}\n',
+    "a dead letter alone": b'{"dead_letter":"failed","event":{"id":"d"},"count":1}\n',
+    "dead letters": b'{"dead_letter":"failed","event":{"id":"d"},"count":2}\n{"id":1}\n',
+}
+
+
+def mapped(chunk: Sequence[bytes]) -> list[Any]:
+    """Return the key of each event, or the text of its error."""
+    keys, _, errors = ChunkMapper(key_of("id"), None).map(chunk)
+    return [(event, str(errors[at]) if at in errors else keys[at]) for at, event in enumerate(chunk)]
+
+
+@pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES.keys())
+@pytest.mark.parametrize("block_size", [1, 16, 100, 1 << 17])
+def test_a_chunk_has_the_keys_of_its_events(text: bytes, block_size: int, tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(text)
+    found: list[Any] = []
+    each: list[Any] = []
+    for chunk in read(NdjsonSource(path, block_size=block_size)):
+        found += mapped(chunk)
+        each += [one for event in chunk for one in mapped([event])]
+    assert repr(found) == repr(each)
+    assert found
+
+
+@pytest.mark.parametrize("shape", ["lines", "blank lines", "CRLF", "no end", "UTF-8"])
+def test_lines_of_objects_are_decoded_at_once(shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(SHAPES[shape])
+    texts = [chunk.text for chunk in read(NdjsonSource(path))]
+    assert texts[0] is not None
+    assert bytes(texts[0]) in SHAPES[shape]
+
+
+def test_an_event_that_is_too_long_is_rejected_where_a_chunk_is_decoded_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "events.ndjson"
+    path.write_bytes(GOOD + b'{"id":"b","t":"%s"}\n' % (b"x" * 5000) + GOOD)
+    (chunk,) = read(NdjsonSource(path, max_line=1000))
+    assert [key for _, key in mapped(chunk)].count("a") == 6
+    assert mapped(chunk)[3][1] == "longer than 1000 bytes"
+
+
+def read(source: NdjsonSource) -> list[Any]:
+    chunks: list[Any] = []
+    source.stream().subscribe(chunks.append)
+    return chunks
