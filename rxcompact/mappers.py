@@ -288,14 +288,12 @@ def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa
     parse = parser(timezone, format)
 
     def convert(values: Sequence[Any]) -> Converted:
-        kinds = set(map(type, values))
-        gaps = NONE in kinds
-        present = [value for value in values if value is not None] if gaps else values
-        with suppress(Exception):  # of whichever value
-            if format is None:
-                times = posix_of_usual(present, kinds - {NONE}, timezone)
-                rest = iter(times)
-                return [None if value is None else next(rest) for value in values] if gaps else times, NO_ERRORS, gaps
+        if format is None:
+            with suppress(Exception):  # of whichever value
+                return posix_of_usual(values, timezone), NO_ERRORS, False
+            with suppress(Exception):  # of another one than those that are missing
+                rest = iter(posix_of_usual([value for value in values if value is not None], timezone))
+                return [None if value is None else next(rest) for value in values], NO_ERRORS, True
         return *map_each(lambda value: None if value is None else parse(value), values, TimeMapperError), True
 
     return Mapper(source, convert, TimeMapperError, reject=True)

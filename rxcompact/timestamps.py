@@ -6,11 +6,14 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal
 from functools import partial
 from itertools import repeat
 from math import hypot, isfinite
 from operator import itemgetter, sub
 from typing import Any
+
+import msgspec
 
 from rxcompact.errors import ArgumentError, TimeMapperError
 from rxcompact.format import short
@@ -51,7 +54,8 @@ ZONES = {"Z": 0, "UT": 0, "UTC": 0, "GMT": 0, "EST": -5, "EDT": -4, "CST": -6, "
 CENTURY = 69  # of years of two digits, the first that is one of 1900 (RFC 5322)
 
 _read_iso = datetime.fromisoformat
-_hour_colon, _minute_colon = itemgetter(13), itemgetter(16)
+_colons = itemgetter(slice(13, 17, 3))  # before minutes and seconds
+WITH_SECONDS = len("2026-11-28T10:00:00")
 
 
 def posix(value: object, timezone: tzinfo = UTC) -> float:
@@ -71,8 +75,8 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     try:
         if type(simple) is str:
             return _text(simple, timezone)
-        if type(simple) in (float, int):
-            return _epoch(simple)
+        if type(simple) in (float, int, Decimal):
+            return _epoch(float(simple) if type(simple) is Decimal else simple)
         if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
             simple = simple.to_pydatetime(warn=False)
         if isinstance(simple, datetime):
@@ -84,26 +88,37 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     raise _not_a_time(value)
 
 
-def posix_of_usual(values: Sequence[Any], kinds: set[type], timezone: tzinfo) -> Sequence[float]:
-    """Return what `posix` returns for each of these values, of these types, in a fraction of the time.
+def posix_of_usual(values: Sequence[Any], timezone: tzinfo) -> list[float]:
+    """Return what `posix` returns for each of these values, in a fraction of the time.
 
     Raises whatever, unless they are all numbers of seconds, or all ISO 8601 with seconds.
     """
-    if kinds == {str} and set(map(_hour_colon, values)) == set(map(_minute_colon, values)) == {":"}:
-        moments = list(map(_read_iso, values))
-        epoch = NAIVE_EPOCH if timezone is UTC and moments[0].tzinfo is None else EPOCH
-        # raises where only one of both has a zone
-        times = list(map(timedelta.total_seconds, map(sub, moments, repeat(epoch))))
-        if min(times) > YEAR_TWO and max(map(len, values)) <= LONGEST:
-            return times
-    elif kinds <= {float, int} and _are_seconds(values):
-        return values if kinds == {float} else list(map(float, values))
-    raise ValueError("unusual")
+    try:
+        times = msgspec.convert(values, list[float])  # no boolean, and no text
+    except msgspec.ValidationError:
+        if set(map(type, values)) != {str}:
+            raise
+        return _iso_of_usual(values, timezone)
+    # no value is farther from 0 than all together are, which is a look in C
+    if hypot(*times) < SECONDS or (min(times) > -SECONDS and max(times) < SECONDS and isfinite(sum(times))):
+        return times
+    raise ValueError("not of seconds")
 
 
-def _are_seconds(values: Sequence[float]) -> bool:
-    # no value is farther from 0 than all together are, which is looked at in a third of the time
-    return hypot(*values) < SECONDS or (min(values) > -SECONDS and max(values) < SECONDS and isfinite(sum(values)))
+def _iso_of_usual(values: Sequence[str], timezone: tzinfo) -> list[float]:
+    lengths = set(map(len, values))
+    length, text = min(lengths), "".join(values)
+    # where all are as long they are looked at together, in a third of the time
+    colons = text[13::length] + text[16::length] if len(lengths) == 1 else "".join(map(_colons, values))
+    if colons.strip(":") or length < WITH_SECONDS or max(lengths) > LONGEST:
+        raise ValueError("without seconds, or too long")
+    moments = list(map(_read_iso, values))
+    epoch = NAIVE_EPOCH if timezone is UTC and moments[0].tzinfo is None else EPOCH
+    # raises where only one of both has a zone
+    times = list(map(timedelta.total_seconds, map(sub, moments, repeat(epoch))))
+    if min(times) > YEAR_TWO:
+        return times
+    raise ValueError("too early")
 
 
 def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002

@@ -5,6 +5,7 @@ from __future__ import annotations
 from calendar import timegm
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from decimal import Decimal
 from email.utils import format_datetime
 from fractions import Fraction
 from time import process_time
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rxcompact.errors import ArgumentError, TimeMapperError
+from rxcompact.mappers import time_of
 from rxcompact.timestamps import parser, posix
 
 NOON = timegm((2018, 3, 24, 12, 0, 0))
@@ -121,6 +123,8 @@ def test_buckets_are_those_of_integer_microseconds(seconds: int, microseconds: i
         ("-1.5", -1.5),
         (0, 0.0),
         (1.5e9, 1.5e9),
+        (Decimal("1.5"), 1.5),
+        (Decimal("1.5e12"), 1.5e9),
     ],
 )
 def test_variants(text: object, expected: float) -> None:
@@ -410,3 +414,23 @@ def test_h2_no_text_takes_long(text: str) -> None:
     with suppress(TimeMapperError):
         posix(text)
     assert process_time() - start < 0.05
+
+
+CHUNKS = {
+    "alike": ["2018-03-24T12:00:00Z", "2018-03-24T12:00:01Z"],
+    "of several lengths": ["2018-03-24T12:00:00Z", "2018-03-24T12:00:01.5Z"],
+    "without seconds": ["2018-03-24T12:00Z", "2018-03-24T12:01Z"],
+    "days": ["2018-03-24", "2018-03-25"],
+    "a date of a web server among them": ["2018-03-24T12:00:00Z", "24/Mar/2018:12:00:00"],
+    "numbers of several units": [1.5, 1_500_000_000_000],
+    "many large numbers": [9e10] * 50,
+    "a text of a number among numbers": [1.5, "1.5", Decimal("2.5")],
+}
+
+
+@pytest.mark.parametrize("values", CHUNKS.values(), ids=CHUNKS.keys())
+def test_a_chunk_has_the_times_of_its_events(values: list[Any]) -> None:
+    events = [{"t": value} for value in (*values, None)]
+    for part in (events, events[:-1]):
+        found = time_of("t").many(part)
+        assert [at for at in found if at is not None] == list(map(posix, values))
