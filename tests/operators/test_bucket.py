@@ -200,6 +200,8 @@ def test_what_ends_the_program_is_no_error_of_a_key() -> None:
     with pytest.raises(SystemExit):
         bucket.retain(Ack(lambda: None), [Ending("a")])
     with pytest.raises(SystemExit):
+        bucket.retain(Ack(lambda: None), [Unhashable("x"), Ending("a")])
+    with pytest.raises(SystemExit):
         bucket.add([Ending("a")], ["a1"], 1.0)
     assert not rejected
 
