@@ -276,12 +276,14 @@ def time_of(
     if not isinstance(spec, str):
         source = _function(spec, argument, "a field's name, or a function of the event")
         return _times(source, timezone, format)
-    return _times_of_field(spec, timezone, format, argument)
+    if timezone is UTC and format is None:
+        return _usual_times(spec, argument)
+    return _times([(Field(spec, argument), Any)], timezone, format)
 
 
 @lru_cache(maxsize=64)  # the same field is the same mapper
-def _times_of_field(name: str, timezone: tzinfo, format: str | None, argument: str) -> Mapper:  # noqa: A002
-    return _times([(Field(name, argument), Any)], timezone, format)
+def _usual_times(name: str, argument: str) -> Mapper:
+    return _times([(Field(name, argument), Any)], UTC, None)
 
 
 def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa: A002

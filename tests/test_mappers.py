@@ -7,7 +7,7 @@ import json
 import math
 import time
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
 from typing import Any
@@ -667,8 +667,15 @@ def test_d4_a_function_may_give_whatever_a_field_may_hold() -> None:
 
 
 def test_the_zone_and_the_format_of_times() -> None:
+    class Unhashable(tzinfo):  # as those of dateutil are
+        __hash__ = None  # type: ignore[assignment]
+
+        def utcoffset(self, _: datetime | None) -> timedelta:
+            return timedelta(hours=1)
+
     plus_1 = timezone(timedelta(hours=1))
     assert time_of("t", timezone=plus_1)({"t": "1970-01-01 01:00:05"}) == 5.0
+    assert time_of("t", timezone=Unhashable())({"t": "1970-01-01 01:00:05"}) == 5.0
     mapper = time_of("t", timezone=plus_1, format="%d.%m.%Y %H:%M:%S")
     assert mapper.many([b'{"t":"01.01.1970 01:00:05"}', {"t": "02.01.1970 01:00:00"}]) == [5.0, 86_400.0]
     assert mapper.many([{"t": 7.0}, {"t": "1970-01-01"}, {}]).errors.keys() == {1, 2}
