@@ -27,7 +27,7 @@ TARGETS: dict[str, list[str]] = {
     "acks.py": ["lifecycle/test_acks.py", "lifecycle/test_dead_letters.py"],
     "operators/bucket.py": [
         "operators/test_bucket.py", "operators/test_compact.py", "lifecycle/test_capacity.py", "lifecycle/test_acks.py",
-        "lifecycle/test_bytes.py", "properties/test_compact_laws.py",
+        "lifecycle/test_bytes.py", "operators/test_per_key.py", "properties/test_compact_laws.py",
     ],
     "operators/stage.py": [
         "operators/test_pool.py", "operators/test_enrich.py", "operators/test_publish.py", "operators/test_field.py",
