@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import replace
@@ -25,7 +26,7 @@ class Ack:
 
     __slots__ = ("_count", "_on_settled", "spans")
 
-    def __init__(self, on_settled: Callable[[], object], spans: Sequence[Any] = ()) -> None:
+    def __init__(self, on_settled: Callable[..., object], spans: Sequence[Any] = ()) -> None:
         self._on_settled = on_settled
         self.spans = spans
         self._count = 0
@@ -38,15 +39,19 @@ class Ack:
         """Wait for one less."""
         self._count -= 1
         if not self._count:
-            self._on_settled()
+            self._settled()
+
+    def _settled(self) -> None:
+        self._on_settled()
 
 
 class Chunk(list[Any]):
-    """Events that belong together, such as those of one message or one request.
+    """Events that belong together, such as those of one request, or of messages that came together.
 
     Args:
         events: The events.
         ack: Settled when all of them are.
+        acks: Or several, in the order of the events, and how many events each is of.
         origin: Where they came from, or a function that gives it for one of them.
 
     Attributes:
@@ -57,12 +62,42 @@ class Chunk(list[Any]):
     text: memoryview | None = None
 
     def __init__(
-        self, events: Iterable[Any], ack: Ack | None = None, *, origin: str | Callable[[Any], str | None] | None = None
+        self,
+        events: Iterable[Any],
+        ack: Ack | None = None,
+        *,
+        acks: Sequence[tuple[Ack, int]] = (),
+        origin: str | Callable[[Any], str | None] | None = None,
     ) -> None:
         super().__init__(events)
-        self.ack = ack
+        self.acks = acks if ack is None else ((ack, len(self)),)
         self.origin = origin
         self.rejected: list[DeadLetter] = []
+        self._by_event: dict[int, list[Ack]] = {}
+
+    def acks_of(self, event: Any) -> Sequence[Ack]:
+        """Return what an event is acknowledged by; of one that is not in it, or twice, whatever it may be."""
+        if len(self.acks) > 1 and not self._by_event:
+            acks = chain.from_iterable([ack] * number for ack, number in self.acks)
+            for each, ack in zip(map(id, self), acks, strict=True):
+                self._by_event.setdefault(each, []).append(ack)
+        return self._by_event.get(id(event)) or [ack for ack, _ in self.acks]
+
+    def split(self) -> Iterator[Chunk]:
+        """Yield the events of each acknowledgement."""
+        for ack, events in self.waiting(self, self):
+            yield Chunk(events, ack)
+
+    def waiting(self, keys: Sequence[Any], events: Sequence[Any]) -> Iterator[tuple[Ack, Sequence[Any]]]:
+        """Yield its acknowledgements, with those of the keys, of some of its events, that each waits for."""
+        if len(self.acks) > 1 and len(keys) < len(self):
+            for key, event in zip(keys, events, strict=True):
+                yield from ((ack, (key,)) for ack in self.acks_of(event))
+            return
+        at = 0
+        for ack, number in self.acks:
+            yield ack, keys if len(self.acks) == 1 else keys[at : at + number]
+            at += number
 
 
 Retained: TypeAlias = Sequence[tuple[Ack, Iterable[Hashable]]]
@@ -87,7 +122,7 @@ class PendingAcks:
         acks = WindowAcks(bounds, {compacted.key for compacted in window})
         self._windows.update(dict.fromkeys(bounds, acks))
         for ack, keys in window.acks:
-            acks.wait(ack, iter(keys))
+            acks.add(ack, keys)
         return window
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
@@ -110,19 +145,22 @@ class WindowAcks:
     def __init__(self, bounds: Mapping[int, Bounds | None], keys: set[Hashable]) -> None:
         self.bounds = bounds  # so that their identities are no others'
         self._outstanding = keys
-        self._waiting: dict[Hashable, list[tuple[Ack, Iterator[Hashable]]]] = {}
+        self._waiting = defaultdict[Hashable, list[tuple[Ack, Iterator[Hashable]]]](list)
 
-    def wait(self, ack: Ack, keys: Iterator[Hashable]) -> None:
-        """Wait for the first of these keys that is outstanding; release when none is."""
-        for key in filter(self._outstanding.__contains__, keys):
-            self._waiting.setdefault(key, []).append((ack, keys))
+    def add(self, ack: Ack, keys: Iterable[Hashable]) -> None:
+        """Release an acknowledgement when none of these keys is outstanding."""
+        self._wait((ack, filter(self._outstanding.__contains__, keys)))
+
+    def _wait(self, waiting: tuple[Ack, Iterator[Hashable]]) -> None:
+        for key in waiting[1]:
+            self._waiting[key].append(waiting)
             return
-        ack.release()
+        waiting[0].release()
 
     def settle(self, keys: Sequence[Hashable]) -> bool:
         """Go on to the next key, for all that waited for one of these; return whether they were the last."""
         self._outstanding.difference_update(keys)  # all at once: what waits for several of them is looked at once
         for key in keys:
-            for ack, others in self._waiting.pop(key, ()):
-                self.wait(ack, others)
+            for waiting in self._waiting.pop(key, ()):
+                self._wait(waiting)
         return not self._outstanding

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -202,15 +202,15 @@ class Run(Demand):
         if self._route is None:
             self._settle(letter)
             return
-        ack = None if chunk is None else chunk.ack
-        if ack is not None:
+        acks = () if chunk is None else chunk.acks_of(letter.event)
+        for ack in acks:
             ack.retain()
-        self._route.push(letter, partial(self._settle, letter, ack))
+        self._route.push(letter, partial(self._settle, letter, acks))
 
-    def _settle(self, letter: DeadLetter, ack: Ack | None = None) -> None:
+    def _settle(self, letter: DeadLetter, acks: Iterable[Ack] = ()) -> None:
         """Acknowledge what waits for a dead letter; what was abandoned is returned to the broker."""
         self._room.set()
-        if ack is not None:
+        for ack in acks:
             ack.release()
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._acks.settle((letter.event,))

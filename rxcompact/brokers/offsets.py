@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from operator import itemgetter
 from typing import Any
 
 from rxcompact.brokers.unacked import ACK, UnackedMessages
@@ -16,36 +15,37 @@ METADATA = re.compile(r"rxcompact(?: \d{1,18})+", re.ASCII)
 
 
 class Ranges:
-    """Offsets: all below the ``first`` that is missing, and ranges behind it."""
+    """Offsets: all below the ``first`` that is missing, and ranges ``behind`` it, with a gap before each."""
 
     def __init__(self, first: int) -> None:
-        self.first = first
-        self.behind: list[tuple[int, int]] = []  # in order, with a gap before each
+        self._found = [(-1, first)]
+        self._added: list[tuple[int, int]] = []
+
+    def add(self, start: int, stop: int) -> None:
+        self._added.append((start, stop))
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        yield 0, self.first
-        yield from self.behind
+        if self._added:  # sorting many once costs less than finding the place of each
+            found: list[tuple[int, int]] = []
+            for start, stop in sorted([*self._found, *self._added]):
+                if not found or start > found[-1][1]:
+                    found.append((start, stop))
+                elif stop > found[-1][1]:
+                    found[-1] = found[-1][0], stop
+            self._found, self._added = found, []
+        return iter(self._found)
+
+    @property
+    def first(self) -> int:
+        return next(iter(self))[1]
+
+    @property
+    def behind(self) -> list[tuple[int, int]]:
+        return list(self)[1:]
 
     def __contains__(self, offset: int) -> bool:
-        at = bisect_right(self.behind, offset, key=itemgetter(0))
-        return offset < self.first or (at > 0 and offset < self.behind[at - 1][1])
-
-    def add(self, start: int, stop: int) -> int:
-        """Add a range; return how many of its offsets are new."""
-        start = max(start, self.first)
-        if start >= stop:
-            return 0
-        low = bisect_left(self.behind, start, key=itemgetter(1))
-        high = bisect_right(self.behind, stop, key=itemgetter(0))
-        touched = self.behind[low:high]
-        new = stop - start - sum(min(stop, each[1]) - max(start, each[0]) for each in touched)
-        if touched:
-            start, stop = min(start, touched[0][0]), max(stop, touched[-1][1])
-        self.behind[low:high] = [(start, stop)]
-        if start == self.first:
-            del self.behind[0]
-            self.first = stop
-        return new
+        found = list(self)
+        return offset < found[bisect_left(found, (offset + 1,)) - 1][1]
 
 
 class Offsets:
@@ -100,9 +100,13 @@ class Offsets:
 
     def skip(self, position: int) -> int:
         """Go on at a position, before which there is nothing more; return how many offsets were not taken."""
-        skipped = self.taken.add(self.position, position)
+        if position <= self.position:
+            return 0
+        taken = sum(max(0, min(stop, position) - max(start, self.position)) for start, stop in self.taken)
+        skipped = position - self.position - taken
+        self.taken.add(self.position, position)
         self.settled.add(self.position, position)
-        self.position = max(self.position, position)
+        self.position = position
         return skipped
 
     def settle(self, offsets: Sequence[int]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import chain, repeat
+from itertools import accumulate, chain, pairwise, repeat
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -27,7 +28,7 @@ from rxcompact.operators.turns import BYTES
 from rxcompact.reader.items import LARGE, LETTER, SHOWN, Malformed, items_path
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import are_objects, slice_of
-from rxcompact.reader.text import MIB
+from rxcompact.reader.text import MIB, PIECE
 from rxcompact.timestamps import posix
 
 MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
@@ -60,11 +61,24 @@ class RefusedError(TransientError):
 class Messages:
     """Messages that came together, less those that were pushed."""
 
-    identities: list[Identity]
-    bodies: list[bytes]
+    identities: Sequence[Identity]
+    bodies: Sequence[bytes]
     part: Any = None
     """Of the broker, such as a partition, where its identities are of that."""
     spans: Mapping[Identity, Any] = field(default_factory=dict)
+
+
+class MessagesAck(Ack):
+    """Acknowledges messages of a part together; few objects each, which the garbage collector has to look at."""
+
+    __slots__ = ("_identities", "_part")
+
+    def __init__(self, settle: Callable[[Any, Any], object], part: Any, identities: Any, spans: Sequence[Any]) -> None:
+        super().__init__(settle, spans)
+        self._part, self._identities = part, identities
+
+    def _settled(self) -> None:
+        self._on_settled(self._part, self._identities)
 
 
 class BrokerSource(ABC):
@@ -252,7 +266,7 @@ class BrokerSource(ABC):
         """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
         identities, bodies = self._unacked.take(identities, replies, bodies)
         if identities:
-            self._waiting.append(Messages(list(identities), list(bodies), spans=self._spans(headers)))
+            self._waiting.append(Messages(identities, bodies, spans=self._spans(headers)))
 
     def _spans(self, headers: Mapping[Identity, Mapping[str, bytes | None]]) -> Mapping[Identity, Any]:
         """Return the span contexts of messages that have headers, where the run is traced."""
@@ -280,47 +294,71 @@ class BrokerSource(ABC):
                 yield None
 
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
-        """Yield the events of messages that are settled together."""
-        number = min(self._together, max(1, int(SLICE / self._events_each)))
-        if messages.spans:  # a message of a trace is settled alone: no window links to spans of another
-            spanned = [at for at, each in enumerate(messages.identities[:number]) if each in messages.spans]
-            number = max(1, min(spanned, default=number))
-        bodies = messages.bodies[:number]
-        number, counts, events = yield from self._read(bodies[: slice_of(bodies, number)])
+        """Yield the events of some messages; where there is too little capacity, of those settled with the first."""
+        together, number = self._together, self._number(messages)
+        number, counts, events = yield from self._read(messages.bodies[:number])
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
-        identities = messages.identities[:number]
-        span = messages.spans.get(identities[0])
-        ack = Ack(partial(self._settle, messages.part, identities), () if span is None else (span,))
-        ack.retain()  # until the last is pushed
+        ends = [len(events)]  # of those that are settled together
+        if number > together:
+            counts = list(counts)
+            ends = list(accumulate(sum(counts[start : start + together]) for start in range(0, number, together)))
+        acks: list[tuple[Ack, int]] = []
         found: dict[int, Identity] = {}
 
         def origin(event: Any) -> str | None:
             if not found:  # searching for each event would take long, where many are rejected
-                found.update(zip(map(id, events), chain.from_iterable(map(repeat, identities, counts)), strict=True))
+                found.update(zip(map(id, events), chain.from_iterable(map(repeat, identities, counts)), strict=False))
             return self._describe(messages.part, found[id(event)]) if id(event) in found else None
 
         at = 0
         while at < max(1, len(events)):
             part = events[at : at + SLICE]
-            part = part[: slice_of(part, SLICE)]
+            size = sum(map(len, part))
+            part = part if size <= PIECE else part[: slice_of(part, SLICE)]
             while part and not self._demand.accepts(part):  # it may take more than its capacity of what is held already
                 part = part[: max(self._demand.capacity(), len(part) // 2)]
             if self._left <= 0 or self._observer is None or (events and not part):
                 yield None
                 continue
-            if not at:
-                del messages.identities[:number], messages.bodies[:number]
+            if acks:
+                acks = [(acks[-1][0], len(part))]
+            else:
+                del ends[bisect_left(ends, len(part)) + 1 :]
+                number, events = min(number, together * len(ends)), events[: ends[-1]]
+                identities = messages.identities[:number]
+                messages.identities, messages.bodies = messages.identities[number:], messages.bodies[number:]
+                acks = list(self._acks(messages, identities, [*ends[:-1], len(part)]))
             at += max(1, len(part))
-            self._left -= max(len(part), sum(map(len, part)) // BYTES)
-            yield Chunk(part, ack, origin=origin)
-        ack.release()
+            self._left -= max(len(part), size // BYTES)
+            yield Chunk(part, acks=acks, origin=origin)
+            for ack, _ in acks[:-1] if at < len(events) else acks:
+                ack.release()
         if not messages.bodies:
             self._waiting.popleft()
 
-    def _read(self, bodies: list[bytes]) -> Generator[None, None, tuple[int, Iterable[int], list[bytes]]]:
+    def _number(self, messages: Messages) -> int:
+        """Return how many messages to read at once."""
+        number = max(1, int(SLICE / self._events_each))
+        if messages.spans:  # a message of a trace is settled alone: no window links to spans of another
+            spanned = [at for at, each in enumerate(messages.identities[:number]) if each in messages.spans]
+            number = max(1, min(spanned, default=number))
+        return slice_of(messages.bodies, number)
+
+    def _acks(
+        self, messages: Messages, identities: Sequence[Identity], ends: Iterable[int]
+    ) -> Iterator[tuple[Ack, int]]:
+        """Yield what acknowledges messages together, up to each of these ends, and the number of their events."""
+        settle, spans = self._settle, [messages.spans[identities[0]]] if identities[0] in messages.spans else ()
+        starts = range(0, len(identities), self._together)
+        for start, (before, end) in zip(starts, pairwise((0, *ends)), strict=True):
+            ack = MessagesAck(settle, messages.part, identities[start : start + self._together], spans)
+            ack.retain()  # until the last is pushed
+            yield ack, end - before
+
+    def _read(self, bodies: Sequence[bytes]) -> Generator[None, None, tuple[int, Iterable[int], Sequence[bytes]]]:
         """Return of how many messages the events were read, how many each has, and all of these."""
         if not self._items and (lines := lines_of(bodies)) is not None:
-            return len(bodies), map(count_lines, bodies), lines
+            return len(bodies), [1] * len(bodies) if lines is bodies else map(count_lines, bodies), lines
         counts, events = list[int](), list[bytes]()
         for body in bodies:
             before = len(events)
@@ -341,7 +379,7 @@ class BrokerSource(ABC):
         return len(counts), counts, events
 
 
-def lines_of(bodies: list[bytes]) -> list[bytes] | None:
+def lines_of(bodies: Sequence[bytes]) -> Sequence[bytes] | None:
     """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
     block = b"\n".join(bodies)
     if len(block) > LARGE or LETTER in block:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase
 
-from rxcompact.acks import Ack
+from rxcompact.acks import Chunk
 from rxcompact.clock import INFINITY, TICK, Clock
 from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
@@ -43,7 +43,7 @@ class Windows(SerializedEmitter, ABC):
         self._dead_letters = options.reject()
         self._abandoned = False
         self._full: NoRoomError | None = None
-        self._ack: Ack | None = None  # of the chunk that is being added
+        self._chunk: Chunk | None = None  # that is being added
         self._buckets: dict[int, Bucket] = {}
         self._first = INFINITY  # no bucket before is open
         self.left = 0  # keys that were in a bucket and no longer are
@@ -72,15 +72,19 @@ class Windows(SerializedEmitter, ABC):
             self.fail(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
-        ack = self._ack = getattr(chunk, "ack", None)
-        if ack is not None:
+        self._chunk = chunk if isinstance(chunk, Chunk) else None
+        acks = () if self._chunk is None else self._chunk.acks
+        if self._chunk is not None and len(acks) > 1 and self._new_bucket not in (RowBucket, EventBucket):
+            for part in self._chunk.split():
+                self._add(part)
+            return
+        for ack, _ in acks:
             ack.retain()
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
         if self._abandoned and chunk:
             self._close_all("drain")
-        if ack is not None:
-            self.pending.append(ack.release)  # after the rejections
+        self.pending.extend(ack.release for ack, _ in acks)  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         self.run(partial(self._close_all, trigger), then)
@@ -169,7 +173,7 @@ class Windows(SerializedEmitter, ABC):
         if self._options.raw:
             add = partial(bucket.add_sized, replacing=self._options.keep != "first")
         if isinstance(bucket, KeyedBucket):
-            bucket.ack = self._ack
+            bucket.ack = None if self._chunk is None or not self._chunk.acks else self._chunk.acks[0][0]
             with self._counting(bucket):
                 add(keys, events, seen)
             if bucket.leads:
@@ -181,8 +185,9 @@ class Windows(SerializedEmitter, ABC):
         add(keys, events, seen)
         self._held += len(bucket.table) - held
         self.size += bucket.size - size
-        if self._ack is not None:
-            bucket.retain(self._ack, keys)
+        if self._chunk is not None:
+            for ack, some in self._chunk.waiting(keys, events):
+                bucket.retain(ack, some)
 
     def _forget_quiet(self) -> None:
         limit = None if self._options.max_quiet is None else self._options.max_quiet()

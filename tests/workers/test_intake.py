@@ -17,7 +17,7 @@ from rxcompact import Orchestrator
 from rxcompact.brokers import BrokerSource, UnackedMessages
 from rxcompact.brokers.unacked import ACK, NAK
 from rxcompact.errors import ArgumentError, TransientError
-from rxcompact.testing import run
+from rxcompact.testing import START, run
 
 
 class ListSource(BrokerSource):
@@ -84,6 +84,46 @@ async def test_messages_are_pushed_together_and_settled_together() -> None:
     await asyncio.sleep(60)
     assert sorted(source.settled) == [0, 1, 2, 3, 4]
     await orchestrator.stop()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"fields": ["first_seen"]},
+        {"count": 2},
+        {"leading": True},
+        {"per_key": True},
+        {"gap": 3},
+        {"time_mapper": "ts", "lateness": 60},
+        {"time_mapper": "ts", "lateness": 0},
+        {"time_mapper": "ts", "lateness": 60, "gap": 3},
+    ],
+    ids=str,
+)
+async def test_of_messages_that_come_together_each_waits_for_its_own_events(options: dict[str, Any]) -> None:
+    """Some are stuck in the sink, one has no place in any window, and a dead letter is not delivered."""
+
+    async def sink(batch: Any) -> dict[int, Exception]:
+        return {position: TransientError() for position, it in enumerate(batch) if it.key in "bf"}
+
+    async def letters(batch: Any) -> dict[int, Exception]:
+        return {position: TransientError() for position, it in enumerate(batch) if it.event.event == truncated}
+
+    keys = "abcadebfagc"
+    bodies = [json.dumps({"id": key, "ts": START + 10 * (number % 4)}).encode() for number, key in enumerate(keys)]
+    truncated = b'{"id": "z'
+    source = ListSource([*bodies, truncated, b"{"], together=1)
+    pipeline = simple_pipeline(
+        source, sink=sink, key_mapper="id", timespan=10, max_age=600, batch_timespan=1, idle=60, **options
+    )
+    orchestrator = Orchestrator(pipeline.having(dead_letters=letters))
+    await orchestrator.start()
+    await asyncio.sleep(300)
+    waiting = {number for number, key in enumerate(keys) if key in "bf"} | {11}
+    waiting -= {6} if options.get("lateness") == 0 else set()  # which is late
+    assert set(range(len(bodies) + 2)) - set(source.settled) == waiting
+    await orchestrator.stop(1)
 
 
 async def test_duplicates_of_what_is_held_need_no_room() -> None:
