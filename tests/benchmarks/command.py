@@ -21,6 +21,7 @@ _, status, used = os.wait4(pid, 0)
 print(status, used.ru_utime + used.ru_stime, used.ru_maxrss)"""
 """A small program in between: a process counts as its own the memory of the one that it was forked from."""
 BY_HAND = Path(__file__).with_name("by_hand.py")
+FLOOR = Path(__file__).with_name("floor.py")
 STEP = 7919
 """Prime: going through the keys by it, all of them come up, in no order."""
 KEYS = (1000, 10_000, 139_000)
@@ -75,8 +76,10 @@ def _group(lines: int, keys: int) -> Group:
     compact = ["-m", "rxcompact", "compact", path, "--key=id", "--timespan=3600"]
     programs = {
         "by hand": [BY_HAND, path],
+        "with the promises": [FLOOR, path],
         "rxcompact compact": compact,
         "by hand, --time": [BY_HAND, path, "ts"],
+        "with the promises, --time": [FLOOR, path, "ts"],
         "rxcompact compact --time": [*compact, "--time=ts"],
     }
     cases = [Case(name, partial(process, command=command), lines, total) for name, command in programs.items()]
@@ -84,5 +87,10 @@ def _group(lines: int, keys: int) -> Group:
         Target("1", f"rxcompact compact{time}", f"by hand{hand}", limit, of=of)
         for time, hand, cpu in (("", "", 1.3), (" --time", ", --time", 1.5))
         for of, limit in (("cpu", cpu), ("memory", 1.5))
+    ]
+    targets += [
+        Target("1 floor", f"rxcompact compact{time}", f"with the promises{hand}", 1.15, of=of)
+        for time, hand in (("", ""), (" --time", ", --time"))
+        for of in ("cpu", "memory")
     ]
     return Group(f"the command, {keys:,} keys", cases, targets)
