@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, members_decoder, why_malformed
-from rxcompact.reader.scan import EVENTS, WHITE, are_objects, elements_of, split_array
+from rxcompact.reader.scan import EVENTS, WHITE, Objects, are_objects, elements_of, split_array
 from rxcompact.reader.text import PIECE
 
 SHOWN = 200  # bytes kept of a piece that is too long
@@ -219,32 +219,25 @@ class Batch:
         self._text: memoryview | None = None  # of the events of the first of these
 
     def add(
-        self,
-        text: bytes,
-        values: Sequence[bytes],
-        *,
-        flat: bool = False,
-        least: bytes | None = None,
-        exact: memoryview | None = None,
+        self, text: bytes, values: Sequence[bytes], *, flat: bool = False, found: Objects | None = None
     ) -> Iterator[list[bytes]]:
         """Add the events of values, which stand in a text in this order, and yield those that are due.
 
-        ``flat``: none of the values is a list of events; ``least`` is the least of them, and ``exact`` the text without
-        anything else.
+        ``flat``: none of the values is a list of events; ``found``: what is known of them already.
         """
         if values:
             if len(text) > LONG:
                 yield []  # it took a while
-            least = least or min(values)  # comparing them is faster than a search
+            least = found.least if found else min(values)  # comparing them is faster than a search
             flat = flat or least >= b"{" or all(value[:1] != b"[" for value in values)
             if flat and not self._steps and (least > AFTER_LETTERS or LETTER not in text):
                 self._append(self.line, text, values)
-                if len(self._parts) == 1 and self._parts[0][2] is values:  # each as it stands there
-                    self._text = exact
+                if found and len(self._parts) == 1 and self._parts[0][2] is values:  # each as it stands there
+                    self._text = found.text
             else:
                 yield from self._unwrap(self.line, text, values, self._steps, flat=flat)
         # `replace` counts faster than `count`
-        self.line += len(text) - len(text.replace(b"\n", b""))
+        self.line += found.newlines if found else len(text) - len(text.replace(b"\n", b""))
         if len(self._chunk) >= EVENTS:
             yield from self.flush()
 

@@ -146,10 +146,8 @@ class Reader:
         usual = at == self._alone == 0 and len(buffer) <= 2 * PIECE and (self.blank or not self._is_array)
         if usual and (found := scan.objects_of(buffer)) is not None:
             self._begin(array=False)
-            lines, least = found
+            yield from self._batch.add(buffer, found.lines, found=found)
             at = buffer.rfind(b"\n") + 1
-            exact = memoryview(buffer)[:at] if buffer.isascii() or scan.is_utf8(buffer[:at]) else None
-            yield from self._batch.add(buffer, lines, least=least, exact=exact)
             if not final or at == len(buffer):
                 return at
         stop = len(buffer) if final else self._last(buffer, b"\n", at) + 1

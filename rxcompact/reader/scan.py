@@ -8,6 +8,7 @@ from contextlib import suppress
 from functools import cache, partial
 from itertools import islice
 from operator import itemgetter
+from typing import NamedTuple
 
 import msgspec
 
@@ -72,13 +73,23 @@ def pieces_of(text: bytes, decode: Callable[[bytes], Iterable[msgspec.Raw]] = _d
 elements_of = partial(pieces_of, decode=msgspec.json.Decoder(list[msgspec.Raw]).decode)
 
 
-def objects_of(text: bytes) -> tuple[list[bytes], bytes] | None:
-    """Return lines that are an object each, see `are_objects`, and the least; None where there is anything else.
+class Objects(NamedTuple):
+    """Lines of a text that are an object each."""
+
+    lines: list[bytes]
+    least: bytes
+    newlines: int
+    text: memoryview | None
+    """All of them as they stand there, if they are UTF-8."""
+
+
+def objects_of(text: bytes) -> Objects | None:
+    """Return lines that are an object each, see `are_objects`; None where there is anything else.
 
     Of the last one, which may go on in the next line, it is known that it does not.
     """
     lines = (text.replace(b"\r\n", b"\n") if b"\r" in text else text).split(b"\n")
-    rest = lines.pop()
+    rest, newlines = lines.pop(), len(lines)
     least = min(lines, default=b"")
     if not least:
         lines = list(filter(None, lines))
@@ -88,13 +99,13 @@ def objects_of(text: bytes) -> tuple[list[bytes], bytes] | None:
     with suppress(MalformedError):  # it is malformed alone
         if end_of_value(lines[-1], 0, len(lines[-1])) is None:
             return None
-    return lines, least
+    whole = memoryview(text)[: text.rfind(b"\n") + 1]
+    return Objects(lines, least, newlines, whole if text.isascii() or _is_utf8(whole) else None)
 
 
-def is_utf8(text: bytes) -> bool:
-    """Return whether a text is UTF-8."""
+def _is_utf8(text: memoryview) -> bool:
     try:
-        text.decode()
+        str(text, "utf-8")
     except UnicodeDecodeError:
         return False
     return True
