@@ -35,6 +35,7 @@ EXCERPT = 200  # characters of a failure's body that its error shows
 EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 DOTS = {".", ".."}
+is_safe = re.compile(r"[\w.~-]+", re.ASCII).fullmatch  # as it stands, in a URL
 LONGEST = 8192  # characters of a field in a URL; servers take no longer URLs
 HTML = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b",
@@ -225,10 +226,15 @@ def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     return lambda _: fixed
 
 
-def _quoted(value: str, name: str | None) -> str:
+def _quoted(value: Any, name: str | None, before: str, where: URL) -> str:
+    value = text_of(value)
+    if value is None:
+        raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
+    if not value and "?" not in before:
+        raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
     if len(value) > LONGEST:
         raise PermanentError(f"the field {name!r} has {len(value)} characters: at most {LONGEST} in a URL")
-    return quote(value, safe="")
+    return value if is_safe(value) else quote(value, safe="")
 
 
 def _template(url: str) -> Callable[[Any], URL]:
@@ -249,13 +255,9 @@ def _template(url: str) -> Callable[[Any], URL]:
         for text, name, field in fields:
             filled += text
             if field is not None:
-                values = [text_of(field(each)) for each in (event if isinstance(event, list) else [event])]
-                if None in values:
-                    raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
-                if "" in values and "?" not in filled:
-                    raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
-                filled += ",".join(_quoted(value or "", name) for value in values)
-        if not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
+                events = event if isinstance(event, list) else (event,)
+                filled += ",".join([_quoted(field(each), name, filled, where) for each in events])
+        if "/." in filled and not DOTS.isdisjoint(filled.partition("?")[0].split("/")):
             raise PermanentError(f"a field of dots would change the path at {where}")
         return URL(filled, encoded=True)
 
@@ -264,6 +266,8 @@ def _template(url: str) -> Callable[[Any], URL]:
 
 def text_of(value: Any) -> str | None:
     """Return a value as text, None for a missing one."""
+    if type(value) is str:
+        return value
     value = plain(value)
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
 

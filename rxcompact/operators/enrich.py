@@ -30,6 +30,7 @@ K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
 R = TypeVar("R", default=Any)
 P = ParamSpec("P")
+YIELDS = (GeneratorType, AsyncGeneratorType)
 UNKNOWN = object()
 NOTHING = object()
 """The answer that there is nothing to add."""
@@ -152,9 +153,8 @@ class EnrichStage(PooledStage):
         self._next = 0  # place, of those that complete in order
         self._completed: dict[int, Compacted | None] = {}  # that wait for one before them
 
-    def _handle(self, entries: list[Entry]) -> None:
+    def _handle(self, entries: list[Entry], now: float) -> None:
         leaders: list[Entry] = []
-        now = self._loop.time()
         for entry in entries:
             if entry.deadline <= now:
                 self._lost("expired", entry)
@@ -165,14 +165,21 @@ class EnrichStage(PooledStage):
                 self.lookups["shared"] += 1
             else:
                 leaders.append(entry)
-        self.lookups["call"] += len(leaders)
+        if leaders:
+            self.lookups["call"] += len(leaders)
         size = self._batch or 1
         for start in range(0, len(leaders), size):
             self._submit(leaders[start : start + size])
 
     def _joins(self, entry: Entry, leader: Entry) -> bool:
         """Have an event served by a call that is under way, if it is for an equal one; return whether it is."""
-        if entry is leader or (self._merge is None and not _same(entry.compacted.event, leader.compacted.event)):
+        if entry is leader:
+            return False
+        try:
+            is_equal = self._merge is not None or bool(entry.compacted.event == leader.compacted.event)
+        except Exception:  # noqa: BLE001 - of whatever type events are
+            is_equal = False
+        if not is_equal:
             return False
         if leader.others is None:
             leader.others = []
@@ -189,7 +196,7 @@ class EnrichStage(PooledStage):
                 if not is_nothing_found(error):
                     raise
                 return (NOTHING,)
-            if isinstance(result, GeneratorType | AsyncGeneratorType):
+            if isinstance(result, YIELDS):
                 raise AnswerError(f"the enricher yields: it must return the event, got {short(result)}")
             return (result,)
         results = await self._enricher([entry.compacted.event for entry in entries])
@@ -286,10 +293,3 @@ class EnrichStage(PooledStage):
             if enriched is not None:
                 super()._lost("abandoned", Entry(0.0, place, enriched))
         super()._close()
-
-
-def _same(one: Any, other: Any) -> bool:
-    try:
-        return bool(one == other)
-    except Exception:  # noqa: BLE001 - of whatever type events are
-        return False

@@ -60,8 +60,8 @@ class Job(Attempts):
     def narrow_to(self, entries: list[Entry]) -> None:
         self.entries = entries
         if entries:
-            deadlines = [*map(deadline_of, entries)]
-            self.earliest, self.latest = min(deadlines), max(deadlines)
+            deadlines = sorted(map(deadline_of, entries))
+            self.earliest, self.latest = deadlines[0], deadlines[-1]
 
     def split(self, entries: list[Entry]) -> Job:
         """Return a job for some of its entries: it has come as far, and goes on by itself."""

@@ -190,7 +190,7 @@ class PublishStage(PooledStage):
         self._name = options.sink.target if isinstance(options.sink, TargetedSink) else ""
         self._open: Job | None = None
 
-    def _handle(self, entries: list[Entry]) -> None:
+    def _handle(self, entries: list[Entry], now: float) -> None:
         start, count = 0, self._count
         if size := sum(map(size_of, map(compacted_of, entries))):
             count = max(1, min(count, BATCH_BYTES * len(entries) // size))
@@ -199,9 +199,9 @@ class PublishStage(PooledStage):
             end = start + max(1, count - (0 if job is None else len(job.entries)))
             part, full = entries[start:end], end <= len(entries)
             if job is not None:
-                self._add(job, part, self._wait(part))
+                self._add(job, part, self._wait(part, now))
             else:
-                self._open = self._submit(part, None if full else self._wait(part))
+                self._open = self._submit(part, None if full else self._wait(part, now))
             if full:
                 self._close_batch()
             start = end
@@ -210,9 +210,9 @@ class PublishStage(PooledStage):
         del entry
         return self._name
 
-    def _wait(self, entries: list[Entry]) -> float:
+    def _wait(self, entries: list[Entry], now: float) -> float:
         # for no more than half of what is left to the oldest of these
-        left = min(map(deadline_of, entries)) - self._loop.time()
+        left = min(map(deadline_of, entries)) - now
         return float(max(0.0, min(self._linger, left / 2)))
 
     def _open_batch(self) -> Job | None:

@@ -65,7 +65,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         self._completion: Callable[[], None] | None = None
 
     @abstractmethod
-    def _handle(self, entries: list[Entry]) -> None:
+    def _handle(self, entries: list[Entry], now: float) -> None:
         """Have calls made for events."""
 
     @abstractmethod
@@ -82,7 +82,11 @@ class PooledStage(Waiting, ObserverBase[Any]):
     # ── in and out ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
-        self._run(self._take, [value] if isinstance(value, Compacted) else value)
+        items = [value] if isinstance(value, Compacted) else value
+        if is_running(self._loop):
+            self._take(items)
+        else:
+            self._loop.call_soon_threadsafe(self._take, items)
 
     def on_completed(self) -> None:
         self._run(self._finish, self._observer.on_completed)
@@ -120,7 +124,6 @@ class PooledStage(Waiting, ObserverBase[Any]):
             self._loop.call_soon_threadsafe(action, *arguments)
 
     def _take(self, items: Sequence[Compacted]) -> None:
-        self._held += len(items)
         now, wall, max_age = self._loop.time(), self._clock.wall, self._max_age
         latest, ages = now + max_age, max_age - wall.offset  # without a birth they begin to age now
         entries: list[Entry] = []
@@ -129,7 +132,8 @@ class PooledStage(Waiting, ObserverBase[Any]):
             if born is not None:  # where the wall clock was set, by what it showed then
                 deadline = min(latest, max_age + wall.instant(born) if wall.past else born + ages)
             entries.append(Entry(deadline, place, compacted))
-        self._handle(entries)
+        self._held += len(entries)
+        self._handle(entries, now)
 
     def _finish(self, completion: Callable[[], None]) -> None:
         self._completion = completion
@@ -236,7 +240,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 entries = job.entries
                 if (self._services or not entries) and self._is_held(job):
                     return
-                job.task = asyncio.current_task()
+                job.task = asyncio.current_task(self._loop)
                 job.count += 1
                 job.timed_out = False
                 job.began, job.due = now, now + self._timeout
@@ -260,7 +264,8 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 self._call_ended(job, entries, now, span, results)
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
-                await self._settle(job, entries, results)
+                if not self._took_all(job, entries, results):
+                    await self._settle(job, entries, results)
         except (SystemExit, KeyboardInterrupt) as error:  # which end the loop
             job.error = error
             self._close()
@@ -269,18 +274,29 @@ class PooledStage(Waiting, ObserverBase[Any]):
             del job, entries  # an error's traceback may hold this frame
             self._settled()
 
+    def _took_all(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> bool:
+        """Settle what a call took, if nothing of it failed, or expired meanwhile; return whether that is so."""
+        for result in results:
+            if isinstance(result, BaseException):
+                return False
+        if len(job.entries) < len(entries):
+            return False
+        self._answered(job, entries)
+        self._succeeded(job, entries, results)
+        return True
+
+    def _answered(self, job: Job, entries: list[Entry]) -> None:
+        if (now := self._loop.time()) > self._since + 1:
+            self._since, self._answers = now, 0
+        self._answers += 1
+        self._latency += (now - job.began - self._latency) / (8 if self._latency else 1)
+        if self._services:
+            self._succeed_at(self._target(entries[0]))
+
     async def _settle(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> None:
-        failed = [pair for pair in zip(entries, results, strict=False) if isinstance(pair[1], BaseException)]
-        if len(failed) < len(entries):
-            if (now := self._loop.time()) > self._since + 1:
-                self._since, self._answers = now, 0
-            self._answers += 1
-            self._latency += (now - job.began - self._latency) / (8 if self._latency else 1)
-            if self._services:
-                self._succeed_at(self._target(entries[0]))
-        if not failed and len(job.entries) == len(entries):
-            self._succeeded(job, entries, results)
-            return
+        """Settle what a call took; have what failed alike go on, or end, by itself."""
+        if not all(isinstance(result, BaseException) for result in results):
+            self._answered(job, entries)
         held = set(map(id, job.entries))  # some may have expired
         pairs = [pair for pair in zip(entries, results, strict=True) if id(pair[0]) in held]
         taken = [(entry, result) for entry, result in pairs if not isinstance(result, BaseException)]
