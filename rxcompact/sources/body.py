@@ -92,27 +92,27 @@ class RequestError(Exception):
 
 
 class Blocks:
-    """The blocks of a body that may take so many seconds; no timer runs while one is there."""
+    """The blocks of a body that may take so many seconds, the first one first; no timer runs while one is there."""
 
-    def __init__(self, content: StreamReader, timeout: float) -> None:
-        self._content, self._timeout = content, timeout
+    def __init__(self, content: StreamReader, first: bytes, seconds: float) -> None:
+        self._content, self._first, self._seconds = content, first, seconds
         self._time = asyncio.get_running_loop().time
         self.restart()
 
     def restart(self) -> None:
         """Count its seconds from now on."""
-        self._until = self._time() + self._timeout
+        self._until = self._time() + self._seconds
 
     async def next(self, patience: float = INFINITY) -> bytes | None:
         """Return a block, an empty one at the end, None for so long a silence; raise RequestError when it is late."""
-        block = self._content.read_nowait()
+        block, self._first = self._first or self._content.read_nowait(), b""
         if block or self._content.is_eof():
             return block
         with suppress(TimeoutError):
             async with asyncio.timeout_at(min(self._until, self._time() + patience)):
                 return await self._content.readany()
         if self._time() >= self._until:
-            raise RequestError(408, f"the body took longer than {self._timeout:g} s (body_timeout)", CLOSE)
+            raise RequestError(408, f"the body took longer than {self._seconds:g} s (body_timeout)", CLOSE)
         return None
 
 
@@ -140,13 +140,14 @@ async def read_parts(
     for more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
     """
     compression = _compression(request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding"))
+    first = request.content.read_nowait()
+    is_whole = request.content.is_eof() and len(first) <= min(max_body, max_event)
+    if is_whole and not items and compression is None and (event := single_event(first)) is not None:
+        hold(2 * READ + int(COPIES * len(first)) + OVERHEAD)
+        return [Part([event], Position("", 0, [(1, first, [event])]))]
     hold(2 * READ)
-    body = Blocks(request.content, body_timeout)
+    body = Blocks(request.content, first, body_timeout)
     block = await body.next() or b""
-    is_plain = not items and compression is None and len(block) <= min(max_body, max_event)
-    if is_plain and request.content.at_eof() and (event := single_event(block)) is not None:
-        hold(int(COPIES * len(block)) + OVERHEAD)
-        return [Part([event], Position("", 0, [(1, block, [event])]))]
     # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
     options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
     reader = Reader(compression=compression, items=items, max_body=max_body, **options)

@@ -236,7 +236,8 @@ class HttpSource:
             return malformed.response(400)
         async with self._pushing:  # the capacity that a body finds is its own
             observer = self._observer
-            if not await _accepted(parts, demand):
+            new = sum([len(part.events) for part in parts])
+            if new > demand.capacity() and not await _accepted(parts, demand):
                 if demand.capacity() == demand.limit:
                     why = f"more distinct events than can be held at all: {demand.limit} (max_in_flight)"
                     raise RequestError(413, why)
@@ -282,9 +283,7 @@ def _emit(part: Part, counts: Counts, observer: ObserverBase[list[Any]], ack: Ac
 
 
 async def _accepted(parts: list[Part], demand: Demand) -> bool:
-    """Return whether there is capacity for all of a body."""
-    if sum(len(part.events) for part in parts) <= demand.capacity():
-        return True
+    """Return whether there is capacity for the distinct events of a body."""
     keys: set[Any] = set()
     async for part in in_slices(parts):
         if not demand.accepts(part.events, keys):

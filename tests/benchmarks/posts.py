@@ -17,16 +17,20 @@ from typing import Any
 
 import msgspec
 import ours
+import reactivex as rx
 from aiohttp import web
 from lines import keys_of
 from measuring import Case, Group, Spent, Target
 from peers import go_program
+from reactivex.abc import DisposableBase
 from reactivex.subject import Subject
 
 from rxcompact import HttpSource
 from rxcompact import operators as rxo
+from rxcompact.acks import Chunk
 from rxcompact.contracts import UNBOUNDED
 
+MOST, MOST_BYTES = 1000, 16 << 20
 CLIENT = Path(__file__).with_name("client.py")
 Server = Callable[[], Any]
 """An async context manager that gives the port, and a function that counts the distinct events."""
@@ -40,16 +44,18 @@ of_line = msgspec.json.Decoder(Key)
 the_key = attrgetter("id")
 
 
+def compacted(source: rx.Observable[Any], flushes: Subject[None], closed: list[int]) -> DisposableBase:
+    """Compact what comes until it is flushed; note how many distinct events a window has."""
+    compact = rxo.compact(ours.FOREVER, key_mapper="id", chunked=True, fields=("first_seen",), flushes=flushes)
+    return source.pipe(compact).subscribe(lambda window: closed.append(len(window)))
+
+
 @asynccontextmanager
 async def http_source():
     flushes: Subject[None] = Subject()
     closed: list[int] = []
     source = HttpSource(port=0)
-    subscription = (
-        source.stream(UNBOUNDED)
-        .pipe(rxo.compact(ours.FOREVER, key_mapper="id", chunked=True, fields=("first_seen",), flushes=flushes))
-        .subscribe(lambda window: closed.append(len(window)))
-    )
+    subscription = compacted(source.stream(UNBOUNDED), flushes, closed)
     await source.listening()
 
     async def held() -> int:
@@ -64,13 +70,64 @@ async def http_source():
 
 
 @asynccontextmanager
-async def handler(take: Callable[[dict[str, bytes], bytes], object]):
-    """A handler on aiohttp, and nothing more."""
+async def with_promises():
+    """The least that keeps what `HttpSource` promises of a post, in front of the same compaction.
+
+    Bounds of connections, of a body's time and bytes, of the bytes and the distinct events that are held (503); lines
+    that are objects alone; an answer with the counts of what was taken and what compaction rejected.
+    """
+    flushes: Subject[None] = Subject()
+    events: Subject[Any] = Subject()
+    closed: list[int] = []
+    subscription = compacted(events, flushes, closed)
+
+    def answer(status: int, body: Any) -> web.Response:
+        return web.Response(status=status, body=msgspec.json.encode(body), content_type="application/json")
+
+    async def post(request: web.BaseRequest) -> web.Response:
+        if len(server.connections) > MOST:
+            return answer(503, {"error": "too many connections"})
+        body = request.content.read_nowait()
+        if not request.content.is_eof():
+            async with asyncio.timeout(30.0):
+                while (block := await request.content.readany()) and len(body) <= MOST_BYTES:
+                    body += block
+        if len(body) > MOST_BYTES:
+            return answer(413, {"error": "too large"})
+        lines = body.rstrip(b"\n").split(b"\n")
+        chunk = Chunk([line for line in lines if line.startswith(b"{")])
+        if not UNBOUNDED.hold(2 * len(body)) or not UNBOUNDED.accepts(chunk):
+            return answer(503, {"error": "no capacity"})
+        try:
+            events.on_next(chunk)
+        finally:
+            UNBOUNDED.hold(-2 * len(body))
+        rejected = len(chunk.rejected) + len(lines) - len(chunk)
+        return answer(202, {"accepted": len(lines) - rejected, "rejected": rejected})
+
+    async def held() -> int:
+        flushes.on_next(None)
+        return sum(closed)
+
+    server = web.Server(post, access_log=None)
+    listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
+    try:
+        yield listener.sockets[0].getsockname()[1], held
+    finally:
+        listener.close()
+        await server.shutdown(1)
+        subscription.dispose()
+
+
+@asynccontextmanager
+async def handler(take: Callable[[dict[str, bytes], bytes], int]):
+    """A handler on aiohttp that answers the same, and nothing more."""
     first: dict[str, bytes] = {}
 
     async def post(request: web.Request) -> web.Response:
-        take(first, await request.read())
-        return web.Response(status=202)
+        taken = take(first, await request.read())
+        answer = msgspec.json.encode({"accepted": taken, "rejected": 0})
+        return web.Response(status=202, body=answer, content_type="application/json")
 
     app = web.Application(client_max_size=1 << 24)
     app.router.add_post("/", post)
@@ -87,14 +144,16 @@ async def handler(take: Callable[[dict[str, bytes], bytes], object]):
         await runner.cleanup()
 
 
-def many(first: dict[str, bytes], body: bytes) -> None:
+def many(first: dict[str, bytes], body: bytes) -> int:
     """Decode the key alone, keep the line."""
-    keys = map(the_key, of_line.decode_lines(body))
-    deque(map(first.setdefault, keys, body.split(b"\n")), maxlen=0)
+    found = of_line.decode_lines(body)
+    deque(map(first.setdefault, map(the_key, found), body.split(b"\n")), maxlen=0)
+    return len(found)
 
 
-def one(first: dict[str, bytes], body: bytes) -> None:
+def one(first: dict[str, bytes], body: bytes) -> int:
     first.setdefault(of_line.decode(body).id, body)
+    return 1
 
 
 async def _served(server: Server, posts: int, events: int) -> Spent:
@@ -171,10 +230,11 @@ def _group(row: str, name: str, posts: int, events: int, take: Any, limit: float
     for fast in (False, *([True] if find_spec("uvloop") else [])):
         suffix = ", uvloop" if fast else ""
         mine, bare = f"HttpSource and compact{suffix}", f"aiohttp handler, key alone{suffix}"
-        for title, server in ((bare, partial(handler, take)), (mine, http_source)):
+        floor = f"aiohttp handler with the promises{suffix}"
+        for title, server in ((bare, partial(handler, take)), (floor, with_promises), (mine, http_source)):
             run = partial(in_python, server=server, posts=posts, events=events, fast=fast)
             cases.append(Case(title, run, posts * events))
-        targets.append(Target(row, mine, bare, limit, least=least))
+        targets += [Target(row, mine, bare, limit, least=least), Target(row, mine, floor, 1.15)]
     if go_program() is not None:
         go = "Go, net/http and encoding/json"
         cases.append(Case(go, partial(in_go, posts=posts, events=events), posts * events))

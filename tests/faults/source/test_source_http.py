@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import ssl
+from email.utils import parsedate_to_datetime
 
 import pytest
 from source_support import HEAD, Service, closed, served, status_of, until
@@ -47,6 +49,39 @@ async def not_taken(service: Service, request: bytes) -> None:
 @pytest.mark.parametrize("request_", BROKEN)
 def test_s26_s29_s33_a_request_that_is_not_http_is_400_and_closed(request_: bytes) -> None:
     served(lambda service: not_taken(service, request_))
+
+
+@pytest.mark.parametrize(
+    ("version", "sent", "answered"),
+    [
+        (b"1.1", None, None),
+        (b"1.1", b"close", b"close"),
+        (b"1.0", b"keep-alive", b"keep-alive"),
+        (b"1.0", None, b"close"),
+    ],
+)
+def test_an_answer_says_whether_the_connection_is_kept(
+    version: bytes, sent: bytes | None, answered: bytes | None
+) -> None:
+    async def test(service: Service) -> None:
+        connection = b"" if sent is None else b"Connection: " + sent + b"\r\n"
+        request = b"POST / HTTP/" + version + b"\r\nHost: x\r\n" + connection + LENGTH + BODY
+        async with service.raw(request) as (reader, writer):
+            head = await reader.readuntil(b"\r\n\r\n")
+            status, *lines = head.strip().split(b"\r\n")
+            headers = dict(line.split(b": ", 1) for line in lines)
+            assert status == b"HTTP/1.1 202 Accepted"
+            assert headers[b"Content-Type"] == b"application/json"
+            assert parsedate_to_datetime(headers[b"Date"].decode()).tzinfo is not None
+            assert headers.get(b"Connection") == answered
+            assert json.loads(await reader.readexactly(int(headers[b"Content-Length"])))["accepted"] == 1
+            if answered == b"close":
+                await closed(reader)
+            else:
+                writer.write(request)
+                assert await status_of(reader) == 202
+
+    served(test)
 
 
 @pytest.mark.parametrize("size", [b"x", b"-1", b"0x8", b"8 8", b"", b"f" * 40])
