@@ -161,10 +161,10 @@ class EnrichStage(PooledStage):
             elif self._cache is not None and (known := self._at(entry, self._cache.get, UNKNOWN)) is not UNKNOWN:
                 self.lookups["cache"] += 1
                 self._succeed(entry, known, None)
-            elif self._joins(entry, self._in_flight.setdefault(entry.compacted.key, entry)):
-                self.lookups["shared"] += 1
             else:
-                leaders.append(entry)
+                leader = self._in_flight.setdefault(entry.compacted.key, entry)
+                if leader is entry or not self._joins(entry, leader):
+                    leaders.append(entry)
         if leaders:
             self.lookups["call"] += len(leaders)
         size = self._batch or 1
@@ -173,14 +173,13 @@ class EnrichStage(PooledStage):
 
     def _joins(self, entry: Entry, leader: Entry) -> bool:
         """Have an event served by a call that is under way, if it is for an equal one; return whether it is."""
-        if entry is leader:
-            return False
         try:
             is_equal = self._merge is not None or bool(entry.compacted.event == leader.compacted.event)
         except Exception:  # noqa: BLE001 - of whatever type events are
             is_equal = False
         if not is_equal:
             return False
+        self.lookups["shared"] += 1
         if leader.others is None:
             leader.others = []
         heappush(leader.others, (entry.deadline, entry.number, entry))
@@ -237,14 +236,13 @@ class EnrichStage(PooledStage):
             if isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
         else:
-            self._complete(entry, enriched)
+            if self._ordered:
+                self._complete(entry, enriched)
+            else:
+                self._emit(enriched)
 
     def _complete(self, entry: Entry, enriched: Compacted | None = None) -> None:
-        """Emit what became of an event, if anything; in order after all before it are completed."""
-        if not self._ordered:
-            if enriched is not None:
-                self._emit(enriched)
-            return
+        """Emit what became of an event, if anything, after all before it are completed."""
         self._completed[entry.number] = enriched
         while self._next in self._completed:
             completed = self._completed.pop(self._next)
@@ -264,7 +262,8 @@ class EnrichStage(PooledStage):
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         for each in self._expired(entry) if outcome == "expired" else self._landed(entry):
             super()._lost(outcome, each, job, error)
-            self._complete(each)
+            if self._ordered:
+                self._complete(each)
 
     def _expired(self, leader: Entry) -> list[Entry]:
         """Return the events of a call that are too old; the call goes on for the others."""

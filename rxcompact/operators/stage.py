@@ -177,12 +177,6 @@ class PooledStage(Waiting, ObserverBase[Any]):
         calls = self._calls, self._max_concurrent, min(self._calling, self._held), self.lookups
         return StageNow(self.held(), self.oldest(), 0, None, self.waiting(), self.failing(), *calls)
 
-    def _call_ended(self, job: Job, entries: list[Entry], began: float, span: Any, results: Sequence[Any]) -> None:
-        if self._call_observer.ended is not None:
-            error = next((each for each in results if isinstance(each, BaseException)), None)
-            target, took = self._target(entries[0]), self._loop.time() - began
-            self._call_observer.ended(self.stage, target, job.count, len(entries), took, error, span)
-
     def _switched(self, target: str, service: Service, error: BaseException | None, after: float = 0.0) -> None:
         if error is not None:
             service.lost = self._losses
@@ -260,8 +254,10 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 self._calling -= calling
                 if self._queue or self._short:  # after a failure when it is known whether the service is down
                     self._loop.call_soon(self._pull) if failed else self._pull()
-            if calling:
-                self._call_ended(job, entries, now, span, results)
+            if calling and (ended := self._call_observer.ended) is not None:
+                why = next((each for each in results if isinstance(each, BaseException)), None)
+                took = self._loop.time() - now
+                ended(self.stage, self._target(entries[0]), job.count, calling, took, why, span)
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
                 if not self._took_all(job, entries, results):

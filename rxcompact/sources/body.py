@@ -95,7 +95,7 @@ class Blocks:
     """The blocks of a body that may take so many seconds, the first one first; no timer runs while one is there."""
 
     def __init__(self, content: StreamReader, first: bytes, seconds: float) -> None:
-        self._content, self._first, self._seconds = content, first, seconds
+        self._content, self.first, self._seconds = content, first, seconds
         self._time = asyncio.get_running_loop().time
         self.restart()
 
@@ -105,7 +105,7 @@ class Blocks:
 
     async def next(self, patience: float = INFINITY) -> bytes | None:
         """Return a block, an empty one at the end, None for so long a silence; raise RequestError when it is late."""
-        block, self._first = self._first or self._content.read_nowait(), b""
+        block, self.first = self.first or self._content.read_nowait(), b""
         if block or self._content.is_eof():
             return block
         with suppress(TimeoutError):
@@ -114,6 +114,13 @@ class Blocks:
         if self._time() >= self._until:
             raise RequestError(408, f"the body took longer than {self._seconds:g} s (body_timeout)", CLOSE)
         return None
+
+    async def all(self, patience: float = INFINITY) -> AsyncIterator[bytes | None]:
+        """Yield what `next` returns, up to the empty block."""
+        block = None
+        while block != b"":
+            block = await self.next(patience)
+            yield block
 
 
 class Part(NamedTuple):
@@ -147,14 +154,14 @@ async def read_parts(
         return [Part([event], Position("", 0, [(1, first, [event])]))]
     hold(2 * READ)
     body = Blocks(request.content, first, body_timeout)
-    block = await body.next() or b""
+    body.first = await body.next() or b""
     # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
     options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
     reader = Reader(compression=compression, items=items, max_body=max_body, **options)
     try:
         patience = INFINITY if live is None else LIVE
-        is_form = request.content_type == FORM and _form.match(block) is not None
-        blocks = _payload(body, block, max_body, hold) if is_form else _blocks(body, block, patience)
+        is_form = request.content_type == FORM and _form.match(body.first) is not None
+        blocks = _payload(body, max_body, hold) if is_form else body.all(patience)
         parts = await _read_blocks(body, blocks, reader, hold, live)
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
@@ -222,18 +229,10 @@ def _compression(content_type: str, encoding: str | None) -> str | None:
     return compression
 
 
-async def _blocks(body: Blocks, block: bytes | None, patience: float = INFINITY) -> AsyncIterator[bytes | None]:
-    """Yield the blocks of a body, and at the end an empty one; None for silence."""
-    while block != b"":
-        yield block
-        block = await body.next(patience)
-    yield b""
-
-
-async def _payload(body: Blocks, block: bytes, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
+async def _payload(body: Blocks, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
     """Yield the field ``payload`` of a form, and at the end an empty block; curl calls anything a form."""
     form = bytearray(b"&")
-    async for part in _blocks(body, block):
+    async for part in body.all():
         hold(len(part or b""))
         form += part or b""
         if len(form) - 1 > max_body:

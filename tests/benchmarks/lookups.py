@@ -89,7 +89,7 @@ def run(_: Close, how: Callable[[str, int, Done], Awaitable[None]], calls: int) 
 def lookups(calls: int) -> Group:
     ours, hand = "enrich with HttpEnricher, retry armed", "aiohttp client by hand, workers"
     cases = [Case(hand, partial(run, how=by_hand, calls=calls), calls)]
-    least = "aiohttp client by hand, with the promises"
+    least = "a session by hand, with the promises"
     cases.append(Case(least, partial(run, how=with_promises, calls=calls), calls))
     cases.append(Case(ours, partial(run, how=enriched, calls=calls), calls))
     return Group("enrich over HTTP", cases, [Target("6", ours, hand, 1.15), Target("6", ours, least, 1.15)])

@@ -230,7 +230,7 @@ def _group(row: str, name: str, posts: int, events: int, take: Any, limit: float
     for fast in (False, *([True] if find_spec("uvloop") else [])):
         suffix = ", uvloop" if fast else ""
         mine, bare = f"HttpSource and compact{suffix}", f"aiohttp handler, key alone{suffix}"
-        floor = f"aiohttp handler with the promises{suffix}"
+        floor = f"web.Server by hand, with the promises{suffix}"
         for title, server in ((bare, partial(handler, take)), (floor, with_promises), (mine, http_source)):
             run = partial(in_python, server=server, posts=posts, events=events, fast=fast)
             cases.append(Case(title, run, posts * events))

@@ -126,6 +126,7 @@ def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:
         ("4 floor, 10,000 keys", "pipeline, first_seen", "batches by hand", 2.2),  # 1.2
         ("6", "enrich, retry armed", "workers", 4.0),
         ("6", "enrich, 1 % of first attempts fail, waits to 10 ms", "enrich", 2.0),
+        ("6", "enrich, retry armed", "tasks", 2.5),
         ("6", "enrich with HttpEnricher, retry armed", "aiohttp", 2.0),
         ("5", "HttpSource and compact", "aiohttp", 4.0),
         ("5", "NdjsonSource, compact, survivors decoded", "orjson", 2.0),

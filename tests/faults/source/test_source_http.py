@@ -60,7 +60,7 @@ def test_s26_s29_s33_a_request_that_is_not_http_is_400_and_closed(request_: byte
         (b"1.0", None, b"close"),
     ],
 )
-def test_an_answer_says_whether_the_connection_is_kept(
+def test_an_answer_names_what_becomes_of_its_connection(
     version: bytes, sent: bytes | None, answered: bytes | None
 ) -> None:
     async def test(service: Service) -> None:
