@@ -44,6 +44,9 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: True  →  False  |  self.table.update(zip(keys, events, strict=True))": LENGTH,
     "operators/bucket.py: True  →  False  |  for key, event in zip(keys, events, strict=True):": LENGTH,
     "operators/bucket.py: True  →  False  |  for (key, event), arrived in zip(self.table.items(), self._a": LENGTH,
+    "operators/bucket.py: contained(error)  →  pass  |  contained(error)": "the key raises again where it is looked up",
+    "operators/bucket.py: False  →  True  |  self._timed = False": "the least of what is in order is the first",
+    "operators/bucket.py: True  →  False  |  self._fill_timed(zip(keys, events, seen, strict=True))": LENGTH,
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time once more",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
 }
