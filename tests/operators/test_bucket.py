@@ -78,6 +78,13 @@ def test_event_times_give_the_earliest_and_the_latest_in_any_order() -> None:
     assert bucket.oldest() == 4.0
 
 
+def test_an_accumulators_event_has_the_earliest_and_the_latest_time_too() -> None:
+    bucket, _ = rows(keep=lambda kept, event: kept + event)
+    bucket.add(["a", "a", "a"], [1, 2, 4], [5.0, 3.0, 9.0])
+    (compacted,) = bucket.close(BOUNDS)
+    assert compacted[:5] == ("a", 7, 3, 3.0, 9.0)
+
+
 def test_the_last_event_received_is_kept_whatever_its_time() -> None:
     bucket, _ = rows(keep="last")
     bucket.add(["a", "a", "b"], ["a1", "a2", "b1"], [5.0, 3.0, 4.0])
