@@ -36,6 +36,7 @@ class Http:
     def start(self) -> None: ...
     def kill(self) -> None: ...
     async def connect(self) -> None: ...
+    async def close(self) -> None: ...
 
     async def send(self, messages: dict[int, bytes]) -> None:
         url = f"http://127.0.0.1:{self.proxy.port}"
@@ -50,6 +51,7 @@ class Kafka(Http):
     quiet = 120  # members of the group that were killed are waited for, one after the other
     source = "--source=kafka://127.0.0.1:%(entry)s/events"
     mishaps = (*Http.mishaps, "worker killed")
+    client: Any = None
 
     def command(self) -> list[str]:
         ports = {"listener": self.proxy.target, "advertised-listener": self.proxy.port}
@@ -69,12 +71,16 @@ class Kafka(Http):
 
         topic = ["topic", "create", f"--broker=tcp://127.0.0.1:{self.proxy.target}", "--partitions=4", "events"]
         await asyncio.to_thread(subprocess.run, [self.command()[0], *topic], check=True, capture_output=True)
-        self.client: Any = AIOKafkaProducer(bootstrap_servers=f"127.0.0.1:{self.proxy.target}")
+        self.client = AIOKafkaProducer(bootstrap_servers=f"127.0.0.1:{self.proxy.target}")
         await self.client.start()
         cluster = self.client.client.cluster
         advertised = cluster.broker_metadata
         # past the proxy: what is sent again after a lost answer would be in the topic twice
         cluster.broker_metadata = lambda node: advertised(node)._replace(port=self.proxy.target)
+
+    async def close(self) -> None:
+        if self.client is not None:
+            await self.client.stop()
 
     async def send(self, messages: dict[int, bytes]) -> None:
         for sent in [await self.client.send("events", body) for body in messages.values()]:
@@ -92,6 +98,7 @@ class Broker(Kafka):
     )  # fmt: skip
     program = ""
     quiet, changes = Http.quiet, 0
+    close = Http.close
 
     def command(self) -> list[str]:
         path = f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}"

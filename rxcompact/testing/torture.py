@@ -188,6 +188,7 @@ class Rig:
                     quiet = quiet + 1 if account == before else 0
                 while self.workers:
                     await self.stop(self.workers[0])
+            await self.broker.close()
         finally:
             for process in [self.broker, *self.workers]:
                 process.kill()

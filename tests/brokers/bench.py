@@ -12,10 +12,12 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from rxcompact import Orchestrator, Pipeline
 from rxcompact import operators as rxo
@@ -23,6 +25,64 @@ from rxcompact import operators as rxo
 KEYS = 10_000
 
 Runs = Mapping[str, Awaitable[float]]
+
+
+class Key(msgspec.Struct, gc=False):
+    id: str
+
+
+decode_key = msgspec.json.Decoder(Key).decode
+
+
+def compacting() -> Callable[[bytes], None]:
+    """Return what keeps of each key the first line, how many there were, and when."""
+    decode, rows, now = decode_key, dict[str, list[Any]](), time.time
+
+    def take(body: bytes) -> None:
+        at = now()
+        for line in body.split(b"\n"):
+            key = decode(line).id
+            if (row := rows.get(key)) is None:
+                rows[key] = [line, 1, at, at]
+            else:
+                row[1] += 1
+                row[3] = at
+
+    return take
+
+
+class ByHand:
+    """The least code that keeps the contract: a message is settled when the row of each of its events is published."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[Any]] = {}  # with the messages that wait for each
+        self._left: dict[Any, int] = {}  # events of each message that are not settled
+
+    def take(self, messages: Iterable[tuple[Any, bytes]]) -> None:
+        decode, rows, left, at = decode_key, self._rows, self._left, time.time()
+        for identity, body in messages:
+            lines = body.split(b"\n")
+            left[identity] = len(lines)
+            for line in lines:
+                key = decode(line).id
+                if (row := rows.get(key)) is None:
+                    rows[key] = [line, 1, at, at, [identity]]
+                else:
+                    row[1] += 1
+                    row[3] = at
+                    row[4].append(identity)
+
+    def publish(self) -> list[Any]:
+        """Publish what is held; return the messages that are settled."""
+        settled, left = list[Any](), self._left
+        for line, *_, identities in self._rows.values():
+            msgspec.json.decode(line)
+            for identity in identities:
+                left[identity] -= 1
+                if not left[identity]:
+                    del left[identity]
+                    settled.append(identity)
+        return settled
 
 
 @contextmanager

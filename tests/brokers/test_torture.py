@@ -52,6 +52,7 @@ def torture(kind: str, folder: Path, *options: str) -> tuple[int, dict[str, int]
 def test_whatever_fails_nothing_is_lost(kind: str, minutes: float, tmp_path: Path) -> None:
     code, table, printed = torture(kind, tmp_path, f"--minutes={minutes}")
     assert (code, table["lost"], table["tracebacks"]) == (0, 0, 0), printed
+    assert "Unclosed" not in printed
     assert len(table) > 20, printed  # mishaps of many kinds
     assert table["sent"] > 500, printed
     # without a broker, what a worker cannot deliver before its deadline is abandoned: up to a fifth was seen
