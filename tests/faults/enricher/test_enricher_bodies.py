@@ -112,10 +112,12 @@ async def test_e13_e16_malformed_json_is_retried_until_too_old(body: bytes) -> N
         return True
 
     async with peer(turn) as api:
-        came = await enriched(api.url, count=5, max_age=0.3, wait=lambda _: 0.05)
+        came = await enriched(api.url, count=5, max_age=1.0, wait=lambda _: 0.05)
     assert came.ends == [("expired", "enrich", "too old, transient")]
     assert "answer is no JSON" in str(came.error)
-    assert came.letters[0].attempts == len(api.requests) - 4 >= 3
+    sent = len(api.requests) - 4
+    assert sent >= 3
+    assert came.letters[0].attempts - sent in (0, 1)  # the last may have been cancelled before it was sent
     assert sorted(event["id"] for event in came.events) == [1, 2, 3, 4]
 
 

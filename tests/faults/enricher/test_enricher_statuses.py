@@ -29,11 +29,12 @@ async def test_e1_a_burst_of_5xx_is_retried(status: str) -> None:
 @wire_test
 async def test_e1_constant_5xx_is_retried_until_the_event_is_too_old() -> None:
     async with peer(responds(answer(b"no", "503 Busy"))) as api:
-        came = await enriched(api.url, max_age=0.4, wait=lambda _: 0.05)
+        came = await enriched(api.url, max_age=1.0, wait=lambda _: 0.05)
     assert came.ends == [("expired", "enrich", "too old, HTTP 503")]
     assert str(came.error) == "HTTP 503: no"
-    assert came.letters[0].attempts == len(api.requests) >= 4
-    assert api.times[-1] - api.times[0] < 0.4
+    assert len(api.requests) >= 4
+    assert came.letters[0].attempts - len(api.requests) in (0, 1)  # the last may have been cancelled before it was sent
+    assert api.times[-1] - api.times[0] < 1.0
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
