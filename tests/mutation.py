@@ -48,8 +48,9 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: False  →  True  |  self._timed = False": "the least of what is in order is the first",
     "operators/bucket.py: True  →  False  |  self._fill_timed(zip(keys, events, seen, strict=True))": LENGTH,
     "operators/bucket.py: True  →  False  |  self._fill_arrived(zip(keys, events, strict=True), seen)": LENGTH,
-    "operators/bucket.py: time > row[3]  →  time >= row[3]  |  if time > row[3]:": "the same time once more",
-    "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time once more",
+    "operators/bucket.py: time > row[3]  →  time >= row[3]  |  if time > row[3]:": "the same time again",
+    "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif earlier and time < row[2]:": "the same time again",
+    "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time again",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""

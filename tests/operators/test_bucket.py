@@ -10,6 +10,7 @@ import pytest
 from rxcompact.acks import Ack
 from rxcompact.events import Bounds, Compacted
 from rxcompact.operators.bucket import FIELDS, Bucket, EventBucket, RowBucket
+from rxcompact.operators.keyed import KeyedBucket
 
 BOUNDS = Bounds(0.0, 10.0, "time")
 
@@ -191,6 +192,38 @@ def test_the_bytes_of_its_events_are_counted(make: Any, keep: Any, held: int) ->
     for keys, events in ((["a", "b"], [b"1", b"12"]), (["b"], [b"1234"])):
         bucket.add_sized(keys, events, 1.0, replacing=keep == "last")
     assert bucket.close(BOUNDS).size == held
+
+
+def test_what_an_accumulator_made_counts_no_bytes_but_where_it_is_bytes() -> None:
+    for accumulate, held in ((lambda kept, _: {"kept": kept}, 1), (lambda kept, event: kept + event, 4)):
+        bucket, _ = rows(keep=accumulate)
+        bucket.add_sized(["a", "a", "b"], [b"1", b"12", b"3"], 1.0, replacing=True)
+        assert bucket.size == held
+
+
+class Picky:
+    """An accumulator that takes no first event."""
+
+    def seed(self, event: Any) -> Any:
+        raise ValueError(event)
+
+    def __call__(self, kept: Any, event: Any) -> Any:
+        raise AssertionError((kept, event))
+
+
+def test_a_first_event_that_an_accumulator_does_not_take_opens_no_row() -> None:
+    bucket, rejected = rows(keep=Picky())
+    bucket.add(["a", "a"], ["a1", "a2"], 1.0)
+    assert (len(bucket), [event for event, _ in rejected]) == (0, ["a1", "a2"])
+
+
+def test_windows_per_key_keep_the_last_event_of_messages_too() -> None:
+    rejected = Rejections()
+    for acks in (False, True):
+        bucket = KeyedBucket(rejected, "last", FIELDS)
+        bucket.ack = Ack(lambda: None) if acks else None
+        bucket.add(["a", "a"], ["a1", "a2"], [5.0, 3.0])
+        assert [compacted.event for compacted in bucket.close(BOUNDS)] == ["a2"]
 
 
 class Ending(str):
