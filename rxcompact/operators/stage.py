@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from itertools import count as numbers
+from operator import attrgetter
 from typing import Any
 
 from reactivex.abc import ObserverBase, SchedulerBase
@@ -24,6 +25,8 @@ from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, StageNow
+
+_first_seen = attrgetter("first_seen")
 
 
 def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
@@ -126,12 +129,12 @@ class PooledStage(Waiting, ObserverBase[Any]):
     def _take(self, items: Sequence[Compacted]) -> None:
         now, wall, max_age = self._loop.time(), self._clock.wall, self._max_age
         latest, ages = now + max_age, max_age - wall.offset  # without a birth they begin to age now
-        entries: list[Entry] = []
-        for compacted, place in zip(items, self._places, strict=False):
-            born, deadline = compacted.first_seen, latest
-            if born is not None:  # where the wall clock was set, by what it showed then
-                deadline = min(latest, max_age + wall.instant(born) if wall.past else born + ages)
-            entries.append(Entry(deadline, place, compacted))
+        births = map(_first_seen, items)
+        if wall.past:  # the wall clock was set: a birth is by what it showed then
+            deadlines = [latest if born is None else min(latest, max_age + wall.instant(born)) for born in births]
+        else:
+            deadlines = [latest if born is None or (due := born + ages) > latest else due for born in births]
+        entries = list(map(Entry, deadlines, self._places, items))
         self._held += len(entries)
         self._handle(entries, now)
 
