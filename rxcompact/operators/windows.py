@@ -82,6 +82,7 @@ class Windows(SerializedEmitter, ABC):
             ack.retain()
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
+        self._chunk = None  # which would hold its events until the next one comes
         if self._abandoned and chunk:
             self._close_all("drain")
         self.pending.extend(ack.release for ack, _ in acks)  # after the rejections

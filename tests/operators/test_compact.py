@@ -21,6 +21,7 @@ from reactivex.disposable import Disposable
 from reactivex.scheduler import EventLoopScheduler, TimeoutScheduler, VirtualTimeScheduler
 from reactivex.subject import Subject
 
+from rxcompact import Ack, Chunk
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.events import DeadLetter, Window
@@ -598,3 +599,14 @@ def test_an_idle_source_sets_a_bounded_number_of_timers_whatever_the_lateness(la
     assert len(windows) == (0 if float("inf") in (lateness, idle) else 1)
     source.on_completed()
     assert len(windows) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"per_key": True}, {"time_mapper": "ts", "lateness": 0}])
+def test_a_chunk_is_not_held_when_it_was_added(options: Any) -> None:
+    bench = Bench(10, key_mapper="id", chunked=True, **options)
+    chunk = Chunk([{"id": "a", "ts": 1.0}], Ack(lambda: None))
+    added = weakref.ref(chunk)
+    bench.at(1, chunk)
+    del chunk
+    gc.collect()
+    assert added() is None
