@@ -24,7 +24,9 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 TARGETS: dict[str, list[str]] = {
-    "acks.py": ["lifecycle/test_acks.py", "lifecycle/test_dead_letters.py", "workers/test_intake.py", "telemetry/test_traces.py"],
+    "acks.py": [
+        "lifecycle/test_acks.py", "lifecycle/test_dead_letters.py", "workers/test_intake.py", "telemetry/test_traces.py",
+    ],
     "operators/bucket.py": [
         "operators/test_bucket.py", "operators/test_compact.py", "lifecycle/test_capacity.py", "lifecycle/test_acks.py",
         "lifecycle/test_bytes.py", "operators/test_per_key.py", "properties/test_compact_laws.py",
