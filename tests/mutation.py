@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).parent.parent
 TARGETS: dict[str, list[str]] = {
     "acks.py": [
-        "lifecycle/test_acks.py", "lifecycle/test_dead_letters.py", "workers/test_intake.py", "telemetry/test_traces.py",
+        "lifecycle/test_acks.py", "lifecycle/test_dead_letters.py", "workers/test_intake.py",
+        "telemetry/test_traces.py",
     ],
     "operators/bucket.py": [
         "operators/test_bucket.py", "operators/test_compact.py", "lifecycle/test_capacity.py", "lifecycle/test_acks.py",
