@@ -173,7 +173,7 @@ class ReportObserver:
         if state == "failed" and self._resubscribed != inf:
             error = next((each.error for each in run.stages.values() if each.error is not None), None)
             _log(f"the run failed: {error_text(error)}", event="failed", error=error_name(error))
-        if lost := self._run.account.lost + run.account.rejected:
+        if lost := run.account.lost + run.account.rejected:
             text = f"{state} after {duration(run.uptime)}, {counted(lost, 'event')} lost"
             _log(text, "INFO", event="ended", count=lost)
 

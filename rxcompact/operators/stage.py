@@ -85,11 +85,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
     # ── in and out ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_next(self, value: Window | Compacted | Sequence[Compacted]) -> None:
-        items = [value] if isinstance(value, Compacted) else value
-        if is_running(self._loop):
-            self._take(items)
-        else:
-            self._loop.call_soon_threadsafe(self._take, items)
+        self._run(self._take, [value] if isinstance(value, Compacted) else value)
 
     def on_completed(self) -> None:
         self._run(self._finish, self._observer.on_completed)
@@ -162,14 +158,14 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     def _emit(self, item: Any, events: int = 1) -> None:
         self._held -= events
-        try:
-            self._observer.on_next(item)
-        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
-            self._report(error)
+        self._notify(self._observer.on_next, item)
 
-    def _report(self, error: BaseException) -> None:
-        message = f"an observer of {self.stage} raised"
-        self._loop.call_exception_handler({"message": message, "exception": contained(error)})
+    def _notify(self, observe: Callable[[Any], object], item: Any) -> None:
+        try:
+            observe(item)
+        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
+            message = f"an observer of {self.stage} raised"
+            self._loop.call_exception_handler({"message": message, "exception": contained(error)})
 
     def _retrying(self, job: Job, wait: float) -> None:
         if self._signals is not None and job.error is not None:
@@ -199,10 +195,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         self._losses += 1
         why = "" if error is None else reason(error)
         letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
-        try:
-            self._dead_letters(letter)
-        except BaseException as raised:  # noqa: BLE001 - an observer may raise anything
-            self._report(raised)
+        self._notify(self._dead_letters, letter)
 
     def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
         """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
@@ -257,13 +250,16 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 self._calling -= calling
                 if self._queue or self._short:  # after a failure when it is known whether the service is down
                     self._loop.call_soon(self._pull) if failed else self._pull()
+            failure = next((each for each in results if isinstance(each, BaseException)), None)
             if calling and (ended := self._call_observer.ended) is not None:
-                why = next((each for each in results if isinstance(each, BaseException)), None)
                 took = self._loop.time() - now
-                ended(self.stage, self._target(entries[0]), job.count, calling, took, why, span)
+                ended(self.stage, self._target(entries[0]), job.count, calling, took, failure, span)
             if job in self._jobs:  # else it has expired, or was abandoned
                 self._remove(job)
-                if not self._took_all(job, entries, results):
+                if failure is None and len(job.entries) == len(entries):
+                    self._answered(job, entries)
+                    self._succeeded(job, entries, results)
+                else:
                     await self._settle(job, entries, results)
         except (SystemExit, KeyboardInterrupt) as error:  # which end the loop
             job.error = error
@@ -272,17 +268,6 @@ class PooledStage(Waiting, ObserverBase[Any]):
         finally:
             del job, entries  # an error's traceback may hold this frame
             self._settled()
-
-    def _took_all(self, job: Job, entries: list[Entry], results: Sequence[Any]) -> bool:
-        """Settle what a call took, if nothing of it failed, or expired meanwhile; return whether that is so."""
-        for result in results:
-            if isinstance(result, BaseException):
-                return False
-        if len(job.entries) < len(entries):
-            return False
-        self._answered(job, entries)
-        self._succeeded(job, entries, results)
-        return True
 
     def _answered(self, job: Job, entries: list[Entry]) -> None:
         if (now := self._loop.time()) > self._since + 1:
