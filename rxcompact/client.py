@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from gzip import BadGzipFile
 from ssl import SSLContext
 from string import Formatter
@@ -36,6 +36,7 @@ EXCERPT_TIMEOUT = 1.0  # seconds for which they are waited for
 RESERVED = "{}:/?#[]@!$&'()*+,;=%"
 DOTS = {".", ".."}
 is_safe = re.compile(r"[\w.~-]+", re.ASCII).fullmatch  # as it stands, in a URL
+EXPECTED = "an absolute URL, http://HOST/PATH; behind the host {FIELD} stands for the value of a field"
 LONGEST = 8192  # characters of a field in a URL; servers take no longer URLs
 HTML = re.compile(
     rb"\A(?:\xef\xbb\xbf)?(?:\s|<\?xml[^>]*>|<!--.*?-->)*<(?:!doctype\s+html|html|head|body)\b",
@@ -67,20 +68,24 @@ class _Connector(aiohttp.TCPConnector):
         return None
 
 
-@dataclass(kw_only=True, eq=False, repr=False)
+@dataclass(eq=False, repr=False)
 class Client:
-    """An aiohttp session, created at the first request; it follows no redirects."""
+    """What requests a URL: an aiohttp session, created at the first request; it follows no redirects."""
 
-    limit: int  # connections at once; calls beyond it would wait for one
+    url: str | Callable[[Any], str]
+    _: KW_ONLY
     method: str = "GET"
     headers: Headers | None = None
     ssl: SSLContext | None = None
+    max_concurrent: int = 10  # connections at once; calls beyond it would wait for one
     max_answer: int = 1024 * KIB
-    _session: aiohttp.ClientSession | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Za-z]+", self.method):
             raise ArgumentError("method", self.method, "an HTTP method")
+        self.url_of = url_of(self.url)
+        self.host = host_port(self.url) if isinstance(self.url, str) else ""
+        self._session: aiohttp.ClientSession | None = None
 
     async def request(
         self,
@@ -108,7 +113,7 @@ class Client:
         sent.update(given or {})
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=_Connector(limit=self.limit, ssl=self.ssl or True),
+                connector=_Connector(limit=self.max_concurrent, ssl=self.ssl or True),
                 headers={"Accept-Encoding": "gzip"},
                 timeout=aiohttp.ClientTimeout(total=None),
                 raise_for_status=False,
@@ -188,21 +193,6 @@ def excerpt(text: str) -> str:
     return " ".join(printable.split())[:EXCERPT]
 
 
-def absolute_url(argument: str, url: str, shown: str = "") -> URL:
-    """Return a URL; ``shown`` is what an error shows of it, by default all but credentials and query.
-
-    Raises:
-        ArgumentError: when it is no absolute HTTP URL.
-    """
-    try:
-        found = URL(url)
-    except ValueError:
-        found = URL()
-    if found.scheme not in ("http", "https") or not found.host:
-        raise ArgumentError(argument, shown or redacted(url), "an absolute URL, http://HOST/PATH")
-    return found
-
-
 def host_port(url: str | URL) -> str:
     """Return what a URL is a service of; of a template, whose host is no field, what is before the first of them."""
     found = URL(url.partition("{")[0]) if isinstance(url, str) else url
@@ -220,34 +210,18 @@ def url_of(url: str | Callable[[Any], str]) -> Callable[[Any], URL]:
     """
     if not isinstance(url, str):
         return lambda event: URL(url(event))
-    if not {*"{}"}.isdisjoint(url):
-        return _template(url)
-    fixed = absolute_url("url", url)
-    return lambda _: fixed
-
-
-def _quoted(value: Any, name: str | None, before: str, where: URL) -> str:
-    value = text_of(value)
-    if value is None:
-        raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
-    if not value and "?" not in before:
-        raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
-    if len(value) > LONGEST:
-        raise PermanentError(f"the field {name!r} has {len(value)} characters: at most {LONGEST} in a URL")
-    return value if is_safe(value) else quote(value, safe="")
-
-
-def _template(url: str) -> Callable[[Any], URL]:
+    before, brace, _ = url.partition("{")
     try:
+        where = URL(before).origin()
         parts = [(quote(text, safe=RESERVED), name) for text, name, _, _ in Formatter().parse(url)]
-    except ValueError as error:
-        raise ArgumentError("url", redacted(url), f"a template with fields in braces ({error})") from None
-    before, _, after = url.partition("{")
-    if after and "://" in before and not set(before.partition("://")[2]) & {"/", "?"}:
-        raise ArgumentError("url", redacted(url), "an absolute URL whose host is no field")
-    where = absolute_url("url", before, redacted(url)).origin()
-    if "" in (name for _, name in parts):
-        raise ArgumentError("url", redacted(url), "a template with the names of fields in its braces")
+    except ValueError:
+        where, parts = URL(), []
+    is_host_fixed = not brace or not {*"/?"}.isdisjoint(before.partition("://")[2])
+    if where.scheme not in ("http", "https") or not is_host_fixed or "" in (name for _, name in parts):
+        raise ArgumentError("url", redacted(url), EXPECTED)
+    if not brace:
+        fixed = URL(url)
+        return lambda _: fixed
     fields = [(text, name, None if name is None else Field(name, "url")) for text, name in parts]
 
     def fill(event: Any) -> URL:
@@ -262,6 +236,17 @@ def _template(url: str) -> Callable[[Any], URL]:
         return URL(filled, encoded=True)
 
     return fill
+
+
+def _quoted(value: Any, name: str | None, before: str, where: URL) -> str:
+    value = text_of(value)
+    if value is None:
+        raise PermanentError(f"the URL at {where} needs the field {name!r}, which the event lacks")
+    if not value and "?" not in before:
+        raise PermanentError(f"the field {name!r} is empty, which would change the path at {where}")
+    if len(value) > LONGEST:
+        raise PermanentError(f"the field {name!r} has {len(value)} characters: at most {LONGEST} in a URL")
+    return value if is_safe(value) else quote(value, safe="")
 
 
 def text_of(value: Any) -> str | None:

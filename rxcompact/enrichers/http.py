@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from rxcompact.client import KIB, Client, Headers, host_port, is_html, text_of, url_of
+from rxcompact.client import KIB, Client, Headers, host_port, is_html, text_of
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.fields import Field
 
@@ -17,7 +17,7 @@ NO_ENRICHMENT = frozenset({204, 404})
 UNTYPED = {"", "text/plain", "application/octet-stream"}  # content types of JSON from servers that set none
 
 
-class HttpEnricher:
+class HttpEnricher(Client):
     """Requests an API for each event, and adds the answer, any JSON, to it.
 
     ::
@@ -59,14 +59,12 @@ class HttpEnricher:
         max_concurrent: int = 100,
         max_answer: int = 1024 * KIB,
     ) -> None:
-        self._url = url_of(url)
-        self._target = host_port(url) if isinstance(url, str) else ""
+        method = method or ("GET" if body is None else "POST")
+        options: Any = {"method": method, "headers": headers, "ssl": ssl, "max_answer": max_answer}
+        super().__init__(url, max_concurrent=max_concurrent, **options)
         self._merge, self._body, self._parse = merge, body, parse
         names = (match, match) if isinstance(match, str) else match
         self._match = None if names is None else tuple(Field(name, "match") for name in names)
-        method = method or ("GET" if body is None else "POST")
-        options: Any = {"method": method, "headers": headers, "ssl": ssl, "max_answer": max_answer}
-        self._client = Client(limit=max_concurrent, **options)
 
     async def enrich(self, event: Any) -> Any:
         """Return the enriched event; raises what `lookup` and `merge` do."""
@@ -82,7 +80,7 @@ class HttpEnricher:
         """
         body, content_type = (None, None) if self._body is None else self._body(event)
         sent = None if content_type is None else {"Content-Type": content_type}
-        status, kind, answer = await self._client.request(self._url(event), body, sent, allowed=NO_ENRICHMENT)
+        status, kind, answer = await self.request(self.url_of(event), body, sent, allowed=NO_ENRICHMENT)
         found = None if status in NO_ENRICHMENT else (self._parse or partial(_json, kind))(answer)
         if not isinstance(event, list):
             return found
@@ -97,17 +95,13 @@ class HttpEnricher:
 
     def target(self, event: Any) -> str:
         """Return the host and port of what is requested for an event."""
-        return self._target or host_port(self._url(event))
+        return self.host or host_port(self.url_of(event))
 
     def merge(self, event: Any, answer: Any) -> Any:
         """Return the event with an answer added."""
         if answer is None:
             return event
         return self._merge(event, answer) if callable(self._merge) else {**event, self._merge: answer}
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()
 
 
 def _json(kind: str, answer: bytes) -> Any:

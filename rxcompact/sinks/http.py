@@ -7,11 +7,10 @@ import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import KW_ONLY, dataclass
-from ssl import SSLContext
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from rxcompact.client import KIB, Client, Headers, excerpt, failure, host_port, is_html, url_of
+from rxcompact.client import KIB, Client, excerpt, failure, is_html
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.fields import Field
@@ -148,8 +147,8 @@ def _position(result: Any, name: str, batch: Sequence[Compacted]) -> int:
     raise TransientError(f"answer has an error of an unknown event: {position!r}")
 
 
-@dataclass(eq=False, repr=False)
-class HttpSink:
+@dataclass(kw_only=True, eq=False, repr=False)
+class HttpSink(Client):
     """Posts each batch in a format, or as a function makes it, with an idempotency key.
 
     ::
@@ -181,18 +180,13 @@ class HttpSink:
         ArgumentError: for an argument that can never work.
     """
 
-    url: str | Callable[[Batch], str]
-    _: KW_ONLY
+    method: str = "POST"
     format: Literal["ndjson", "array", "object", "lines"] = "ndjson"
     to_json: Callable[[Compacted], Any] = json_object
     body: Callable[[Batch], tuple[bytes, str]] | None = None
-    method: str = "POST"
-    headers: Headers | None = None
     gzip: bool = False
-    ssl: SSLContext | None = None
     verdict: Verdict = known_errors
     idempotency_header: str = "Idempotency-Key"
-    max_concurrent: int = 10
     max_batch: int | None = None
 
     def __post_init__(self) -> None:
@@ -200,11 +194,10 @@ class HttpSink:
             raise ArgumentError("format", self.format, f"one of {', '.join(map(repr, FORMATS))}")
         if self.format == "lines" and self.to_json is json_object and self.body is None:
             raise ArgumentError("to_json", self.to_json, 'a function that returns a line, where format is "lines"')
-        self._url = url_of(self.url)
-        self.target = host_port(self.url) if isinstance(self.url, str) else ""
+        super().__post_init__()
+        self.target = self.host
         if self.format == "object" or (isinstance(self.url, str) and "{" in self.url):
             self.max_batch = 1
-        self._client = Client(limit=self.max_concurrent, method=self.method, headers=self.headers, ssl=self.ssl)
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
         """Post a batch; return the error of each position that was not taken.
@@ -228,19 +221,15 @@ class HttpSink:
                 return failed
         headers = {"Content-Type": content_type, self.idempotency_header: batch.idempotency_key}
         longest = 2 * len(body) + KIB * len(batch)  # a store may answer with the events themselves
-        url = self._url(batch[0].event if isinstance(self.url, str) else batch)
+        url = self.url_of(batch[0].event if isinstance(self.url, str) else batch)
         if self.gzip:  # on another thread: a large body takes long
             body = await asyncio.to_thread(zlib.compress, body, wbits=31)
             headers["Content-Encoding"] = "gzip"
         answer: Any
-        status, _, answer = await self._client.request(url, body, headers, max_answer=longest)
+        status, _, answer = await self.request(url, body, headers, max_answer=longest)
         with suppress(ValueError, RecursionError):
             answer = json.loads(answer)  # which decodes more than msgspec
         answer = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else answer
         sent = [position for position in range(len(batch)) if position not in failed]
         wrong = self.verdict(batch if not failed else Batch(batch[each] for each in sent), status, answer)
         return (failed | {sent[position]: error for position, error in (wrong or {}).items()}) or None
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._client.aclose()

@@ -19,8 +19,7 @@ from rxcompact.commands.common import duration, from_environment
 from rxcompact.commands.serve import _header, _token
 
 ADDRESS = "--listen must be HOST:PORT, :PORT or [IPV6]:PORT, with a port up to 65535,"
-TEMPLATE = "url must be a template with fields in braces (expected '}' before end of string),"
-ABSOLUTE = "url must be an absolute URL, http://HOST/PATH,"
+NO_URL = "url must be an absolute URL, http://HOST/PATH; behind the host {FIELD} stands for the value of a field,"
 SERVE = ["--key=id", "--timespan=1", "--max-age=2"]
 
 
@@ -76,9 +75,9 @@ def test_i15_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--listen=nowhere"], f"{ADDRESS} got 'nowhere'"),
         (["--listen=::1:80"], f"{ADDRESS} got '::1:80'"),
         (["--listen=:0", "--path=events"], "path must be a path that begins with '/', got 'events'"),
-        (["--listen=:0", "--enrich=http://x/{host"], f"{TEMPLATE} got 'http://x/{{host'"),
-        (["--listen=:0", "--enrich=/hosts/{host}"], f"{ABSOLUTE} got '/hosts/{{host}}'"),
-        (["--listen=:0", "--publish=store:9200/x"], f"{ABSOLUTE} got 'store:9200/x'"),
+        (["--listen=:0", "--enrich=http://x/{host"], f"{NO_URL} got 'http://x/{{host'"),
+        (["--listen=:0", "--enrich=/hosts/{host}"], f"{NO_URL} got '/hosts/{{host}}'"),
+        (["--listen=:0", "--publish=store:9200/x"], f"{NO_URL} got 'store:9200/x'"),
         (["--listen=:0", "--max-body=0"], "max_body must be at least 1, got 0"),
         (["--listen=:0", "--success-status=302"], "success_status must be from 200 to 299, got 302"),
         (["--listen=:0", "--header=secret"], "argument --header: not a header: NAME:VALUE expected"),

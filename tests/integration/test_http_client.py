@@ -603,8 +603,8 @@ def test_a_pipeline_closes_its_sessions() -> None:
             enricher, sink = HttpEnricher(api + "/{id}"), HttpSink(base)
             await ran(3, enricher=enricher, sink=sink)
             assert sorted(store.taken) == [0, 1, 2]
-            assert enricher._client._session is None
-            assert sink._client._session is None
+            assert enricher._session is None
+            assert sink._session is None
         gc.collect()
         assert asyncio.all_tasks() == {asyncio.current_task()}
 

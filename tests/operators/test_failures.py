@@ -191,7 +191,7 @@ def test_a_url_that_is_none_is_one_at_the_next_attempt_neither(error: Exception)
 
 @pytest.mark.parametrize("url", ["http://cmdb{x}/hosts", "http://{x}.cmdb/hosts", "http://cmdb:{port}/", "http://a{x}"])
 def test_no_event_chooses_who_is_asked(url: str) -> None:
-    with pytest.raises(ArgumentError, match="host is no field"):
+    with pytest.raises(ArgumentError, match="behind the host"):
         HttpEnricher(url)
 
 
