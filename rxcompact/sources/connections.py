@@ -7,7 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import TypeAlias, cast
+from typing import TypeAlias
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
@@ -30,8 +30,8 @@ server_log = logging.getLogger("rxcompact.server")
 server_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
-class Server:
-    """Serves an application on a limited number of connections.
+class Server(web.Server):
+    """Serves routes on a limited number of connections.
 
     For the next one the connection is closed that has been idle the longest, for a second at least. If there is none,
     it gets an answer from a probe, and 503 from all else, and is closed. The head of a request has to be complete
@@ -39,8 +39,7 @@ class Server:
     """
 
     def __init__(self, routes: Routes, max_connections: int, header_timeout: float, retry_after: int) -> None:
-        self._routes = routes
-        self._server = web.Server(
+        super().__init__(
             self._track,
             auto_decompress=False,
             access_log=None,
@@ -48,58 +47,59 @@ class Server:
             read_bufsize=READ // 4,
             logger=server_log,
         )
-        self._max = max_connections
+        self._routes, self._max = routes, max_connections
         why = f"more than {max_connections} connections (max_connections)"
         self._rejection = RequestError(503, why, {"Retry-After": str(retry_after), **CLOSE})
         self._listener: asyncio.Server | None = None
-        self._idle: dict[asyncio.BaseProtocol, float] = {}  # since when, the longest first; some are closed
-        self._extra: dict[asyncio.BaseProtocol, asyncio.Transport] = {}  # beyond the limit
+        self._idle: dict[web.RequestHandler, float] = {}  # since when, the longest first
+        self._extra: dict[web.RequestHandler, asyncio.Transport] = {}  # beyond the limit
         self._requests = 0  # that are not answered yet
-        self._answered: asyncio.Event | None = None  # all of them, where that is waited for
+        self._answered = asyncio.Event()  # all of them
+        self._answered.set()
 
     async def open(self, host: str, port: int) -> int:
         """Listen; return the port; raise OSError when the address cannot be listened on."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(lambda: _Pending(self), host, port, reuse_address=True)
+        self._listener = await self._loop.create_server(self, host, port, reuse_address=True)
         for each in self._listener.sockets:
             each.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ)
         return int(self._listener.sockets[0].getsockname()[1])
 
     @property
-    def connections(self) -> int:
-        """How many are open, without those beyond the limit."""
-        return len([each for each in self._server.connections if each not in self._extra])
+    def accepted(self) -> int:
+        """How many connections are open, without those beyond the limit."""
+        return len([each for each in self._connections if each not in self._extra])
 
-    def accept(self, transport: asyncio.Transport) -> None:
-        """Serve a new connection."""
+    def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+        """Serve a new connection, or reject it."""
+        now = self._loop.time()
         if self._listener is None:  # accepted while it was closed
             transport.abort()
-            return
-        handler, loop = self._server(), asyncio.get_running_loop()
-        if self.connections < self._max or self._close_idle(loop.time()):
-            self._idle[handler] = loop.time()
+        elif self.accepted < self._max or self._close_idle(now):
+            self._idle[handler] = now
         else:
             if len(self._extra) >= self._max:
                 self._abort(next(iter(self._extra)))
             self._extra[handler] = transport
-            loop.call_later(LINGER, self._abort, handler)
-        transport.set_protocol(handler)
-        handler.connection_made(transport)
+            self._loop.call_later(LINGER, self._abort, handler)
+        super().connection_made(handler, transport)
 
-    def _abort(self, handler: asyncio.BaseProtocol) -> None:
+    def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
+        """Forget a connection."""
+        self._idle.pop(handler, None)
+        super().connection_lost(handler, exc)
+
+    def _abort(self, handler: web.RequestHandler) -> None:
         if (transport := self._extra.pop(handler, None)) is not None:
             transport.abort()
 
     def _close_idle(self, now: float) -> bool:
         """Close the connection that has been idle the longest; return whether there was one."""
-        for handler, since in list(self._idle.items()):
-            if now - since < IDLE:
-                break
-            del self._idle[handler]
-            if isinstance(handler, web.RequestHandler) and handler.transport is not None:
-                handler.force_close()
-                return True
-        return False
+        handler, since = next(iter(self._idle.items()), (None, now))
+        if handler is None or now - since < IDLE:
+            return False
+        del self._idle[handler]
+        handler.force_close()
+        return True
 
     async def _track(self, request: web.BaseRequest) -> web.StreamResponse:
         connection = request.protocol
@@ -109,14 +109,15 @@ class Server:
             return response
         self._idle.pop(connection, None)
         self._requests += 1
+        self._answered.clear()
         try:
             return await self._answer(request)
         finally:
             self._requests -= 1
-            if self._answered is not None and not self._requests:
+            if not self._requests:
                 self._answered.set()
             if connection.transport is not None:
-                self._idle[connection] = asyncio.get_running_loop().time()
+                self._idle[connection] = self._loop.time()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         handlers = self._routes.get(request.path)
@@ -134,10 +135,8 @@ class Server:
 
     async def wait_idle(self) -> None:
         """Wait a moment for the requests under way."""
-        if self._requests:
-            self._answered = asyncio.Event()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._answered.wait(), GRACE)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._answered.wait(), GRACE)
 
     def stop_listening(self) -> None:
         """Accept nothing more; what was rejected is closed at once."""
@@ -152,21 +151,11 @@ class Server:
         self.stop_listening()
         try:
             await self.wait_idle()  # aiohttp reads no more of a body once it closes
-            self._server.pre_shutdown()
-            await self._server.shutdown(GRACE)
+            self.pre_shutdown()
+            await self.shutdown(GRACE)
         finally:
-            for handler in self._server.connections:
+            for handler in self.connections:
                 handler.force_close()
-
-
-class _Pending(asyncio.Protocol):
-    """A connection that is not accepted yet; what it sends is ignored."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._server.accept(cast(asyncio.Transport, transport))
 
 
 class Probes:

@@ -30,7 +30,7 @@ class Listener:
 
     @property
     def accepted(self) -> int:
-        return self.server.connections
+        return self.server.accepted
 
     async def connect(self, request: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -102,6 +102,11 @@ def test_s30_when_one_closes_another_is_accepted(loop: object) -> None:
                 assert await status_of(reader) == 200
                 writer.close()
                 await until(lambda: it.accepted == 0)
+            _, silent = await it.connect()
+            await until(lambda: it.accepted == 1)
+            silent.close()
+            await until(lambda: it.accepted == 0)
+            assert not it.server._idle, "a connection without a request is forgotten too"
 
     run(main(), loop)
 
@@ -296,6 +301,6 @@ def test_h5_beside_a_thousand_idle_connections_posts_and_probes_are_served(monke
                 for n in range(10):
                     assert (await service.post(b'{"id":%d}' % n, {"Connection": "close"})).status == 202
             assert service.source._server is not None
-            assert service.source._server.connections <= 1000
+            assert service.source._server.accepted <= 1000
 
     served(test)
