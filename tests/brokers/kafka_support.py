@@ -95,7 +95,7 @@ class KafkaRig(Rig):
         commits = await self.committed()
         found = set()
         for partition, end in self.ends.items():
-            settled = Offsets(partition, *commits.get(partition, (0, ""))).settled
+            settled = Offsets(partition, *commits.get(partition, (0, "")))
             found |= {partition + PARTITIONS * it for it in range(end) if it not in settled}
         return found
 
