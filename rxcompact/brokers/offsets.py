@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate, compress, pairwise
+from operator import ne
 from typing import Any
 
 from rxcompact.brokers.unacked import ACK, UnackedMessages
@@ -51,8 +52,7 @@ class Offsets:
             self.position, self._settled, self._held, self.given_back = own.position, own._settled, {}, False
         self._held = {each: end for each, end in self._held.items() if each not in found}
         self._settled = merged([*self._settled, *found._settled])
-        at = self.position
-        self.committed, self.position = found.committed, next((b for a, b in self._settled if a <= at < b), at)
+        self.committed, self.position = found.committed, self._first_missing()
         return self
 
     def take(self, offsets: Sequence[int], position: int) -> list[tuple[int, int]]:
@@ -94,10 +94,16 @@ class Offsets:
         self.full = len(metadata) > limit * 3 // 4
         return runs[0][0], metadata if " " in metadata else ""
 
+    def _first_missing(self) -> int:
+        return next((stop for start, stop in self._settled if start <= self.position < stop), self.position)
+
     def _unsettled(self) -> list[tuple[int, int]]:
-        stops = [self.position, *(stop for _, stop in self._settled if stop > self.position)]
-        starts = [*(start for start, stop in self._settled if stop > self.position), END]
-        return merged([*self._held.items(), *((at, end) for at, end in zip(stops, starts, strict=True) if at < end)])
+        at = self._first_missing()
+        behind = [each for each in self._settled if each[0] > at]
+        starts = [*self._held, at, *(stop for _, stop in behind)]
+        stops = [*self._held.values(), *(start for start, _ in behind), END]
+        is_end = list(map(ne, stops, starts[1:]))  # in C: there may be many
+        return list(zip([starts[0], *compress(starts[1:], is_end)], [*compress(stops, is_end), END], strict=True))
 
 
 def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
