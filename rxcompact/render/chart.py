@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.format import duration, instant, short
-from rxcompact.render.marble import OTHER, Axis, axes, circles, outcomes, symbols, title
+from rxcompact.render.marble import OTHER, Axis, axes, outcomes, points, symbols, title
 from rxcompact.render.marble_svg import rows_of
 from rxcompact.render.svg import OUTCOME_COLOURS
 
@@ -25,8 +25,11 @@ KEYS = 20  # of a retried batch, each with a mark
 WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
 CLOCK = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
 LANES = {"domain": False, "ticks": False, "title": None, "labelFontSize": 12}
-CROSS = {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150}
 NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
+LOOKS: dict[str, dict[str, Any]] = {
+    "retry": {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150},
+    "window": {"letter": "", "size": 36},
+}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -67,11 +70,11 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
     """
     recording = recording.latest(MOST)
     upper, lower = axes(recording)
-    points = sorted(_points(recording), key=lambda point: point["at"])
+    shown = sorted(_points(recording), key=lambda point: point["at"])
     lanes = ["retries"] * bool(recording.retries) + outcomes(recording)
     parts = [(upper, ["events", "windows", *lanes])] if upper == lower else [(upper, ["events", "windows"])]
     parts += [(lower, lanes)] * (upper != lower and bool(lanes))
-    views = [_view(recording, axis, names, points, index) for index, (axis, names) in enumerate(parts)]
+    views = [_view(recording, axis, names, shown, index) for index, (axis, names) in enumerate(parts)]
     hover = {"type": "point", "fields": ["key"], "on": "symbol:mouseover", "clear": "symbol:mouseout"}
     return {
         "$schema": SCHEMA,
@@ -87,47 +90,26 @@ def _points(recording: Recording) -> Iterator[dict[str, Any]]:
     known, numbers, closed = symbols(recording), dict[Hashable, int](), defaultdict[Hashable, list[float]](list)
     for event in recording.events:
         closed[event.key].append(event.window.at)
-
-    def point(lane: str, at: float, key: Hashable, when: float, about: dict[str, str], **look: Any) -> dict[str, Any]:
+    for lane, kind, at, key, about, recorded, _, many in points(recording, KEYS):
         letter, colour = known.get(key, ("", OTHER[1]))
         shown = {} if key is None else {"key": short(key, 60)}
         shown |= {"time": f"{instant(at)} UTC"} | {name: text for name, text in about.items() if text}
         number = None if key is None else numbers.setdefault(key, len(numbers))
-        trail = max(0, bisect_right(closed[key], when) - 1)
+        trail = max(0, bisect_right(closed[key], recorded) - 1)
         place = {"lane": lane, "at": 1000 * at, "key": number, "trail": trail, "about": shown}
-        return place | NO_LOOK | {"letter": letter, "fill": colour} | look
-
-    for _, at, key, kind, many, mark in circles(recording, "events"):
-        last = kind == "more"
-        look = {"fill": f"{known.get(key, OTHER)[1]}60"} if last else {}
-        look |= {"letter": f"×{many}"} if many > 1 else {}  # noqa: RUF001
-        about = {"event": f"the {'last' if last else 'first'} of {mark.count or 1:,}"}
-        yield point("events", at, key, mark.window.at, about, **look)
-    for event in recording.events:
-        window = event.window
-        about = {"count": f"{event.count or 1:,}"}
-        about["window"] = f"{duration(window.closed - window.opened)}, closed by {window.trigger}"
-        yield point("windows", window.closed, event.key, window.at, about, letter="", size=36)
-    for retry in recording.retries:
-        about = {"failed": f"{retry.stage}, attempt {retry.attempt}", "error": retry.error}
-        about["retried"] = f"after {duration(retry.wait)}"
-        for key in retry.keys[:KEYS] or (None,):
-            yield point("retries", retry.at, key, retry.at, about, **CROSS)
-    for lane in outcomes(recording):
-        look = {} if lane == "published" else {"stroke": OUTCOME_COLOURS[lane][1]}
-        for _, at, key, _, _, mark in circles(recording, lane):
-            about = {"outcome": lane, "attempts": f"{mark.attempts:,}", "reason": mark.reason}
-            about["age"] = "" if mark.age is None else duration(mark.age)
-            yield point(lane, at, key, at, about, **look)
+        look = {"letter": letter if many == 1 else f"×{many}", "fill": f"{colour}60" if kind == "more" else colour}  # noqa: RUF001
+        if kind in OUTCOME_COLOURS and kind != "published":
+            look["stroke"] = OUTCOME_COLOURS[kind][1]
+        yield place | NO_LOOK | look | LOOKS.get(kind, {})
 
 
 def _view(
-    recording: Recording, axis: Axis, lanes: Sequence[str], points: Sequence[dict[str, Any]], index: int
+    recording: Recording, axis: Axis, lanes: Sequence[str], shown: Sequence[dict[str, Any]], index: int
 ) -> dict[str, Any]:
     """Return the lanes of an axis: windows, trails, marks and letters."""
     values, bases, height = list[dict[str, Any]](), dict[str, float](), 4.0
     for lane in lanes:
-        own = [point for point in points if point["lane"] == lane]
+        own = [point for point in shown if point["lane"] == lane]
         radius = RADIUS / (2 if lane == "windows" else 1)
         places = [axis.share(point["at"] / 1000) * WIDTH for point in own]
         free = rows_of([(x - radius, x + radius) for x in places], ROWS)

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from itertools import chain, cycle, islice
 from math import ceil, floor, log10
-from operator import itemgetter
+from operator import attrgetter
 from string import ascii_letters
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -82,34 +82,44 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
     return both, both
 
 
-class Circle(NamedTuple):
-    """The first event of a key in a window, the last of so many more of them, or an event with its outcome."""
+class Point(NamedTuple):
+    """The first event of a key in a window, the last of them, its window, a failed call for it, or its outcome."""
 
-    since: float
-    """When the first of so many may have been."""
+    lane: str
+    kind: str
+    """"first", "more", "window", "retry", or the outcome."""
     at: float
     key: Hashable
-    kind: str
-    """"first", "more", or the outcome."""
-    many: int
-    mark: Any
-    """The recorder's."""
+    about: dict[str, str]
+    """What is known of it, in words."""
+    recorded: float
+    """When it was."""
+    since: float
+    """When the first of so many may have been."""
+    many: int = 1
 
 
-def circles(recording: Recording, lane: str) -> Iterator[Circle]:
-    """Yield the circles of the lane of "events", or of an outcome."""
-    for event in recording.events if lane == "events" else ():
-        opened, closed = event.window.opened, event.window.closed
-        start, first, last = (
-            min(closed, max(opened, closed if at is None else at))  # an event's own time may lie outside its window
-            for at in (event.first_seen or opened, event.first_seen, event.last_seen)
-        )
-        yield Circle(start, first, event.key, "first", 1, event)
-        if more := (event.count or 1) - 1:
-            yield Circle(first, last, event.key, "more", more, event)
+def points(recording: Recording, keys: int | None = None) -> Iterator[Point]:
+    """Yield all that is drawn; of a failed call for several events at most so many keys."""
+    for window, key, count, *seen in recording.events:
+        opened, closed, at = window.opened, window.closed, window.at
+        # an event's own time may lie outside its window
+        first, last = (min(closed, max(opened, closed if each is None else each)) for each in seen)
+        number = "an unknown number" if count is None else f"{count:,}"
+        yield Point("events", "first", first, key, {"event": f"the first of {number}"}, at, first)
+        if more := (count or 1) - 1:
+            yield Point("events", "more", last, key, {"event": f"the last of {number}"}, at, first, more)
+        about = {"count": number, "window": f"{duration(closed - opened)}, closed by {window.trigger}"}
+        yield Point("windows", "window", closed, key, about, at, opened)
+    for retry in recording.retries:
+        about = {"failed": f"{retry.stage}, attempt {retry.attempt}", "error": retry.error}
+        about["retried"] = f"after {duration(retry.wait)}"
+        for key in retry.keys[:keys] or (None,):
+            yield Point("retries", "retry", retry.at, key, about, retry.at, retry.at)
     for mark in recording.outcomes:
-        if mark.outcome == lane:
-            yield Circle(mark.at, mark.at, mark.key, lane, 1, mark)
+        about = {"outcome": mark.outcome, "stage": mark.stage, "attempts": f"{mark.attempts:,}", "reason": mark.reason}
+        about["age"] = "" if mark.age is None else duration(mark.age)
+        yield Point(mark.outcome, mark.outcome, mark.at, mark.key, about, mark.at, mark.at)
 
 
 def symbols(recording: Recording) -> dict[Hashable, tuple[str, str]]:
@@ -155,11 +165,10 @@ def marble(recording: Recording) -> str:
     """
     known, (upper, lower) = symbols(recording), axes(recording)
     end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
-
-    def letters(lane: str) -> list[Element]:
-        found = ((dot, known.get(dot.key, OTHER)[0]) for dot in circles(recording, lane))
-        return [Element(dot.at, f"{dot.many if dot.many > 1 else ''}{letter}", dot.many) for dot, letter in found]
-
+    letters = defaultdict[str, list[Element]](list)
+    for point in points(recording, 0):
+        text = f"{point.many if point.many > 1 else ''}{known.get(point.key, OTHER)[0]}"
+        letters[point.lane].append(Element(point.at, text, point.many))
     names = defaultdict["WindowClosed", str](str)
     for event in recording.events:
         names[event.window] += known.get(event.key, OTHER)[0]
@@ -168,9 +177,9 @@ def marble(recording: Recording) -> str:
         for window, name in names.items()
     ]
     retries = [Element(mark.at, f"{mark.stage[:1]}{mark.attempt}") for mark in recording.retries]
-    lanes = [("events", upper, letters("events")), ("windows", upper, windows)]
+    lanes = [("events", upper, letters["events"]), ("windows", upper, windows)]
     lanes += [("retries", lower, retries)] * bool(retries)
-    lanes += [(lane, lower, letters(lane)) for lane in outcomes(recording)]
+    lanes += [(lane, lower, letters[lane]) for lane in outcomes(recording)]
     lines = [(lane, line(axis, elements, end)) for lane, axis, elements in lanes]
     for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
         scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
@@ -207,25 +216,10 @@ def _token(group: Sequence[Element]) -> str:
 
 def explanation(recording: Recording, wanted: Hashable) -> str:
     """Return what happened to a key, a line each, in the order of time."""
-    lines: list[tuple[float, str]] = []
-    events = [event for event in recording.events if event.key == wanted]
-    for window, _, count, first, last in events:
-        text = "first event, of a number that was not counted" if count is None else f"first event of {count:,}"
-        text += "" if count is None or last in (None, first) else f", the last at {instant(last)}"
-        lines.append((window.opened if first is None else first, text))
-        merged = f"window of {duration(window.closed - window.opened)} closed by {window.trigger}"
-        lines.append((window.closed, f"{merged}: {'all' if count is None else f'{count:,}'} merged into one"))
-    for retry in (each for each in recording.retries if wanted in each.keys):
-        others = f" for {len(retry.keys):,} events" if len(retry.keys) > 1 else ""
-        failed = f"{retry.stage}: attempt {retry.attempt}{others} failed, {retry.error}"
-        lines.append((retry.at, f"{failed}; the next after {duration(retry.wait)}"))
-    for outcome in (each for each in recording.outcomes if each.key == wanted):
-        reason = f", {outcome.reason}" if outcome.reason else ""
-        age = "" if outcome.age is None else f", {duration(outcome.age)} old"
-        attempts = counted(outcome.attempts, "attempt")
-        lines.append((outcome.at, f"{outcome.stage}: {outcome.outcome} after {attempts}{age}{reason}"))
-    many = sum(event.count or 1 for event in events)
-    title = f"{short(wanted, 60)}: {many or 'no'} event{'s' * (many != 1)} in {len(events):,} windows"
+    found = sorted((each for each in points(recording) if each.key == wanted), key=attrgetter("at"))
+    many, windows = (sum(each.many for each in found if each.lane == lane) for lane in ("events", "windows"))
+    title = f"{short(wanted, 60)}: {counted(many, 'event') if many else 'no events'} in {counted(windows, 'window')}"
     if not recording.complete:
         title += ", of those that are kept: the oldest are not"
-    return "\n".join([title, *(f"  {instant(at)}  {text}" for at, text in sorted(lines, key=itemgetter(0)))])
+    texts = (", ".join(f"{name} {text}" for name, text in each.about.items() if text) for each in found)
+    return "\n".join([title, *(f"  {instant(each.at)}  {text}" for each, text in zip(found, texts, strict=True))])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
 from statistics import median
@@ -10,7 +10,7 @@ from string import ascii_letters
 from typing import TYPE_CHECKING
 
 from rxcompact.format import duration, instant, short
-from rxcompact.render.marble import LEGEND, OTHER, Axis, Circle, axes, circles, outcomes, symbols, title
+from rxcompact.render.marble import LEGEND, OTHER, Axis, Point, axes, outcomes, points, symbols, title
 from rxcompact.render.svg import WIDTH, document, element
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class _Picture:
         self._recording = recording
         self._upper, self._lower = axes(recording)
         self._known = symbols(recording)
+        self._points = defaultdict[str, list[Point]](list)
+        for point in points(recording, 0):
+            self._points[point.lane].append(point)
         self._changes = [mark for mark in recording.states if mark.state in STATES][-MOST_STATES:]
         self._parts: list[str] = []
         self._behind: list[str] = []
@@ -69,7 +72,7 @@ class _Picture:
             self._events()
         self._retries()
         for outcome in outcomes(self._recording):
-            dots = list(circles(self._recording, outcome))
+            dots = self._points[outcome]
             if not ((self._keys or not dots) and self._circles(outcome, lower, dots)):
                 self._bars(outcome, lower, {outcome: dots})
         self._axis(lower, "time" if upper == lower else "clock", top)
@@ -92,7 +95,7 @@ class _Picture:
         self._text(name, 16, self._y - (16 if note else 9), "name")
         self._text(note, 16, self._y - 2, "quiet small")
 
-    def _circles(self, lane: str, axis: Axis, dots: Sequence[Circle]) -> bool:
+    def _circles(self, lane: str, axis: Axis, dots: Sequence[Point]) -> bool:
         """Draw a lane of circles, those of one instant on top of each other; return false, and draw none, of many."""
         if sum(dot.kind != "more" for dot in dots) > MOST_CIRCLES:
             return False
@@ -116,11 +119,11 @@ class _Picture:
         for _, near in groupby(crowd, lambda x: x // (3 * RADIUS)):
             x, *others = near
             self._text(f"+{1 + len(others)}", x, self._y + 11, "small middle")
-        reasons = Counter(dot.mark.reason for dot in dots if lane == dot.kind and dot.mark.reason).most_common(1)
+        reasons = Counter(reason for dot in dots if (reason := dot.about.get("reason"))).most_common(1)
         self._lane(lane, height, short(reasons[0][0], 20) if reasons else "")
         return True
 
-    def _bars(self, name: str, axis: Axis, kinds: Mapping[str, Iterable[Circle]]) -> None:
+    def _bars(self, name: str, axis: Axis, kinds: Mapping[str, Iterable[Point]]) -> None:
         """Draw a lane of bars of one scale, each kind over the one before: what it stands for, by its class."""
         layers = {
             kind: axis.spread(BINS, [(dot.since, dot.at, dot.many) for dot in dots]) for kind, dots in kinds.items()
@@ -139,7 +142,7 @@ class _Picture:
 
     def _events(self) -> None:
         top, recording = self._y, self._recording
-        dots = list(circles(recording, "events"))
+        dots = self._points["events"]
         self._keys = len(self._known) < len(ascii_letters) and self._circles("events", self._upper, dots)
         if not self._keys:
             firsts = [dot for dot in dots if dot.kind == "first"]
@@ -172,7 +175,7 @@ class _Picture:
         spans = [(_x(axis, mark.at), _x(axis, mark.at + mark.wait)) for mark in marks]
         rows = rows_of([(left - 6, max(right, left + 12) + 10) for left, right in spans], WAIT_ROWS)
         if max(rows) == WAIT_ROWS or len(marks) > MOST_RETRIES:
-            self._bars("retries", axis, {"retried": [Circle(mark.at, mark.at, None, "", 1, mark) for mark in marks]})
+            self._bars("retries", axis, {"retried": self._points["retries"]})
             return
         for (left, right), row, mark in zip(spans, rows, marks, strict=True):
             y = self._y + 14 + row * WAIT_ROW

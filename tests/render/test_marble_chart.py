@@ -104,15 +104,16 @@ def test_why_an_alert_was_received_or_not(record: Callable[..., Recording]) -> N
         repr(recording.explain("web"))
         == """\
 web: 3 events in 2 windows
-  2023-11-14 22:13:21  first event of 1
-  2023-11-14 22:13:25  window of 5 s closed by time: 1 merged into one
-  2023-11-14 22:13:25  enrich: attempt 1 failed, TransientError; the next after 2 s
-  2023-11-14 22:13:26  first event of 2, the last at 2023-11-14 22:13:28
-  2023-11-14 22:13:27  publish: published after 1 attempt, 6 s old
-  2023-11-14 22:13:30  window of 5 s closed by time: 2 merged into one
-  2023-11-14 22:13:30  publish: published after 1 attempt, 4 s old"""
+  2023-11-14 22:13:21  event the first of 1
+  2023-11-14 22:13:25  count 1, window 5 s, closed by time
+  2023-11-14 22:13:25  failed enrich, attempt 1, error TransientError, retried after 2 s
+  2023-11-14 22:13:26  event the first of 2
+  2023-11-14 22:13:27  outcome published, stage publish, attempts 1, age 6 s
+  2023-11-14 22:13:28  event the last of 2
+  2023-11-14 22:13:30  count 2, window 5 s, closed by time
+  2023-11-14 22:13:30  outcome published, stage publish, attempts 1, age 4 s"""
     )
-    assert "enrich: failed after 1 attempt, 3 s old, permanent" in repr(recording.explain("bad"))
+    assert "outcome failed, stage enrich, attempts 1, reason permanent, age 3 s" in repr(recording.explain("bad"))
     assert repr(recording.explain("nothing")) == "nothing: no events in 0 windows"
 
 
@@ -133,7 +134,7 @@ async def test_while_it_runs_the_last_keys_are_explained_from_bounded_memory() -
         recording = recorder.recording
         assert orchestrator.state == "running"
         assert len(recording.events) == len(recording.outcomes) == 10
-        assert "publish: published after 1 attempt" in repr(recording.explain(98))
+        assert "outcome published, stage publish, attempts 1" in repr(recording.explain(98))
         assert "no events in 0 windows, of those that are kept: the oldest are not" in repr(recording.explain(5))
 
 
