@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
 from inspect import isawaitable, iscoroutinefunction
 from time import perf_counter, time
 from types import MethodType
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar
 
 from msgspec.structs import force_setattr
 from reactivex import Observable
@@ -57,6 +57,79 @@ METHODS = {
 """The methods that an observer may have, and the observable that each subscribes to."""
 
 
+class Listener:
+    """An observer, isolated: what it raises is reported and, after failures in a row, it is detached."""
+
+    def __init__(self, observer: Any, report: Callable[[ObserverFailed], object]) -> None:
+        self._call, self._report = getattr(observer, "on_next", observer), report
+        function = getattr(observer, "_on_next", observer)
+        self._name = getattr(function, "__qualname__", "") or type(getattr(function, "__self__", function)).__name__
+        self._is_ours = str(getattr(function, "__module__", "")).startswith("rxcompact.")
+        self._failures = self._slow = 0  # in a row
+        self.detach: Callable[[], object] = lambda: None
+
+    def __call__(self, item: Any) -> None:
+        began = perf_counter()
+        try:
+            self._call(item)
+        except BaseException as error:  # noqa: BLE001 - an observer may raise anything
+            self.on_error(error)
+        else:
+            # to take the report of its own failures is no recovery
+            self._failures *= isinstance(item, ObserverFailed)
+        took = perf_counter() - began
+        # one may be the machine's, which was busy with something else
+        self._slow = self._slow + 1 if took > SLOW else 0
+        if (took > STALL or self._slow >= MAX_FAILURES) and not self._is_ours:
+            _log_slow(self._name, text=f"{took * 1000:.3g}")
+
+    def on_error(self, raised: BaseException) -> None:
+        """Report what it raised."""
+        error = contained(raised)
+        self._failures += 1
+        if detached := self._failures >= MAX_FAILURES:
+            self.detach()
+        self._report(ObserverFailed(self._name, error, self._failures, detached))
+
+
+class AwaitedListener(Listener):
+    """Has a coroutine function awaited with one item after another, on a task of its own."""
+
+    def __init__(self, function: Any, report: Callable[[ObserverFailed], object], limit: int) -> None:
+        super().__init__(function, report)
+        self._limit, self._dropped = limit, 0
+        self._items: deque[Any] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def __call__(self, item: Any) -> None:
+        if len(self._items) < self._limit:
+            self._items.append(item)
+            self._task = self._task or asyncio.get_running_loop().create_task(self._run(), name="rxcompact observer")
+            return
+        self._dropped += 1
+        if str(self._dropped).strip("0") == "1":  # 1, 10, 100, …
+            error = asyncio.QueueFull(f"{self._dropped} items were dropped: {self._limit} wait already")
+            self._report(ObserverFailed(self._name, error, self._dropped, detached=False))
+
+    async def _run(self) -> None:
+        try:
+            while self._items and self._failures < MAX_FAILURES:
+                try:
+                    await self._call(self._items.popleft())
+                    self._failures = 0
+                except BaseException as error:
+                    if (task := asyncio.current_task()) is not None and task.cancelling():  # with the loop
+                        raise
+                    self.on_error(error)
+        finally:
+            self._task = None
+
+    async def finish(self) -> None:
+        """Wait until it was awaited with all items."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+
 class Hub(Observable[T], Generic[T]):
     """An observable that isolates its observers: one that raises is reported and, after repeated failures, detached.
 
@@ -78,24 +151,26 @@ class Hub(Observable[T], Generic[T]):
         super().__init__()
         self._report, self._on_subscribed = report, on_subscribed
         self.latest = latest
-        self.observers: tuple[ObserverBase[T], ...] = ()  # replaced, never changed: read without a lock or a copy
-        self._failures: dict[ObserverBase[T], int] = {}  # in a row
-        self._slow: dict[ObserverBase[T], int] = {}  # calls in a row
+        self.observers: tuple[Listener, ...] = ()  # replaced, never changed: read without a lock or a copy
         self._items: deque[T] = deque()
         self._notifying = False
 
     def _subscribe_core(self, observer: ObserverBase[T], scheduler: SchedulerBase | None = None) -> DisposableBase:
         del scheduler  # observers are called where things happen
-        self.observers = (*self.observers, observer)
-        if self.latest is not None:
-            self._call(observer, self.latest)
-        self._on_subscribed()
-        return Disposable(lambda: self._detach(observer))
+        return self.listen(Listener(observer, self._report))
 
-    def _detach(self, observer: ObserverBase[T]) -> None:
-        self.observers = tuple(each for each in self.observers if each is not observer)
-        self._failures.pop(observer, None)
-        self._slow.pop(observer, None)
+    def listen(self, listener: Listener) -> DisposableBase:
+        """Have a listener called with all items, until it is disposed of."""
+
+        def detach() -> None:
+            self.observers = tuple(each for each in self.observers if each is not listener)
+
+        listener.detach = detach
+        self.observers = (*self.observers, listener)
+        if self.latest is not None:
+            listener(self.latest)
+        self._on_subscribed()
+        return Disposable(detach)
 
     def notify(self, item: T) -> None:
         """Pass an item to all observers."""
@@ -108,85 +183,10 @@ class Hub(Observable[T], Generic[T]):
                 item = self._items.popleft()
                 if self.latest is not None:
                     self.latest = item
-                for observer in self.observers:
-                    self._call(observer, item)
+                for listener in self.observers:
+                    listener(item)
         finally:
             self._notifying = False
-
-    def _call(self, observer: ObserverBase[T], item: T) -> None:
-        began = perf_counter()
-        try:
-            observer.on_next(item)
-        except BaseException as raised:  # noqa: BLE001 - an observer may raise anything
-            error = contained(raised)
-            failures = self._failures[observer] = self._failures.get(observer, 0) + 1
-            detached = failures >= MAX_FAILURES
-            if detached:
-                self._detach(observer)
-            self._report(ObserverFailed(_name(observer), error, failures, detached))
-        else:
-            # to take the report of its own failures is no recovery
-            if self._failures and not isinstance(item, ObserverFailed):
-                self._failures.pop(observer, None)
-        if (took := perf_counter() - began) > SLOW:
-            # one may be the machine's, which was busy with something else
-            slow = self._slow[observer] = self._slow.get(observer, 0) + 1
-            is_ours = str(getattr(getattr(observer, "_on_next", observer), "__module__", "")).startswith("rxcompact.")
-            if (took > STALL or slow >= MAX_FAILURES) and not is_ours:
-                _log_slow(_name(observer), text=f"{took * 1000:.3g}")
-        elif self._slow:
-            self._slow.pop(observer, None)
-
-
-def _name(observer: Any) -> str:
-    function = getattr(observer, "_on_next", observer)
-    return getattr(function, "__qualname__", None) or type(getattr(function, "__self__", function)).__name__
-
-
-class _Awaited:
-    """Has a coroutine function awaited with one item after another, on a task of its own."""
-
-    def __init__(
-        self, function: Callable[[Any], Awaitable[object]], limit: int, report: Callable[[Signal], object]
-    ) -> None:
-        self._function, self._limit, self._report = function, limit, report
-        self._items: deque[Any] = deque()
-        self._dropped = self._failures = 0
-        self._task: asyncio.Task[None] | None = None
-        self.subscription: DisposableBase = Disposable()
-
-    def __call__(self, item: Any) -> None:
-        if len(self._items) < self._limit:
-            self._items.append(item)
-            self._task = self._task or asyncio.get_running_loop().create_task(self._run(), name="rxcompact observer")
-            return
-        self._dropped += 1
-        if str(self._dropped).strip("0") == "1":  # 1, 10, 100, …
-            error = asyncio.QueueFull(f"{self._dropped} items were dropped: {self._limit} wait already")
-            self._report(ObserverFailed(_name(self._function), error, self._dropped, detached=False))
-
-    async def _run(self) -> None:
-        try:
-            while self._items:
-                try:
-                    await self._function(self._items.popleft())
-                    self._failures = 0
-                except BaseException as error:
-                    if (task := asyncio.current_task()) is not None and task.cancelling():  # with the loop
-                        raise
-                    self._failures += 1
-                    detached = self._failures >= MAX_FAILURES
-                    if detached:
-                        self._items.clear()
-                        self.subscription.dispose()
-                    self._report(ObserverFailed(_name(self._function), contained(error), self._failures, detached))
-        finally:
-            self._task = None
-
-    async def finish(self) -> None:
-        """Wait until it was awaited with all items."""
-        if self._task is not None:
-            await asyncio.wait({self._task})
 
 
 class Observables:
@@ -211,7 +211,6 @@ class Observables:
         self.tracer: Any = None
         self.call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
-        self._awaited: list[_Awaited] = []
         self.now: Callable[[], float] = time
         self._ticker: asyncio.TimerHandle | None = None
         self._scraped: DisposableBase | None = None
@@ -254,14 +253,11 @@ class Observables:
         if self.tracer is observer:  # as `on_attach` had it
             subscriptions.append(Disposable(partial(self.trace_with, None)))
         for name, call in methods.items():
-            hub, function = getattr(self, METHODS[name]), cast("Any", call)
+            hub: Hub[Any] = getattr(self, METHODS[name])
             if iscoroutinefunction(call) or iscoroutinefunction(getattr(call, "__call__", None)):  # noqa: B004
-                function = _Awaited(function, count("queue", queue), self.notify_signal)
-                self._awaited.append(function)
-                subscriptions.append(Disposable(partial(self._awaited.remove, function)))
-            subscriptions.append(subscription := hub.subscribe(function))
-            if function is not call:
-                function.subscription = subscription
+                subscriptions.append(hub.listen(AwaitedListener(call, self.notify_signal, count("queue", queue))))
+            else:
+                subscriptions.append(hub.subscribe(call))
         entry = (observer, CompositeDisposable(subscriptions))
         self._attached.append(entry)
         entry[1].add(Disposable(lambda: self._attached.remove(entry)))
@@ -269,7 +265,8 @@ class Observables:
 
     async def _end_observers(self) -> None:
         """Have every observer finish: what waits for a coroutine function, then ``on_end``."""
-        await asyncio.gather(*(awaited.finish() for awaited in list(self._awaited)))
+        listeners = [each for hub in METHODS.values() for each in getattr(self, hub).observers]
+        await asyncio.gather(*(each.finish() for each in listeners if isinstance(each, AwaitedListener)))
         for observer, _ in list(self._attached):
             if callable(on_end := getattr(observer, "on_end", None)):
                 with self._isolated(on_end):
@@ -277,7 +274,7 @@ class Observables:
                         await ended
 
     def _isolated(self, function: object) -> AbstractContextManager[None]:
-        return isolated(lambda error: self.notify_signal(ObserverFailed(_name(function), error, 1, detached=False)))
+        return isolated(Listener(function, self.notify_signal).on_error)
 
     def _notify(self, hub: Hub[Any], signal: Signal) -> None:
         if hub.observers:
