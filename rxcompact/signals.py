@@ -12,6 +12,8 @@ from rxcompact.events import DeadLetter, Stage, Trigger
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 CallOutcome: TypeAlias = Literal["ok", "transient", "rate_limited", "permanent", "timeout", "cancelled"]
+Target: TypeAlias = str
+"""Host and port of a service, or nothing where it has no name."""
 
 
 class Account(NamedTuple):
@@ -61,8 +63,8 @@ class StageNow(NamedTuple):
     """The last error, of a retry or of a dead letter."""
     waiting: int = 0
     """Calls that failed and wait to be made again."""
-    failing: tuple[str, ...] = ()
-    """Services that are down: host and port of each, or nothing where it has no name."""
+    failing: tuple[Target, ...] = ()
+    """Services that are down."""
     busy: int = 0
     """Calls under way."""
     limit: int = 0
@@ -84,12 +86,10 @@ class Report(Struct, frozen=True):
 
 
 class Signal(Struct, frozen=True, kw_only=True):
-    """Something that happened; both fields are filled in when it is passed on."""
+    """Something that happened in a pipeline; when, and the pipeline's name, are filled in when it is passed on."""
 
     at: float = 0.0
-    """When it was, POSIX seconds."""
     pipeline: str = ""
-    """The name of the pipeline that it happened in."""
 
 
 class StateChanged(Signal, frozen=True):
@@ -113,15 +113,13 @@ class CallEnded(Signal, frozen=True):
     """A call of a stage returned, failed or was cancelled; made while an observer has ``on_call``."""
 
     stage: Stage
-    target: str
-    """Host and port of the service, or nothing where it has no name."""
+    target: Target
     outcome: CallOutcome
     attempt: int
     """From 1."""
     size: int
     """Events that it was for."""
     duration: float
-    """Seconds."""
     error: BaseException | None = None
     """Of a batch of which some failed, the first of them."""
     trace_id: str = ""
@@ -129,39 +127,33 @@ class CallEnded(Signal, frozen=True):
 
 
 class RetryScheduled(Signal, frozen=True):
-    """A call failed and will be made again."""
+    """A call failed, and will be made again after ``wait`` seconds."""
 
     stage: Stage
     attempt: int
     """The one that failed, from 1."""
     wait: float
-    """Seconds until the next."""
     error: BaseException
     keys: tuple[Hashable, ...] = ()
     """Of the events that the call was for."""
-    target: str = ""
-    """Host and port of the service, or nothing where it has no name."""
+    target: Target = ""
 
 
 class Failing(Signal, frozen=True):
     """A service is down: its circuit breaker opened, and probes alone are sent."""
 
     stage: Stage
-    target: str
-    """Host and port of the service, or nothing where it has no name."""
+    target: Target
     error: BaseException
-    """The last."""
 
 
 class Healed(Signal, frozen=True):
-    """A service that was down answers again."""
+    """A service that was down answers again, ``after`` seconds in which the stage lost so many events."""
 
     stage: Stage
-    target: str
+    target: Target
     after: float
-    """Seconds."""
     lost: int
-    """Events that the stage lost meanwhile."""
 
 
 class BatchPublished(Signal, frozen=True):
@@ -178,31 +170,26 @@ class DeadLettered(Signal, frozen=True):
 
 
 class SourceFailed(Signal, frozen=True):
-    """A source died; it is subscribed to again, unless this is the end."""
+    """A source died, so many times in a row; it is subscribed to again after ``wait`` seconds, unless this is None."""
 
     error: Exception
     failures: int
-    """In a row."""
     wait: float | None
-    """Seconds until it is; None when it is given up."""
 
 
 class ObserverFailed(Signal, frozen=True):
-    """An observer raised; no other noticed."""
+    """An observer raised, so many times in a row; one that is detached is notified no more. No other noticed."""
 
     observer: str
     error: BaseException
     failures: int
-    """In a row."""
     detached: bool
-    """Whether it failed so often that it is notified no more."""
 
 
 class Tick(Signal, frozen=True):
-    """A second has passed; made while an observer has ``on_tick``."""
+    """A second has passed, for which the loop was so late; made while an observer has ``on_tick``."""
 
     lag: float
-    """Seconds by which the loop was late for it."""
 
 
 StageSignal: TypeAlias = RetryScheduled | Failing | Healed

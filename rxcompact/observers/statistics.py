@@ -10,7 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import inf
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Self, TypeAlias
 
 from rxcompact.clock import is_running, seconds
 from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
@@ -50,63 +50,58 @@ class Rate(NamedTuple):
     received: float
     published: float
 
+    @classmethod
+    def between(cls, then: tuple[float, int, int], now: tuple[float, int, int]) -> Self | None:
+        """Return that of two samples; None where no time has passed."""
+        length = now[0] - then[0]
+        if length <= 0:
+            return None
+        return cls(then[0], now[0], (now[1] - then[1]) / length, (now[2] - then[2]) / length)
+
 
 @dataclass
 class Snapshot:
-    """The statistics of a run at one moment. It shows itself, and does not change."""
+    """The statistics of a run at one moment, which metrics and displays show; it shows itself, and does not change.
 
-    windows: Counter[str] = field(default_factory=Counter[str])
-    """Windows by what closed them."""
+    Times are in seconds. The manual, telemetry, has what the numbers mean.
+    """
+
+    windows: Counter[str] = field(default_factory=Counter[str])  # by trigger
     batches: Histogram = field(default_factory=lambda: Histogram(SIZES))
-    """Sizes of the batches that were published."""
     dead_letters: Counter[Cause] = field(default_factory=Counter[Cause])
-    retries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    """Calls that failed and were scheduled again, by stage and reason."""
-    failures: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])
-    """Failures by part, "source", "observer" or "task", and its name."""
-    failure: str = ""
-    """Type of the source's last error."""
-    ages: dict[str, Histogram] = field(default_factory=dict[str, Histogram])
-    """Seconds from birth to outcome, by outcome."""
-    calls: dict[Cause, Histogram] = field(default_factory=dict[Cause, Histogram])
-    """Seconds that calls took, by stage, target and outcome."""
+    retries: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])  # by stage and reason
+    failures: Counter[tuple[str, str]] = field(default_factory=Counter[tuple[str, str]])  # by part and name
+    failure: str = ""  # type of the source's last error
+    ages: dict[str, Histogram] = field(default_factory=dict[str, Histogram])  # by outcome
+    calls: dict[Cause, Histogram] = field(default_factory=dict[Cause, Histogram])  # by stage, target and outcome
     hottest: float | None = None
-    """Share of the most frequent key in the events of the last minute."""
-    loop_lag: float | None = None
-    """Seconds by which the loop was late at most, of the last quarter of a minute; None where nobody asks for it."""
-    published_at: float | None = None
-    """POSIX seconds at which the sink took the last batch."""
+    loop_lag: float | None = None  # None where nobody asks for it
+    published_at: float | None = None  # POSIX seconds
     letters: tuple[OutcomeMark, ...] = ()
     """The last few dead letters, the latest first, keys and reasons as short texts."""
 
     name: str = ""
-    """Of the pipeline."""
     source: str = ""
     state: State = "idle"
     uptime: float = 0.0
-    """Seconds since the start, or from it until the end."""
+    """Since the start, or from it until the end."""
     restarts: int = 0
     account: Account = field(default_factory=Account)
     received_bytes: int = 0
     null_keys: int = 0
-    """Events that lacked a field of the key, and were taken all the same."""
     rate: Rate | None = None
     """Of the last seconds; of the whole run once it has ended; None before a first moment has passed."""
     rates: tuple[Rate, ...] = ()
     """Of the last minute, in steps."""
     max_age: float = inf
-    max_ages: Mapping[str, float] = field(default_factory=dict[str, float])
-    """By stage."""
+    max_ages: Mapping[str, float] = field(default_factory=dict[str, float])  # by stage
     max_in_flight: int = 0
     bytes_held: int = 0
     max_bytes: int = 0
     stages: Mapping[str, StageNow] = field(default_factory=dict[str, StageNow], repr=False)
     """By name, in the order in which events pass them."""
-
-    lag: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """Messages that a broker did not deliver yet, by source and partition."""
-    requests: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
-    """Requests that were answered, by source and status."""
+    lag: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])  # by source and partition
+    requests: Mapping[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])  # by source and status
 
     @property
     def dedup_ratio(self) -> float | None:
@@ -277,8 +272,9 @@ class Statistics:
             now.requests = {(name, str(status)): count for status, count in source.requests.items()}
         old = (each for each in reversed(self._samples) if now.uptime - each[0] >= HORIZON)
         then = (0.0, 0, 0) if run.state in ENDED else next(old, self._samples[0])
-        now.rate = _rate(then, (now.uptime, now.account.received, now.account.published))
-        now.rates = tuple(rate for pair in pairwise(self._samples) if (rate := _rate(*pair)))
+        pairs = [(then, (now.uptime, now.account.received, now.account.published)), *pairwise(self._samples)]
+        now.rate, *rates = (Rate.between(*pair) for pair in pairs)
+        now.rates = tuple(rate for rate in rates if rate is not None)
         return now
 
     @property
@@ -293,10 +289,3 @@ def count_cause(causes: Counter[Any], cause: tuple[str, ...]) -> Any:
         cause = (*cause[:-1], "other")
     causes[cause] += 1
     return cause
-
-
-def _rate(then: tuple[float, int, int], now: tuple[float, int, int]) -> Rate | None:
-    length = now[0] - then[0]
-    if length <= 0:
-        return None
-    return Rate(then[0], now[0], (now[1] - then[1]) / length, (now[2] - then[2]) / length)

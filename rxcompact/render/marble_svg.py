@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rxcompact.format import duration, instant, short
 from rxcompact.render.marble import LEGEND, OTHER, Axis, Point, axes, outcomes, points, symbols, title
-from rxcompact.render.svg import WIDTH, document, element
+from rxcompact.render.svg import WIDTH, bars, document, element
 
 if TYPE_CHECKING:
     from rxcompact.observers.recorder import Recording
@@ -125,18 +125,15 @@ class _Picture:
 
     def _bars(self, name: str, axis: Axis, kinds: Mapping[str, Iterable[Point]]) -> None:
         """Draw a lane of bars of one scale, each kind over the one before: what it stands for, by its class."""
-        layers = {
-            kind: axis.spread(BINS, [(dot.since, dot.at, dot.many) for dot in dots]) for kind, dots in kinds.items()
-        }
-        most, width = max(map(max, layers.values())), (RIGHT - LEFT) / BINS
-        base = self._y + BAR + 6
+        width = (RIGHT - LEFT) / BINS
+        amounts = [
+            (LEFT + index * width, width - 0.8, amount, kind)
+            for kind, dots in kinds.items()
+            for index, amount in enumerate(axis.spread(BINS, [(dot.since, dot.at, dot.many) for dot in dots]))
+        ]
+        most, base = max(amount for _, _, amount, _ in amounts), self._y + BAR + 6
         self._base(base)
-        for kind, amounts in layers.items():
-            for index, amount in enumerate(amounts):
-                if amount > 0:
-                    tall = max(1.0, BAR * amount / most)  # one of a million can be seen too
-                    x = LEFT + index * width
-                    self._draw("rect", x=x, y=base - tall, width=width - 0.8, height=tall, kind=kind)
+        self._parts += bars(amounts, base, BAR)
         rate = most * BINS / axis.length
         self._lane(name, BAR + 12, f"≤ {rate:,.0f}/s" if rate >= 10 else f"≤ {rate:.2g}/s")  # noqa: PLR2004
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import pairwise
 from math import inf, isfinite, log2
 from typing import Any
 
 from rxcompact.format import OUTCOMES, counted, duration, error_name, service_name, short
-from rxcompact.render.svg import WIDTH, document, element, image
+from rxcompact.render.svg import WIDTH, bars, document, element, image
 from rxcompact.render.tables import table
 
 UNKNOWN = "\N{EN DASH}"
@@ -26,12 +27,6 @@ MINUTE = 60.0
 CAUSES = 12  # of dead letters that a page lists
 
 
-def snapshot_title(now: Any) -> str:
-    """Return the state, and for how long it has run."""
-    again = f", {counted(now.restarts, 'restart')}" if now.restarts else ""
-    return f"{now.state}, {duration(now.uptime)}{again}"
-
-
 def snapshot_text(now: Any) -> str:
     """Return a snapshot as text."""
     view = snapshot_numbers(now)
@@ -41,11 +36,19 @@ def snapshot_text(now: Any) -> str:
     outcomes = [*view["outcomes"], ("rejected", now.account.rejected)]
     lines.append(("outcomes", " · ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in outcomes if count)))
     lines.append(("last errors", view["errors"]))
-    lines += [("✗", " · ".join(row)) for row in letter_rows(now)]
+    lines += [("✗", " · ".join(row)) for row in _letters(now)]
     return "\n".join([view["title"], *(f"  {name:<15}  {text}" for name, text in lines if text)])
 
 
-def letter_rows(now: Any) -> list[tuple[str, ...]]:
+def snapshot_html(now: Any) -> str:
+    """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
+    view = snapshot_numbers(now)
+    alternative = "; ".join([view["title"], *(f"{name} {number}, {note}" for number, name, note in view["tiles"])])
+    letters = table(LETTER_COLUMNS, _letters(now), title="Dead letters", note="the latest first")
+    return f"{image(snapshot_svg(now), alternative)}{letters if now.letters else ''}"
+
+
+def _letters(now: Any) -> list[tuple[str, ...]]:
     """Return the last dead letters as rows of text, of `LETTER_COLUMNS`."""
     return [
         (
@@ -56,16 +59,49 @@ def letter_rows(now: Any) -> list[tuple[str, ...]]:
     ]
 
 
-def _rate(now: Any, name: str) -> str:
-    return UNKNOWN if now.rate is None else f"{getattr(now.rate, name):,.0f}/s"
+def snapshot_numbers(now: Any) -> dict[str, Any]:
+    """Return what is drawn of a snapshot, here and in the page of a dashboard: numbers, and short texts."""
+    keys = defaultdict[tuple[str, str, str], dict[str, None]](dict)
+    for each in now.letters:
+        keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
+    stages = {name: stage for name, stage in now.stages.items() if name not in ("source", "decode")}
+    held = [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages.items()]
+    if now.bytes_held:
+        held.append([f"{now.bytes_held:,} of {now.max_bytes:,} bytes", "bytes of JSON that are held, of those allowed"])
+    again = f", {counted(now.restarts, 'restart')}" if now.restarts else ""
+    limit, bins, ages = _limit(now), _age_bins(now), now.ages.get("published")
+    percentiles = [f"p{percent} {duration(ages.percentile(percent))}" for percent in (50, 90, 99)] if ages else []
+    return {
+        "title": f"{now.state}, {duration(now.uptime)}" + again,
+        "tiles": _tiles(now),
+        "stages": held,
+        "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
+        "ages": [[duration(bound), count] for bound, count in bins[:-1]],
+        "too_old": bins[-1][1] + now.account.expired,
+        "age_ticks": [[duration(age), BINS + 2 * log2(age / limit)] for age in TICKS if limit / 2100 < age < limit / 4],
+        "age": ", ".join([*percentiles, f"most {duration(ages.most)}"]) if ages else UNKNOWN,
+        "max_age": duration(now.max_age),
+        "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],
+        "causes": [
+            [*cause, count, list(keys[cause[0], cause[1], short(cause[2], 40)])]
+            for cause, count in now.dead_letters.most_common(CAUSES)
+        ],
+        "errors": _problems(now),
+    }
 
 
-def _ages(now: Any) -> str:
-    ages = now.ages.get("published")
-    if not ages:
-        return UNKNOWN
-    percentiles = [f"p{percent} {duration(ages.percentile(percent))}" for percent in (50, 90, 99)]
-    return ", ".join([*percentiles, f"most {duration(ages.most)}"])
+def _tiles(now: Any) -> list[tuple[str, str, str]]:
+    """Return the headline numbers, their names, and a note to each."""
+    account, ratio, rate = now.account, now.dedup_ratio, now.rate
+    over = ", on average" if now.state in ("stopped", "failed") else ""
+    return [
+        (UNKNOWN if rate is None else f"{rate.received:,.0f}/s", f"in{over}", f"{account.received:,} received"),
+        (UNKNOWN if rate is None else f"{rate.published:,.0f}/s", f"out{over}", f"{account.published:,} published"),
+        (UNKNOWN if ratio is None else f"{ratio:,.1f} : 1", "dedup", f"{account.distinct:,} distinct"),
+        (f"{account.in_flight:,}", "in flight", f"of {now.max_in_flight:,}"),
+        (f"{now.waiting:,}", "retries waiting", f"{now.retried:,} in all"),
+        (UNKNOWN if now.oldest is None else duration(now.oldest), "oldest", f"max_age {duration(now.max_age)}"),
+    ]
 
 
 def _problems(now: Any) -> str:
@@ -76,6 +112,14 @@ def _problems(now: Any) -> str:
     failures = sum(number for (part, _), number in now.failures.items() if part == "source")
     found += [f"source failed {counted(failures, 'time')}: {now.failure}"] * bool(failures)
     return short(" · ".join(found), 140) if found else ""
+
+
+def _stage(name: str, stage: Any) -> str:
+    """Return all of a stage in a line."""
+    oldest = "" if stage.oldest is None else f", oldest {duration(stage.oldest)}"
+    error = f", last error {error_name(stage.error)}" if stage.error else ""
+    down = "".join(f", {target or 'its service'} is down: probes alone are sent" for target in stage.failing)
+    return f"{name}: {stage.waiting:,} waiting{oldest}, {stage.dead_letters:,} dead letters{error}{down}"
 
 
 def _limit(now: Any) -> float:
@@ -89,13 +133,6 @@ def _age_bins(now: Any) -> list[tuple[float, int]]:
     ages = now.ages.get("published")
     totals = [(0.0, 0), *(ages.cumulative(bounds) if ages else [(bound, 0) for bound in bounds])]
     return [(bound, total - before) for (_, before), (bound, total) in pairwise(totals)]
-
-
-def snapshot_html(now: Any) -> str:
-    """Return a snapshot as HTML; a notebook that is not trusted shows it too."""
-    alternative = "; ".join([snapshot_title(now), *(f"{name} {number}, {note}" for number, name, note in _tiles(now))])
-    letters = table(LETTER_COLUMNS, letter_rows(now), title="Dead letters", note="the latest first")
-    return f"{image(snapshot_svg(now), alternative)}{letters if now.letters else ''}"
 
 
 def snapshot_svg(now: Any) -> str:
@@ -113,83 +150,29 @@ def snapshot_svg(now: Any) -> str:
     return document(parts, 334 if errors else 312, view["title"])
 
 
-def _tiles(now: Any) -> list[tuple[str, str, str]]:
-    """Return the headline numbers, their names, and a note to each."""
-    account, ratio = now.account, now.dedup_ratio
-    over = ", on average" if now.state in ("stopped", "failed") else ""
-    return [
-        (_rate(now, "received"), f"in{over}", f"{account.received:,} received"),
-        (_rate(now, "published"), f"out{over}", f"{account.published:,} published"),
-        (UNKNOWN if ratio is None else f"{ratio:,.1f} : 1", "dedup", f"{account.distinct:,} distinct"),
-        (f"{account.in_flight:,}", "in flight", f"of {now.max_in_flight:,}"),
-        (f"{now.waiting:,}", "retries waiting", f"{now.retried:,} in all"),
-        (UNKNOWN if now.oldest is None else duration(now.oldest), "oldest", f"max_age {duration(now.max_age)}"),
-    ]
-
-
-def snapshot_numbers(now: Any) -> dict[str, Any]:
-    """Return what is drawn of a snapshot, here and in the page of a dashboard: numbers, and short texts."""
-    keys = {(each.outcome, each.stage, each.reason): dict[str, None]() for each in now.letters}
-    for each in now.letters:
-        keys[each.outcome, each.stage, each.reason][each.key or each.error or UNKNOWN] = None
-    stages = {name: stage for name, stage in now.stages.items() if name not in ("source", "decode")}
-    held = [[f"{name} {stage.held:,}{' ⚠' * bool(stage.error)}", _stage(name, stage)] for name, stage in stages.items()]
-    if now.bytes_held:
-        held.append([f"{now.bytes_held:,} of {now.max_bytes:,} bytes", "bytes of JSON that are held, of those allowed"])
-    limit, bins = _limit(now), _age_bins(now)
-    return {
-        "title": snapshot_title(now),
-        "tiles": _tiles(now),
-        "stages": held,
-        "rates": [[each.start, each.end, each.received, each.published] for each in now.rates],
-        "ages": [[duration(bound), count] for bound, count in bins[:-1]],
-        "too_old": bins[-1][1] + now.account.expired,
-        "age_ticks": [[duration(age), BINS + 2 * log2(age / limit)] for age in TICKS if limit / 2100 < age < limit / 4],
-        "age": _ages(now),
-        "max_age": duration(now.max_age),
-        "outcomes": [[name, getattr(now.account, name)] for name in (*OUTCOMES, "in_flight")],
-        "causes": [
-            [*cause, count, list(keys.get((cause[0], cause[1], short(cause[2], 40)), ()))]
-            for cause, count in now.dead_letters.most_common(CAUSES)
-        ],
-        "errors": _problems(now),
-    }
-
-
-def _stage(name: str, stage: Any) -> str:
-    """Return all of a stage in a line."""
-    oldest = "" if stage.oldest is None else f", oldest {duration(stage.oldest)}"
-    error = f", last error {error_name(stage.error)}" if stage.error else ""
-    down = "".join(f", {target or 'its service'} is down: probes alone are sent" for target in stage.failing)
-    return f"{name}: {stage.waiting:,} waiting{oldest}, {stage.dead_letters:,} dead letters{error}{down}"
-
-
 def _rates(view: dict[str, Any], name: str, kind: str, y: float) -> Iterator[str]:
     """Draw what came in, or what went out, each by its own scale: they differ on purpose."""
     end, base = view["rates"][-1][1] if view["rates"] else 0.0, y + 12 + LOW
-    rates = [(rate[0], rate[1], rate[2 + (name == "published")]) for rate in view["rates"] if rate[1] > end - MINUTE]
-    most = max((amount for *_, amount in rates), default=0.0)
+    spans = list[tuple[float, float, float, str]]()
+    for start, stop, received, published in view["rates"]:
+        if stop > end - MINUTE:
+            left, right = (MARGIN + HALF * max(0.0, 1 - (end - at) / MINUTE) for at in (start, stop))
+            spans.append((left, max(0.8, right - left - 0.8), received if name == "received" else published, kind))
+    most = max((amount for _, _, amount, _ in spans), default=0.0)
     yield element("text", f"{name}, at most {most:,.0f}/s in the last minute", x=MARGIN, y=y + 5, kind="quiet")
     yield element("line", x1=MARGIN, x2=MARGIN + HALF, y1=base, y2=base, kind="lane")
-    for start, stop, amount in rates:
-        if amount > 0:
-            left, right = (HALF * max(0.0, 1 - (end - at) / MINUTE) for at in (start, stop))
-            tall, width = max(1.0, LOW * amount / most), max(0.8, right - left - 0.8)
-            yield element("rect", x=MARGIN + left, y=base - tall, width=width, height=tall, kind=kind)
+    yield from bars(spans, base, LOW)
 
 
 def _age_bars(view: dict[str, Any], x: float) -> Iterator[str]:
     """Draw how old events were when published; beyond the limit, what expired."""
-    bars = [(index, count, "bar") for index, (_, count) in enumerate(view["ages"])]
-    bars.append((BINS + 1, view["too_old"], "expired"))
-    most, width = max(count for _, count, _ in bars) or 1, HALF / (BINS + 2)
+    width = HALF / (BINS + 2)
+    counts = [*((index, count, "bar") for index, (_, count) in enumerate(view["ages"]))]
+    counts.append((BINS + 1, view["too_old"], "expired"))
     yield element("text", f"age when published: {view['age']}", x=x, y=133, kind="quiet")
     yield element("line", x1=x, x2=x + HALF, y1=BASE, y2=BASE, kind="lane")
     yield element("line", x1=x + width * (BINS + 0.5), x2=x + width * (BINS + 0.5), y1=142, y2=BASE, kind="state")
-    for place, count, kind in bars:
-        if count:
-            tall = max(1.5, BAR * count / most)
-            yield element("rect", x=x + place * width, y=BASE - tall, width=width - 1.5, height=tall, kind=kind)
+    yield from bars([(x + place * width, width - 1.5, count, kind) for place, count, kind in counts], BASE, BAR)
     for label, place in view["age_ticks"]:
         yield element("text", label, x=x + place * width, y=BASE + 13, kind="small middle")
     yield element("text", f"max_age {view['max_age']}", x=x + HALF, y=BASE + 13, kind="small end")

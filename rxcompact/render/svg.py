@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from rxcompact.format import escape
@@ -40,6 +41,15 @@ def element(name: str, text: str | None = None, **attributes: str | float) -> st
         quoted = escape(value if isinstance(value, str) else number(value))
         parts.append(f'{"class" if key == "kind" else key}="{quoted}"')
     return f"<{' '.join(parts)}/>" if text is None else f"<{' '.join(parts)}>{escape(text)}</{name}>"
+
+
+def bars(amounts: Iterable[tuple[float, float, float, str]], base: float, height: float) -> Iterator[str]:
+    """Yield bars, of left, width, amount and kind, that stand on a line; of any amount, however small, there is one."""
+    amounts = [each for each in amounts if each[2] > 0]
+    most = max((amount for _, _, amount, _ in amounts), default=1)
+    for left, width, amount, kind in amounts:
+        tall = max(1.0, height * amount / most)
+        yield element("rect", x=left, y=base - tall, width=width, height=tall, kind=kind)
 
 
 def number(value: float) -> str:
