@@ -30,7 +30,7 @@ class Closed(NamedTuple):
     """POSIX seconds."""
     window: Window
     held: int
-    """The most keys in open windows since the window before it closed."""
+    """Keys in open windows until then."""
 
 
 class History:
@@ -68,7 +68,7 @@ class History:
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
         times, so the windows are the same. With options, those of one instant are.
         """
-        offset, held = 0.0 if lateness is None else lateness % timespan, 0
+        offset = 0.0 if lateness is None else lateness % timespan
         windows, letters, holders = list[Closed](), list[DeadLetter](), list[Holder]()
         source: Subject[Sequence[Any]] = Subject()
 
@@ -76,9 +76,8 @@ class History:
             return arrived[0] if options else (arrived[0] - offset) // timespan * timespan + offset
 
         def close(window: Window) -> None:
-            nonlocal held
-            windows.append(Closed(clock.now.timestamp(), window, max(held, len(window))))
-            held = 0
+            held = len(window) + sum(holder.held() for holder in holders)
+            windows.append(Closed(clock.now.timestamp(), window, held))
 
         last = (self.arrivals[0] - offset) // timespan * timespan + offset
         clock = VirtualTimeScheduler(last)
@@ -105,58 +104,54 @@ class History:
             last = edge + timespan / 2 if lateness is None and not options else arrived[-1][0]
             clock.advance_to(last)
             source.on_next(list(map(itemgetter(1), arrived)))
-            held = max(held, *(holder.held() for holder in holders))
         clock.advance_to(last + settled)
         source.on_completed()
         return windows, len(letters)
 
 
-class Result:
+class Result(NamedTuple):
     """The result of a simulation."""
 
-    def __init__(self) -> None:
-        self.latencies: list[float] = []  # from birth to publication, of each event that was published
-        self.calls: list[float] = []  # when the API was called, POSIX seconds
-        self.expired = 0
-        self.held = 0  # the most distinct events at once, those in open windows included
+    latencies: list[float]
+    """From birth to publication, of each event that was published."""
+    calls: list[float]
+    """When the API was called, POSIX seconds."""
+    expired: int
+    held: int
+    """The most distinct events at once, those in open windows included."""
 
 
 def simulate(
     windows: Sequence[Closed], api: Callable[[Any], Any], max_age: float, max_concurrent: int, linger: float
 ) -> Result:
     """Push windows through the stages behind compaction in virtual time."""
-    result = Result()
+    calls, batches, letters = list[float](), list[Delivered](), list[DeadLetter]()
 
     def call(event: Any) -> Any:
-        result.calls.append(virtual_loop().wall())
+        calls.append(virtual_loop().wall())
         return api(decode(event) if isinstance(event, bytes) else event)
 
-    def on_dead_letter(letter: DeadLetter) -> None:
-        result.expired += letter.outcome == "expired"
-
-    def on_batch(delivered: Delivered) -> None:
-        result.latencies.extend(delivered.at - (each.first_seen or 0.0) for each in delivered.batch)
-
-    async def main() -> None:
-        loop = virtual_loop()
+    async def main() -> int:
+        loop, most = virtual_loop(), 0
         source: Subject[Any] = Subject()
         stages: list[Holder] = []
-        common: dict[str, Any] = {"max_age": max_age, "dead_letters": on_dead_letter}
+        common: dict[str, Any] = {"max_age": max_age, "dead_letters": letters.append}
         source.pipe(
             registering(enrich(call, max_concurrent=max_concurrent, **common), stages.append),
             registering(publish(lambda _: None, timespan=linger, **common), stages.append),
-        ).subscribe(on_batch)
+        ).subscribe(batches.append)
         for at, window, open_keys in windows:
             await asyncio.sleep(at - loop.wall())
-            result.held = max(result.held, open_keys + sum(stage.held() for stage in stages))
+            most = max(most, open_keys + sum(stage.held() for stage in stages))
             source.on_next(window)
         # the end of the stream would publish the last batch early; by then each event is settled
         await asyncio.sleep(max_age + linger)
         source.on_completed()
+        return most
 
-    if windows:
-        run(main, start=windows[0].at)
-    return result
+    held = run(main, start=windows[0].at) if windows else 0
+    latencies = [batch.at - (each.first_seen or 0.0) for batch in batches for each in batch.batch]
+    return Result(latencies, calls, sum(letter.outcome == "expired" for letter in letters), held)
 
 
 def peak(calls: Sequence[float]) -> int:
