@@ -1,41 +1,51 @@
 """Event compaction on RxPY: each distinct event once per time bucket, enriched, delivered in batches."""
 
+# ruff: noqa: I001 - the imports below are a list of the public names
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rxcompact import operators
-    from rxcompact.acks import Ack, Chunk
-    from rxcompact.contracts import Enricher, Reducer, Sink, Source
-    from rxcompact.enrichers.http import HttpEnricher
-    from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Outcome, Published, Window
-    from rxcompact.mappers import key_of, time_of
-    from rxcompact.observers import LogObserver
-    from rxcompact.operators.merge import merge
-    from rxcompact.orchestrator import Orchestrator
-    from rxcompact.pipeline import Pipeline
-    from rxcompact.signals import (
-        Account,
-        BatchPublished,
-        CallEnded,
-        DeadLettered,
-        Failing,
-        Healed,
-        ObserverFailed,
-        Report,
-        RetryScheduled,
-        Signal,
-        SourceFailed,
-        StateChanged,
-        Tick,
-        WindowClosed,
+if TYPE_CHECKING:  # ``as`` exports a name
+    from rxcompact import operators as operators
+    from rxcompact.acks import Ack as Ack, Chunk as Chunk
+    from rxcompact.contracts import Enricher as Enricher, Reducer as Reducer, Sink as Sink, Source as Source
+    from rxcompact.enrichers.http import HttpEnricher as HttpEnricher
+    from rxcompact.events import (
+        Batch as Batch,
+        Bounds as Bounds,
+        Compacted as Compacted,
+        DeadLetter as DeadLetter,
+        Outcome as Outcome,
+        Published as Published,
+        Window as Window,
     )
-    from rxcompact.sinks.http import HttpSink
-    from rxcompact.sinks.ndjson import NdjsonSink
-    from rxcompact.sources.http import HttpSource
-    from rxcompact.sources.iterable import IterableSource
-    from rxcompact.sources.ndjson import NdjsonSource
-    from rxcompact.sources.push import ObservableSource, PushSource
+    from rxcompact.mappers import key_of as key_of, time_of as time_of
+    from rxcompact.observers import LogObserver as LogObserver
+    from rxcompact.operators.merge import merge as merge
+    from rxcompact.orchestrator import Orchestrator as Orchestrator
+    from rxcompact.pipeline import Pipeline as Pipeline
+    from rxcompact.signals import (
+        Account as Account,
+        BatchPublished as BatchPublished,
+        CallEnded as CallEnded,
+        DeadLettered as DeadLettered,
+        Failing as Failing,
+        Healed as Healed,
+        ObserverFailed as ObserverFailed,
+        Report as Report,
+        RetryScheduled as RetryScheduled,
+        Signal as Signal,
+        SourceFailed as SourceFailed,
+        StateChanged as StateChanged,
+        Tick as Tick,
+        WindowClosed as WindowClosed,
+    )
+    from rxcompact.sinks.http import HttpSink as HttpSink
+    from rxcompact.sinks.ndjson import NdjsonSink as NdjsonSink
+    from rxcompact.sources.http import HttpSource as HttpSource
+    from rxcompact.sources.iterable import IterableSource as IterableSource
+    from rxcompact.sources.ndjson import NdjsonSource as NdjsonSource
+    from rxcompact.sources.push import ObservableSource as ObservableSource, PushSource as PushSource
 
 __version__ = "0.2.0"
 
@@ -60,6 +70,8 @@ _MODULES = {
 }
 """What is imported when it is used: a command that needs a part of it begins sooner."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}
+if not TYPE_CHECKING:
+    __all__ = sorted(["operators", *_MODULE_OF])  # noqa: PLE0605 - a list
 
 
 def __getattr__(name: str) -> Any:
@@ -69,49 +81,3 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     return value
-
-
-__all__ = [
-    "Account",
-    "Ack",
-    "Batch",
-    "BatchPublished",
-    "Bounds",
-    "CallEnded",
-    "Chunk",
-    "Compacted",
-    "DeadLetter",
-    "DeadLettered",
-    "Enricher",
-    "Failing",
-    "Healed",
-    "HttpEnricher",
-    "HttpSink",
-    "HttpSource",
-    "IterableSource",
-    "LogObserver",
-    "NdjsonSink",
-    "NdjsonSource",
-    "ObservableSource",
-    "ObserverFailed",
-    "Orchestrator",
-    "Outcome",
-    "Pipeline",
-    "Published",
-    "PushSource",
-    "Reducer",
-    "Report",
-    "RetryScheduled",
-    "Signal",
-    "Sink",
-    "Source",
-    "SourceFailed",
-    "StateChanged",
-    "Tick",
-    "Window",
-    "WindowClosed",
-    "key_of",
-    "merge",
-    "operators",
-    "time_of",
-]

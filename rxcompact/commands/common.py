@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
-from functools import partial
 from inspect import Parameter, signature
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +30,7 @@ T = TypeVar("T")
 Kind: TypeAlias = tuple[Callable[[str], Any], str]  # what makes a value of an option's text, and the metavar
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 PREFIX = "RXCOMPACT_"
+WORKER = f"{PREFIX}WORKER"  # has the number of each of several processes
 WINDOWS = ("timespan", "per_key", "gap", "leading")
 ON = ("1", "true", "yes", "on")
 SWITCH = {text: text in ON for text in (*ON, "0", "false", "no", "off")}
@@ -261,12 +261,17 @@ def note(text: str, level: str = "INFO", **extra: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run a command, in as many processes as it asks for; return its exit code."""
-    if getattr(options, "workers", 1) == 1:
+    if getattr(options, "workers", 1) == 1 or WORKER in os.environ:
         return _exit_code(options)
-    from rxcompact.commands.service import Workers  # noqa: PLC0415 - takes long to import
+    from rxcompact.commands.service import run_workers  # noqa: PLC0415 - takes long to import
 
     configure_log(options)
-    return Workers(options.workers, partial(_exit_code, options)).wait()
+    return asyncio.run(run_workers(options.workers))
+
+
+def worker() -> int:
+    """Return the number of this process, from 0; 0 too where it is the only one."""
+    return int(os.environ.get(WORKER, "0"))
 
 
 def _exit_code(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 from rxcompact import operators as rxo
 from rxcompact.brokers.source import BrokerSource
 from rxcompact.commands import common
-from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve, worker
+from rxcompact.commands.service import EXIT_CODES, add_service_arguments, serve
 from rxcompact.contracts import Sink, Source
 from rxcompact.enrichers.http import HttpEnricher
 from rxcompact.errors import ArgumentError
@@ -186,7 +186,7 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
         post: dict[str, Any] = {"format": options.format, "headers": dict(options.header)}
         sink = HttpSink(options.publish, to_json=to_json, **post, **common.given(options, SINK))
     if options.source:
-        partitions = options.partitions and options.partitions[worker() :: options.workers]
+        partitions = options.partitions and options.partitions[common.worker() :: options.workers]
         source: Source = broker_source(options.source, partitions, options.start, options.items)
     else:
         host, port = common.address("--listen", options.listen)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hmac
-import multiprocessing
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from importlib.util import find_spec
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from typing import TYPE_CHECKING, Any, TextIO
 
 from aiohttp import web
@@ -42,7 +38,6 @@ ORCHESTRATOR = ("deadline",)
 MAX_CONNECTIONS, TIMEOUT = 100, 75.0  # of --status
 USAGE = 2  # the exit code of a worker that would end at once again
 PAUSE = 1.0  # seconds until a worker that died is started again
-WORKER = "RXCOMPACT_WORKER"
 PERIOD, LINE = 0.25, 1.0  # seconds between two updates of --live on a terminal, and between two lines elsewhere
 EXIT_CODES = """\
 exit code:
@@ -156,7 +151,7 @@ async def _status(
         routes["/keys"] = {"GET": partial(_keys, orchestrator, f"Bearer {token}".encode())}
     server = Server(routes, MAX_CONNECTIONS, TIMEOUT, retry_after=1)
     try:
-        port = await server.open(host, port + (worker() if port else 0))
+        port = await server.open(host, port + (common.worker() if port else 0))
     except OSError as error:
         raise ArgumentError("--status", place, f"free ({error})") from None
     common.note(f"status on http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -166,64 +161,43 @@ async def _status(
         await server.close()
 
 
-def worker() -> int:
-    """Return the number of this process, from 0; 0 too where it is the only one."""
-    return int(os.environ.get(WORKER, "0"))
+async def run_workers(number: int) -> int:
+    """Run this command in several processes until each has ended by itself, or a signal has stopped them all.
 
+    Returns the exit code of wrong usage, else the highest.
+    """
+    processes: dict[int, asyncio.subprocess.Process] = {}
+    stopped: list[int] = []  # the signals that did
 
-class Workers:
-    """Runs a function in several processes until each has ended by itself, or a signal has stopped them all."""
+    def stop(by: int) -> None:
+        stopped.append(by)
+        for process in processes.values():
+            with suppress(ProcessLookupError):
+                process.send_signal(by)
 
-    def __init__(self, number: int, run: Callable[[], int]) -> None:
-        self._run, self._signals, self._stopping = run, common.stop_signals(), 0  # the signal, once there was one
-        self._processes: dict[int, BaseProcess] = {}
-        for each in self._signals:
-            signal.signal(each, self._stop)
-        for n in range(number):
-            self._start(n)
+    async def work(worker: int) -> int:
+        command = [sys.executable, "-m", "rxcompact", *sys.argv[1:]]
+        code = 0
+        while not stopped:
+            environment = os.environ | {common.WORKER: str(worker)}
+            process = processes[worker] = await asyncio.create_subprocess_exec(*command, env=environment)
+            if stopped:  # meanwhile
+                process.send_signal(stopped[-1])
+            code = await process.wait()
+            if code == USAGE:
+                stop(signal.SIGTERM)
+            if not code or stopped:
+                break
+            common.note(f"rxcompact: worker {worker} ended with {code}, and is started again", "ERROR")
+            await asyncio.sleep(PAUSE)
+        if -code in stopped:  # it had not begun
+            return 0
+        return code if code >= 0 else common.SIGNALLED - code
 
-    def _start(self, number: int) -> None:
-        # signals wait meanwhile: a process that was just forked has the handlers of this one
-        signal.pthread_sigmask(signal.SIG_BLOCK, self._signals)
-        if not self._stopping:
-            self._processes[number] = multiprocessing.get_context("fork").Process(target=self._work, args=(number,))
-            self._processes[number].start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
-
-    def _work(self, number: int) -> None:
-        os.environ[WORKER] = str(number)
-        for each in self._signals:
-            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, self._signals)
-        sys.exit(self._run())
-
-    def _stop(self, number: int, _: Any = None) -> None:
-        self._stopping = number
-        for process in self._processes.values():
-            if process.pid is not None and process.is_alive():
-                os.kill(process.pid, number)
-
-    def wait(self) -> int:
-        """Return the exit code of wrong usage, else the highest, when all have ended."""
-        codes = [0]
-        while self._processes:
-            wait([process.sentinel for process in self._processes.values()])
-            for number, process in list(self._processes.items()):
-                code = process.exitcode
-                if code is not None and self._is_over(number, code) and code != -self._stopping:  # it had not begun
-                    codes.append(code if code >= 0 else common.SIGNALLED - code)
-        return USAGE if USAGE in codes else max(codes)
-
-    def _is_over(self, number: int, code: int) -> bool:
-        """Start a worker again, unless it ended by itself or all are to end."""
-        del self._processes[number]
-        if code == USAGE:
-            self._stop(signal.SIGTERM)
-        if code and not self._stopping:
-            common.note(f"rxcompact: worker {number} ended with {code}, and is started again", "ERROR")
-            time.sleep(PAUSE)
-            self._start(number)
-        return number not in self._processes
+    for each in common.stop_signals():
+        asyncio.get_running_loop().add_signal_handler(each, stop, each)
+    codes = await asyncio.gather(*map(work, range(number)))
+    return USAGE if USAGE in codes else max(codes)
 
 
 async def live(orchestrator: Orchestrator, file: TextIO | None = None) -> None:
