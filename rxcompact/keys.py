@@ -36,14 +36,14 @@ class Json(msgspec.Struct, frozen=True, gc=False):
         return self.text
 
 
-def json_key(value: Any, max_length: int = MAX_LENGTH) -> Hashable:
+def json_key(value: Any) -> Hashable:
     """Return the value of a field as a key: 1, 1.0, true and "1" are four keys; what is missing, and NaN, is None.
 
     A value that JSON has no form for, such as a date, is a key as it is.
 
     Raises:
         DecodeError: when it is nested too deeply.
-        KeyMapperError: when it is longer than so many characters.
+        KeyMapperError: when it is longer than 65,536 characters.
         TypeError: when it can neither be hashed nor written as JSON.
     """
     kind = type(value)
@@ -54,12 +54,12 @@ def json_key(value: Any, max_length: int = MAX_LENGTH) -> Hashable:
     elif isinstance(value, (bool, list, tuple, dict)) or (kind is float and isfinite(value)):
         value = Json(_canonical(value))
     elif kind is not str and (simple := plain(value)) is not value:
-        return json_key(simple, max_length)
+        return json_key(simple)
     elif kind.__hash__ is None:
         value = Json(_canonical(value))
     text = value.text if type(value) is Json else value
-    if type(text) is str and len(text) > max_length:
-        raise KeyMapperError(f"a key of {len(text)} characters: at most {max_length}")
+    if type(text) is str and len(text) > MAX_LENGTH:
+        raise KeyMapperError(f"a key of {len(text)} characters: at most {MAX_LENGTH}")
     return value  # type: ignore[no-any-return]
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -26,6 +26,10 @@ TimeSpec: TypeAlias = str | Callable[[Any], Any]
 FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}  # classes that are functions of an event as well
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
+USUAL: Any = (
+    Annotated[str, msgspec.Meta(max_length=MAX_LENGTH)] | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
+)
+"""Keys of JSON that are as they should be."""
 NO_ERRORS: Errors = {}
 Converted: TypeAlias = tuple[Sequence[Any], Errors, bool]
 """Keys or times, None where there is none; the errors among them; whether there may be a None."""
@@ -123,9 +127,9 @@ class Mapper:
 class EventKeys(Mapper):
     """Keys of whole events, but for some fields."""
 
-    def __init__(self, exclude: Sequence[Field], max_length: int, *, reject: bool) -> None:
+    def __init__(self, exclude: Sequence[Field], *, reject: bool) -> None:
         self.names = tuple(field.name for field in exclude)
-        self._exclude, self._max_length, self._reject = exclude, max_length, reject
+        self._exclude, self._reject = exclude, reject
 
     def many(self, events: Sequence[Any]) -> Column:
         missing: Counter[str] = Counter()
@@ -138,7 +142,7 @@ class EventKeys(Mapper):
                     missing[field.name] += 1
                     if self._reject:
                         raise KeyMapperError(f"no field {field.name!r}")
-            return json_key(rest, self._max_length)
+            return json_key(rest)
 
         return Column(*map_each(key, events, KeyMapperError), missing)
 
@@ -151,7 +155,6 @@ def key_of(
     *,
     exclude: str | Sequence[str] = (),
     missing: Literal["null", "reject"] = "null",
-    max_length: int = MAX_LENGTH,
     argument: str = "key_mapper",
 ) -> Mapper:
     """Return the key mapper that is asked for; a `Mapper` as it is.
@@ -162,7 +165,6 @@ def key_of(
             ``many(events) -> keys`` that maps whole chunks.
         exclude: Fields that are no part of the key, which is all the rest of the event.
         missing: What an event without one of the fields gets: ``"null"``, the key None in its place, or ``"reject"``.
-        max_length: Characters of the longest key of a JSON line. An event with a longer one is rejected: keys are held.
         argument: What ``spec`` is given for, in errors.
 
     Keys of fields are those of JSON: 1, 1.0, true and "1" are four keys, of which Python's own equality makes two (see
@@ -185,11 +187,8 @@ def key_of(
         if fields and excluded:
             raise ArgumentError("exclude", exclude, f"left out where {argument} names fields")
         if not fields:
-            return EventKeys(excluded, max_length, reject=reject)
-        text: Any = Annotated[str, msgspec.Meta(max_length=max_length)]
-        usual = text | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
-        convert = partial(_field_keys, max_length)
-        return Mapper([(field, usual) for field in fields], convert, KeyMapperError, reject=reject)
+            return EventKeys(excluded, reject=reject)
+        return Mapper([(field, USUAL) for field in fields], _field_keys, KeyMapperError, reject=reject)
     if excluded:
         raise ArgumentError("exclude", exclude, f"left out where {argument} is a function")
     if isinstance(spec, Mapper):
@@ -228,18 +227,18 @@ def _called(
     return map_each(function, events, error_class)
 
 
-def _field_keys(max_length: int, values: Sequence[Any]) -> Converted:
+def _field_keys(values: Sequence[Any]) -> Converted:
     # joining all is faster than looking at the length of each, which is done where they are too long together
-    if list(map(type, values)).count(str) == len(values) and len("".join(values)) <= max_length:
+    if list(map(type, values)).count(str) == len(values) and len("".join(values)) <= MAX_LENGTH:
         return values, NO_ERRORS, False
     kinds = set(map(type, values))
     gaps = NONE in kinds
     if kinds <= {str, NONE}:
-        if max(map(len, filter(None, values)), default=0) <= max_length:
+        if max(map(len, filter(None, values)), default=0) <= MAX_LENGTH:
             return values, NO_ERRORS, gaps
     elif kinds == {int} and min(values) >= -LIMIT and max(values) <= LIMIT:
         return values, NO_ERRORS, gaps
-    return *map_each(partial(json_key, max_length=max_length), values, KeyMapperError), True
+    return *map_each(json_key, values, KeyMapperError), True
 
 
 def _function_keys(keys: Sequence[Any]) -> Converted:
@@ -254,7 +253,6 @@ def time_of(
     *,
     timezone: tzinfo = UTC,
     format: str | None = None,  # noqa: A002 - of strptime
-    argument: str = "time_mapper",
 ) -> Mapper:
     """Return the time mapper that is asked for, which gives POSIX seconds; a `Mapper` as it is.
 
@@ -263,7 +261,6 @@ def time_of(
             takes: ISO 8601, an epoch in seconds to nanoseconds, a `datetime`, a stamp of numpy or pandas, …
         timezone: The zone of a time without an offset.
         format: How texts are to be read, as for `datetime.strptime`, where they are of no known form.
-        argument: What ``spec`` is given for, in errors.
 
     Raises:
         ArgumentError: for anything else.
@@ -274,16 +271,15 @@ def time_of(
     if isinstance(spec, Mapper):
         return spec
     if not isinstance(spec, str):
-        source = _function(spec, argument, "a field's name, or a function of the event")
-        return _times(source, timezone, format)
-    if timezone is UTC and format is None:
-        return _usual_times(spec, argument)
-    return _times([(Field(spec, argument), Any)], timezone, format)
+        return _times(_function(spec, "time_mapper", "a field's name, or a function of the event"), timezone, format)
+    return _usual_times(spec) if timezone is UTC and format is None else _times_of(spec, timezone, format)
 
 
-@lru_cache(maxsize=64)  # the same field is the same mapper
-def _usual_times(name: str, argument: str) -> Mapper:
-    return _times([(Field(name, argument), Any)], UTC, None)
+def _times_of(name: str, timezone: tzinfo = UTC, format: str | None = None) -> Mapper:  # noqa: A002
+    return _times([(Field(name, "time_mapper"), Any)], timezone, format)
+
+
+_usual_times = lru_cache(maxsize=64)(_times_of)  # the same field is the same mapper
 
 
 def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa: A002

@@ -599,15 +599,15 @@ def test_exclude_leaves_fields_out_of_the_key() -> None:
 
 
 def test_a_key_that_is_too_long_is_rejected_and_its_neighbours_are_not() -> None:
-    mapper = key_of("id", max_length=10)
+    mapper, long = key_of("id"), "x" * 65_537
     assert mapper.many([b'{"id":1}', b'{"id":2}']) == [1, 2]
-    for value in ("x" * 11, ["x" * 11], {"x" * 11: 1}, int("9" * 20)):
+    for value in (long, [long], {long: 1}):
         for event in ({"id": value}, msgspec.json.encode({"id": value})):
-            with pytest.raises(KeyMapperError, match="characters: at most 10"):
+            with pytest.raises(KeyMapperError, match="characters: at most 65536"):
                 mapper(event)
             column = mapper.many([{"id": 1}, event, {"id": 2}])
             assert (column, [*column.errors]) == ([1, None, 2], [1])
-    assert mapper(msgspec.json.encode({"id": "x" * 10, "more": "y" * 100})) == "x" * 10
+    assert mapper(msgspec.json.encode({"id": long[1:], "more": long})) == long[1:]
     windows: list[Window] = []
     letters: list[DeadLetter] = []
     chunk = [b'{"id":"a"}', b'{"id":"' + b"x" * (1 << 20) + b'"}', b'{"id":"a", "n":1}']
