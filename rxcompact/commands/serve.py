@@ -6,6 +6,7 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from ssl import create_default_context
 from typing import Any
@@ -53,15 +54,10 @@ ENRICH = ("max_concurrent", "rate")
 SINK = ("gzip", "method")
 
 EXPECTED = "nats://HOST:PORT/STREAM, redis://HOST:PORT/DB/STREAM or kafka://HOST:PORT/TOPIC"
-BROKERS = {  # by the extra: what a server looks like, its source, the parameters for the stream and whoever reads it
-    "nats": (r"(nats|tls)://[^/]+", "jetstream", "JetStreamSource", "stream", "consumer"),
-    "redis": (r"rediss?://[^/]+/\d+", "redis", "RedisStreamSource", "stream", "group"),
-    "kafka": (r"kafkas?://[^/]+", "kafka", "KafkaSource", "topic", "group"),
-}
-OPTIONS = {
-    "nats": ("consumer", "start", "items", "ack_wait", "max_ack_pending", "prefetch"),
-    "redis": ("group", "sentinel", "consumer", "field", "start", "items", "min_idle_time", "max_pending", "prefetch"),
-    "kafka": ("group", "start", "items", "grace", "max_pending", "prefetch", "mechanism"),
+BROKERS = {  # by the extra: what a server looks like, and its source
+    "nats": (r"(nats|tls)://[^/]+", "jetstream", "JetStreamSource"),
+    "redis": (r"rediss?://[^/]+/\d+", "redis", "RedisStreamSource"),
+    "kafka": (r"kafkas?://[^/]+", "kafka", "KafkaSource"),
 }
 FILES: dict[str, dict[str, Callable[[str], dict[str, Any]]]] = {  # options of the client that are files
     "nats": {
@@ -142,21 +138,20 @@ def broker_source(
     extra = next((name for name, (pattern, *_) in BROKERS.items() if re.fullmatch(pattern, server)), None)
     if not stream or extra is None:
         raise ArgumentError("--source", redacted(url), EXPECTED)
-    _, module, kind, of_stream, of_reader = BROKERS[extra]
-    options: dict[str, Any] = {of_stream: unquote(stream), of_reader: NAME}
-    where: Any = server
-    if extra == "nats":
-        scheme, _, hosts = server.partition("://")
-        where = [f"{scheme}://{host}" for host in hosts.split(",")]
-        options["partitions"] = partitions
-    elif partitions is not None:
-        raise ArgumentError("--partitions", partitions, "absent: it is of NATS alone")
+    _, module, kind = BROKERS[extra]
     try:
         source: Callable[..., BrokerSource] = getattr(import_module(f"rxcompact.brokers.{module}"), kind)
     except ImportError:
         raise ArgumentError("--source", redacted(url), f'with the extra: pip install "rxcompact[{extra}]"') from None
     files, client = FILES[extra], dict[str, Any]()
-    names = (*OPTIONS[extra], *files)
+    of_servers, of_stream, of_reader, *others = signature(source).parameters
+    options: dict[str, Any] = {of_servers: server, of_stream: unquote(stream), of_reader: NAME}
+    if extra == "nats":
+        scheme, _, hosts = server.partition("://")
+        options |= {of_servers: [f"{scheme}://{host}" for host in hosts.split(",")], "partitions": partitions}
+    elif partitions is not None:
+        raise ArgumentError("--partitions", partitions, "absent: it is of NATS alone")
+    names = [of_reader, *(name for name in others if name not in ("partitions", "options")), *files]
     for name, text in parse_qsl(query, keep_blank_values=True):
         if name not in names:
             expected = f"without {name}; its options are {', '.join(names)}"
@@ -170,7 +165,7 @@ def broker_source(
         except (OSError, ValueError, argparse.ArgumentTypeError) as error:
             raise ArgumentError(f"{name} of --source", text, str(error)) from None
     options |= {name: value for name, value in (("start", start), ("items", items)) if value is not None}
-    return source(where, **options, options=client)
+    return source(**options, options=client)
 
 
 def _pipeline(options: argparse.Namespace) -> Pipeline:
