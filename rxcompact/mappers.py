@@ -150,6 +150,18 @@ class EventKeys(Mapper):
         return f"all but {', '.join(self.names)}" if self.names else "all"
 
 
+class Known(Mapper):
+    """Gives keys or times that are known already, in the order of the events."""
+
+    def __init__(self, column: Column) -> None:
+        self._column, self._next = column, 0
+
+    def many(self, events: Sequence[Any]) -> Column:
+        first, self._next = self._next, self._next + len(events)
+        errors = {at - first: error for at, error in self._column.errors.items() if first <= at < self._next}
+        return Column(self._column[first : self._next], errors)
+
+
 def key_of(
     spec: KeySpec = (),
     *,
@@ -307,9 +319,7 @@ class ChunkMapper:
         self.names = tuple(dict.fromkeys((*key_mapper.names, *(time_mapper.names if time_mapper else ()))))
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
-        both = [each for each in (key_mapper, time_mapper) if each is not None and each.fields]
-        self._both = both if time_mapper in both and key_mapper in both else None
-        self._columns = Columns([field for each in both for field in each.fields])
+        self._columns = Columns((*key_mapper.fields, *(time_mapper.fields if time_mapper else ())))
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -326,10 +336,10 @@ class ChunkMapper:
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""
-        if self._both is not None and events and isinstance(events[0], TEXT):  # JSON is decoded once
-            key_mapper, time_mapper = self._both
+        if self._times and self._times.fields and self._keys.fields and events and isinstance(events[0], TEXT):
+            # JSON is decoded once
             (*found, last), bad, usual = self._columns.read(events, KeyMapperError)
-            keys, times = key_mapper.convert(found, bad, usual), time_mapper.convert([last], bad)
+            keys, times = self._keys.convert(found, bad, usual), self._times.convert([last], bad)
         else:
             keys, times = self._keys.many(events), self._times.many(events) if self._times else NO_TIMES
         errors = times.errors | keys.errors

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias, TypeVar
 
 from rxcompact import log
+from rxcompact.clock import count
 from rxcompact.contracts import Sink
 from rxcompact.errors import ArgumentError
 from rxcompact.fields import parse_names
@@ -77,13 +78,6 @@ def read_token(option: str, path: str) -> str:
     if not token:
         raise ArgumentError(option, path, "a file with a token")
     return token
-
-
-def positive(text: str) -> int:
-    """Return a number above 0."""
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"not a number above 0: {text!r}")
-    return int(text)
 
 
 KINDS: dict[str, Kind] = {
@@ -261,22 +255,9 @@ def note(text: str, level: str = "INFO", **extra: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Run a command, in as many processes as it asks for; return its exit code."""
-    if getattr(options, "workers", 1) == 1 or WORKER in os.environ:
-        return _exit_code(options)
-    from rxcompact.commands.service import run_workers  # noqa: PLC0415 - takes long to import
-
-    configure_log(options)
-    return asyncio.run(run_workers(options.workers))
-
-
-def worker() -> int:
-    """Return the number of this process, from 0; 0 too where it is the only one."""
-    return int(os.environ.get(WORKER, "0"))
-
-
-def _exit_code(options: argparse.Namespace) -> int:
     try:
-        code: int = options.run(options)
+        several = getattr(options, "workers", 1) != 1 and WORKER not in os.environ
+        code: int = _run_workers(options) if several else options.run(options)
         if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  # None when the shell closed it
             sys.stdout.flush()
     except BrokenPipeError:  # its reader is gone, as of ``| head``
@@ -289,6 +270,18 @@ def _exit_code(options: argparse.Namespace) -> int:
         failed: argparse.ArgumentParser = options.command
         failed.error(str(error))
     return code
+
+
+def _run_workers(options: argparse.Namespace) -> int:
+    from rxcompact.commands import service  # noqa: PLC0415 - takes long to import
+
+    configure_log(options)
+    return asyncio.run(service.run_workers(count("--workers", options.workers)))
+
+
+def worker() -> int:
+    """Return the number of this process, from 0; 0 too where it is the only one."""
+    return int(os.environ.get(WORKER, "0"))
 
 
 def stop_signals() -> list[signal.Signals]:

@@ -60,7 +60,7 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     requires = "answer 503 to /readyz while what this stage calls is down"
     add("--ready-requires", choices=["enrich", "publish"], help=requires)
     workers = "processes, each with its share of --partitions; one that dies is started again (%(default)s)"
-    processes.add_argument("--workers", type=common.positive, default=1, metavar="N", help=workers)
+    processes.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
     output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")

@@ -11,22 +11,10 @@ import reactivex as rx
 
 from rxcompact.clock import Seconds
 from rxcompact.events import Window
-from rxcompact.mappers import Column, Mapper, key_of, time_of
+from rxcompact.mappers import Column, Known, Mapper, key_of, time_of
 from rxcompact.operators import compact
 
 MICRO = 1_000_000
-
-
-class _Rows(Mapper):
-    """Gives of numbers of rows what a column has there."""
-
-    def __init__(self, column: Column) -> None:
-        self._column = column
-
-    def many(self, events: Sequence[int]) -> Column:
-        first, end = events[0], events[-1] + 1
-        errors = {at - first: error for at, error in self._column.errors.items() if first <= at < end}
-        return Column(self._column[first:end], errors)
 
 
 def compact_frame(frame: Any, timespan: Seconds, *, key_mapper: str | Sequence[str], time_mapper: str) -> Any:
@@ -44,7 +32,7 @@ def compact_frame(frame: Any, timespan: Seconds, *, key_mapper: str | Sequence[s
     windows: list[Window] = []
     keys, times = _converted(key_of(key_mapper), frame), _converted(time_of(time_mapper), frame)
     operator: Callable[[Any], rx.Observable[Window]] = compact(
-        timespan, key_mapper=_Rows(keys), time_mapper=_Rows(times), lateness=inf, chunked=True
+        timespan, key_mapper=Known(keys), time_mapper=Known(times), lateness=inf, chunked=True
     )
     rx.just(range(len(frame))).pipe(operator).subscribe(windows.append)
     distinct = list(chain.from_iterable(windows))

@@ -20,7 +20,7 @@ from reactivex.subject import Subject
 from rxcompact.clock import LoopScheduler
 from rxcompact.errors import LoopError, RateLimitedError, TransientError
 from rxcompact.frames import rows
-from rxcompact.mappers import Column, Mapper, TimeSpec, time_of
+from rxcompact.mappers import Column, Known, Mapper, TimeSpec, time_of
 from rxcompact.operators.compact import Compact
 
 if TYPE_CHECKING:
@@ -241,16 +241,6 @@ def arrivals(times: Column, start: float | None = None) -> Sequence[float]:
     return [] if first is None else list(accumulate(known, max, initial=first))[1:]
 
 
-class _Known(Mapper):
-    """Gives times that are known, in the order of the events."""
-
-    def __init__(self, times: Iterable[float]) -> None:
-        self._times = iter(times)
-
-    def many(self, events: Sequence[Any]) -> Column:
-        return Column(islice(self._times, len(events)))
-
-
 def _in_chunks(operators: Sequence[Any], clock: Sequence[float], mapper: Mapper, times: Column) -> Sequence[Any]:
     """Return the operators such that they take chunks, where that gives the same: `compact` alone, closed by time."""
     if len(operators) != 1 or not isinstance(operators[0], Compact) or operators[0].chunked:
@@ -260,9 +250,9 @@ def _in_chunks(operators: Sequence[Any], clock: Sequence[float], mapper: Mapper,
         return ()
     known = compact.time_mapper
     if known is None:
-        known = _Known(clock)
-    elif known is mapper and not times.errors:  # they need not be looked up again
-        known = _Known(times)
+        known = Known(Column(clock))
+    elif known is mapper:  # they need not be looked up again
+        known = Known(times)
     return (compact.having(chunked=True, time_mapper=known),)
 
 

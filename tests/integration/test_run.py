@@ -241,7 +241,7 @@ def test_workers_that_cannot_begin_end_all_of_them(tmp_path: Path) -> None:
     [
         (["--listen=:0", "--workers=2"], "--workers needs --source: the posts of a key would go to any of them"),
         (["--source=nats://h/s", "--partitions=0-1", "--workers=3"], "--workers 3 are more than there are partitions"),
-        (["--listen=:0", "--workers=0"], "argument --workers: not a number above 0: '0'"),
+        (["--listen=:0", "--workers=0"], "--workers must be a whole number, at least 1, got 0"),
     ],
 )
 def test_workers_that_make_no_sense_are_an_error(arguments: list[str], error: str) -> None:
