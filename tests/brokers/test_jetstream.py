@@ -17,9 +17,9 @@ pytest.importorskip("nats")
 from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StreamConfig, SubjectTransform
 from nats.js.errors import NotFoundError
 
-from rxcompact.brokers.jetstream import JetStreamSource, consumer, source
-from rxcompact.brokers.jetstream.connection import Connection
-from rxcompact.brokers.jetstream.source import identity_of
+from rxcompact.brokers import jetstream
+from rxcompact.brokers.jetstream import JetStreamSource, identity_of
+from rxcompact.brokers.nats import Connection
 from rxcompact.commands.serve import broker_source
 from rxcompact.errors import ArgumentError, TransientError
 
@@ -30,7 +30,7 @@ from .support import PATIENCE, logged, until
 
 
 async def test_a_request_that_expires_is_made_again(nats: NatsRig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consumer, "EXPIRES", 0.2)
+    monkeypatch.setattr(jetstream, "EXPIRES", 0.2)
     await nats.pipeline(source={"prefetch": 3}).start()
     for number in range(4):
         await asyncio.sleep(0.35)
@@ -43,7 +43,7 @@ async def test_a_request_that_expires_is_made_again(nats: NatsRig, monkeypatch: 
 async def test_messages_of_many_bytes_come_in_several_requests(nats: NatsRig, monkeypatch: pytest.MonkeyPatch) -> None:
     blank = b" " * 400_000
     await nats.send(*(b'{"id": %d}' % number + blank for number in range(20)))
-    monkeypatch.setattr(source, "MAX_BYTES", 1)
+    monkeypatch.setattr(jetstream, "MAX_BYTES", 1)
     await nats.pipeline().start()  # that is, as few as the longest message has
     await nats.settles()
     assert sorted(nats.ids()) == list(range(20))
