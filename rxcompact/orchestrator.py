@@ -64,7 +64,7 @@ class Orchestrator(Observables):
             self.attach(ReportObserver())
         self.pipeline = pipeline
         self._supervisor = Supervisor(
-            pipeline.source,
+            source=pipeline.source,
             wait=retry_policy(wait).wait,
             healthy_after=seconds("healthy_after", healthy_after),
             max_failures=count("max_failures", max_failures),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from rxcompact.run import Run
 from rxcompact.signals import SourceFailed
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Supervisor:
     """Keeps a run subscribed to its source: again after a failure, with growing waits, until the source completes.
 
@@ -25,24 +27,18 @@ class Supervisor:
     another thread pushes in that instant. A source that cannot begin anew is given up at its first failure.
     """
 
-    _run: Run
+    source: Source
+    wait: Callable[[RetryCallState], Any]
+    healthy_after: float
+    max_failures: int
+    on_failure: Callable[[SourceFailed], object]
+    on_ended: Callable[[Exception | None], object]
 
-    def __init__(
-        self,
-        source: Source,
-        *,
-        wait: Callable[[RetryCallState], Any],
-        healthy_after: float,
-        max_failures: int,
-        on_failure: Callable[[SourceFailed], object],
-        on_ended: Callable[[Exception | None], object],
-    ) -> None:
-        self._source, self._wait, self._healthy_after = source, wait, healthy_after
-        self._max_failures = 1 if isinstance(source, OneShotSource) and not source.restartable else max_failures
-        self._on_failure, self._on_ended = on_failure, on_ended
-        self._failures = 0
+    def __post_init__(self) -> None:
+        if isinstance(self.source, OneShotSource) and not self.source.restartable:
+            self.max_failures = 1
+        self._run: Run
         self._timer: asyncio.TimerHandle | None = None
-        self._retired = False
         self._subscription = SingleAssignmentDisposable()
 
     def retire(self) -> None:
@@ -73,12 +69,12 @@ class Supervisor:
             if subscription is self._subscription and not subscription.is_disposed:
                 self._unsubscribe()
                 if error is None:
-                    self._on_ended(None)
+                    self.on_ended(None)
                 else:
                     self._failed(error)
 
         with isolated(end):
-            subscription.disposable = self._source.stream(self._run).subscribe(
+            subscription.disposable = self.source.stream(self._run).subscribe(
                 self._run.push, end, end, scheduler=self._run.scheduler
             )
 
@@ -86,21 +82,21 @@ class Supervisor:
         if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
             cause, error = error, TransientError(f"the source raised {type(error).__name__}({message_of(error)})")
             error.__cause__ = cause
-        healthy = self._run.loop.time() - self._since >= self._healthy_after
+        healthy = self._run.loop.time() - self._since >= self.healthy_after
         self._failures = 1 if healthy else self._failures + 1
-        given_up = self._failures >= self._max_failures
+        given_up = self._failures >= self.max_failures
         wait = None if given_up else self._next_wait(error)
         if wait is not None and not self._retired:
             self._timer = self._run.loop.call_later(wait, self._subscribe)
         self._run.errors["source"] = error
-        self._on_failure(SourceFailed(error, self._failures, wait))
+        self.on_failure(SourceFailed(error, self._failures, wait))
         if given_up:
-            self._on_ended(error)
+            self.on_ended(error)
 
     def _next_wait(self, error: Exception) -> float:
         state = RetryCallState(Retrying(), None, (), {})
         state.attempt_number = self._failures
         state.set_exception((type(error), error, error.__traceback__))
         with isolated(partial(self._run.report, "the wait of the source raised")):
-            return max(0.0, float(self._wait(state)))
+            return max(0.0, float(self.wait(state)))
         return full_jitter(state)
