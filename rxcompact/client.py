@@ -101,8 +101,9 @@ class Client:
         The client's headers replace those given, the larger of both ``max_answer`` holds; the caller limits the time.
 
         Raises:
-            aiohttp.ClientError: when there is no answer.
-            TransientError: when it is damaged, or not HTTP, or has a status that a retry may mend.
+            aiohttp.ClientError: when there is no answer; what was sent may have been taken all the same.
+            TransientError: when it is damaged, or not HTTP, or has a status that a retry may mend; `RateLimitedError`
+                for 429.
             PermanentError: when it is too long, the URL is not valid, or the status is any other.
         """
         sent = CIMultiDict(headers or {})
@@ -145,7 +146,6 @@ class Client:
             raise PermanentError(f"not a valid URL: {redacted(str(url))}") from None
 
     async def aclose(self) -> None:
-        """Close the connections."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()

@@ -94,7 +94,6 @@ class PullConsumer:
         return info, made
 
     async def info(self, client: Connection) -> ConsumerInfo:
-        """Return what the server knows of the consumer."""
         info: ConsumerInfo = await client.jsm().consumer_info(self.stream, self.name)
         return info
 

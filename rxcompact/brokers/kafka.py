@@ -394,5 +394,4 @@ class KafkaSink:
             raise self._servers.failure(error) from error
 
     async def aclose(self) -> None:
-        """Disconnect."""
         await self._servers.close()

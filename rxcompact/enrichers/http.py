@@ -67,16 +67,12 @@ class HttpEnricher(Client):
         self._match = None if names is None else tuple(Field(name, "match") for name in names)
 
     async def enrich(self, event: Any) -> Any:
-        """Return the enriched event; raises what `lookup` and `merge` do."""
         return self.merge(event, await self.lookup(event))
 
     async def lookup(self, event: Any) -> Any:
         """Return the answer of the API for an event, or those for a list of events; None where it has nothing to add.
 
-        Raises:
-            TransientError: for a failure that a retry may mend; `RateLimitedError` for 429.
-            PermanentError: for any other.
-            aiohttp.ClientError: when there was no answer.
+        It raises as `request` does.
         """
         body, content_type = (None, None) if self._body is None else self._body(event)
         sent = None if content_type is None else {"Content-Type": content_type}
@@ -94,11 +90,9 @@ class HttpEnricher(Client):
         return found
 
     def target(self, event: Any) -> str:
-        """Return the host and port of what is requested for an event."""
         return self.host or host_port(self.url_of(event))
 
     def merge(self, event: Any, answer: Any) -> Any:
-        """Return the event with an answer added."""
         if answer is None:
             return event
         return self._merge(event, answer) if callable(self._merge) else {**event, self._merge: answer}

@@ -200,13 +200,7 @@ class HttpSink(Client):
             self.max_batch = 1
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Post a batch; return the error of each position that was not taken.
-
-        Raises:
-            TransientError: for a failure that a retry may mend; `RateLimitedError` for 429.
-            PermanentError: for any other.
-            aiohttp.ClientError: when there was no answer. The batch may have been stored all the same.
-        """
+        """Post a batch; return the error of each position that was not taken, or raise as `request` does."""
         if self.max_batch == 1 and len(batch) > 1:  # of a caller who makes batches
             results = await asyncio.gather(*(self.publish((each,)) for each in batch), return_exceptions=True)
             each_error = (each.get(0) if isinstance(each, Mapping) else each for each in results)

@@ -34,7 +34,6 @@ class LineWriter:
         self._torn = False
 
     def write(self, lines: bytes) -> None:
-        """Write lines; raise OSError when they cannot be written."""
         if not lines:
             return
         self._lock(fcntl.LOCK_EX)
@@ -138,7 +137,6 @@ class NdjsonSink:
         return LineWriter(self._fd, self._path).write
 
     async def aclose(self) -> None:
-        """Close the file."""
         fd, self._fd, self._write = self._fd, -1, None
         if fd >= 0:
             os.close(fd)

@@ -58,7 +58,6 @@ class Answer(web.StreamResponse):
         self._json = msgspec.json.encode(body)
 
     async def prepare(self, request: web.BaseRequest) -> None:
-        """Write it."""
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
         head = _head(self._status, request.version, self._keep_alive, int(time.time()))
@@ -87,7 +86,6 @@ class RequestError(Exception):
         self.status, self.headers = status, headers
 
     def response(self) -> Answer:
-        """Return the answer."""
         return Answer(self.status, {"error": str(self)}, self.headers)
 
 
@@ -100,7 +98,6 @@ class Blocks:
         self.restart()
 
     def restart(self) -> None:
-        """Count its seconds from now on."""
         self._until = self._time() + self._seconds
 
     async def next(self, patience: float = INFINITY) -> bytes | None:
@@ -116,7 +113,6 @@ class Blocks:
         return None
 
     async def all(self, patience: float = INFINITY) -> AsyncIterator[bytes | None]:
-        """Yield what `next` returns, up to the empty block."""
         block = None
         while block != b"":
             block = await self.next(patience)
@@ -272,18 +268,15 @@ class Counts:
             self.reject(part, event, error)
 
     def reject(self, part: Part, event: Any, error: BaseException | None) -> None:
-        """Note why an event is rejected."""
         if len(self._errors) < SHOWN:
             place = part.position.find(event)
             self._errors.append({**(place._asdict() if place else {}), "reason": str(error)})
 
     def body(self) -> dict[str, Any]:
-        """Return the body of the answer."""
         counts = {"accepted": self.accepted, "rejected": self.rejected}
         return {**counts, "errors": self._errors} if self.rejected else counts
 
     def response(self, status: int) -> Answer:
-        """Return the answer."""
         return Answer(status, self.body(), self.headers)
 
 

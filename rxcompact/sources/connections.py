@@ -70,7 +70,6 @@ class Server(web.Server):
         return len([each for each in self._connections if each not in self._extra])
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Serve a new connection, or reject it."""
         now = self._loop.time()
         if self._listener is None:  # accepted while it was closed
             transport.abort()
@@ -84,7 +83,6 @@ class Server(web.Server):
         super().connection_made(handler, transport)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Forget a connection."""
         self._idle.pop(handler, None)
         super().connection_lost(handler, exc)
 
@@ -147,7 +145,6 @@ class Server(web.Server):
             self._abort(handler)
 
     async def close(self) -> None:
-        """Stop listening, wait for the requests under way, and close the connections."""
         self.stop_listening()
         try:
             await self.wait_idle()  # aiohttp reads no more of a body once it closes
@@ -172,7 +169,6 @@ class Probes:
         self.full = False
 
     def routes(self) -> Routes:
-        """Return what answers them."""
         handlers = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
         return {path: {"GET": handler} for path, handler in handlers.items()}
 

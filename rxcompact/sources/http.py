@@ -135,7 +135,6 @@ class HttpSource:
         return "draining" if self._draining else "starting" if self._observer is None else "ok"
 
     async def listening(self) -> None:
-        """Wait until it listens."""
         await self._listening.wait()
 
     def stream(self, demand: Demand) -> Observable[list[Any]]:

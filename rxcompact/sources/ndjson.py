@@ -56,7 +56,6 @@ class NdjsonSource:
 
     @property
     def name(self) -> str:
-        """The paths."""
         return ", ".join(self._paths)
 
     @property

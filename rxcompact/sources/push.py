@@ -83,7 +83,6 @@ class ObservableSource:
         return Observable(subscribe)
 
     async def aclose(self) -> None:
-        """Take no more, and hand over what came."""
         close, self._close = self._close, None
         if close is not None:
             close()
@@ -140,5 +139,4 @@ class PushSource:
         return True
 
     async def aclose(self) -> None:
-        """Take no more."""
         self._observer = None
