@@ -43,9 +43,9 @@ if TYPE_CHECKING:  # ``as`` exports a name
     from rxcompact.sinks.http import HttpSink as HttpSink
     from rxcompact.sinks.ndjson import NdjsonSink as NdjsonSink
     from rxcompact.sources.http import HttpSource as HttpSource
-    from rxcompact.sources.iterable import IterableSource as IterableSource
     from rxcompact.sources.ndjson import NdjsonSource as NdjsonSource
-    from rxcompact.sources.push import ObservableSource as ObservableSource, PushSource as PushSource
+    from rxcompact.sources.python import IterableSource as IterableSource
+    from rxcompact.sources.python import ObservableSource as ObservableSource, PushSource as PushSource
 
 __version__ = "0.2.0"
 
@@ -64,9 +64,8 @@ _MODULES = {
     "sinks.http": "HttpSink",
     "sinks.ndjson": "NdjsonSink",
     "sources.http": "HttpSource",
-    "sources.iterable": "IterableSource",
     "sources.ndjson": "NdjsonSource",
-    "sources.push": "ObservableSource PushSource",
+    "sources.python": "IterableSource ObservableSource PushSource",
 }
 """What is imported when it is used: a command that needs a part of it begins sooner."""
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names.split()}

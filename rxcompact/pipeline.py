@@ -18,8 +18,7 @@ from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
 from rxcompact.operators.publish import Publish, as_sink
-from rxcompact.sources.iterable import Events, IterableSource
-from rxcompact.sources.push import ObservableSource
+from rxcompact.sources.python import Events, IterableSource, ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
 """An operator."""

@@ -29,7 +29,7 @@ from rxcompact.operators.compact import Compact
 from rxcompact.orchestrator import DEADLINE, Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import Account, Signal
-from rxcompact.sources.push import PushSource
+from rxcompact.sources.python import PushSource
 
 Definition: TypeAlias = Callable[[Source], Pipeline]
 """Makes the pipeline, given its source; the same in one process, in a worker of a broker, and here."""

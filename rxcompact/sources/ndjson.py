@@ -21,7 +21,7 @@ from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.reader.items import Position, items_path
 from rxcompact.reader.reader import Reader
-from rxcompact.sources.iterable import pull
+from rxcompact.sources.python import pull
 
 
 class NdjsonSource:

@@ -13,8 +13,7 @@ from faulty import Dice, OddError
 from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
-from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.push import ObservableSource
+from rxcompact.sources.python import IterableSource, ObservableSource
 
 
 class OddKey:

@@ -18,7 +18,7 @@ from soak import soak
 
 from rxcompact import Orchestrator, key_of
 from rxcompact.acks import Ack, Chunk
-from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.python import IterableSource
 
 LIVES = int(os.environ.get("RXCOMPACT_SOAK_LIVES", "30"))
 

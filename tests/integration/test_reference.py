@@ -20,7 +20,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 from rxcompact.keys import json_value
-from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.python import IterableSource
 
 SETS = ["apache_access", "zeek_dns"]
 ALL = 10**9  # seconds: nothing is late

@@ -12,7 +12,7 @@ import pytest
 from reactivex import operators as ops
 
 from rxcompact.errors import ArgumentError, LoopError
-from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.python import IterableSource
 
 
 def test_chunks_outside_a_loop() -> None:

@@ -18,8 +18,7 @@ from reactivex.subject import Subject
 
 from rxcompact.errors import LoopError
 from rxcompact.signals import Account
-from rxcompact.sources.iterable import IterableSource
-from rxcompact.sources.push import ObservableSource
+from rxcompact.sources.python import IterableSource, ObservableSource
 
 
 async def turns(number: int = 10) -> None:

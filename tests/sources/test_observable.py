@@ -11,7 +11,7 @@ import reactivex as rx
 from reactivex.subject import Subject
 
 from rxcompact.errors import LoopError
-from rxcompact.sources.push import ObservableSource
+from rxcompact.sources.python import ObservableSource
 
 
 class Listener:

@@ -10,7 +10,7 @@ from reactivex import Observable
 from rxcompact import HttpEnricher
 from rxcompact import operators as rxo
 from rxcompact.events import Compacted, DeadLetter, Delivered, Window
-from rxcompact.sources.iterable import IterableSource
+from rxcompact.sources.python import IterableSource
 
 
 class Event(TypedDict):
