@@ -53,13 +53,11 @@ class Chunk(list[Any]):
         ack: Settled when all of them are.
         acks: Or several, in the order of the events, and how many events each is of.
         origin: Where they came from, or a function that gives it for one of them.
+        text: The events as they stand in the input, UTF-8, where nothing else is there: they are decoded at once.
 
     Attributes:
         rejected: Dead letters of the events that were rejected at intake; complete when the push returns.
-        text: The events as they stand in the input, UTF-8, where nothing else is there: they are decoded at once.
     """
-
-    text: memoryview | None = None
 
     def __init__(
         self,
@@ -68,8 +66,10 @@ class Chunk(list[Any]):
         *,
         acks: Sequence[tuple[Ack, int]] = (),
         origin: str | Callable[[Any], str | None] | None = None,
+        text: memoryview | None = None,
     ) -> None:
         super().__init__(events)
+        self.text = text
         self.acks = acks if ack is None else ((ack, len(self)),)
         self.origin = origin
         self.rejected: list[DeadLetter] = []

@@ -27,7 +27,7 @@ from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, Transi
 from rxcompact.operators.turns import BYTES
 from rxcompact.reader.items import LARGE, LETTER, SHOWN, Malformed, items_path
 from rxcompact.reader.reader import Reader
-from rxcompact.reader.scan import are_objects, slice_of
+from rxcompact.reader.scan import are_objects, slice_of, text_of
 from rxcompact.reader.text import MIB, PIECE
 from rxcompact.timestamps import posix
 
@@ -39,6 +39,8 @@ WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
 LAG = 5.0  # seconds between two questions to the broker how many messages wait
 
+Events: TypeAlias = tuple[Sequence[int], Sequence[bytes], memoryview | None]
+"""How many each message has, all of these, and their text where they can be decoded at once."""
 Start: TypeAlias = str | float | datetime
 """Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
 
@@ -190,7 +192,10 @@ class BrokerSource(ABC):
                     condition = self._demand.wait()
                 elif not self._waiting:
                     condition = await self._fetch(max(1, int(capacity / self._events_each)))
-                waiting: asyncio.Future[Any] = asyncio.ensure_future(condition or asyncio.sleep(0))
+                if condition is None:
+                    await asyncio.sleep(0)
+                    continue
+                waiting: asyncio.Future[Any] = asyncio.ensure_future(condition)
                 await asyncio.wait({waiting, ended}, return_when=asyncio.FIRST_COMPLETED)
                 waiting.cancel()
         except Exception as error:  # noqa: BLE001 - whatever it is ends the stream
@@ -296,11 +301,11 @@ class BrokerSource(ABC):
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
         """Yield the events of some messages; where there is too little capacity, of those settled with the first."""
         together, number = self._together, self._number(messages)
-        number, counts, events = yield from self._read(messages.bodies[:number])
+        counts, events, text = yield from self._read(messages.bodies[:number])
+        number = len(counts)
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
         ends = [len(events)]  # of those that are settled together
         if number > together:
-            counts = list(counts)
             ends = list(accumulate(sum(counts[start : start + together]) for start in range(0, number, together)))
         acks: list[tuple[Ack, int]] = []
         found: dict[int, Identity] = {}
@@ -330,7 +335,7 @@ class BrokerSource(ABC):
                 acks = list(self._acks(messages, identities, [*ends[:-1], len(part)]))
             at += max(1, len(part))
             self._left -= max(len(part), size // BYTES)
-            yield Chunk(part, acks=acks, origin=origin)
+            yield Chunk(part, acks=acks, origin=origin, text=text if len(part) == len(events) else None)
             for ack, _ in acks[:-1] if at < len(events) else acks:
                 ack.release()
         if not messages.bodies:
@@ -355,10 +360,10 @@ class BrokerSource(ABC):
             ack.retain()  # until the last is pushed
             yield ack, end - before
 
-    def _read(self, bodies: Sequence[bytes]) -> Generator[None, None, tuple[int, Iterable[int], Sequence[bytes]]]:
-        """Return of how many messages the events were read, how many each has, and all of these."""
+    def _read(self, bodies: Sequence[bytes]) -> Generator[None, None, Events]:
+        """Return the events of some messages, of the first at least."""
         if not self._items and (lines := lines_of(bodies)) is not None:
-            return len(bodies), [1] * len(bodies) if lines is bodies else map(count_lines, bodies), lines
+            return lines
         counts, events = list[int](), list[bytes]()
         for body in bodies:
             before = len(events)
@@ -376,20 +381,19 @@ class BrokerSource(ABC):
             counts.append(len(events) - before)
             if len(events) >= SLICE:
                 break
-        return len(counts), counts, events
+        return counts, events, None
 
 
-def lines_of(bodies: Sequence[bytes]) -> Sequence[bytes] | None:
+def lines_of(bodies: Sequence[bytes]) -> Events | None:
     """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
     block = b"\n".join(bodies)
     if len(block) > LARGE or LETTER in block:
         return None
-    events = bodies
+    events, counts, least = bodies, [1] * len(bodies), None
     if block.count(b"\n") >= len(bodies):
-        events = list(filter(None, block.split(b"\n"))) if all(map(bytes.strip, bodies)) else []
-    return events if are_objects(events, block) else None
-
-
-def count_lines(body: bytes) -> int:
-    """Return how many lines are not empty."""
-    return sum(map(bool, body.split(b"\n")))
+        events = block.split(b"\n")
+        counts = [body.count(b"\n") + 1 for body in bodies]
+        if not (least := min(events)):
+            events = list(filter(None, events)) if all(map(bytes.strip, bodies)) else []
+            counts = [sum(map(bool, body.split(b"\n"))) for body in bodies]
+    return (counts, events, text_of(block)) if are_objects(events, block, least=least) else None

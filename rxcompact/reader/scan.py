@@ -99,16 +99,18 @@ def objects_of(text: bytes) -> Objects | None:
     with suppress(MalformedError):  # it is malformed alone
         if end_of_value(lines[-1], 0, len(lines[-1])) is None:
             return None
-    whole = memoryview(text)[: text.rfind(b"\n") + 1]
-    return Objects(lines, least, newlines, whole if text.isascii() or _is_utf8(whole) else None)
+    return Objects(lines, least, newlines, text_of(text, text.rfind(b"\n") + 1))
 
 
-def _is_utf8(text: memoryview) -> bool:
-    try:
-        str(text, "utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
+def text_of(text: bytes, end: int | None = None) -> memoryview | None:
+    """Return a text up to its end, which is decoded at once; None where it is no UTF-8."""
+    whole = memoryview(text)[:end]
+    if not text.isascii():
+        try:
+            str(whole, "utf-8")
+        except UnicodeDecodeError:
+            return None
+    return whole
 
 
 def are_objects(lines: Sequence[bytes], text: bytes, rest: bytes = b"", least: bytes | None = None) -> bool:

@@ -92,9 +92,7 @@ class NdjsonSource:
 
     def _chunk(self, events: list[bytes]) -> Chunk:
         position = self._reader.position
-        chunk = Chunk(events, origin=position.origin)
-        chunk.text = position.text
-        return chunk
+        return Chunk(events, origin=position.origin, text=position.text)
 
     def _check(self) -> None:
         for path in self._paths:
