@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from contextvars import ContextVar
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -135,6 +138,47 @@ async def test_a_job_that_is_tried_again_is_behind_those_that_wait_where_one_cal
         bench.submit(name)
     await asyncio.sleep(30)
     assert [name for _, (name,) in bench.calls] == ["a", "b", "c", "d", "a"]
+
+
+variable: ContextVar[str] = ContextVar("variable", default="of no call")
+
+
+async def test_a_task_makes_another_call_unless_one_left_something_in_it() -> None:
+    tasks: list[asyncio.Task[Any]] = []
+    seen: list[tuple[str, int]] = []
+
+    async def answer(name: str) -> str:
+        task = asyncio.current_task()
+        assert task is not None
+        tasks.append(task)
+        seen.append((variable.get(), task.cancelling()))
+        await asyncio.sleep(1)
+        if int(name) % 3 == 1:
+            variable.set("of this call")
+        if int(name) % 3 == 2:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+        return name
+
+    bench = Bench(lambda name, _: answer(name), max_concurrent=2, max_age=600)
+    for number in range(30):
+        bench.submit(str(number))
+    await asyncio.sleep(20)
+    assert [outcome for _, _, outcome in bench.outcomes] == ["succeeded"] * 30
+    assert seen == [("of no call", 0)] * 30
+    assert len(set(tasks)) < 30
+
+
+async def test_the_loop_has_its_turn_between_calls_that_do_not_wait() -> None:
+    bench = Bench(fails(0), max_concurrent=3)
+    for number in range(300):
+        bench.submit(str(number))
+    made = [0]
+    while made[-1] < 300:
+        await asyncio.sleep(0)
+        made.append(len(bench.calls))
+    assert max(after - before for before, after in pairwise(made)) == 3
 
 
 async def test_of_a_queued_batch_the_old_expire_and_the_rest_is_called_once() -> None:
