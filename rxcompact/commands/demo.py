@@ -56,10 +56,6 @@ class World:
         await asyncio.sleep(second - (time.monotonic() - self._began))
         print(f"--- {second:.0f} s: {event}", flush=True)
 
-    async def outage(self) -> None:
-        await self.until(OUTAGE[0], "the API goes down: calls fail, and wait for their next attempt")
-        await self.until(OUTAGE[1], "the API is back")
-
     async def host(self, request: web.Request) -> web.Response:
         self.asked += 1
         await asyncio.sleep(0.005)
@@ -109,9 +105,10 @@ async def _demo() -> int:
             await source.listening()
             tasks.create_task(live(orchestrator))
             storm = tasks.create_task(world.storm(source.url))
-            tasks.create_task(world.outage())
+            await world.until(OUTAGE[0], "the API goes down: calls fail, and wait for their next attempt")
             await world.until(RESTART, "the service restarts: what it holds survives")
             await orchestrator.restart()
+            await world.until(OUTAGE[1], "the API is back")
             await storm
             await world.until(STORM, "the storm is over, the service stops: it publishes what it holds")
             report = await orchestrator.stop()
