@@ -17,7 +17,6 @@ from typing import Any
 
 import reactivex as rx
 from msgspec.structs import replace
-from reactivex import Observable
 from reactivex import operators as ops
 from reactivex.subject import Subject
 
@@ -89,42 +88,9 @@ def run(options: argparse.Namespace) -> int:
     sink = common.dead_letter_sink(options.dead_letters)
     common.configure_log(options)
     try:
-        return asyncio.run(_compact(_Compaction(options), sink))
+        return asyncio.run(_Compaction(options).run(sink))
     except BrokenPipeError:
         return 0  # its reader is gone
-
-
-async def _compact(compaction: _Compaction, sink: Sink | None) -> int:
-    """Compact until the input ends or a signal comes; return the exit code."""
-    loop = asyncio.get_running_loop()
-    stopped: Subject[int] = Subject()
-    received: list[int] = []
-
-    def stop(number: int) -> None:
-        for each in numbers:
-            loop.remove_signal_handler(each)  # a second one ends it at once
-        received.append(number)
-        stopped.on_next(number)
-
-    numbers = common.stop_signals()
-    for number in numbers:
-        loop.add_signal_handler(number, stop, number)
-    letters = compaction.letters = None if sink is None else _DeadLetters(sink)
-    failure = None
-    try:
-        await compaction.run(stopped)
-    except BrokenPipeError:
-        raise
-    except (OSError, EOFError, ArithmeticError, ValueError) as error:
-        failure = error
-    undelivered = 0 if letters is None else await letters.aclose()
-    if undelivered:
-        compaction.note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
-    is_useless = compaction.report()
-    if failure is not None:
-        note(f"rxcompact: {failure}", "ERROR")
-        return 2
-    return SIGNALLED + received[0] if received else int(is_useless or undelivered > 0)
 
 
 def _is_file(path: str) -> bool:
@@ -173,7 +139,7 @@ class _DeadLetters(DeadLetterRoute, Demand):
 class _Compaction:
     """One run of the command, and the account of it."""
 
-    letters: _DeadLetters | None = None
+    _letters: _DeadLetters | None = None
 
     def __init__(self, options: argparse.Namespace) -> None:
         self._options = options
@@ -196,11 +162,39 @@ class _Compaction:
         self._compact = registering(compact, partial(setattr, self, "_stage"))
         self._write = stdout_writer()
 
-    async def run(self, stopped: Observable[int]) -> None:
-        """Write windows until the input ends."""
-        chunks = self._source.stream(UNBOUNDED if self.letters is None else self.letters).pipe(ops.take_until(stopped))
+    async def run(self, sink: Sink | None) -> int:
+        """Write windows until the input ends or a signal comes; return the exit code."""
+        loop = asyncio.get_running_loop()
+        stopped: Subject[int] = Subject()
+        received: list[int] = []
+
+        def stop(number: int) -> None:
+            for each in numbers:
+                loop.remove_signal_handler(each)  # a second one ends it at once
+            received.append(number)
+            stopped.on_next(number)
+
+        numbers = common.stop_signals()
+        for number in numbers:
+            loop.add_signal_handler(number, stop, number)
+        letters = self._letters = None if sink is None else _DeadLetters(sink)
+        chunks = self._source.stream(UNBOUNDED if letters is None else letters).pipe(ops.take_until(stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
-        await windows.pipe(ops.do_action(self._on_window), ops.default_if_empty())
+        failure = None
+        try:
+            await windows.pipe(ops.do_action(self._on_window), ops.default_if_empty())
+        except BrokenPipeError:
+            raise
+        except (OSError, EOFError, ArithmeticError, ValueError) as error:
+            failure = error
+        undelivered = 0 if letters is None else await letters.aclose()
+        if undelivered:
+            self._note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
+        is_useless = self._report()
+        if failure is not None:
+            note(f"rxcompact: {failure}", "ERROR")
+            return 2
+        return SIGNALLED + received[0] if received else int(is_useless or undelivered > 0)
 
     def _on_chunk(self, chunk: list[bytes]) -> None:
         self._received += len(chunk)
@@ -222,24 +216,24 @@ class _Compaction:
         if isinstance(letter.error, LateError):
             self._lateness = max(self._lateness, letter.error.late_by)
         is_shown = is_first or self._options.verbose
-        if not is_shown and self.letters is None:
+        if not is_shown and self._letters is None:
             return
         where = self._source.position.origin(letter.event)
-        if self.letters is not None:
-            self.letters.push(replace(letter, origin=where), lambda: None)
+        if self._letters is not None:
+            self._letters.push(replace(letter, origin=where), lambda: None)
         if is_shown:
             more = "" if self._options.verbose else " (--verbose shows the others)"
-            self.note(f"{where}: rejected: {letter.error}{more}", "WARNING")
+            self._note(f"{where}: rejected: {letter.error}{more}", "WARNING")
 
-    def report(self) -> bool:
+    def _report(self) -> bool:
         """Report the account; return whether the exit code is 1 for it."""
         self._note_unknown()
         late, unknown = self._rejected["late"], self._stage.mapper.unknown
         if late > MANY_LATE * self._received:
             why = f"{late / self._received:.0%} of the events came after their window had closed"
-            self.note(f"rxcompact: warning: {why}; --lateness {self._by()} keeps them", "WARNING")
+            self._note(f"rxcompact: warning: {why}; --lateness {self._by()} keeps them", "WARNING")
         missing = self._stage.mapper.missing.items()
-        self.note(self._account("".join(f", without {name} {n}" for name, n in missing if name not in unknown)))
+        self._note(self._account("".join(f", without {name} {n}" for name, n in missing if name not in unknown)))
         is_bad = self._options.strict and self._rejected.total() > late
         return is_bad or bool(unknown) or (self._received > 0 and not self._stage.distinct)
 
@@ -260,9 +254,9 @@ class _Compaction:
 
     def _note_unknown(self) -> None:
         for text in self._stage.mapper.new_unknown():
-            self.note(f"rxcompact: {text}", "WARNING")
+            self._note(f"rxcompact: {text}", "WARNING")
 
-    def note(self, text: str, level: str = "INFO") -> None:
+    def _note(self, text: str, level: str = "INFO") -> None:
         """Report something, not on the line of the progress."""
         self._clear()
         note(text, level)

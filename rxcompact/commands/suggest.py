@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from reactivex import operators as ops
@@ -38,7 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    events = asyncio.run(_sample(options.path, options.sample))
+    events: list[Any] = []
+    chunks = NdjsonSource(options.path).stream().pipe(ops.do_action(events.extend))
+    chunks.pipe(ops.take_while(lambda _: len(events) < options.sample), ops.default_if_empty()).run()
     found = suggest(events, max_mixed=options.max_mixed, sample=options.sample)
     print(found)
     if not found.candidates:
@@ -46,10 +46,3 @@ def run(options: argparse.Namespace) -> int:
         return 1
     print(f"\nrxcompact compact {options.path} --key {','.join(found.candidates[0].fields)} --timespan 10s")
     return 0
-
-
-async def _sample(path: str, size: int) -> Sequence[Any]:
-    events: list[Any] = []
-    chunks = NdjsonSource(path).stream().pipe(ops.do_action(events.extend))
-    await chunks.pipe(ops.take_while(lambda _: len(events) < size), ops.to_list())
-    return events
