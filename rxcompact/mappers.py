@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import chain
+from operator import or_
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -92,19 +93,16 @@ class Mapper:
 
     def convert(self, columns: Sequence[Sequence[Any]], errors: Errors, usual: bool = False) -> Column:
         """Return the keys or times that columns make."""
-        converted, gapped = columns, usual
+        gapped = usual
         if not usual:
-            parts = [self._convert(values) for values in columns]
-            converted = [values for values, _, _ in parts]
-            for _, more, gaps in parts:
-                errors = errors | more if more else errors
-                gapped = gapped or gaps
-        rows = converted[0] if len(converted) == 1 else zip(*converted, strict=True)
+            columns, more, gaps = zip(*map(self._convert, columns), strict=True)
+            errors, gapped = reduce(or_, filter(None, more), errors), any(gaps)
+        rows = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
         if not gapped or not (self.names or self._reject):
             return Column(rows, errors)
         missing: dict[str, int] = {}
         null: set[int] = set()
-        for name, column in zip(self.names or ("",), converted, strict=True):
+        for name, column in zip(self.names or ("",), columns, strict=True):
             if all(column):  # few keys are false
                 continue
             absent = [at for at, each in enumerate(column) if each is None and at not in errors]
@@ -178,9 +176,6 @@ def key_of(
         exclude: Fields that are no part of the key, which is all the rest of the event.
         missing: What an event without one of the fields gets: ``"null"``, the key None in its place, or ``"reject"``.
         argument: What ``spec`` is given for, in errors.
-
-    Keys of fields are those of JSON: 1, 1.0, true and "1" are four keys, of which Python's own equality makes two (see
-    `json_key`). NaN, NaT, ``pandas.NA`` and None are one key. Scalars of numpy and pandas are Python's.
 
     Raises:
         ArgumentError: for anything else.

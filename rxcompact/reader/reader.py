@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from functools import cache
 from typing import TypeAlias
 
 from rxcompact.errors import DecodeError
@@ -53,7 +54,6 @@ class Reader:
         self._decoder = TextDecoder(compression, max_body)
         self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events, dead_letters)
         # text that has not been read, and the size from which on it is worth another look
-        self._lasts: dict[tuple[bytes, int], int] = {}  # where a mark stands last in a text, by its length
         self._text: list[bytes] = []
         self.buffered = 0  # its bytes: of an event whose end has not come
         self._longest = min(PIECE, max_line)  # of a line that is read only when its end has come
@@ -119,7 +119,8 @@ class Reader:
         if not final and not over and self.buffered < self._wanted:
             return
         buffer = b"".join(self._text)
-        self._lasts.clear()
+        # where a mark stands last is looked for once, however many values a block has
+        self._last = cache(buffer.rfind)
         at = 0
         while at < len(buffer):
             in_array = self._in_array
@@ -131,6 +132,7 @@ class Reader:
                 raise
             if self._in_array == in_array:
                 break
+        del self._last  # and with it the block
         rest = buffer[at:]
         self._alone = max(0, self._alone - at)
         if len(rest) > self._max_line:
@@ -150,7 +152,7 @@ class Reader:
             at = buffer.rfind(b"\n") + 1
             if not final or at == len(buffer):
                 return at
-        stop = len(buffer) if final else self._last(buffer, b"\n", at) + 1
+        stop = len(buffer) if final else self._last(b"\n") + 1
         cut = stop <= at
         if cut:
             if len(buffer) - at <= self._longest:
@@ -159,7 +161,7 @@ class Reader:
         text = buffer[:stop]
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
-        last = max(self._last(text, mark, max(at, stop - PIECE)) for mark in marks) + 1
+        last = max(self._last(mark, max(0, stop - PIECE), stop) for mark in marks) + 1
         while self._alone <= at < last:
             end = last
             if last > at + 2 * PIECE:  # of small values it may have many
@@ -172,13 +174,6 @@ class Reader:
             yield from self._batch.add(text[at:end], values)
             at = end
         return (yield from self._read_values(text, at, cut=cut, final=final))
-
-    def _last(self, text: bytes, mark: bytes, at: int) -> int:
-        """Return where a mark stands last, or -1; it is looked for once, however many values a block has."""
-        where = mark, len(text)
-        if where not in self._lasts:
-            self._lasts[where] = text.rfind(mark, at)
-        return self._lasts[where] if self._lasts[where] >= at else -1
 
     def _read_values(self, text: bytes, at: int, *, cut: bool, final: bool) -> Steps:
         """Read values one by one, of whole lines or of one that is ``cut``; a malformed line is one malformed event.

@@ -117,12 +117,6 @@ def run(
 
     Raises:
         async_solipsism.SleepForeverError: when everything waits and nothing is scheduled: a hang.
-
-    >>> async def two_hours():
-    ...     await asyncio.sleep(7200)
-    ...     return asyncio.get_running_loop().time()
-    >>> run(two_hours)
-    7200.0
     """
     loop = VirtualLoop(start)
 
@@ -177,12 +171,6 @@ def replay(
     Raises:
         Exception: what the stream ended with, if it did.
         async_solipsism.SleepForeverError: when the stream can never end: a hang.
-
-    >>> from rxcompact import operators as rxo
-    >>> hour = [{"ts": float(second), "id": second % 7} for second in range(3600)]
-    >>> windows = replay(hour, rxo.compact(60, key_mapper="id"), time_mapper="ts")
-    >>> len(windows), windows[0].received, len(windows[0])
-    (60, 60, 7)
     """
     history = list(events if (frame := rows(events)) is None else frame)
     mapper = time_of(time_mapper)
