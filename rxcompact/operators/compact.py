@@ -9,10 +9,10 @@ from typing import Any, get_args
 
 from reactivex import Observable
 from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposable, SingleAssignmentDisposable
+from reactivex.disposable import CompositeDisposable, Disposable
 from typing_extensions import TypeVar
 
-from rxcompact.clock import Clock, Seconds, default_scheduler, seconds
+from rxcompact.clock import Seconds, default_scheduler, seconds
 from rxcompact.clock import count as whole
 from rxcompact.contracts import Overflow, StageContext
 from rxcompact.errors import ArgumentError
@@ -22,11 +22,10 @@ from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
 from rxcompact.operators.session import KeyedWindows, SessionWindows
-from rxcompact.operators.windows import TumblingWindows, Windows
+from rxcompact.operators.windows import TumblingWindows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
-DAY = 86_400.0
 
 
 def compact(
@@ -42,7 +41,7 @@ def compact(
     fields: Collection[Field] = FIELDS,
     time_mapper: TimeSpec | None = None,
     lateness: Seconds | None = None,
-    tolerance: Seconds = DAY,
+    tolerance: Seconds = 86_400.0,
     idle: Seconds = 0,
     chunked: bool = False,
     max_keys: int | Callable[[], int] | None = None,
@@ -192,39 +191,13 @@ class Compact(Operator):
     def _subscribe(
         self, source: Observable[Any], observer: ObserverBase[Window], scheduler: SchedulerBase | None
     ) -> DisposableBase:
-        timers = default_scheduler(scheduler)
         kinds = (KeyedWindows, SessionWindows) if self.per_key else (TumblingWindows, EventTimeWindows)
-        windows = kinds[self.lateness is not None](self, Clock(timers), observer)
+        windows = kinds[self.lateness is not None](self, default_scheduler(scheduler), observer)
         add = windows.add_many if self.chunked else windows.event_handler()
         complete = partial(windows.flush, "completed", observer.on_completed)
         return CompositeDisposable(
-            _timer(windows, timers),
+            windows.timer,
             self._attach(windows, lambda: windows.flush("drain"), scheduler),
             source.subscribe(add, windows.fail, complete, scheduler=scheduler),
             Disposable(windows.abandon),
         )
-
-
-def _timer(windows: Windows, scheduler: SchedulerBase) -> DisposableBase:
-    """Return the one timer of some windows, set to when the next of them is due."""
-    timer = SerialDisposable()
-
-    def arm() -> None:
-        if timer.is_disposed:
-            return
-        windows.armed = windows.due()
-        # no longer than a thread's timer can be; a tick that comes early does nothing
-        delay = min(max(0.0, windows.armed - windows.clock.monotonic()), DAY)
-        # in its place before it can fire: on another thread its own successor may be armed first
-        timer.disposable = armed = SingleAssignmentDisposable()
-        armed.disposable = scheduler.schedule_relative(delay, tick)
-
-    def tick(_: SchedulerBase, __: Any = None) -> None:
-        try:
-            windows.run(windows.close_due)
-        finally:
-            arm()  # whatever an observer raised: the next window must close too
-
-    windows.arm = arm
-    arm()
-    return timer

@@ -7,9 +7,9 @@ from itertools import accumulate, compress, groupby, repeat
 from operator import floordiv, ge, sub
 from typing import TYPE_CHECKING, Any
 
-from reactivex.abc import ObserverBase
+from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import INFINITY, TICK, Clock
+from rxcompact.clock import INFINITY, TICK
 from rxcompact.errors import LateError
 from rxcompact.events import Bounds, Trigger, Window
 from rxcompact.operators.windows import FAR, Windows
@@ -27,8 +27,8 @@ class EventTimeWindows(Windows):
     clock, from the arrival of that largest time. Buckets are numbered from the epoch.
     """
 
-    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, clock, observer)
+    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, scheduler, observer)
         self._lateness = options.lateness or 0.0
         self._latest = -FAR  # event time
         self._latest_arrived = self._last_arrived = 0.0  # the monotonic instants of that event, and of the last one
@@ -50,9 +50,12 @@ class EventTimeWindows(Windows):
             self._put_by_window(keys, events, times, some_late=first < first_open)
         self._advance(latest)
         if first_open > self._first:
-            for index in sorted(index for index in self._buckets if index < first_open):
-                self._close(index, "time")
-            self._first = min(self._buckets, default=INFINITY)
+            self._close_before(first_open)
+
+    def _close_before(self, first_open: int) -> None:
+        for index in sorted(index for index in self._buckets if index < first_open):
+            self._close(index, "time")
+        self._first = min(self._buckets, default=INFINITY)
 
     def _advance(self, latest: float) -> None:
         if self._options.idle:
@@ -90,7 +93,7 @@ class EventTimeWindows(Windows):
     def _indexes(self, times: Iterable[float]) -> Iterable[float]:
         return map(floordiv, times, repeat(self._span)) if self._unit == 1 else map(self._index, times)
 
-    def _end(self, index: int) -> float:
+    def _end(self, index: float) -> float:
         return (index + 1) * self._span / self._unit
 
     def _watermark(self, latest: float) -> float:
@@ -98,9 +101,6 @@ class EventTimeWindows(Windows):
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:
         return Bounds(self._end(index - 1), self._end(index), trigger)
-
-    def _idle_end(self, index: int) -> float:
-        return self._closed_at(self._end(index))
 
     def _closed_at(self, end: float) -> float:
         # the monotonic instant at which the clock closes a window, unless events do before
@@ -110,17 +110,9 @@ class EventTimeWindows(Windows):
     def close_due(self) -> None:
         self._follow_wall_clock()
         now = self.clock.monotonic() + TICK
-        for index in sorted(self._buckets):
-            if self._idle_end(index) > now:
-                break
-            self._idle_watermark = self._end(index)
-            self._close(index, "time")
+        if due := [index for index in self._buckets if self._closed_at(self._end(index)) <= now]:
+            self._idle_watermark = self._end(max(due))
+            self._close_before(max(due) + 1)
 
     def due(self) -> float:
-        if self._lateness == INFINITY:  # the clock closes nothing
-            return INFINITY
-        # where nothing is open yet: when the bucket of an event of now would close
-        span, now = self._options.timespan, self.clock.wall()
-        wait = span - (now - self._lateness) % span
-        grid = self.clock.monotonic() + (wait if wait > TICK else wait + span)
-        return min([grid, *map(self._idle_end, self._buckets)])
+        return self._closed_at(self._end(self._first))

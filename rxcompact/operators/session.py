@@ -8,9 +8,9 @@ from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from reactivex.abc import ObserverBase
+from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import INFINITY, TICK, Clock
+from rxcompact.clock import INFINITY, TICK
 from rxcompact.events import Bounds, Trigger, Window
 from rxcompact.operators.bucket import Row
 from rxcompact.operators.eventtime import EventTimeWindows
@@ -20,7 +20,7 @@ from rxcompact.operators.windows import TumblingWindows, Windows
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
-_count, _key, _opened, _touched = map(itemgetter, (COUNT, KEY, OPENED, TOUCHED))
+_key, _opened, _touched = map(itemgetter, (KEY, OPENED, TOUCHED))
 
 
 class PerKey(Windows):
@@ -29,8 +29,8 @@ class PerKey(Windows):
     The bounds of that window span theirs.
     """
 
-    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, clock, observer)
+    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, scheduler, observer)
         self._gap = INFINITY if options.gap is None else options.gap
         own: dict[str, Any] = {name: getattr(options, name) for name in ("timespan", "leading", "trailing")}
         self._new_bucket = partial(KeyedBucket, gap=self._gap, **own)
@@ -49,11 +49,11 @@ class PerKey(Windows):
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002 - it has one bucket
         gap, timespan, now, offset = self._gap, self._options.timespan, *self._now()
-        parts: dict[Trigger, list[Row]] = {trigger: rows}
-        if trigger == "time" and gap < timespan:
-            parts = {"gap": [], "time": []}
-            for row in rows:
-                parts["gap" if row[TOUCHED] + gap < row[OPENED] + timespan else "time"].append(row)
+        shorter = gap if trigger == "time" else INFINITY
+        parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
+        for row in rows:
+            if row[COUNT]:  # else there is nothing to emit
+                parts["gap" if row[TOUCHED] + shorter < row[OPENED] + timespan else trigger].append(row)
         for by, part in parts.items():
 
             def own(row: Row, by: Trigger = by) -> Bounds:
@@ -67,10 +67,15 @@ class PerKey(Windows):
                 self.pending.append(partial(self._on_window, self._keyed.window(different, bounds, own)))
 
     def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
-        """Return rows that have something to emit, in parts in which no key is twice."""
-        if self._options.leading or not all(map(_count, rows)):
-            rows = [row for row in rows if row[COUNT]]
-        return (rows,) if rows else ()
+        """Return rows in parts in which no key is twice, as one that has several sessions would be."""
+        if self._options.lateness is None or len(set(map(_key, rows))) == len(rows):
+            return (rows,)
+        parts: defaultdict[int, list[Row]] = defaultdict(list)
+        seen: Counter[Hashable] = Counter()
+        for row in rows:
+            parts[seen[row[KEY]]].append(row)
+            seen[row[KEY]] += 1
+        return parts.values()
 
     def _now(self) -> tuple[float, float]:
         """Return when what is closed now ends at the latest, and what makes POSIX seconds of the instants of rows."""
@@ -81,10 +86,6 @@ class PerKey(Windows):
         with self._counting(bucket):
             rows = bucket.pop_all()
         self._emit_rows(index, rows, trigger)
-
-    def due(self) -> float:
-        # where nothing is open yet: when the window of a key of now would close
-        return self.clock.monotonic() + min(self._gap, self._options.timespan)
 
 
 class KeyedWindows(PerKey, TumblingWindows):
@@ -103,7 +104,7 @@ class KeyedWindows(PerKey, TumblingWindows):
         return Bounds(now, now, trigger)
 
     def due(self) -> float:
-        return min(super().due(), self._keyed.due())
+        return self._keyed.due()
 
     def close_due(self) -> None:
         self._add_gathered()
@@ -121,29 +122,13 @@ class SessionWindows(PerKey, EventTimeWindows):
             self._put(0, keys, events, times)
             self._advance(max(self._latest, *times))
             self._close_until(self._watermark(self._latest))
-            if self._first_end() < self.armed - TICK:  # of a session that begins before those of now
-                self.pending.append(self.arm)
-
-    def _first_end(self) -> float:
-        return self._closed_at(self._keyed.due()) if self._lateness < INFINITY else INFINITY
-
-    def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
-        parts: defaultdict[int, list[Row]] = defaultdict(list)
-        for different in super()._different(rows):
-            if len(set(map(_key, different))) == len(different):
-                return (different,)
-            seen: Counter[Hashable] = Counter()
-            for row in different:  # several sessions of a key
-                parts[seen[row[KEY]]].append(row)
-                seen[row[KEY]] += 1
-        return parts.values()
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         times = list(map(_opened, self._keyed.leads))
         return Bounds(min(times), max(times), trigger)
 
     def due(self) -> float:
-        return min(super().due(), self._first_end()) if self._lateness < INFINITY else INFINITY
+        return self._closed_at(self._keyed.due())
 
     def close_due(self) -> None:
         self._follow_wall_clock()

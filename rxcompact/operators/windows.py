@@ -7,9 +7,11 @@ from collections.abc import Callable, Collection, Generator, Hashable, Iterable,
 from contextlib import contextmanager
 from functools import partial
 from itertools import compress, repeat
+from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from reactivex.abc import ObserverBase
+from reactivex.abc import ObserverBase, SchedulerBase
+from reactivex.disposable import SerialDisposable, SingleAssignmentDisposable
 
 from rxcompact.acks import Chunk
 from rxcompact.clock import INFINITY, TICK, Clock
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 SLICE = 1024
 """Events that are worked on at a time: of more, each pass over them fetches them from memory again."""
+LONGEST = 86_400.0
+"""Seconds, of a timer: a thread's can be no longer. A tick that comes early does nothing."""
 FAR = 1e12
 """POSIX seconds beyond any date: not a time."""
 Outcome: TypeAlias = Literal["rejected", "dropped", "abandoned"]
@@ -35,9 +39,12 @@ class Windows(SerializedEmitter, ABC):
 
     stage = "compact"
 
-    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
+    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
         super().__init__()
-        self.clock = clock
+        self.clock = clock = Clock(scheduler)
+        self._scheduler = scheduler
+        self.timer = SerialDisposable()
+        self._armed = INFINITY  # when it is due; for as long as nothing is open it is not set
         self._options = options
         self._observer = observer
         self._dead_letters = options.reject()
@@ -50,10 +57,6 @@ class Windows(SerializedEmitter, ABC):
         self._held = 0  # keys in the open buckets; counted, for there may be thousands of buckets
         self._quiet = 0  # keys whose only event has left
         self.size = 0  # bytes of the events in the open buckets
-        self.arm: Callable[[], object] = lambda: None
-        """Sets the timer."""
-        self.armed = INFINITY
-        """When it is due."""
         self.mapper = ChunkMapper(options.key_mapper, options.time_mapper)
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
@@ -85,6 +88,7 @@ class Windows(SerializedEmitter, ABC):
         self._chunk = None  # which would hold its events until the next one comes
         if self._abandoned and chunk:
             self._close_all("drain")
+        self._arm()
         self.pending.extend(ack.release for ack, _ in acks)  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
@@ -97,6 +101,22 @@ class Windows(SerializedEmitter, ABC):
         """Make dead letters of what is held: the subscription is disposed."""
         self._abandoned = True
         self.flush("drain")
+
+    def _arm(self) -> None:
+        if (due := self.due()) < self._armed - TICK:
+            self._armed = due
+            self.pending.appendleft(self._set_timer)  # whatever an observer raises: the next window must close too
+
+    def _set_timer(self) -> None:
+        delay = min(max(0.0, self._armed - self.clock.monotonic()), LONGEST)
+        # in its place before it can fire: on another thread its own successor may be set first
+        self.timer.disposable = timer = SingleAssignmentDisposable()
+        timer.disposable = self._scheduler.schedule_relative(delay, lambda *_: self.run(self._tick))
+
+    def _tick(self) -> None:
+        self._armed = INFINITY
+        self.close_due()
+        self._arm()
 
     def held(self) -> int:
         return self._held
@@ -132,11 +152,9 @@ class Windows(SerializedEmitter, ABC):
         good = [position not in errors for position in range(len(chunk))]
         return list(compress(keys, good)), list(compress(chunk, good)), list(compress(times, good))
 
-    def _follow_wall_clock(self) -> float:
-        """Set the wall clock by the system's; return by how much."""
-        step = self.clock.wall.follow()
+    def _follow_wall_clock(self) -> None:
+        self.clock.wall.follow()
         self._future_limit = min(self.clock.wall() + self._options.tolerance, FAR)
-        return step
 
     @abstractmethod
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
@@ -247,7 +265,7 @@ class Windows(SerializedEmitter, ABC):
 
     @abstractmethod
     def due(self) -> float:
-        """Return when to `close_due` next, in monotonic seconds."""
+        """Return when to `close_due` next, in monotonic seconds; infinity where nothing is open."""
 
     @abstractmethod
     def close_due(self) -> None:
@@ -260,6 +278,7 @@ class Windows(SerializedEmitter, ABC):
     def _close_all(self, trigger: Trigger) -> None:
         for index in sorted(self._buckets):
             self._close(index, trigger)
+        self._first = INFINITY
 
     def _close(self, index: int, trigger: Trigger) -> None:
         bucket = self._buckets.pop(index)
@@ -294,10 +313,10 @@ class TumblingWindows(Windows):
 
     _gather: Gather | None = None
 
-    def __init__(self, options: Compact, clock: Clock, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, clock, observer)
-        self._due = clock.monotonic() + options.timespan
-        self._opened = clock.wall()
+    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
+        super().__init__(options, scheduler, observer)
+        self._opened = self.clock.monotonic()
+        self._due = self._opened + options.timespan
 
     def event_handler(self) -> Callable[[Any], None]:
         options = self._options
@@ -314,7 +333,8 @@ class TumblingWindows(Windows):
     def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
         if self._options.count is not None:  # the open window, whose keys need none, may close before they come
             return super().new_keys(chunk, before)
-        bucket, leading = self._bucket(0), self._options.leading
+        options, leading = self._options, self._options.leading
+        bucket = self._buckets[0] if self._buckets else self._new_bucket(self._reject, options.keep, options.fields)
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
@@ -327,32 +347,32 @@ class TumblingWindows(Windows):
         return len(before)
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
+        if not self._buckets and (overdue := self.clock.monotonic() - self._due) > TICK:
+            # on the grid, so that late timers do not add up; those are skipped in which nothing came
+            self._due += self._options.timespan * ceil(overdue / self._options.timespan)
+            self._opened = max(self._opened, self._due - self._options.timespan)
+            self._follow_wall_clock()
         self._put(0, keys, events, times or self.clock.wall())
 
     def due(self) -> float:
-        return self._due
+        return self._due if self._buckets else INFINITY
 
     def close_due(self) -> None:
         self._add_gathered()
-        due, overdue = self._due, self.clock.monotonic() - self._due
-        if overdue > -TICK:
+        if self.due() < self.clock.monotonic() + TICK:
+            due = self._due + self._options.timespan
             self._close(0, "time")
-            # on the grid, so that late timers do not add up; a machine that slept skips what it missed
-            self._due = due + self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
+            self._due = due
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
-        return Bounds(self._opened, self.clock.wall(), trigger)
+        return Bounds(self._opened + self.clock.wall.offset, self.clock.wall(), trigger)
 
     def _close_all(self, trigger: Trigger) -> None:
         self._add_gathered()
-        self._close(0, trigger)
+        super()._close_all(trigger)
 
     def _close(self, index: int, trigger: Trigger) -> None:
-        self._bucket(index)  # none is open where nothing came
         super()._close(index, trigger)
-        self._due, self._opened = self.clock.monotonic() + self._options.timespan, self.clock.wall()
+        self._opened = self.clock.monotonic()
+        self._due = self._opened + self._options.timespan
         self._follow_wall_clock()
-
-    def _follow_wall_clock(self) -> float:
-        self._opened += (step := super()._follow_wall_clock())
-        return step
