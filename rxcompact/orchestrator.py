@@ -77,7 +77,6 @@ class Orchestrator(Observables):
         self._source_error: Exception | None = None  # that ended the run
         self._deadline: Deadline
         self._ending: asyncio.Task[Report] | None = None
-        self._finished: asyncio.Future[asyncio.Task[Report]]  # done, with what ended the run, when it has
         self._signal_handlers = SerialDisposable()
         self._time: Callable[[], float] = float
         self._started_at, self._ended_at = 0.0, 0.0
@@ -189,7 +188,6 @@ class Orchestrator(Observables):
         _running[id(self.pipeline.source)] = self
         loop = asyncio.get_running_loop()
         self._ending = self._source_error = None
-        self._finished = loop.create_future()
         self._time = loop.time
         self._started_at, self.restarts = loop.time(), 0
         self._run = Run(self.pipeline, self)
@@ -217,25 +215,23 @@ class Orchestrator(Observables):
         """
         limit = self._drain_seconds if deadline is None else seconds("deadline", deadline, zero=True)
         self._check_loop()
-        ending = self._ending
-        if ending is not None:
-            self._deadline.shorten(limit)
-        elif self._run is None or self._state in ENDED:
+        self._begin_drain(limit)
+        if self._ending is None:
             return Report(self.account, 0.0, in_time=not self.account.in_flight)
-        else:
-            ending = self._begin_drain(self._run, limit)
-        return await asyncio.shield(ending)
+        return await asyncio.shield(self._ending)
 
     def _on_ended(self, _: asyncio.Future[None]) -> None:
-        if self._ending is None and self._run is not None:
-            self._begin_drain(self._run, self._drain_seconds)
+        if self._ending is None:
+            self._begin_drain(self._drain_seconds)
 
-    def _begin_drain(self, run: Run, limit: float) -> asyncio.Task[Report]:
-        self._set_state("draining")
-        self._deadline = Deadline(limit)
-        self._ending = asyncio.create_task(self._drain(run, self._deadline), name="rxcompact drain")
-        self._ending.add_done_callback(self._finished.set_result)
-        return self._ending
+    def _begin_drain(self, limit: float) -> None:
+        """Drain what runs in so many seconds; where that is under way already, do it sooner."""
+        if self._ending is not None:
+            self._deadline.shorten(limit)
+        elif self._run is not None and self._state not in ENDED:
+            self._set_state("draining")
+            self._deadline = Deadline(limit)
+            self._ending = asyncio.create_task(self._drain(self._run, self._deadline), name="rxcompact drain")
 
     async def _drain(self, run: Run, deadline: Deadline) -> Report:
         pipeline, source = self.pipeline, self.pipeline.source
@@ -268,13 +264,15 @@ class Orchestrator(Observables):
         """
         self._check_loop()
         run = self._run
-        if run is None or (self._ending is None and self._state in ENDED):
+        if run is not None and self._state not in ENDED:
+            await asyncio.wait({run.ended})  # of which `_on_ended` is notified before
+        if run is None or self._ending is None:
             return await self.stop()
-        ending = await asyncio.shield(self._finished)
+        report = await asyncio.shield(self._ending)
         run.ended.result()
         if self._source_error is not None:
             raise self._source_error
-        return ending.result()
+        return report
 
     def stop_on(self, *numbers: int) -> None:
         """Have signals stop it, until it has stopped; by default SIGTERM, SIGINT and SIGHUP.
@@ -283,10 +281,7 @@ class Orchestrator(Observables):
         """
 
         def stop() -> None:
-            if self._ending is not None:
-                self._deadline.shorten(0.0)
-            elif self._run is not None and self._state not in ENDED:
-                self._begin_drain(self._run, self._drain_seconds)
+            self._begin_drain(self._drain_seconds if self._ending is None else 0.0)
 
         numbers = numbers or (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
         self._signal_handlers.disposable = CompositeDisposable([add_signal_handler(each, stop) for each in numbers])
