@@ -17,7 +17,7 @@ from rxcompact.events import Batch, shown_by
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
-from rxcompact.operators.publish import Publish, as_sink
+from rxcompact.operators.publish import Publish, delivery
 from rxcompact.sources.python import Events, IterableSource, ObservableSource
 
 Step: TypeAlias = Callable[[Observable[Any]], Observable[Any]]
@@ -77,7 +77,9 @@ class Pipeline:
         self.max_bytes = count("max_bytes", max_bytes)
         self.overflow: Overflow = overflow
         self.name = name
-        self.dead_letters = None if dead_letters is None else as_sink(dead_letters)
+        self.dead_letters = dead_letters
+        if dead_letters is not None:
+            delivery(dead_letters)  # or it is refused
         reducer, *enrichments = operators or (None,)
         publication = enrichments.pop() if enrichments else None
         if reducer is None or isinstance(reducer, Enrich | Publish):
@@ -130,7 +132,7 @@ class Pipeline:
     def having(self, *, dead_letters: Sink | Callable[[Batch], Any] | ObserverBase[Any]) -> Pipeline:
         """Return this pipeline with another sink for dead letters."""
         changed = copy(self)
-        vars(changed)["dead_letters"] = as_sink(dead_letters)
+        vars(changed)["dead_letters"] = dead_letters
         return changed
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, Seconds, count, seconds
-from rxcompact.contracts import BoundedSink, Sink, TargetedSink, close
+from rxcompact.contracts import BoundedSink, Sink, TargetedSink
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
@@ -93,7 +93,7 @@ class Publish(PooledOperator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.sink = as_sink(self.sink)
+        self.deliver = delivery(self.sink)
         self.count = count("count", self.count)
         self.linger = seconds("timespan", self.timespan, zero=True)
 
@@ -110,38 +110,24 @@ class Publish(PooledOperator):
 publish = Publish
 
 
-def as_sink(sink: Any) -> Sink:
-    """Return a sink as it is, and of a function or an observer what hands batches to it.
+def delivery(sink: Any) -> Callable[[Batch], Awaitable[Any]]:
+    """Return what hands a batch to a sink or a function, or its events to an observer.
 
     Raises:
         ArgumentError: for anything else.
     """
-    # a Subject has a method of that name too, with another meaning
-    if isinstance(sink, Sink) and not isinstance(sink, ObserverBase):
-        return sink
-    if callable(sink) or isinstance(sink, ObserverBase):
-        return FunctionSink(sink)
+    if isinstance(sink, ObserverBase):  # a Subject has a method `publish` too, with another meaning
+
+        def notify(batch: Batch) -> None:
+            for compacted in batch:
+                sink.on_next(compacted)
+
+        return awaitable(notify)
+    if isinstance(sink, Sink):
+        return awaitable(sink.publish)
+    if callable(sink):
+        return awaitable(sink)
     raise ArgumentError("sink", sink, "a Sink, a function, a coroutine function or an Observer")
-
-
-class FunctionSink:
-    """Gives each batch to a function, or each of its events to an observer."""
-
-    def __init__(self, function: Callable[[Batch], Any] | ObserverBase[Any]) -> None:
-        self._function: Any = function
-        self._call = awaitable(self._notify if isinstance(function, ObserverBase) else function)
-
-    def _notify(self, batch: Batch) -> None:
-        for compacted in batch:
-            self._function.on_next(compacted)
-
-    async def publish(self, batch: Batch) -> Any:
-        """Hand over a batch; raises what the function raises."""
-        return await self._call(batch)
-
-    async def aclose(self) -> None:
-        """Close what the function belongs to."""
-        await close(self._function)
 
 
 def _halves(start: int, end: int) -> list[tuple[int, int]]:
@@ -182,7 +168,7 @@ class PublishStage(PooledStage):
 
     def __init__(self, options: Publish, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> None:
         super().__init__(options, observer, scheduler)
-        self._sink = awaitable(options.sink.publish)
+        self._sink = options.deliver
         self._fruitless, self._again = False, -INFINITY  # of the last batch that was halved
         limit = options.sink.max_batch if isinstance(options.sink, BoundedSink) else None
         self._count = min(options.count, limit or options.count)

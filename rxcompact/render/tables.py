@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from rxcompact.format import duration, error_name, escape, instant, short
@@ -106,5 +107,6 @@ def _limits(pipeline: Any) -> str:
 def _name(part: Any) -> str:
     """Return a function's name, a method's object's class, or an object's class."""
     owner = getattr(part, "__self__", None)
-    name = getattr(part, "__name__", None) if owner is None else None
-    return short(name or type(part if owner is None else owner).__name__, 40)
+    is_function = owner is None or isinstance(owner, ModuleType)  # which a built-in function has for an owner
+    name = getattr(part, "__name__", None) if is_function else None
+    return short(name or type(part if is_function else owner).__name__, 40)

@@ -125,7 +125,7 @@ def test_a_pipeline_that_was_not_run_shows_its_stages() -> None:
         ["source", "IterableSource"],
         ["compact", "10 s by id"],
         ["enrich", "lookup, 100 at once"],
-        ["publish", "FunctionSink, by 500 or 1 s"],
+        ["publish", "print, by 500 or 1 s"],
     ]
     assert [row[0] for row in cells(pipeline_html(pipeline(enricher=None)))] == ["source", "compact", "publish"]
     assert pipeline_text(pipeline()).startswith("<Pipeline IterableSource → 10 s by id → lookup, 100 at once → ")

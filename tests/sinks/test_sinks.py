@@ -1,4 +1,4 @@
-"""NdjsonSink and FunctionSink: output, its order, and failures."""
+"""NdjsonSink, and functions as sinks: output, its order, and failures."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from reactivex.subject import Subject
 from rxcompact import key_of
 from rxcompact.errors import PermanentError
 from rxcompact.events import Batch, Bounds, Compacted, Window
-from rxcompact.operators.publish import as_sink
+from rxcompact.operators.publish import delivery
 from rxcompact.sinks.encoding import flat_object, json_object, window_lines
 from rxcompact.sinks.ndjson import LineWriter, NdjsonSink
 
@@ -337,13 +337,13 @@ def test_the_lines_of_a_window_have_its_bounds() -> None:
     ]
 
 
-# ── FunctionSink ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── functions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def given_to(function: Any, *batches: Batch) -> list[Any]:
     async def run() -> list[Any]:
-        sink = as_sink(function)
-        return [await sink.publish(each) for each in batches]
+        deliver = delivery(function)
+        return [await deliver(each) for each in batches]
 
     return asyncio.run(run())
 
