@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import reactivex as rx
 from reactivex import Observable
 from reactivex import operators as ops
-from reactivex.abc import SchedulerBase
 
 from rxcompact.mappers import key_of
 
@@ -46,23 +45,18 @@ def distinct(
     Source:
         https://rxjs.dev/api/operators/distinct
     """
-    mapper = None if key_mapper is None else key_of(key_mapper)
+    mapper: Callable[[Any], Hashable] = (lambda item: item) if key_mapper is None else key_of(key_mapper)
 
-    def operator(source: Observable[T]) -> Observable[T]:
-        def subscribe(_: SchedulerBase) -> Observable[T]:
-            seen: set[Hashable] = set()
+    def subscribe(source: Observable[T]) -> Observable[T]:
+        seen: set[Hashable] = set()
 
-            def is_new(item: T) -> bool:
-                key = mapper(item) if mapper else item
-                is_known = key in seen
-                seen.add(key)
-                return not is_known
+        def is_new(item: T) -> bool:
+            held = len(seen)
+            seen.add(mapper(item))
+            return len(seen) > held
 
-            forgotten: Observable[Any] = rx.never()
-            if flushes is not None:
-                forgotten = flushes.pipe(ops.do_action(lambda _: seen.clear()), ops.ignore_elements())
-            return source.pipe(ops.take_until(forgotten), ops.filter(is_new))
+        forget = ops.do_action(lambda _: seen.clear())
+        forgotten = (rx.never() if flushes is None else flushes).pipe(forget, ops.ignore_elements())
+        return source.pipe(ops.take_until(forgotten), ops.filter(is_new))
 
-        return rx.defer(subscribe)
-
-    return operator
+    return lambda source: rx.defer(lambda _: subscribe(source))

@@ -8,13 +8,16 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from heapq import heapify, heappop, heappush
 from itertools import count, repeat
 from operator import itemgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rxcompact.acks import Ack
 from rxcompact.clock import INFINITY
 from rxcompact.errors import LateError, contained
 from rxcompact.events import Bounds, Compacted, Window
 from rxcompact.operators.bucket import Field, Keep, Reject, Row, RowBucket, Rows, Seen
+
+if TYPE_CHECKING:
+    from rxcompact.operators.compact import Compact
 
 EVENT, COUNT, FIRST, LAST, KEY, OPENED, TOUCHED, OPEN, SIZE = range(9)
 """Of a row. ``OPENED`` and ``TOUCHED``, the first and last event, are monotonic instants or event times."""
@@ -28,31 +31,19 @@ class KeyedBucket(RowBucket):
 
     A row with a count of 0 is a key whose first event has left and that was not repeated.
 
-    Args:
-        timespan: Of each key's window; it ends with the bucket where this is infinite.
-        gap: A window ends so long after its last event.
-        leading: First events leave at once: they are put into ``leads``.
-        trailing: Repeats of these are counted.
+    Attributes:
+        leads: First events that leave at once, where there is a leading edge.
     """
 
-    def __init__(
-        self,
-        reject: Reject,
-        keep: Keep,
-        fields: Collection[Field],
-        *,
-        timespan: float = INFINITY,
-        gap: float = INFINITY,
-        leading: bool = False,
-        trailing: bool = True,
-    ) -> None:
+    def __init__(self, options: Compact, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject, keep, fields)
         self.ack: Ack | None = None  # of the chunk that is being added
         self.leads: list[Row] = []
         self.now = 0.0
-        self._timespan, self._gap = timespan, gap
-        self._shortest = min(timespan, gap)
-        self._leading, self._trailing = leading, trailing
+        self.timespan = options.timespan if options.per_key else INFINITY  # else rows end with the bucket
+        self.gap = INFINITY if options.gap is None else options.gap
+        self._shortest = min(self.timespan, self.gap)
+        self._leading, self._trailing = options.leading, options.trailing
         self._held, self._known, self._is_sized = 0, 0, False
         self._queue: list[tuple[float, int, list[Row]]] = []  # a heap: when rows are looked at, the first of them last
         self._numbers = count()
@@ -150,7 +141,7 @@ class KeyedBucket(RowBucket):
         heappush(self._queue, (instant, next(self._numbers), rows))
 
     def end(self, row: Row) -> float:
-        return min(row[TOUCHED] + self._gap, row[OPENED] + self._timespan)  # type: ignore[no-any-return]
+        return min(row[TOUCHED] + self.gap, row[OPENED] + self.timespan)  # type: ignore[no-any-return]
 
     def due(self) -> float:
         return self._queue[0][0] if self._queue else INFINITY
@@ -237,16 +228,12 @@ class KeyedBucket(RowBucket):
 
 
 class SessionBucket(KeyedBucket):
-    """In event time: a late event may open a session before others of its key, or join two.
+    """In event time: a late event may open a session before others of its key, or join two."""
 
-    Args:
-        lateness: How far the watermark is behind the latest event.
-    """
-
-    def __init__(self, *args: Any, lateness: float, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, options: Compact, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
+        super().__init__(options, reject, keep, fields)
         self.latest = self.idle_watermark = -INFINITY
-        self._lateness = lateness
+        self._lateness = options.lateness or 0.0
         self._stale = 0  # rows that wait though they are closed, or twice
         self._sessions: dict[Hashable, list[Row]] = {}  # where a key has several, in order; the table has the last
 
@@ -259,7 +246,7 @@ class SessionBucket(KeyedBucket):
 
     def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
         table, get, last, idle, latest = self.table, self.table.get, self._last, self.idle_watermark, self.latest
-        gap, timespan, lateness = self._gap, self._timespan, self._lateness
+        gap, timespan, lateness = self.gap, self.timespan, self._lateness
         is_plain, began, fresh = self._is_plain(), self._began(), list[Row]()
         try:
             for key, event, time in zip(keys, events, seen, strict=True):
@@ -293,7 +280,7 @@ class SessionBucket(KeyedBucket):
 
     def _session(self, key: Hashable, event: Any, row: Row | None, time: float, watermark: float) -> Row | None:
         """Return the session that an event is to be added to, joined with its neighbour; None where there is none."""
-        gap, timespan = self._gap, self._timespan
+        gap, timespan = self.gap, self.timespan
         if row and row[OPENED] <= time <= row[TOUCHED] + gap and watermark < time < row[OPENED] + timespan:
             row[TOUCHED] = max(row[TOUCHED], time)  # of the last one, and not before it began
             return row

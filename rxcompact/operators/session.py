@@ -31,11 +31,6 @@ class PerKey(Windows):
 
     def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
         super().__init__(options, scheduler, observer)
-        self._gap = INFINITY if options.gap is None else options.gap
-        own: dict[str, Any] = {name: getattr(options, name) for name in ("timespan", "leading", "trailing")}
-        self._new_bucket = partial(KeyedBucket, gap=self._gap, **own)
-        if options.lateness is not None:
-            self._new_bucket = partial(SessionBucket, gap=self._gap, lateness=options.lateness, **own)
         self._keyed = cast(KeyedBucket, self._bucket(0))
 
     def _close_until(self, end: float) -> list[Row]:
@@ -48,7 +43,7 @@ class PerKey(Windows):
         return rows
 
     def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002 - it has one bucket
-        gap, timespan, now, offset = self._gap, self._options.timespan, *self._now()
+        gap, timespan, now, offset = self._keyed.gap, self._keyed.timespan, *self._now()
         shorter = gap if trigger == "time" else INFINITY
         parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
         for row in rows:
@@ -114,6 +109,8 @@ class KeyedWindows(PerKey, TumblingWindows):
 
 class SessionWindows(PerKey, EventTimeWindows):
     """Windows per key in event time: a late event may join two."""
+
+    _keyed_class = SessionBucket
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
         if times:

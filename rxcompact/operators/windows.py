@@ -38,6 +38,7 @@ class Windows(SerializedEmitter, ABC):
     """Open buckets, by number. Events and closings may come from any thread."""
 
     stage = "compact"
+    _keyed_class: type[KeyedBucket] = KeyedBucket  # of windows per key, or with a leading edge
 
     def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
         super().__init__()
@@ -61,8 +62,8 @@ class Windows(SerializedEmitter, ABC):
         self._future_limit = min(clock.wall() + options.tolerance, FAR)  # event times beyond are rejected
         first_alone = options.keep in ("first", "last") and set(options.fields) <= {"first_seen"}
         self._new_bucket: Callable[[Reject, Keep, Collection[Field]], Bucket] = RowBucket
-        if options.leading:
-            self._new_bucket = partial(KeyedBucket, leading=options.leading, trailing=options.trailing)
+        if options.leading or options.per_key:
+            self._new_bucket = partial(self._keyed_class, options)
         elif first_alone and options.time_mapper is None:
             self._new_bucket = EventBucket
 
