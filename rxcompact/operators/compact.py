@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, get_args
 
 from reactivex import Observable
-from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
-from reactivex.disposable import CompositeDisposable, Disposable
+from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
 from rxcompact.clock import Seconds, default_scheduler, seconds
@@ -22,7 +20,7 @@ from rxcompact.operators.bucket import FIELDS, Field, Keep
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.operator import DeadLetters, Operator
 from rxcompact.operators.session import KeyedWindows, SessionWindows
-from rxcompact.operators.windows import TumblingWindows
+from rxcompact.operators.windows import TumblingWindows, Windows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)
@@ -188,16 +186,6 @@ class Compact(Operator):
     def reduce(self, chunks: Observable[list[Any]], context: StageContext, /) -> Observable[Window]:
         return self.bind(context)(chunks)
 
-    def _subscribe(
-        self, source: Observable[Any], observer: ObserverBase[Window], scheduler: SchedulerBase | None
-    ) -> DisposableBase:
+    def _stage(self, observer: ObserverBase[Window], scheduler: SchedulerBase | None) -> Windows:
         kinds = (KeyedWindows, SessionWindows) if self.per_key else (TumblingWindows, EventTimeWindows)
-        windows = kinds[self.lateness is not None](self, default_scheduler(scheduler), observer)
-        add = windows.add_many if self.chunked else windows.event_handler()
-        complete = partial(windows.flush, "completed", observer.on_completed)
-        return CompositeDisposable(
-            windows.timer,
-            self._attach(windows, lambda: windows.flush("drain"), scheduler),
-            source.subscribe(add, windows.fail, complete, scheduler=scheduler),
-            Disposable(windows.abandon),
-        )
+        return kinds[self.lateness is not None](self, default_scheduler(scheduler), observer)

@@ -24,6 +24,7 @@ from rxcompact.signals import StageSignal
 
 if TYPE_CHECKING:
     from rxcompact.operators.stage import PooledStage
+    from rxcompact.operators.windows import Windows
 
 F = TypeVar("F", bound=Callable[..., Any])
 DeadLetters: TypeAlias = ObserverBase[DeadLetter] | Callable[[DeadLetter], object]
@@ -45,20 +46,21 @@ class Operator(ABC):
 
     def __call__(self, source: Observable[Any]) -> Observable[Any]:
         def subscribe(observer: ObserverBase[Any], scheduler: SchedulerBase | None = None) -> DisposableBase:
-            return self._subscribe(source, observer, self.scheduler or scheduler)
+            scheduler = self.scheduler or scheduler
+            stage = self._stage(observer, scheduler)
+            if self.register is not None:
+                self.register(stage)
+            flushes: Observable[Any] = rx.never() if self.flushes is None else self.flushes
+            return CompositeDisposable(
+                flushes.subscribe(lambda _: stage.expedite(), scheduler=scheduler),
+                source.subscribe(stage.on_next, stage.on_error, stage.on_completed, scheduler=scheduler),
+                Disposable(stage.dispose),
+            )
 
         return Observable(subscribe)
 
     @abstractmethod
-    def _subscribe(
-        self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
-    ) -> DisposableBase: ...
-
-    def _attach(self, holder: Holder, flush: Callable[[], None], scheduler: SchedulerBase | None) -> DisposableBase:
-        if self.register is not None:
-            self.register(holder)
-        flushes: Observable[Any] = rx.never() if self.flushes is None else self.flushes
-        return flushes.subscribe(lambda _: flush(), scheduler=scheduler)
+    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage | Windows: ...
 
     def having(self, **options: Any) -> Self:
         """Return it with other options, checked already."""
@@ -120,19 +122,6 @@ class PooledOperator(Operator):
         if rate is not None and not (isinstance(rate, float | int) and 0 < rate < INFINITY):
             raise ArgumentError("rate", self.rate, "calls a second, more than 0")
         self.policy = retry_policy(self.wait, self.retry, self.before_sleep)
-
-    def _subscribe(
-        self, source: Observable[Any], observer: ObserverBase[Any], scheduler: SchedulerBase | None
-    ) -> DisposableBase:
-        stage = self._stage(observer, scheduler)
-        return CompositeDisposable(
-            self._attach(stage, stage.expedite, scheduler),
-            source.subscribe(stage, scheduler=scheduler),
-            Disposable(stage.dispose),
-        )
-
-    @abstractmethod
-    def _stage(self, observer: ObserverBase[Any], scheduler: SchedulerBase | None) -> PooledStage: ...
 
 
 def awaitable(function: Callable[[Any], Any]) -> Callable[[Any], Awaitable[Any]]:

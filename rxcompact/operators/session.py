@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 
-from reactivex.abc import ObserverBase, SchedulerBase
-
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.events import Bounds, Trigger, Window
+from rxcompact.events import Bounds, Trigger
 from rxcompact.operators.bucket import Row
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket, SessionBucket
 from rxcompact.operators.windows import TumblingWindows, Windows
 
 if TYPE_CHECKING:
-    from rxcompact.operators.compact import Compact
+    pass
 
 _key, _opened, _touched = map(itemgetter, (KEY, OPENED, TOUCHED))
 
@@ -29,9 +27,9 @@ class PerKey(Windows):
     The bounds of that window span theirs.
     """
 
-    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, scheduler, observer)
-        self._keyed = cast(KeyedBucket, self._bucket(0))
+    @cached_property
+    def _keyed(self) -> KeyedBucket:
+        return cast(KeyedBucket, self._bucket(0))
 
     def _close_until(self, end: float) -> list[Row]:
         bucket = self._keyed

@@ -7,7 +7,6 @@ from collections.abc import Callable, Collection, Generator, Hashable, Iterable,
 from contextlib import contextmanager
 from functools import partial
 from itertools import compress, repeat
-from math import ceil
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase, SchedulerBase
@@ -44,8 +43,8 @@ class Windows(SerializedEmitter, ABC):
         super().__init__()
         self.clock = clock = Clock(scheduler)
         self._scheduler = scheduler
-        self.timer = SerialDisposable()
-        self._armed = INFINITY  # when it is due; for as long as nothing is open it is not set
+        self._timer = SerialDisposable()
+        self._armed = INFINITY  # when it is due
         self._options = options
         self._observer = observer
         self._dead_letters = options.reject()
@@ -66,14 +65,15 @@ class Windows(SerializedEmitter, ABC):
             self._new_bucket = partial(self._keyed_class, options)
         elif first_alone and options.time_mapper is None:
             self._new_bucket = EventBucket
+        self.on_next = self.add_many if options.chunked else self._event_handler()
 
-    def event_handler(self) -> Callable[[Any], None]:
+    def _event_handler(self) -> Callable[[Any], None]:
         return lambda event: self.add_many((event,))
 
     def add_many(self, chunk: Sequence[Any]) -> None:
         self.run(partial(self._add, chunk))
         if self._full is not None:
-            self.fail(self._full)
+            self.on_error(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
         self._chunk = chunk if isinstance(chunk, Chunk) else None
@@ -95,11 +95,18 @@ class Windows(SerializedEmitter, ABC):
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         self.run(partial(self._close_all, trigger), then)
 
-    def fail(self, error: Exception) -> None:
+    def expedite(self) -> None:
+        self.flush("drain")
+
+    def on_completed(self) -> None:
+        self.flush("completed", self._observer.on_completed)
+
+    def on_error(self, error: Exception) -> None:
         self.flush("completed", partial(self._observer.on_error, error))
 
-    def abandon(self) -> None:
-        """Make dead letters of what is held: the subscription is disposed."""
+    def dispose(self) -> None:
+        """Make dead letters of what is held."""
+        self._timer.dispose()
         self._abandoned = True
         self.flush("drain")
 
@@ -111,7 +118,7 @@ class Windows(SerializedEmitter, ABC):
     def _set_timer(self) -> None:
         delay = min(max(0.0, self._armed - self.clock.monotonic()), LONGEST)
         # in its place before it can fire: on another thread its own successor may be set first
-        self.timer.disposable = timer = SingleAssignmentDisposable()
+        self._timer.disposable = timer = SingleAssignmentDisposable()
         timer.disposable = self._scheduler.schedule_relative(delay, lambda *_: self.run(self._tick))
 
     def _tick(self) -> None:
@@ -239,7 +246,7 @@ class Windows(SerializedEmitter, ABC):
 
     def _evict(self, index: int, error: NoRoomError, *, held: bool = True) -> None:
         """Drop the oldest key, or close its window before its time, where that can be done and makes room."""
-        bucket, max_keys = self._buckets[index], self._options.max_keys
+        bucket, options = self._buckets[index], self._options
         if not isinstance(bucket, KeyedBucket):
             with self._counting(bucket):
                 evicted = bucket.evict()
@@ -247,10 +254,7 @@ class Windows(SerializedEmitter, ABC):
             return
         with self._counting(bucket):
             row = bucket.forget(held=held)
-        self.left += 1
-        has_room = max_keys is not None and max_keys() > self._held
-        self.left -= 1
-        if has_room or not held:
+        if not held or options.max_quiet is options.max_keys:  # else it is held elsewhere then, and makes no room
             self._emit_rows(index, [row], "count")
         else:
             dropped, acks = bucket.dropped(row)
@@ -266,7 +270,7 @@ class Windows(SerializedEmitter, ABC):
 
     @abstractmethod
     def due(self) -> float:
-        """Return when to `close_due` next, in monotonic seconds; infinity where nothing is open."""
+        """Return when to `close_due` next, in monotonic seconds; infinity for never."""
 
     @abstractmethod
     def close_due(self) -> None:
@@ -318,12 +322,13 @@ class TumblingWindows(Windows):
         super().__init__(options, scheduler, observer)
         self._opened = self.clock.monotonic()
         self._due = self._opened + options.timespan
+        self.run(self._arm)
 
-    def event_handler(self) -> Callable[[Any], None]:
+    def _event_handler(self) -> Callable[[Any], None]:
         options = self._options
         # where the clock alone closes windows it makes no difference if an event is added a turn later
         if self.clock.call_soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
-            return super().event_handler()
+            return super()._event_handler()
         self._gather = Gather(self.clock.call_soon, partial(self.run, self._add_gathered))
         return self._gather.add
 
@@ -334,8 +339,7 @@ class TumblingWindows(Windows):
     def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
         if self._options.count is not None:  # the open window, whose keys need none, may close before they come
             return super().new_keys(chunk, before)
-        options, leading = self._options, self._options.leading
-        bucket = self._buckets[0] if self._buckets else self._new_bucket(self._reject, options.keep, options.fields)
+        bucket, leading = self._bucket(0), self._options.leading
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
             if at not in column.errors:  # an event without a key needs none
@@ -348,31 +352,28 @@ class TumblingWindows(Windows):
         return len(before)
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
-        if not self._buckets and (overdue := self.clock.monotonic() - self._due) > TICK:
-            # on the grid, so that late timers do not add up; those are skipped in which nothing came
-            self._due += self._options.timespan * ceil(overdue / self._options.timespan)
-            self._opened = max(self._opened, self._due - self._options.timespan)
-            self._follow_wall_clock()
         self._put(0, keys, events, times or self.clock.wall())
 
     def due(self) -> float:
-        return self._due if self._buckets else INFINITY
+        return self._due  # where nothing is open too: an event that comes then is of the next window
 
     def close_due(self) -> None:
         self._add_gathered()
-        if self.due() < self.clock.monotonic() + TICK:
-            due = self._due + self._options.timespan
+        due, overdue = self._due, self.clock.monotonic() - self._due
+        if overdue > -TICK:
             self._close(0, "time")
-            self._due = due
+            # on the grid, so that late timers do not add up; a machine that slept skips what it missed
+            self._due = due + self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
 
     def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         return Bounds(self._opened + self.clock.wall.offset, self.clock.wall(), trigger)
 
     def _close_all(self, trigger: Trigger) -> None:
         self._add_gathered()
-        super()._close_all(trigger)
+        self._close(0, trigger)
 
     def _close(self, index: int, trigger: Trigger) -> None:
+        self._bucket(index)  # none is open where nothing came
         super()._close(index, trigger)
         self._opened = self.clock.monotonic()
         self._due = self._opened + self._options.timespan

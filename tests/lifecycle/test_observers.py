@@ -278,7 +278,7 @@ def pipeline(source: Any, sink: Any) -> Pipeline:
     return Pipeline(source, rxo.compact(10, key_mapper="id"), rxo.publish(sink), max_age=60)
 
 
-async def ids(number: int, every: float = 21) -> AsyncIterator[Any]:
+async def ids(number: int, every: float = 20) -> AsyncIterator[Any]:
     """A window each."""
     for n in range(number):
         yield {"id": n}
