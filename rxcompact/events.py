@@ -20,14 +20,14 @@ E_co = TypeVar("E_co", covariant=True, default=Any)
 F = TypeVar("F")
 
 
-def shown_by(function: str) -> Callable[[Any], str]:
-    """Return a ``_repr_html_`` that calls a function of `render.tables`: only who looks at it loads pictures."""
+def shown_by(function: str) -> Callable[..., Any]:
+    """Return a method that calls a function, such as "tables.window_html", of `render`: only who looks loads that."""
+    module, _, name = function.partition(".")
 
-    def _repr_html_(self: Any) -> str:
-        html: str = getattr(import_module("rxcompact.render.tables"), function)(self)
-        return html
+    def show(self: Any, *arguments: Any) -> Any:
+        return getattr(import_module(f"rxcompact.render.{module}"), name)(self, *arguments)
 
-    return _repr_html_
+    return show
 
 
 Trigger: TypeAlias = Literal["time", "gap", "count", "completed", "drain", "leading"]
@@ -98,7 +98,7 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
         """Return it with another event; less than half of what `replace` takes."""
         return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window, self.size)
 
-    _repr_html_ = shown_by("compacted_html")
+    _repr_html_ = shown_by("tables.compacted_html")
 
 
 # which has pandas name the columns of a window's table
@@ -173,7 +173,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
             f"received={self.received}, distinct={len(self)})"
         )
 
-    _repr_html_ = shown_by("window_html")
+    _repr_html_ = shown_by("tables.window_html")
 
 
 Stage: TypeAlias = str
@@ -228,7 +228,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
             "event": _readable(event) if isinstance(event, bytes) else event,
         }
 
-    _repr_html_ = shown_by("dead_letter_html")
+    _repr_html_ = shown_by("tables.dead_letter_html")
 
 
 def _readable(line: bytes) -> Any:

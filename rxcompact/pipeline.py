@@ -140,10 +140,8 @@ class Pipeline:
             raise AttributeError(f"a pipeline does not change: {name}")
         super().__setattr__(name, value)
 
-    def __repr__(self) -> str:
-        return shown_by("pipeline_text")(self)
-
-    _repr_html_ = shown_by("pipeline_html")
+    __repr__ = shown_by("tables.pipeline_text")
+    _repr_html_ = shown_by("tables.pipeline_html")
 
 
 def as_source(source: Any) -> Source:

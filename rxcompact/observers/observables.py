@@ -236,7 +236,9 @@ class Observables:
         Raises:
             TypeError: for anything else.
         """
-        methods = {name: method for name in METHODS if callable(method := getattr(observer, name, None))}
+        methods: dict[str, Any] = {
+            name: method for name in METHODS if callable(method := getattr(observer, name, None))
+        }
         on_attach = getattr(observer, "on_attach", None)
         if isinstance(observer, ObserverBase) or (callable(observer) and not (methods or on_attach)):
             methods, on_attach = {"on_signal": observer}, None

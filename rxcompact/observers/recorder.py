@@ -8,15 +8,12 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 from rxcompact.clock import count
-from rxcompact.events import Compacted, Outcome, Published, Window
+from rxcompact.events import Compacted, Outcome, Published, Window, shown_by
 from rxcompact.format import error_name
 from rxcompact.signals import RetryScheduled, Signal, SourceFailed, State, WindowClosed
-
-if TYPE_CHECKING:
-    from rxcompact.render.chart import Chart
 
 KEYS = 100  # of a retried batch that are kept
 
@@ -119,36 +116,19 @@ class Recording:
         }
         return replace(self, events=events, **later)
 
-    def __repr__(self) -> str:
-        from rxcompact.render.marble import marble  # noqa: PLC0415 - pictures are for those who look
-
-        return marble(self)
-
-    def svg(self) -> str:
-        """Return it as a picture."""
-        from rxcompact.render.marble_svg import marble_svg  # noqa: PLC0415 - as above
-
-        return marble_svg(self)
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        from rxcompact.render.svg import image  # noqa: PLC0415 - as above
-
-        return {"text/plain": repr(self), "text/html": image(self.svg(), f"marble diagram: {self.summary}")}
-
-    def chart(self) -> Chart:
-        """Return it as a picture to touch: hover a circle to follow its key through all lanes, zoom in time."""
-        from rxcompact.render.chart import Chart, marble_spec  # noqa: PLC0415 - as above
-
-        return Chart(marble_spec(self), self.svg(), repr(self))
+    __repr__ = shown_by("marble.marble")
+    _repr_html_ = shown_by("marble_svg.marble_html")
+    svg = shown_by("marble_svg.marble_svg")
+    """Return it as a picture."""
+    chart = shown_by("chart.marble_chart")
+    """Return it as a picture to touch: hover a circle to follow its key through all lanes, zoom in time."""
 
     def explain(self, key: Hashable) -> Explanation:
         """Return what was recorded of a key: its events, each failed call, each outcome.
 
         A key that is missing here may be one of the oldest, which are kept no more.
         """
-        from rxcompact.render.marble import explanation  # noqa: PLC0415 - as above
-
-        return Explanation(explanation(self, key))
+        return Explanation(shown_by("marble.explanation")(self, key))
 
 
 class Recorder:

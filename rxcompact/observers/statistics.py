@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Self, TypeAlias
 
 from rxcompact.clock import is_running, seconds
 from rxcompact.contracts import LaggingSource, NamedSource, ServingSource
-from rxcompact.events import DeadLetter, Delivered, Window
+from rxcompact.events import DeadLetter, Delivered, Window, shown_by
 from rxcompact.format import error_name, short
 from rxcompact.observers.histogram import SIZES, TIMES, Histogram, age_bounds
 from rxcompact.observers.recorder import OutcomeMark
@@ -129,15 +129,11 @@ class Snapshot:
         """Calls that failed and were scheduled again."""
         return self.retries.total()
 
-    def __str__(self) -> str:
-        from rxcompact.render.snapshot import snapshot_text  # noqa: PLC0415 - pictures are for those who look
-
-        return snapshot_text(self)
+    __str__ = shown_by("snapshot.snapshot_text")
+    _repr_html_ = shown_by("snapshot.snapshot_html")
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
-        from rxcompact.render.snapshot import snapshot_html  # noqa: PLC0415 - as above
-
-        return {"text/plain": str(self), "text/html": snapshot_html(self)}
+        return {"text/plain": str(self), "text/html": self._repr_html_()}
 
 
 class Statistics:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rxcompact.format import duration, instant, short
-from rxcompact.render.marble import OTHER, Axis, axes, outcomes, points, symbols, title
-from rxcompact.render.marble_svg import rows_of
+from rxcompact.render.marble import OTHER, Axis, axes, marble, outcomes, points, symbols, title
+from rxcompact.render.marble_svg import marble_svg, rows_of
 from rxcompact.render.svg import OUTCOME_COLOURS
 
 if TYPE_CHECKING:
@@ -63,11 +63,12 @@ def labels(words: Mapping[float, str]) -> str:
     return "".join(f"datum.value == {value} ? '{word}' : " for value, word in words.items()) + "''"
 
 
-def marble_spec(recording: Recording) -> dict[str, Any]:
-    """Return the specification of a picture of the latest events: their arrivals, windows, retries and outcomes.
+def marble_chart(recording: Recording) -> Chart:
+    """Return a picture of the latest events: their arrivals, windows, retries and outcomes.
 
     A time is the true one: of the first event of a key in its window, of the last, of each failed call, of the outcome.
     """
+    svg, text = marble_svg(recording), marble(recording)
     recording = recording.latest(MOST)
     upper, lower = axes(recording)
     shown = sorted(_points(recording), key=lambda point: point["at"])
@@ -76,13 +77,14 @@ def marble_spec(recording: Recording) -> dict[str, Any]:
     parts += [(lower, lanes)] * (upper != lower and bool(lanes))
     views = [_view(recording, axis, names, shown, index) for index, (axis, names) in enumerate(parts)]
     hover = {"type": "point", "fields": ["key"], "on": "symbol:mouseover", "clear": "symbol:mouseout"}
-    return {
+    spec = {
         "$schema": SCHEMA,
         "description": f"Marble diagram: {recording.summary}.",
         "title": {"text": title(recording), "anchor": "start"},
         "params": [{"name": "key", "select": hover, "views": [f"marks{index}" for index in range(len(views))]}],
         "vconcat": views,
     }
+    return Chart(spec, svg, text)
 
 
 def _points(recording: Recording) -> Iterator[dict[str, Any]]:

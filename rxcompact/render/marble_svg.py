@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from rxcompact.format import duration, instant, short
 from rxcompact.render.marble import LEGEND, OTHER, Axis, Point, axes, outcomes, points, symbols, title
-from rxcompact.render.svg import WIDTH, bars, document, element
+from rxcompact.render.svg import WIDTH, bars, document, element, image
 
 if TYPE_CHECKING:
     from rxcompact.observers.recorder import Recording
@@ -38,6 +38,11 @@ def marble_svg(recording: Recording) -> str:
     `MOST_CIRCLES` events, bars show the numbers. The size of the picture is bounded.
     """
     return _Picture(recording).draw()
+
+
+def marble_html(recording: Recording) -> str:
+    """Return it as an image."""
+    return image(marble_svg(recording), f"marble diagram: {recording.summary}")
 
 
 class _Picture:
