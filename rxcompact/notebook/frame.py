@@ -11,10 +11,9 @@ import reactivex as rx
 
 from rxcompact.clock import Seconds
 from rxcompact.events import Window
+from rxcompact.frames import MICRO
 from rxcompact.mappers import Column, Known, Mapper, key_of, time_of
 from rxcompact.operators import compact
-
-MICRO = 1_000_000
 
 
 def compact_frame(frame: Any, timespan: Seconds, *, key_mapper: str | Sequence[str], time_mapper: str) -> Any:
