@@ -14,7 +14,6 @@ from rxcompact.render.marble import ROUND
 from rxcompact.render.svg import COLOURS, document, element
 
 TICKS = (*(unit * step for unit in (0.001, 0.01, 0.1) for step in (1, 2, 5)), *ROUND)  # round numbers of seconds
-SHARES = {each / 5: f"{each * 20}%" for each in range(6)}
 LEFT, RIGHT, TOP, BOTTOM = 90, 760, 60, 300  # of the picture without scripts
 FIELDS = {"window": "timespan", "kind": "windows", "age": "max_age", "calls": "max_concurrent"}
 """Choices that have a slider, and the fields of a row."""
@@ -52,34 +51,24 @@ def _spec(
         for index, length in enumerate(outages)
     ]
     keys = list(dict.fromkeys(row.key for row in rows))
-    colour = _scaled("key", "nominal", domain=keys, range=[colour for colour, _ in zip(cycle(COLOURS), keys)])
-    colour["legend"] = {"orient": "bottom", "title": None, "symbolOpacity": 1}
-    x = _scaled("p99", type="log", domain=list(span), nice=False) | {"title": "latency, median to p99"}
-    x["axis"] = {"values": list(ticks), "labelExpr": labels(ticks), "grid": True}
-    y = _scaled("ratio", domain=[0, 1.05], nice=False) | {"title": "duplicates removed"}
-    y["axis"] = {"values": list(SHARES), "labelExpr": labels(SHARES)}
+    scale = {"domain": keys, "range": [colour for colour, _ in zip(cycle(COLOURS), keys)]}
+    legend = {"orient": "bottom", "title": None, "symbolOpacity": 1}
     names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
-    about = [{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names]
     return filled(
         Path(__file__).with_name("tuning.json"),
         values=values,
         sliders=[_slider(name, found, last=name == "latency") for name, found in words.items()],
         sentence=sentence,
         windows=words["window"],
-        x=x,
-        p50=x | {"field": "p50"},
-        y=y,
-        colour=colour,
-        about=about,
-        chosen={"condition": {"test": "datum.window == window", "value": 1}, "value": 0.35},
+        span=span,
+        ticks=list(ticks),
+        labels=labels(ticks),
+        colour={"field": "key", "type": "nominal", "scale": scale, "legend": legend},
+        about=[{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names],
         fits=f"datum.p99 <= {list(ticks)}[latency] && datum.least == 0 && datum.lost == 0",
         # of fewer than five some versions label fractions, as whole numbers
         lost=[0, max([5, *(value["lost"] for value in values)])],
     )
-
-
-def _scaled(field: str, kind: str = "quantitative", **scale: Any) -> dict[str, Any]:
-    return {"field": field, "type": kind, "scale": scale}
 
 
 def _slider(name: str, words: Sequence[str], *, last: bool) -> dict[str, Any]:
@@ -102,9 +91,10 @@ def _svg(rows: Sequence[Any], ticks: Mapping[float, str], span: tuple[float, flo
 
     title = "Duplicates removed against latency (median to 99th percentile), by window"
     parts = [element("text", title, x=16, y=26, kind="title")]
-    for share, word in SHARES.items():
-        parts.append(element("line", x1=LEFT, x2=RIGHT, y1=y(share), y2=y(share), kind="grid"))
-        parts.append(element("text", word, x=LEFT - 8, y=y(share) + 4, kind="quiet end"))
+    for percent in range(0, 101, 20):
+        height = y(percent / 100)
+        parts.append(element("line", x1=LEFT, x2=RIGHT, y1=height, y2=height, kind="grid"))
+        parts.append(element("text", f"{percent}%", x=LEFT - 8, y=height + 4, kind="quiet end"))
     for tick, word in ticks.items():
         parts.append(element("text", word, x=x(tick), y=BOTTOM + 18, kind="quiet middle"))
     keys = list(dict.fromkeys(row.key for row in rows))
