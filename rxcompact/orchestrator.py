@@ -17,8 +17,8 @@ from reactivex.disposable import CompositeDisposable, Disposable, SerialDisposab
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.contracts import Demand, DurableSource, close
 from rxcompact.errors import ArgumentError, InUseError, LoopError
+from rxcompact.observers.log import ReportObserver
 from rxcompact.observers.observables import Observables
-from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import ENDED, Statistics
 from rxcompact.operators.retry import Wait, full_jitter, retry_policy
 from rxcompact.pipeline import Pipeline

@@ -17,12 +17,11 @@ of these may be a coroutine function, which is awaited beside the stream::
 """
 
 from rxcompact.observers.histogram import Histogram
-from rxcompact.observers.log import LogObserver
+from rxcompact.observers.log import LogObserver, ReportObserver
 from rxcompact.observers.metrics import OpenTelemetryObserver, PrometheusObserver
 from rxcompact.observers.observables import Hub, Observables
 from rxcompact.observers.progress import ProgressObserver
 from rxcompact.observers.recorder import Recorder, Recording, record
-from rxcompact.observers.report import ReportObserver
 from rxcompact.observers.statistics import Snapshot, Statistics
 from rxcompact.observers.tracing import TracingObserver
 

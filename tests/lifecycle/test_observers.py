@@ -207,7 +207,7 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
         max_age=60,
         enricher=enrich,
     )
-    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1))
+    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1), report=False)
     lines: list[str] = []
     handler = logger.add(lines.append, level="DEBUG", format="{level} {message}", filter="rxcompact.observers.log")
     try:

@@ -26,7 +26,7 @@ class Log:
 
     def write(self, message: Any) -> None:
         record = message.record
-        if record["name"] == "rxcompact.observers.report":
+        if record["name"] == "rxcompact.observers.log":
             self.lines.append((asyncio.get_running_loop().time(), record["level"].name, record["message"]))
             self.extras.append(record["extra"])
 

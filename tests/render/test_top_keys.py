@@ -6,7 +6,7 @@ import random
 from collections import Counter
 
 from rxcompact import Bounds, Compacted, Window
-from rxcompact.observers.top_keys import CAPACITY, TopKeys
+from rxcompact.observers.statistics import CAPACITY, TopKeys
 
 
 def window(at: float, counts: dict[str, int]) -> Window[str, None]:
