@@ -23,8 +23,6 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v5.json"
 MOST = 1500  # distinct events that are drawn, the latest: each has up to four marks
 KEYS = 20  # of a retried batch, each with a mark
 WIDTH, ROW, ROWS, RADIUS = 680, 18, 6, 8.0
-CLOCK = "replace(utcFormat(datum.value, '%H:%M:%S.%L'), '.000', '')"
-LANES = {"domain": False, "ticks": False, "title": None, "labelFontSize": 12}
 NO_LOOK = {"stroke": "transparent", "shape": "circle", "size": 230}
 LOOKS: dict[str, dict[str, Any]] = {
     "retry": {"shape": "M-.5,-.5L.5,.5M.5,-.5L-.5,.5", "stroke": "#d9601a", "letter": "", "size": 150},
@@ -137,8 +135,8 @@ def _view(
         base=bases.get("windows"),
         zoom=f"zoom{index}",
         marks=f"marks{index}",
-        x_axis={"labelExpr": CLOCK, "tickCount": 8, "labelOverlap": True},
-        x_scale={"type": "utc", "domain": [1000 * (start - margin), 1000 * (end + margin)], "nice": False},
-        y_axis=LANES | {"values": list(bases.values()), "labelExpr": labels({y: lane for lane, y in bases.items()})},
-        y_scale={"domain": [0, height], "reverse": True, "zero": False, "nice": False},
+        span=[1000 * (start - margin), 1000 * (end + margin)],
+        heights=[0, height],
+        bases=list(bases.values()),
+        lanes=labels({y: lane for lane, y in bases.items()}),
     )
