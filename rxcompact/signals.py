@@ -17,30 +17,22 @@ Target: TypeAlias = str
 
 
 class Account(NamedTuple):
-    """What came in, and what became of it.
+    """What came in, and what became of it: the manual's glossary has the words.
 
     Always: received = duplicates + distinct + rejected, and
     distinct = published + expired + failed + dropped + abandoned + in_flight.
     """
 
     received: int = 0
-    """Events that sources emitted."""
     duplicates: int = 0
-    """Absorbed by a key that was held."""
     distinct: int = 0
     rejected: int = 0
-    """Not taken at intake: malformed, without a key or a time, late, in the future, too large."""
     published: int = 0
     expired: int = 0
-    """Too old before they were published."""
     failed: int = 0
-    """Met an error that retrying cannot mend."""
     dropped: int = 0
-    """Given up for want of capacity."""
     abandoned: int = 0
-    """Not settled by a stop's deadline."""
     in_flight: int = 0
-    """Distinct events that are not settled."""
 
     @property
     def lost(self) -> int:

@@ -29,7 +29,12 @@ WINDOWS: dict[str, dict[str, Any]] = {"tumbling": {}, "leading": {"leading": Tru
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one combination of choices would have done to history. Times in seconds."""
+    """What one combination of choices would have done to history. Times in seconds.
+
+    Latencies, ``p50`` and ``p99``, are from birth to publication; those that expired count as endless. ``calls`` are
+    those of the API, retries included, ``peak`` is the most of them in any one second, and ``held`` the most distinct
+    events at once, in the worst of these replays.
+    """
 
     key: str
     timespan: float
@@ -39,20 +44,15 @@ class Row:
     rejected: int
     """Of these, events without a key or a time, or that were too late."""
     distinct: int
-    """Events that were left, each once per window."""
     p50: float | None
-    """From birth to publication, of half the distinct events; None where fewer were published. Expired ones count."""
     p99: float | None
     calls: int
-    """Calls of the API, retries included."""
     peak: int
-    """The most calls in any one second."""
     expired: int
     """Events that expired without any outage."""
     in_outage: Mapping[float, int]
     """Events that expire in all of history with an outage of so many seconds in it."""
     held: int
-    """The most distinct events held at once, in the worst of these replays."""
     windows: str = "tumbling"
     pipeline: str = ""
     """Text of a pipeline that does this; source, enricher and sink are yours."""
@@ -143,9 +143,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
     def _repr_html_(self) -> str:
-        more = (
-            "Latency: from birth to publication. Peak: calls in any one second. Held: the most distinct events at once."
-        )
+        more = "Latency: birth to publication. Peak: calls in any one second. Held: the most distinct events at once."
         for length, (begin, _) in self.outages.items():
             more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
         note = f"{self[0].received if self else 0:,} events replayed {len(self)} ways"
@@ -205,13 +203,12 @@ def tune(
     >>> [(row.timespan, row.max_age, row.distinct, row.ratio) for row in tuning]
     [(10.0, 300.0, 8640, 0.9), (60.0, 300.0, 2880, 0.9666666666666667)]
     """
-    spans, ages = _durations("timespans", timespans), _durations("max_ages", max_ages)
-    lengths = _durations("outages", outages) if outages else []
+    spans = _choices("timespans", timespans)
+    ages = _choices("max_ages", max_ages)
+    lengths = _choices("outages", outages) if len(outages) else []
     linger = seconds("batch_timespan", batch_timespan, zero=True)
     late = None if lateness is None else seconds("lateness", lateness, zero=True)
-    pools = sorted({count("max_concurrents", each) for each in max_concurrents})
-    if not pools:
-        raise ArgumentError("max_concurrents", max_concurrents, "one or more numbers")
+    pools = _choices("max_concurrents", max_concurrents, count)
     kinds = dict(map(_kind, windows))
     times = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
     if not kinds:
@@ -269,10 +266,10 @@ def percentile(ordered: Sequence[float], percent: int) -> float | None:
     return value if isfinite(value) else None
 
 
-def _durations(argument: str, values: Sequence[Seconds]) -> list[float]:
-    if not values:
-        raise ArgumentError(argument, values, "one or more durations")
-    return sorted({seconds(argument, value) for value in values})
+def _choices(argument: str, values: Sequence[Any], convert: Callable[[str, Any], Any] = seconds) -> list[Any]:
+    if not len(values):
+        raise ArgumentError(argument, values, "one or more")
+    return sorted({convert(argument, value) for value in values})
 
 
 def _kind(window: str | Seconds) -> tuple[str, Mapping[str, Any]]:

@@ -2,18 +2,8 @@
 
 An observer is a function of a signal, an RxPY Observer of signals, or an object with some of the methods ``on_signal``,
 ``on_window``, ``on_batch``, ``on_call``, ``on_outcome``, ``on_dead_letter``, ``on_state``, ``on_tick``, ``on_end``; any
-of these may be a coroutine function, which is awaited beside the stream::
-
-    class Slowest:
-        age = 0.0
-
-        def on_outcome(self, outcome):
-            self.age = max(self.age, outcome.age or 0.0)
-
-
-    orchestrator.attach(Slowest())
-
-``orchestrator.statistics.snapshot()`` gives the numbers that metrics, logs and displays show.
+of these may be a coroutine function, which is awaited beside the stream. The manual, telemetry, has an example, and
+which item each gets. ``orchestrator.statistics.snapshot()`` gives the numbers that metrics, logs and displays show.
 """
 
 from rxcompact.observers.histogram import Histogram

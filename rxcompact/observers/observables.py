@@ -190,28 +190,17 @@ class Hub(Observable[T], Generic[T]):
 
 
 class Observables:
-    """Observables of what happens in a run, and its statistics.
+    """Observables of what happens in a run, see the manual, telemetry, and its statistics, which show themselves."""
 
-    Attributes:
-        statistics: Counts what happens; ``statistics.snapshot()`` gives the numbers, and shows itself.
-        windows: Windows as they close, before they are enriched.
-        batches: Batches as they are published.
-        outcomes: The outcome of each distinct event, and what was rejected at intake.
-        dead_letters: The outcomes other than published, and what was rejected at intake.
-        signals: Records of what happened.
-        states: The state, the present one first.
-        calls: Of the stages, as they end.
-        ticks: Each second of a run, while somebody listens.
-        now: Gives what the wall clock of the run shows, POSIX seconds.
-        tracer: Makes spans, where one is attached: `TracingObserver`.
-    """
+    tracer: Any = None
+    """Makes spans, where one is attached: `TracingObserver`."""
+    now: Callable[[], float] = staticmethod(time)
+    """Gives what the wall clock of the run shows, POSIX seconds."""
 
     def __init__(self, statistics: Statistics, name: str) -> None:
         self.statistics, self.name = statistics, name
-        self.tracer: Any = None
         self.call_observer = CallObserver(ended=self._on_call_ended)
         self._attached: list[tuple[object, DisposableBase]] = []
-        self.now: Callable[[], float] = time
         self._ticker: asyncio.TimerHandle | None = None
         self._scraped: DisposableBase | None = None
         self.signals: Hub[Signal] = Hub(self.notify_signal)
