@@ -152,6 +152,10 @@ class Known(Mapper):
     """Gives keys or times that are known already, in the order of the events."""
 
     def __init__(self, column: Column) -> None:
+        self.go_on(column)
+
+    def go_on(self, column: Column) -> None:
+        """Give these from now on."""
         self._column, self._next = column, 0
 
     def many(self, events: Sequence[Any]) -> Column:

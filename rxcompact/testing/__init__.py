@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from math import inf
 from operator import le
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 DAY = 86_400.0
 TICK = 1e-6
+TOGETHER = 1_000  # events of a replay whose times are looked up at once
 START = 1_700_000_000.0
 YEAR_ONE = -62_135_596_800.0
 """Before the first instant that a datetime can show, in every timezone; and the time that Go calls zero."""
@@ -172,11 +173,21 @@ def replay(
         Exception: what the stream ended with, if it did.
         async_solipsism.SleepForeverError: when the stream can never end: a hang.
     """
-    history = list(events if (frame := rows(events)) is None else frame)
+    history = events if isinstance(events, list) else list(events if (frame := rows(events)) is None else frame)
     mapper = time_of(time_mapper)
-    times = mapper.many(history)
-    clock = arrivals(times, start) or [START] * len(history)
-    in_chunks = _in_chunks(operators, clock, mapper, times)
+    # no longer than they are needed: the garbage collector would look through them again and again
+    parts = (history[at : at + TOGETHER] for at in range(0, len(history), TOGETHER))
+    stretches = ((part, mapper.many(part)) for part in parts)
+    read = list[tuple[list[Any], Column]]()
+    for part, times in stretches if start is None else ():
+        read.append((part, times))
+        if clock := arrivals(times):
+            start = clock[0]
+            break
+    latest = START if start is None else start
+    known = Known(Column(()))
+    in_chunks = _in_chunks(operators, mapper, known)
+    by_arrival = getattr(operators[0], "time_mapper", None) is None if in_chunks else False
 
     emitted: list[Any] = []
     failures: list[Exception] = []
@@ -196,19 +207,25 @@ def replay(
             ended.set,
             scheduler=LoopScheduler(loop),  # for stock operators, which would take a thread and real time
         )
-        at = 0
-        while at < len(history) and not ended.is_set():  # by `take`, or an error
-            # until the next timer all that may happen is that events come
-            end = max(at + 1, bisect_left(clock, loop.next_timer())) if in_chunks else at + 1
-            delay = clock[end - 1] - loop.wall()
-            if delay > 0:
-                await asyncio.sleep(delay)
-            source.on_next(history[at:end] if in_chunks else history[at])
-            at = end
+        clock: Sequence[float] = (latest,)
+        for part, times in chain(read, stretches):
+            clock = arrivals(times, clock[-1])
+            known.go_on(Column(clock) if by_arrival else times)
+            at = 0
+            while at < len(part) and not ended.is_set():  # by `take`, or an error
+                # until the next timer all that may happen is that events come
+                end = max(at + 1, bisect_left(clock, loop.next_timer())) if in_chunks else at + 1
+                delay = clock[end - 1] - loop.wall()
+                if delay > 0:
+                    await asyncio.sleep(delay)
+                source.on_next(part[at:end] if in_chunks else part[at])
+                at = end
+            if ended.is_set():
+                break
         source.on_completed()
         await ended.wait()
 
-    run(main, start=start if start is not None else next(iter(clock), START))
+    run(main, start=latest)
     if failures:
         raise failures[0]  # here, since no coroutine may raise StopIteration
     return emitted
@@ -229,19 +246,15 @@ def arrivals(times: Column, start: float | None = None) -> Sequence[float]:
     return [] if first is None else list(accumulate(known, max, initial=first))[1:]
 
 
-def _in_chunks(operators: Sequence[Any], clock: Sequence[float], mapper: Mapper, times: Column) -> Sequence[Any]:
+def _in_chunks(operators: Sequence[Any], mapper: Mapper, known: Mapper) -> Sequence[Any]:
     """Return the operators such that they take chunks, where that gives the same: `compact` alone, closed by time."""
     if len(operators) != 1 or not isinstance(operators[0], Compact) or operators[0].chunked:
         return ()
     (compact,) = operators
     if compact.max_keys is not None or compact.count is not None or compact.leading or compact.per_key:
         return ()
-    known = compact.time_mapper
-    if known is None:
-        known = Known(Column(clock))
-    elif known is mapper:  # they need not be looked up again
-        known = Known(times)
-    return (compact.having(chunked=True, time_mapper=known),)
+    own = compact.time_mapper  # they need not be looked up again
+    return (compact.having(chunked=True, time_mapper=known if own is None or own is mapper else own),)
 
 
 class SimulatedApi:
