@@ -24,23 +24,17 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, TransientError
 
-EXPIRES = 10.0
-"""Seconds for which the server remembers a request."""
+EXPIRES = 10.0  # seconds for which the server remembers a request
 GRACE = 0.5
-PAUSE = 1.0
-"""Seconds before the next request, when the server ended one that had brought nothing."""
-OVERHEAD = 64 * 1024
-"""Bytes of a message beside its body."""
+PAUSE = 1.0  # seconds before the next request, when the server ended one that had brought nothing
+OVERHEAD = 64 * 1024  # bytes of a message beside its body
 TIMEOUT, NOT_FOUND, CONFLICT = "408", "404", "409"
+# conflicts that end a request, and nothing else
 PASSING = {"Message Size Exceeds MaxBytes", "Batch Completed", "Leadership Change", "Server Shutdown"}
-"""Conflicts that end a request, and nothing else."""
-MAX_BYTES = 8 << 20
-"""Of messages requested at once."""
-FLUSHED = 5
-"""Seconds for which the server is waited for to read the last replies."""
+MAX_BYTES = 8 << 20  # of messages requested at once
+FLUSHED = 5  # seconds for which the server is waited for to read the last replies
 POLICIES = {"all": DeliverPolicy.ALL, "new": DeliverPolicy.NEW}
-V1 = 9
-"""Parts of a reply subject without a domain."""
+V1 = 9  # parts of a reply subject without a domain
 
 
 @dataclass

@@ -19,8 +19,7 @@ OPTIONS: Mapping[str, Any] = {
 }
 # each server is tried twice; nats-py would reconnect for ever, and report it nowhere
 FIXED: Mapping[str, Any] = {"allow_reconnect": False, "max_reconnect_attempts": 1}
-CLOSING = 1.0
-"""Seconds that closing a connection may take."""
+CLOSING = 1.0  # seconds that closing a connection may take
 
 
 class Connection(Client):

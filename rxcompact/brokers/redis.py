@@ -24,15 +24,11 @@ from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError, RxCompactError, TransientError
 from rxcompact.reader.items import Malformed
 
-BLOCK = 0.2
-"""Seconds for which the server waits for an entry; a stop may have to wait for it too."""
-SCAN = 1.0
-"""Seconds between two searches for entries that others have left, at most."""
-DEAD = 6
-"""``min_idle_time`` after which a consumer without entries is removed."""
+BLOCK = 0.2  # seconds for which the server waits for an entry; a stop may have to wait for it too
+SCAN = 1.0  # seconds between two searches for entries that others have left, at most
+DEAD = 6  # times min_idle_time after which a consumer without entries is removed
 FIRST, NEW = b"0-0", b">"
-SENTINEL = 26379
-"""The port of a Sentinel that names none."""
+SENTINEL = 26379  # the port of a Sentinel that names none
 LAST_IN_MILLISECOND = 2**64 - 1
 OPTIONS: Mapping[str, Any] = {"socket_timeout": 2.0, "socket_connect_timeout": 2.0}
 # a read that redis-py repeats leaves entries pending that were never received

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from aiohttp import web
@@ -17,8 +18,7 @@ from rxcompact.sources.body import CLOSE, READ, RequestError
 
 Routes: TypeAlias = Mapping[str, Mapping[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]]
 """What answers a path and a method."""
-LINGER = 1.0
-"""Seconds for which a connection is kept beyond the limit; closing at once would reset it while its client sends."""
+LINGER = 1.0  # seconds for which one is kept beyond the limit; closing at once would reset it while its client sends
 IDLE = 1.0  # seconds without a request after which a connection may be closed for a new one
 PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
 RECOVERED = 0.2  # share of the capacity that is free when it is ready again after it was full
@@ -155,6 +155,7 @@ class Server(web.Server):
                 handler.force_close()
 
 
+@dataclass
 class Probes:
     """Answers ``GET /healthz``, ``/readyz`` and ``/metrics``.
 
@@ -162,11 +163,10 @@ class Probes:
     down, nor while it is ``full``: something was rejected for want of capacity, and little of it is free since.
     """
 
-    def __init__(
-        self, state: Callable[[], str], demand: Callable[[], Demand | None], requires: str | None = None
-    ) -> None:
-        self._state, self._demand, self._requires = state, demand, requires
-        self.full = False
+    state: Callable[[], str]
+    demand: Callable[[], Demand | None]
+    requires: str | None = None
+    full: bool = False
 
     def routes(self) -> Routes:
         handlers = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
@@ -176,17 +176,17 @@ class Probes:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.BaseRequest) -> web.Response:
-        demand = self._demand()
+        demand = self.demand()
         used = {} if demand is None else demand.used()
         if demand is None or not demand.capacity():
             self.full = True
         elif all(held <= (1 - RECOVERED) * limit for held, limit in used.values()):
             self.full = False
-        parts = {"source": self._state(), "capacity": "full" if self.full else "ok"}
+        parts = {"source": self.state(), "capacity": "full" if self.full else "ok"}
         problems = [state for state in parts.values() if state != "ok"]
         for stage, down in (demand.failing() if demand is not None else {}).items():
             parts[stage] = f"down: {', '.join(down)}".rstrip(": ") if down else "ok"
-            problems += [f"{stage} is {parts[stage]}"] if down and stage == self._requires else []
+            problems += [f"{stage} is {parts[stage]}"] if down and stage == self.requires else []
         text = problems[0] if problems else "ready"
         if "verbose" in request.query:
             parts["capacity"] += "".join(f", {held} of {limit} held ({name})" for name, (held, limit) in used.items())
@@ -194,7 +194,7 @@ class Probes:
         return web.Response(text=f"{text}\n", status=503 if problems else 200)
 
     async def _metrics(self, request: web.BaseRequest) -> web.Response:
-        if (demand := self._demand()) is None:
+        if (demand := self.demand()) is None:
             return web.Response(status=503)
         try:
             text, content_type = demand.metrics(request.headers.get("Accept", ""))

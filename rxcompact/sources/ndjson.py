@@ -7,9 +7,9 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import AsyncGenerator, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator
 from functools import partial
+from io import FileIO
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -75,45 +75,32 @@ class NdjsonSource:
         return pull(self._chunks, demand)
 
     async def _chunks(self) -> AsyncGenerator[list[Any], None]:
-        self._check()
         for path in self._paths:
-            with _opened(path) as fd:
+            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
+                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
+                raise OSError(why, os.strerror(why), path)
+        for path in self._paths:
+            with _opened(path) as file:
+                fd = file.fileno()
                 regular = stat.S_ISREG(os.fstat(fd).st_mode)
                 reader = self._reader = self._new_reader(path=path)
                 block = b"-"
                 while block:
                     await (asyncio.sleep(0) if regular else _readable(fd))
                     block = os.read(fd, self._block_size)
-                    for number, chunk in enumerate(reader.feed(block) if block else reader.end()):
+                    for number, events in enumerate(reader.feed(block) if block else reader.end()):
                         if number:  # a block may have many
                             await asyncio.sleep(0)
-                        if chunk:
-                            yield self._chunk(chunk)
-
-    def _chunk(self, events: list[bytes]) -> Chunk:
-        position = self._reader.position
-        return Chunk(events, origin=position.origin, text=position.text)
-
-    def _check(self) -> None:
-        for path in self._paths:
-            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
-                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
-                raise OSError(why, os.strerror(why), path)
+                        if events:
+                            yield Chunk(events, origin=reader.position.origin, text=reader.position.text)
 
 
-@contextmanager
-def _opened(path: str) -> Generator[int]:
-    """Open a file; standard input is left open."""
-    if path == "-":
-        if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
-            raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
-        yield sys.stdin.fileno()
-        return
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def _opened(path: str) -> FileIO:
+    if path != "-":
+        return FileIO(path)
+    if sys.stdin is None:  # pyright: ignore[reportUnnecessaryComparison]  # it is None when closed
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard input")
+    return FileIO(sys.stdin.fileno(), closefd=False)
 
 
 async def _readable(fd: int) -> None:

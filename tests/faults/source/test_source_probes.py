@@ -99,7 +99,7 @@ def test_readyz_is_503_while_a_stage_that_it_requires_is_down(requires: str | No
             return {"enrich": (), "publish": ("store:9200",)}
 
     async def test(service: Service) -> None:
-        service.source._demand, service.source._probes._requires = Down(), requires
+        service.source._demand, service.source._probes.requires = Down(), requires
         status, text = await probe(service, "readyz?verbose")
         lines = ["source: ok", "capacity: ok", "enrich: ok", "publish: down: store:9200"]
         last = "publish is down: store:9200" if requires == "publish" else "ready"
