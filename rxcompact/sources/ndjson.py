@@ -75,10 +75,7 @@ class NdjsonSource:
         return pull(self._chunks, demand)
 
     async def _chunks(self) -> AsyncGenerator[list[Any], None]:
-        for path in self._paths:
-            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
-                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
-                raise OSError(why, os.strerror(why), path)
+        self._check()
         for path in self._paths:
             with _opened(path) as file:
                 fd = file.fileno()
@@ -93,6 +90,12 @@ class NdjsonSource:
                             await asyncio.sleep(0)
                         if events:
                             yield Chunk(events, origin=reader.position.origin, text=reader.position.text)
+
+    def _check(self) -> None:
+        for path in self._paths:
+            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
+                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
+                raise OSError(why, os.strerror(why), path)
 
 
 def _opened(path: str) -> FileIO:
