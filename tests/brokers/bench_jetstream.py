@@ -1,9 +1,10 @@
 """What a worker on JetStream does a second: ``python tests/brokers/bench_jetstream.py``.
 
-A pipeline that consumes, compacts, publishes to a function and acknowledges, beside two consumers by hand: "bare" only
-acknowledges; "dict" keeps a row of each key in a dict before, though it neither waits for windows nor
-publishes. All with rolling pulls and one callback, on a stream in files. Rounds alternate; medians of events a second
-by the wall clock, from the first request until the server has every acknowledgement.
+A pipeline that consumes, compacts, publishes to a function and acknowledges, beside three consumers by hand: "bare"
+only acknowledges; "dict" keeps a row of each key in a dict before, though it neither waits for windows nor publishes;
+"contract" acknowledges, once the rows are published, what went into them. All with rolling pulls and one callback, on a
+stream in files. Rounds alternate; medians of events a second by the wall clock, from the first request until the server
+has every acknowledgement.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import nats
-from bench import bodies, compacting, compare, consume, main, server
+from bench import ByHand, bodies, compacting, compare, consume, main, server
 from nats.js.api import ConsumerConfig
 
 from rxcompact.brokers.jetstream import JetStreamSource
@@ -33,7 +34,9 @@ def running() -> Iterator[str]:
         yield f"nats://127.0.0.1:{port}"
 
 
-async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None] | None = None) -> float:
+async def bare(
+    url: str, name: str, messages: int, look: Callable[[bytes], None] | None = None, held: ByHand | None = None
+) -> float:
     client = await nats.connect(url)
     await client.jetstream().add_consumer("IN", ConsumerConfig(durable_name=name, max_ack_pending=messages))
     inbox, over = client.new_inbox(), asyncio.Event()
@@ -51,7 +54,10 @@ async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None]
         else:
             if look is not None:
                 look(message.data)
-            await message.ack()
+            if held is None:
+                await message.ack()
+            else:
+                held.take([(message.reply, message.data)])
             received += 1
             left -= 1
         if left <= PREFETCH // 2:
@@ -64,6 +70,8 @@ async def bare(url: str, name: str, messages: int, look: Callable[[bytes], None]
     await ask()
     await ask()
     await over.wait()
+    for reply in () if held is None else held.publish():
+        await client.publish(reply, b"+ACK")
     await client.flush()
     took = time.perf_counter() - began
     await check(client, name, messages)
@@ -101,6 +109,7 @@ async def row(url: str, messages: int, each: int, rounds: int) -> str:
         lambda number: {
             "bare": bare(url, f"bare{number}", messages),
             "dict": bare(url, f"dict{number}", messages, compacting()),
+            "contract": bare(url, f"contract{number}", messages, held=ByHand()),
             "pipeline": pipeline(url, f"pipeline{number}", messages, each),
         },
         messages,
@@ -110,4 +119,4 @@ async def row(url: str, messages: int, each: int, rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    main(__doc__, ["bare", "dict", "pipeline"], 300_000, running, row)
+    main(__doc__, ["bare", "dict", "contract", "pipeline"], 300_000, running, row)
