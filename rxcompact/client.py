@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 import zlib
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass
 from gzip import BadGzipFile
@@ -79,6 +79,7 @@ class Client:
     ssl: SSLContext | None = None
     max_concurrent: int = 10  # connections at once; calls beyond it would wait for one
     max_answer: int = 1024 * KIB
+    allowed = frozenset[int]()  # failures whose body is not read
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[A-Za-z]+", self.method):
@@ -92,11 +93,9 @@ class Client:
         url: URL,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
-        *,
         max_answer: int = 0,
-        allowed: Collection[int] = (),
     ) -> tuple[int, str, bytes]:
-        """Return an answer's status, content type and body, which is not read for the ``allowed`` failures.
+        """Return an answer's status, content type and body.
 
         The client's headers replace those given, the larger of both ``max_answer`` holds; the caller limits the time.
 
@@ -124,7 +123,7 @@ class Client:
         try:
             options: Any = {"data": body, "headers": sent, "allow_redirects": False}
             async with self._session.request(self.method, url, **options) as response:
-                if response.status in allowed:
+                if response.status in self.allowed:
                     return response.status, "", b""
                 if response.status not in SUCCESS:
                     raise failure(response.status, url.origin(), await _excerpt(response), response.headers)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from ssl import SSLContext
 from typing import Any
 
 import msgspec
 
-from rxcompact.client import KIB, Client, Headers, host_port, is_html, text_of
+from rxcompact.client import Client, host_port, is_html, text_of
 from rxcompact.errors import PermanentError, TransientError
 from rxcompact.fields import Field
 
@@ -17,6 +17,7 @@ NO_ENRICHMENT = frozenset({204, 404})
 UNTYPED = {"", "text/plain", "application/octet-stream"}  # content types of JSON from servers that set none
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class HttpEnricher(Client):
     """Requests an API for each event, and adds the answer, any JSON, to it.
 
@@ -45,39 +46,36 @@ class HttpEnricher(Client):
         max_answer: Bytes of the longest answer.
     """
 
-    def __init__(
-        self,
-        url: str | Callable[[Any], str],
-        *,
-        merge: str | Callable[[Any, Any], Any] = "enrichment",
-        method: str | None = None,
-        body: Callable[[Any], tuple[bytes, str]] | None = None,
-        parse: Callable[[bytes], Any] | None = None,
-        match: str | tuple[str, str] | None = None,
-        headers: Headers | None = None,
-        ssl: SSLContext | None = None,
-        max_concurrent: int = 100,
-        max_answer: int = 1024 * KIB,
-    ) -> None:
-        method = method or ("GET" if body is None else "POST")
-        options: Any = {"method": method, "headers": headers, "ssl": ssl, "max_answer": max_answer}
-        super().__init__(url, max_concurrent=max_concurrent, **options)
-        self._merge, self._body, self._parse = merge, body, parse
-        names = (match, match) if isinstance(match, str) else match
+    merge: str | Callable[[Any, Any], Any] = "enrichment"
+    method: str = ""
+    body: Callable[[Any], tuple[bytes, str]] | None = None
+    parse: Callable[[bytes], Any] | None = None
+    match: str | tuple[str, str] | None = None
+    max_concurrent: int = 100
+    allowed = NO_ENRICHMENT
+
+    def __post_init__(self) -> None:
+        self.method = self.method or ("GET" if self.body is None else "POST")
+        super().__post_init__()
+        names = (self.match, self.match) if isinstance(self.match, str) else self.match
         self._match = None if names is None else tuple(Field(name, "match") for name in names)
+        merge = self.merge
+        add = merge if callable(merge) else lambda event, answer: {**event, merge: answer}
+        self.merge = lambda event, answer: event if answer is None else add(event, answer)
 
     async def enrich(self, event: Any) -> Any:
-        return self.merge(event, await self.lookup(event))
+        merge: Any = self.merge
+        return merge(event, await self.lookup(event))
 
     async def lookup(self, event: Any) -> Any:
         """Return the answer of the API for an event, or those for a list of events; None where it has nothing to add.
 
         It raises as `request` does.
         """
-        body, content_type = (None, None) if self._body is None else self._body(event)
+        body, content_type = (None, None) if self.body is None else self.body(event)
         sent = None if content_type is None else {"Content-Type": content_type}
-        status, kind, answer = await self.request(self.url_of(event), body, sent, allowed=NO_ENRICHMENT)
-        found = None if status in NO_ENRICHMENT else (self._parse or partial(_json, kind))(answer)
+        status, kind, answer = await self.request(self.url_of(event), body, sent)
+        found = None if status in NO_ENRICHMENT else (self.parse or partial(_json, kind))(answer)
         if not isinstance(event, list):
             return found
         if found is None:
@@ -91,11 +89,6 @@ class HttpEnricher(Client):
 
     def target(self, event: Any) -> str:
         return self.host or host_port(self.url_of(event))
-
-    def merge(self, event: Any, answer: Any) -> Any:
-        if answer is None:
-            return event
-        return self._merge(event, answer) if callable(self._merge) else {**event, self._merge: answer}
 
 
 def _json(kind: str, answer: bytes) -> Any:
