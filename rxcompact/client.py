@@ -89,11 +89,7 @@ class Client:
         self._session: aiohttp.ClientSession | None = None
 
     async def request(
-        self,
-        url: URL,
-        body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
-        max_answer: int = 0,
+        self, url: URL, body: bytes | None = None, headers: Mapping[str, str] | None = None, max_answer: int = 0
     ) -> tuple[int, str, bytes]:
         """Return an answer's status, content type and body.
 

@@ -68,7 +68,10 @@ def known_errors(batch: Sequence[Compacted], status: int, answer: Any) -> Mappin
     for name, position in NUMBERED.items():
         if answer.get(name) and isinstance(answer[name], list):
             unknown = TransientError(UNKNOWN)
-            return {_position(each, position, batch): error_of(each) or unknown for each in answer[name]}
+            try:
+                return {range(len(batch))[int(each[position])]: error_of(each) or unknown for each in answer[name]}
+            except (LookupError, TypeError, ValueError):
+                raise TransientError(f"answer has errors of unknown events: {excerpt(str(answer[name]))}") from None
     if status == MULTI_STATUS:
         results = (each for each in answer.values() if isinstance(each, list) and len(each) == len(batch))
         return _errors_of(batch, next(results, None))
@@ -138,13 +141,6 @@ def _error_of_all(answer: Mapping[str, Any]) -> TransientError | PermanentError 
     if is_no or is_graphql or is_kafka or ("jsonrpc" in answer and answer.get("error")):
         return error_of(answer)
     return None
-
-
-def _position(result: Any, name: str, batch: Sequence[Compacted]) -> int:
-    position = result.get(name) if isinstance(result, dict) else None
-    if str(position).isdecimal() and int(str(position)) < len(batch):
-        return int(str(position))
-    raise TransientError(f"answer has an error of an unknown event: {position!r}")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

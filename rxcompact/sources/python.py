@@ -153,18 +153,12 @@ class ObservableSource:
 
         def subscribe(observer: ObserverBase[list[Any]], scheduler: SchedulerBase | None = None) -> DisposableBase:
             soon = partial(call_soon, running_loop("an observable source hands over to a running asyncio loop"))
-            ending: list[Callable[[], None]] = []
 
-            def hand_over() -> None:
-                end = ending[:1]  # before what it ends is taken
+            def hand_over(end: Callable[[], None] | None = None) -> None:
                 if chunk := gather.take():
                     observer.on_next(chunk)
-                for each in end:
-                    each()
-
-            def end(with_: Callable[[], None]) -> None:
-                ending.append(with_)
-                soon(hand_over)
+                if end is not None:
+                    end()
 
             gather = Gather(soon, hand_over, size=float("inf"))
             left, self._left = self._left, []
@@ -172,8 +166,8 @@ class ObservableSource:
                 gather.add(event)
             subscription = self._events.subscribe(
                 gather.add,
-                lambda error: end(lambda: observer.on_error(error)),
-                lambda: end(observer.on_completed),
+                lambda error: soon(lambda: hand_over(lambda: observer.on_error(error))),
+                lambda: soon(lambda: hand_over(observer.on_completed)),
                 scheduler=scheduler,
             )
 
