@@ -158,11 +158,8 @@ def windows(options: argparse.Namespace) -> dict[str, Any]:
 
 def mappers(options: argparse.Namespace) -> tuple[Mapper, Mapper | None]:
     """Return the mappers to keys and times that the options describe."""
-
-    def names(texts: Iterable[str]) -> list[str]:
-        return [name for text in texts for name in parse_names(text, "FIELD")]
-
-    keys = key_of(names(options.key), exclude=names(options.exclude), missing=options.missing)
+    names, excluded = (parse_names(texts, "FIELD") for texts in (options.key, options.exclude))
+    keys = key_of(names, exclude=excluded, missing=options.missing)
     if not options.time:
         return keys, None
     return keys, time_of(options.time, timezone=options.timezone, format=options.time_format)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import msgspec
@@ -130,32 +129,28 @@ def items_path(path: str) -> Sequence[Step]:
     if not all(groups) or any(members_decoder({whole: (Any, None)}) is None for (whole, _), *_ in groups):
         raise ArgumentError("items", path, "a field, or a path such as 'streams[].values[]'")
     names = ["[]".join(parts[:number]) for number in range(1, len(parts) + 1)]
-    return [partial(_list_in, name, _look_up(group)) for name, group in zip(names, groups, strict=True)]
+    return list(map(_step, names, groups))
 
 
-def _list_in(path: str, look_up: Callable[[bytes], bytes | None], wrapper: bytes) -> bytes:
-    try:
-        found = look_up(wrapper)
-    except msgspec.ValidationError:  # not an object
-        found = None
-    except (msgspec.DecodeError, RecursionError) as error:
-        return Malformed(wrapper, why_malformed(error, wrapper))
-    return Malformed(wrapper, f"no list {path!r}") if found is None or not found.startswith(b"[") else found
+def _step(path: str, group: Group) -> Step:
+    decoders: list[Any] = [members_decoder(dict.fromkeys(level, (msgspec.Raw, UNSET))) for level in group]
 
+    def step(wrapper: bytes) -> bytes:
+        found: Any = UNSET
+        rest: Any = wrapper
+        try:
+            for decoder in decoders:  # which decodes no other field
+                members = decoder.decode(rest)
+                if (found := members.f0) is not UNSET or (rest := getattr(members, "f1", UNSET)) is UNSET:
+                    break
+        except msgspec.ValidationError:  # not an object
+            pass
+        except (msgspec.DecodeError, RecursionError) as error:
+            return Malformed(wrapper, why_malformed(error, wrapper))
+        array = b"" if found is UNSET else bytes(found)
+        return array if array.startswith(b"[") else Malformed(wrapper, f"no list {path!r}")
 
-def _look_up(group: Group) -> Callable[[bytes], bytes | None]:
-    """Return what looks up a field, and decodes no other."""
-    (whole, head), *rest = group
-    decoder: Any = members_decoder(dict.fromkeys((whole, head), (msgspec.Raw, UNSET)))
-    inner = _look_up(tuple(rest)) if rest else None
-
-    def look_up(wrapper: bytes) -> bytes | None:
-        found = decoder.decode(wrapper)
-        if found.f0 is not UNSET:
-            return bytes(found.f0)
-        return inner(bytes(found.f1)) if inner is not None and found.f1 is not UNSET else None
-
-    return look_up
+    return step
 
 
 def single_event(text: bytes) -> bytes | None:

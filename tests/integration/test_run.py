@@ -151,7 +151,7 @@ def expected_counts(body: bytes, distinct: int) -> dict[str, int]:
     ("name", "error"),
     [
         ("nothing", "no module 'nothing' here, nor installed"),
-        ("nothing.py", "no file nothing.py"),
+        ("nothing.py", "no module 'nothing.py' here, nor installed"),
         ("alerts:other", "alerts has no other: module 'alerts' has no attribute 'other'"),
         ("alerts:rxo.compact.no", "alerts has no rxo.compact.no: 'function' object has no attribute 'no'"),
         ("alerts:POSTED", "alerts:POSTED is no Pipeline, and no function that returns one: 1"),
