@@ -17,7 +17,7 @@ import msgspec
 from rxcompact.errors import ArgumentError, DecodeError, KeyMapperError, RxCompactError, TimeMapperError
 from rxcompact.fields import TEXT, Columns, Errors, Field, map_each, members, without
 from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, json_key, plain_key
-from rxcompact.timestamps import parser, posix_of_usual
+from rxcompact.timestamps import check_format, posix, posix_of_usual
 
 KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
 """A field's name, several of them, or a function of the event."""
@@ -294,7 +294,11 @@ _usual_times = lru_cache(maxsize=64)(_times_of)  # the same field is the same ma
 
 
 def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa: A002
-    parse = parser(timezone, format)
+    if format is not None:
+        check_format(format)
+
+    def parse(value: Any) -> float | None:
+        return None if value is None else posix(value, timezone, format)
 
     def convert(values: Sequence[Any]) -> Converted:
         if format is None:
@@ -303,7 +307,7 @@ def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa
             with suppress(Exception):  # of another one than those that are missing
                 rest = iter(posix_of_usual([value for value in values if value is not None], timezone))
                 return [None if value is None else next(rest) for value in values], NO_ERRORS, True
-        return *map_each(lambda value: None if value is None else parse(value), values, TimeMapperError), True
+        return *map_each(parse, values, TimeMapperError), True
 
     return Mapper(source, convert, TimeMapperError, reject=True)
 

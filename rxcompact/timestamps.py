@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal
-from functools import partial
 from itertools import repeat
 from math import hypot, isfinite
 from operator import itemgetter, sub
@@ -58,7 +57,7 @@ _colons = itemgetter(slice(13, 17, 3))  # before minutes and seconds
 WITH_SECONDS = len("2026-11-28T10:00:00")
 
 
-def posix(value: object, timezone: tzinfo = UTC) -> float:
+def posix(value: object, timezone: tzinfo = UTC, format: str | None = None) -> float:  # noqa: A002 - of strptime
     """Return a timestamp's POSIX seconds, exact to the microsecond.
 
     Args:
@@ -67,6 +66,7 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
             day. Or an epoch, a number or the text of one, in seconds, milliseconds, microseconds or nanoseconds, by its
             size. Or a `datetime`, a `date`, or a stamp of numpy or pandas.
         timezone: The zone of a timestamp without an offset.
+        format: That of a text, as for `datetime.strptime`.
 
     Raises:
         TimeMapperError: when it is no timestamp, or ``0001-01-01T00:00:00Z``, which Go writes for no time.
@@ -74,7 +74,7 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
     simple: Any = value if type(value) in (str, float, int) else plain(value)  # not a boolean
     try:
         if type(simple) is str:
-            return _text(simple, timezone)
+            return _text(simple, timezone, format)
         if type(simple) in (float, int, Decimal):
             return _epoch(float(simple) if type(simple) is Decimal else simple)
         if hasattr(simple, "to_pydatetime"):  # a stamp of nanoseconds
@@ -84,7 +84,7 @@ def posix(value: object, timezone: tzinfo = UTC) -> float:
         if isinstance(simple, date):
             return _instant(datetime(simple.year, simple.month, simple.day), timezone)  # noqa: DTZ001 - has it next
     except (ValueError, OverflowError):
-        raise _not_a_time(value) from None
+        raise _not_a_time(value, f" of the format {format}" if format else "") from None
     raise _not_a_time(value)
 
 
@@ -121,14 +121,8 @@ def _iso_of_usual(values: Sequence[str], timezone: tzinfo) -> list[float]:
     raise ValueError("too early")
 
 
-def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[object], float]:  # noqa: A002
-    """Return a `posix` for texts of this format of `datetime.strptime`, where one is given.
-
-    Raises:
-        ArgumentError: for a format that cannot give an instant.
-    """
-    if format is None:
-        return partial(posix, timezone=timezone)
+def check_format(format: str) -> None:  # noqa: A002
+    """Raise ArgumentError for a format of `datetime.strptime` that cannot give an instant."""
     if type(format) is not str or not {"%Y", "%y", "%c", "%x", "%G"} & set(re.findall("%.", format)):
         raise ArgumentError("format", format, 'one of strptime with a year, such as "%d.%m.%Y %H:%M:%S"')
     try:
@@ -136,20 +130,12 @@ def parser(timezone: tzinfo = UTC, format: str | None = None) -> Callable[[objec
     except (ValueError, re.error) as error:
         raise ArgumentError("format", format, f"one that strptime takes ({error})") from None
 
-    def parse(value: object) -> float:
-        if not isinstance(value, str):
-            return posix(value, timezone)
-        with suppress(ValueError, OverflowError):
-            if len(value) <= LONGEST:
-                return _instant(datetime.strptime(value.strip(), format), timezone)  # noqa: DTZ007 - has it next
-        raise _not_a_time(value, f" of the format {format}")
 
-    return parse
-
-
-def _text(value: str, timezone: tzinfo) -> float:
+def _text(value: str, timezone: tzinfo, format: str | None) -> float:  # noqa: A002
     if len(value) > LONGEST:
         raise _not_a_time(value, f" of at most {LONGEST} characters")
+    if format is not None:
+        return _instant(datetime.strptime(value.strip(), format), timezone)  # noqa: DTZ007 - has it next
     if value[13:14] == ":" == value[16:17]:  # with seconds, as most are
         with suppress(ValueError):
             return _instant(_read_iso(value), timezone)
