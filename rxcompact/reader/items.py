@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Self, TypeAlias
 
 import msgspec
@@ -64,24 +65,18 @@ def locate(text: bytes, piece: bytes, at: int, line: int) -> tuple[int, int]:
     return (at, line) if start < 0 else (start, line + text.count(b"\n", at, start))
 
 
+@dataclass(eq=False, repr=False)
 class Position:
     """Where the events of a chunk stand, in a file at ``path``; they are counted only when one is asked for.
 
     Each part of the chunk has its first line, text and events.
     """
 
-    def __init__(
-        self,
-        path: str,
-        before: int = 0,
-        parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = (),
-        text: memoryview | None = None,
-    ) -> None:
-        self.path = path
-        self.text = text  # of the events, UTF-8, where nothing else is there
-        self._before = before
-        self._parts = parts
-        self._places: dict[int, list[Place]] | None = None
+    path: str
+    before: int = 0
+    parts: Iterable[tuple[int, bytes, Sequence[bytes]]] = ()
+    text: memoryview | None = None  # of the events, UTF-8, where nothing else is there
+    _places: dict[int, list[Place]] | None = None
 
     def find(self, event: bytes) -> Place | None:
         """Return the place of an event, compared by identity; each place once.
@@ -90,8 +85,8 @@ class Position:
         """
         if self._places is None:
             self._places = {}
-            number = self._before
-            for line, text, events in self._parts:
+            number = self.before
+            for line, text, events in self.parts:
                 at = 0
                 for each in events:
                     number += 1

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, islice
 from math import inf
 from operator import le
@@ -257,6 +258,7 @@ def _in_chunks(operators: Sequence[Any], mapper: Mapper, known: Mapper) -> Seque
     return (compact.having(chunked=True, time_mapper=known if own is None or own is mapper else own),)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class SimulatedApi:
     """A service in virtual time: an enricher that is slow, fails, limits, and is down now and then.
 
@@ -268,35 +270,30 @@ class SimulatedApi:
         seed: Of what is random in it.
     """
 
-    def __init__(
-        self,
-        *,
-        latency: float | tuple[float, float] = 0.005,
-        error_rate: float = 0.0,
-        outages: Sequence[tuple[float, float]] = (),
-        rate: float | None = None,
-        seed: int = 0,
-    ) -> None:
-        self._latency = latency if isinstance(latency, tuple) else (latency, latency)
-        self._error_rate = error_rate
-        self._outages = outages
-        self._rate = rate
+    latency: float | tuple[float, float] = 0.005
+    error_rate: float = 0.0
+    outages: Sequence[tuple[float, float]] = ()
+    rate: float | None = None
+    seed: int = 0
+    calls: list[tuple[float, Any]] = field(default_factory=list, init=False)
+    """When it was called, POSIX seconds, and with which event."""
+
+    def __post_init__(self) -> None:
         self._free = 0.0
-        self._random = random.Random(seed)
-        self.calls: list[tuple[float, Any]] = []
-        """When it was called, POSIX seconds, and with which event."""
+        self._random = random.Random(self.seed)
 
     async def __call__(self, event: Any) -> Any:
         loop = virtual_loop()
         now = loop.wall()
         self.calls.append((now, event))
-        if self._rate is not None:
+        if self.rate is not None:
             if now < self._free - 1.0:
                 raise RateLimitedError(retry_after=self._free - now)
-            self._free = max(now, self._free) + 1 / self._rate
-        await asyncio.sleep(self._random.uniform(*self._latency))
-        if any(start <= now < end for start, end in self._outages):
+            self._free = max(now, self._free) + 1 / self.rate
+        least, most = self.latency if isinstance(self.latency, tuple) else (self.latency, self.latency)
+        await asyncio.sleep(self._random.uniform(least, most))
+        if any(start <= now < end for start, end in self.outages):
             raise TransientError("down")
-        if self._random.random() < self._error_rate:
+        if self._random.random() < self.error_rate:
             raise TransientError("failed")
         return {"enriched": event}
