@@ -281,19 +281,16 @@ def time_of(
     """
     if isinstance(spec, Mapper):
         return spec
-    if not isinstance(spec, str):
-        return _times(_function(spec, "time_mapper", "a field's name, or a function of the event"), timezone, format)
-    return _usual_times(spec) if timezone is UTC and format is None else _times_of(spec, timezone, format)
+    if type(spec) is str and timezone is UTC and format is None:
+        return _usual_times(spec)
+    return _times(spec, timezone, format)
 
 
-def _times_of(name: str, timezone: tzinfo = UTC, format: str | None = None) -> Mapper:  # noqa: A002
-    return _times([(Field(name, "time_mapper"), Any)], timezone, format)
-
-
-_usual_times = lru_cache(maxsize=64)(_times_of)  # the same field is the same mapper
-
-
-def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa: A002
+def _times(spec: TimeSpec, timezone: tzinfo = UTC, format: str | None = None) -> Mapper:  # noqa: A002
+    if isinstance(spec, str):
+        source: Any = [(Field(spec, "time_mapper"), Any)]
+    else:
+        source = _function(spec, "time_mapper", "a field's name, or a function of the event")
     if format is not None:
         check_format(format)
 
@@ -310,6 +307,9 @@ def _times(source: Any, timezone: tzinfo, format: str | None) -> Mapper:  # noqa
         return *map_each(parse, values, TimeMapperError), True
 
     return Mapper(source, convert, TimeMapperError, reject=True)
+
+
+_usual_times = lru_cache(maxsize=64)(_times)  # the same field is the same mapper
 
 
 class ChunkMapper:

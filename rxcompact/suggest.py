@@ -6,14 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations, islice
 from operator import attrgetter
 from typing import Any, TypeAlias
 
 from rxcompact.errors import DecodeError
-from rxcompact.fields import decode
+from rxcompact.fields import map_each, members
 from rxcompact.format import short
 
 MASKS: Mapping[str, str] = {
@@ -99,14 +98,15 @@ def suggest(
     Times, ids, counters and measurements are excluded; numbers, addresses and ids in messages are masked.
 
     Args:
-        events: Dicts or JSON lines; the first ``sample`` of them are looked at.
+        events: Dicts, objects or JSON lines; the first ``sample`` of them are looked at.
         max_mixed: The share of events that the best key may mix up with others.
         masks: Regular expressions by the name that replaces what they match.
 
     Cost:
         About a second for 5,000 events of ten fields.
     """
-    rows = [_flat(event) for event in map(_object, islice(events, sample)) if event is not None]
+    found, _ = map_each(members, islice(events, sample), DecodeError)
+    rows = [_flat(event) for event in found if isinstance(event, Mapping)]
     columns = {name: [row.get(name) for row in rows] for name in dict.fromkeys(name for row in rows for name in row)}
     excluded = {name: why for name, column in columns.items() if (why := _why_not(column))}
     kept = {name: column for name, column in columns.items() if name not in excluded}
@@ -138,13 +138,6 @@ def suggest(
         if len(chosen) < MOST_KEYS and not any(set(other.fields) <= set(each.fields) for other in chosen):
             chosen.append(replace(each, examples=_examples(each.fields, kept)))
     return Suggestion(len(rows), chosen, excluded, masked)
-
-
-def _object(event: Any) -> Mapping[str, Any] | None:
-    """Return an event's members; None of what is no object."""
-    with suppress(DecodeError):
-        event = decode(event)
-    return event if isinstance(event, Mapping) else None
 
 
 def _flat(event: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

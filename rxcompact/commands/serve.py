@@ -114,12 +114,6 @@ def _header(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
-def _token(options: argparse.Namespace) -> str | None:
-    if options.token_file is None or options.token is not None:
-        return options.token  # type: ignore[no-any-return]
-    return common.read_token("--token-file", options.token_file)
-
-
 def partitions(text: str) -> Sequence[int]:
     """Return the numbers of "2" or "0-3"."""
     found = re.fullmatch(r"(\d+)(?:-(\d+))?", text, re.ASCII)
@@ -185,8 +179,9 @@ def _pipeline(options: argparse.Namespace) -> Pipeline:
         source: Source = broker_source(options.source, partitions, options.start, options.items)
     else:
         host, port = common.address("--listen", options.listen)
-        listener = common.given(options, LISTENER)
-        listener |= {"items": options.items, "token": _token(options), "ready_requires": options.ready_requires}
+        listener = common.given(options, [*LISTENER, "items", "token", "ready_requires"])
+        if options.token is None and options.token_file is not None:
+            listener["token"] = common.read_token("--token-file", options.token_file)
         source = HttpSource(host=host, port=port, **listener)
     letters = common.dead_letter_sink(options.dead_letters)
     return Pipeline(source, *operators, rxo.publish(sink), dead_letters=letters, **common.given(options, PIPELINE))

@@ -15,8 +15,8 @@ from commands import run_command
 
 from rxcompact.__main__ import main
 from rxcompact.commands.common import address as parse_address
-from rxcompact.commands.common import duration, from_environment
-from rxcompact.commands.serve import _header, _token
+from rxcompact.commands.common import duration, from_environment, read_token
+from rxcompact.commands.serve import _header
 
 ADDRESS = "--listen must be HOST:PORT, :PORT or [IPV6]:PORT, with a port up to 65535,"
 NO_URL = "url must be an absolute URL, http://HOST/PATH; behind the host {FIELD} stands for the value of a field,"
@@ -177,14 +177,13 @@ def test_options_of_compact_come_from_the_environment(monkeypatch: pytest.Monkey
 # ── secrets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_h8_the_token_comes_from_a_file(tmp_path: Path) -> None:
+def test_h8_the_token_comes_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "token"
     path.write_text("secret\n")
-    options = argparse.Namespace(token=None, token_file=str(path))
-    assert _token(options) == "secret"
+    assert read_token("--token-file", str(path)) == "secret"
     path.write_text("\n")
-    with pytest.raises(ValueError, match="--token-file must be a file with a token"):
-        _token(options)
+    error = usage("serve", *SERVE, "--listen=:0", f"--token-file={path}", capsys=capsys)
+    assert "error: --token-file must be a file with a token" in error
 
 
 def test_h8_a_header_is_a_name_and_a_value_which_no_error_shows() -> None:
