@@ -218,14 +218,12 @@ class Batch:
         if values:
             if len(text) > LONG:
                 yield []  # it took a while
-            least = found.least if found else min(values)  # comparing them is faster than a search
-            flat = flat or least >= b"{" or all(value[:1] != b"[" for value in values)
-            if flat and not self._steps and (least > AFTER_LETTERS or LETTER not in text):
+            if found and not self._steps and found.least > AFTER_LETTERS:  # which is faster than a search
                 self._append(self.line, text, values)
-                if found and len(self._parts) == 1 and self._parts[0][2] is values:  # each as it stands there
-                    self._text = found.text
             else:
-                yield from self._unwrap(self.line, text, values, self._steps, flat=flat)
+                yield from self._unwrap(self.line, text, values, self._steps, flat=flat or found is not None)
+            if found and len(self._parts) == 1 and self._parts[0][2] is values:  # each as it stands there
+                self._text = found.text
         # `replace` counts faster than `count`
         self.line += found.newlines if found else len(text) - len(text.replace(b"\n", b""))
         if len(self._chunk) >= EVENTS:
@@ -252,6 +250,10 @@ class Batch:
         self, line: int, text: bytes, values: Sequence[bytes], steps: Sequence[Step], *, flat: bool, top: bool = True
     ) -> Iterator[list[bytes]]:
         """Add the events in values: in wrappers, and in arrays of them unless ``flat``; ``top``: in no list yet."""
+        special = LETTER in text if top else b"[" in text and any(value[:1] == b"[" for value in values)
+        if not steps and not special and (flat or all(value[:1] != b"[" for value in values)):
+            self._append(line, text, values)
+            return
         at = size = 0
         for number, value in enumerate(values, 1):
             at, line = locate(text, value, at, line)
@@ -279,13 +281,8 @@ class Batch:
     def _unwrap_list(self, line: int, array: bytes, steps: Sequence[Step], *, top: bool) -> Iterator[list[bytes]]:
         at = 0
         for stop, elements, _ in split_array(array):
-            part = array[at:stop]
-            special = LETTER in part if top else b"[" in part and any(each[:1] == b"[" for each in elements)
-            if steps or special:
-                yield from self._unwrap(line, part, elements, steps, flat=True, top=top)
-            else:
-                self._append(line, part, elements)
-            line += part.count(b"\n")
+            yield from self._unwrap(line, array[at:stop], elements, steps, flat=True, top=top)
+            line += array.count(b"\n", at, stop)
             at = stop
             if len(self._chunk) >= EVENTS:
                 yield from self.flush()
