@@ -202,9 +202,6 @@ class KeyedBucket(RowBucket):
     def oldest(self) -> float | None:
         return min((row[FIRST] for row in self.table.values() if row[COUNT]), default=None)
 
-    def close(self, bounds: Bounds) -> Window:
-        return self.window(self.pop_all(), bounds)
-
     def window(self, rows: list[Row], bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of rows that were removed; each may have bounds of its own."""
         rows = rows if all(map(_count, rows)) else [row for row in rows if row[COUNT]]

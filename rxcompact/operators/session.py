@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import cast
 
 from rxcompact.clock import INFINITY, TICK
 from rxcompact.events import Bounds, Trigger
@@ -14,9 +14,6 @@ from rxcompact.operators.bucket import Row
 from rxcompact.operators.eventtime import EventTimeWindows
 from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket, SessionBucket
 from rxcompact.operators.windows import TumblingWindows, Windows
-
-if TYPE_CHECKING:
-    pass
 
 _key, _opened, _touched = map(itemgetter, (KEY, OPENED, TOUCHED))
 
@@ -37,11 +34,11 @@ class PerKey(Windows):
             return []
         with self._counting(bucket):
             rows = bucket.pop_due(end)
-        self._emit_rows(0, rows, "time")
+        self._emit_rows(0, bucket, rows, "time")
         return rows
 
-    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002 - it has one bucket
-        gap, timespan, now, offset = self._keyed.gap, self._keyed.timespan, *self._now()
+    def _emit_rows(self, _: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:
+        gap, timespan, now, offset = bucket.gap, bucket.timespan, *self._now()
         shorter = gap if trigger == "time" else INFINITY
         parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
         for row in rows:
@@ -56,8 +53,7 @@ class PerKey(Windows):
             for different in self._different(part):
                 closed = min(max(map(_touched, different)) + gap, max(map(_opened, different)) + timespan, now)
                 bounds = Bounds(min(map(_opened, different)) + offset, closed + offset, by)
-                self.left += len(different)
-                self.pending.append(partial(self._on_window, self._keyed.window(different, bounds, own)))
+                self._emit(bucket.window(different, bounds, own))
 
     def _different(self, rows: list[Row]) -> Iterable[list[Row]]:
         """Return rows in parts in which no key is twice, as one that has several sessions would be."""
@@ -70,15 +66,13 @@ class PerKey(Windows):
             seen[row[KEY]] += 1
         return parts.values()
 
+    def _bounds(self, _: int, trigger: Trigger) -> Bounds:
+        times, offset = list(map(_opened, self._keyed.leads)), self._now()[1]
+        return Bounds(min(times) + offset, max(times) + offset, trigger)
+
     def _now(self) -> tuple[float, float]:
         """Return when what is closed now ends at the latest, and what makes POSIX seconds of the instants of rows."""
         return INFINITY, 0.0
-
-    def _close(self, index: int, trigger: Trigger) -> None:
-        bucket = self._keyed
-        with self._counting(bucket):
-            rows = bucket.pop_all()
-        self._emit_rows(index, rows, trigger)
 
 
 class KeyedWindows(PerKey, TumblingWindows):
@@ -91,10 +85,6 @@ class KeyedWindows(PerKey, TumblingWindows):
 
     def _now(self) -> tuple[float, float]:
         return self.clock.monotonic(), self.clock.wall.offset
-
-    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
-        now = self.clock.wall()
-        return Bounds(now, now, trigger)
 
     def due(self) -> float:
         return self._keyed.due()
@@ -117,10 +107,6 @@ class SessionWindows(PerKey, EventTimeWindows):
             self._put(0, keys, events, times)
             self._advance(max(self._latest, *times))
             self._close_until(self._watermark(self._latest))
-
-    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
-        times = list(map(_opened, self._keyed.leads))
-        return Bounds(min(times), max(times), trigger)
 
     def due(self) -> float:
         return self._closed_at(self._keyed.due())

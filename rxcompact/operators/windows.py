@@ -204,8 +204,7 @@ class Windows(SerializedEmitter, ABC):
             with self._counting(bucket):
                 add(keys, events, seen)
             if bucket.leads:
-                self.left += len(bucket.leads)
-                self.pending.append(partial(self._on_window, bucket.take_leads(self._bounds(index, "leading"))))
+                self._emit(bucket.take_leads(self._bounds(index, "leading")))
             self._forget_quiet()
             return
         held, size = len(bucket.table), bucket.size
@@ -255,16 +254,18 @@ class Windows(SerializedEmitter, ABC):
         with self._counting(bucket):
             row = bucket.forget(held=held)
         if not held or options.max_quiet is options.max_keys:  # else it is held elsewhere then, and makes no room
-            self._emit_rows(index, [row], "count")
+            self._emit_rows(index, bucket, [row], "count")
         else:
             dropped, acks = bucket.dropped(row)
             self._reject(dropped, error, "dropped")
             self.pending.extend(ack.release for ack in acks)
 
-    def _emit_rows(self, index: int, rows: list[Row], trigger: Trigger) -> None:
-        """Emit rows that were removed from a bucket that is open."""
-        bucket = self._buckets[index]
-        if isinstance(bucket, KeyedBucket) and (window := bucket.window(rows, self._bounds(index, trigger))):
+    def _emit_rows(self, index: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:
+        """Emit rows that were removed from a bucket."""
+        self._emit(bucket.window(rows, self._bounds(index, trigger)))
+
+    def _emit(self, window: Window) -> None:
+        if window:
             self.left += len(window)
             self.pending.append(partial(self._on_window, window))
 
@@ -286,15 +287,16 @@ class Windows(SerializedEmitter, ABC):
         self._first = INFINITY
 
     def _close(self, index: int, trigger: Trigger) -> None:
-        bucket = self._buckets.pop(index)
+        bucket = self._buckets[index] if self._options.per_key else self._buckets.pop(index)
         if isinstance(bucket, KeyedBucket):
-            self._quiet -= bucket.known() - len(bucket)
-        if bucket:
-            self.left += len(bucket)
-            self._held -= len(bucket)
-            self.size -= bucket.size
-            self.pending.append(partial(self._on_window, bucket.close(self._bounds(index, trigger))))
-        else:  # whatever it held was dropped
+            with self._counting(bucket):
+                rows = bucket.pop_all()
+            self._emit_rows(index, bucket, rows, trigger)
+            return
+        self._held -= len(bucket)
+        self.size -= bucket.size
+        self._emit(bucket.close(self._bounds(index, trigger)))
+        if not bucket:  # whatever it held was dropped
             self.pending.extend(ack.release for ack, _ in bucket.acks)
 
     def _on_window(self, window: Window) -> None:
