@@ -17,6 +17,7 @@ from rxcompact.events import Batch, shown_by
 from rxcompact.frames import rows
 from rxcompact.operators.compact import Compact
 from rxcompact.operators.enrich import Enrich
+from rxcompact.operators.operator import Operator, PooledOperator
 from rxcompact.operators.publish import Publish, delivery
 from rxcompact.sources.python import Events, IterableSource, ObservableSource
 
@@ -80,29 +81,24 @@ class Pipeline:
         self.dead_letters = dead_letters
         if dead_letters is not None:
             delivery(dead_letters)  # or it is refused
-        reducer, *enrichments = operators or (None,)
-        publication = enrichments.pop() if enrichments else None
-        if reducer is None or isinstance(reducer, Enrich | Publish):
-            raise ArgumentError("operators", operators, "compact first")
-        if not isinstance(publication, Publish):
-            raise ArgumentError("operators", operators, "publish last")
+        steps: Any = operators if len(operators) > 1 else (None, None)
+        reducer, *enrichments, publication = steps
         self.enrichments: tuple[Enrich, ...] = tuple(
             each.having(stage=f"enrich-{number}" if number > 1 else "enrich")
             for number, each in enumerate(enrichments, 1)
             if isinstance(each, Enrich)
         )
-        if len(self.enrichments) < len(enrichments):
-            raise ArgumentError("operators", operators, "enrich between compact and publish; filter in the source")
+        is_reducer = (isinstance(reducer, Reducer) or callable(reducer)) and not isinstance(reducer, PooledOperator)
+        if not is_reducer or len(self.enrichments) < len(enrichments) or not isinstance(publication, Publish):
+            expected = "compact first (or another reducer), publish last, enrich between; filter in the source"
+            raise ArgumentError("operators", operators, expected)
         self.publication = publication
         for operator in (reducer, *self.calls):
-            if isinstance(operator, Compact | Enrich | Publish):
+            if isinstance(operator, Operator):
                 operator.check()
         if isinstance(reducer, Compact) and reducer.count is None and reducer.trailing:
             self._check_ages(reducer)
-        if not isinstance(reducer, Reducer) and not callable(reducer):  # pyright: ignore[reportUnnecessaryComparison]
-            expected = "compact, a Reducer, or an operator from chunks to windows, first"
-            raise ArgumentError("operators", reducer, expected)
-        self.reducer: Reducer | Step = reducer
+        self.reducer: Any = reducer
 
     def _check_ages(self, compact: Compact) -> None:
         """Refuse windows that are longer than events may live; where ages come from events, warn."""

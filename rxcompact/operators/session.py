@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import cast
+from typing import Any, cast
 
 from rxcompact.clock import INFINITY, TICK
 from rxcompact.events import Bounds, Trigger
@@ -37,7 +37,7 @@ class PerKey(Windows):
         self._emit_rows(0, bucket, rows, "time")
         return rows
 
-    def _emit_rows(self, _: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:
+    def _emit_rows(self, index: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:  # noqa: ARG002
         gap, timespan, now, offset = bucket.gap, bucket.timespan, *self._now()
         shorter = gap if trigger == "time" else INFINITY
         parts: defaultdict[Trigger, list[Row]] = defaultdict(list)
@@ -66,7 +66,7 @@ class PerKey(Windows):
             seen[row[KEY]] += 1
         return parts.values()
 
-    def _bounds(self, _: int, trigger: Trigger) -> Bounds:
+    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
         times, offset = list(map(_opened, self._keyed.leads)), self._now()[1]
         return Bounds(min(times) + offset, max(times) + offset, trigger)
 
