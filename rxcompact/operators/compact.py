@@ -17,10 +17,9 @@ from rxcompact.errors import ArgumentError
 from rxcompact.events import Window
 from rxcompact.mappers import Mapper, TimeSpec, key_of, time_of
 from rxcompact.operators.bucket import FIELDS, Field, Keep
-from rxcompact.operators.eventtime import EventTimeWindows
+from rxcompact.operators.kinds import EventTimeWindows, KeyedWindows, SessionWindows, TumblingWindows
 from rxcompact.operators.operator import DeadLetters, Operator
-from rxcompact.operators.session import KeyedWindows, SessionWindows
-from rxcompact.operators.windows import TumblingWindows, Windows
+from rxcompact.operators.windows import Windows
 
 K = TypeVar("K", default=Any)
 E = TypeVar("E", default=Any)

@@ -46,36 +46,8 @@ MERGES: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-class Merge:
-    """The accumulator that `merge` returns; what `seed` makes of a key's first event is what it begins with."""
-
-    def __init__(self, fields: Mapping[str, str]) -> None:
-        self._merges: list[tuple[Field, Callable[[Any, Any], Any]]] = []
-        for name, kind in fields.items():
-            field = Field(name, "merge")
-            if kind not in MERGES or len(field.groups) > 1:
-                raise ArgumentError("merge", f"{name}={kind}", f"a field without [], and one of {', '.join(MERGES)}")
-            self._merges.append((field, MERGES[kind]))
-
-    def seed(self, event: Any) -> Any:
-        event = members(event)
-        return self._merged(event, event, is_first=True)
-
-    def __call__(self, kept: Any, event: Any) -> Any:
-        """Return an event with the merged fields of both, and all other fields of the first."""
-        return self._merged(members(kept), decode(event), is_first=False)
-
-    def _merged(self, kept: Any, event: Any, *, is_first: bool) -> Any:
-        for field, merged in self._merges:
-            old, new = find(kept, field.groups), plain(find(event, field.groups))
-            value = merged(None if is_first else old, new)
-            if value is not old:
-                kept = replaced(kept, field.groups[0], value)
-        return kept
-
-
-def merge(fields: Mapping[str, str] | None = None, /, **named: str) -> Merge:
-    """Return an accumulator for ``compact(keep=…)`` that merges fields, see `Field`, of a key's events.
+class merge:  # noqa: N801 - it is called as a function is
+    """Accumulator for ``compact(keep=…)`` that merges fields, see `Field`, of a key's events.
 
     Args:
         fields: What becomes of fields whose names are no Python names: ``{"http.bytes": "sum"}``.
@@ -91,4 +63,28 @@ def merge(fields: Mapping[str, str] | None = None, /, **named: str) -> Merge:
     >>> merge(bytes="sum", host="distinct")(b'{"id": 1, "bytes": 5, "host": "a"}', b'{"bytes": 7, "host": "b"}')
     {'id': 1, 'bytes': 12, 'host': ['a', 'b']}
     """
-    return Merge({**(fields or {}), **named})
+
+    def __init__(self, fields: Mapping[str, str] | None = None, /, **named: str) -> None:
+        self._merges: list[tuple[Field, Callable[[Any, Any], Any]]] = []
+        for name, kind in {**(fields or {}), **named}.items():
+            field = Field(name, "merge")
+            if kind not in MERGES or len(field.groups) > 1:
+                raise ArgumentError("merge", f"{name}={kind}", f"a field without [], and one of {', '.join(MERGES)}")
+            self._merges.append((field, MERGES[kind]))
+
+    def seed(self, event: Any) -> Any:
+        """Return what it begins with, of a key's first event."""
+        event = members(event)
+        return self._merged(event, event, is_first=True)
+
+    def __call__(self, kept: Any, event: Any) -> Any:
+        """Return an event with the merged fields of both, and all other fields of the first."""
+        return self._merged(members(kept), decode(event), is_first=False)
+
+    def _merged(self, kept: Any, event: Any, *, is_first: bool) -> Any:
+        for field, merged in self._merges:
+            old, new = find(kept, field.groups), plain(find(event, field.groups))
+            value = merged(None if is_first else old, new)
+            if value is not old:
+                kept = replaced(kept, field.groups[0], value)
+        return kept

@@ -1,4 +1,4 @@
-"""Open windows: what all kinds have in common, and the tumbling windows of processing time."""
+"""Open windows: what all kinds have in common."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, NoRoom
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
 from rxcompact.operators.bucket import Bucket, EventBucket, Field, Keep, Reject, Row, RowBucket, Seen
-from rxcompact.operators.emitter import Gather, SerializedEmitter
 from rxcompact.operators.keyed import KeyedBucket
+from rxcompact.operators.turns import SerializedEmitter
 
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
@@ -310,73 +310,3 @@ class Windows(SerializedEmitter, ABC):
     def _reject(self, event: Any, error: RxCompactError, outcome: Outcome = "rejected") -> None:
         self.left += outcome == "dropped"
         self.pending.append(partial(self._dead_letters, DeadLetter(outcome, event, "compact", error.reason, error)))
-
-
-class TumblingWindows(Windows):
-    """Cuts time as `buffer_with_time` does; a window that closes on its count starts the timespan anew.
-
-    Single events may be gathered for the scheduler's next turn: `held` counts them from then on.
-    """
-
-    _gather: Gather | None = None
-
-    def __init__(self, options: Compact, scheduler: SchedulerBase, observer: ObserverBase[Window]) -> None:
-        super().__init__(options, scheduler, observer)
-        self._opened = self.clock.monotonic()
-        self._due = self._opened + options.timespan
-        self.run(self._arm)
-
-    def _event_handler(self) -> Callable[[Any], None]:
-        options = self._options
-        # where the clock alone closes windows it makes no difference if an event is added a turn later
-        if self.clock.call_soon is None or (options.count, options.max_keys, options.time_mapper) != (None, None, None):
-            return super()._event_handler()
-        self._gather = Gather(self.clock.call_soon, partial(self.run, self._add_gathered))
-        return self._gather.add
-
-    def _add_gathered(self) -> None:
-        if self._gather is not None:
-            self._add(self._gather.take())
-
-    def new_keys(self, chunk: Sequence[Any], before: set[Any]) -> int:
-        if self._options.count is not None:  # the open window, whose keys need none, may close before they come
-            return super().new_keys(chunk, before)
-        bucket, leading = self._bucket(0), self._options.leading
-        column = self._options.key_mapper.many(chunk)
-        for at, key in enumerate(column):
-            if at not in column.errors:  # an event without a key needs none
-                try:
-                    if not bucket.absorbs(key):
-                        # with a leading edge a key makes two: its first event, and its repeats
-                        before.add((key, key in bucket.table or (key, False) in before) if leading else key)
-                except BaseException as error:  # noqa: BLE001 - it will be rejected
-                    KeyMapperError.of(error)
-        return len(before)
-
-    def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
-        self._put(0, keys, events, times or self.clock.wall())
-
-    def due(self) -> float:
-        return self._due  # where nothing is open too: an event that comes then is of the next window
-
-    def close_due(self) -> None:
-        self._add_gathered()
-        due, overdue = self._due, self.clock.monotonic() - self._due
-        if overdue > -TICK:
-            self._close(0, "time")
-            # on the grid, so that late timers do not add up; a machine that slept skips what it missed
-            self._due = due + self._options.timespan * (1 + max(0, overdue) // self._options.timespan)
-
-    def _bounds(self, index: int, trigger: Trigger) -> Bounds:  # noqa: ARG002 - it has one bucket
-        return Bounds(self._opened + self.clock.wall.offset, self.clock.wall(), trigger)
-
-    def _close_all(self, trigger: Trigger) -> None:
-        self._add_gathered()
-        self._close(0, trigger)
-
-    def _close(self, index: int, trigger: Trigger) -> None:
-        self._bucket(index)  # none is open where nothing came
-        super()._close(index, trigger)
-        self._opened = self.clock.monotonic()
-        self._due = self._opened + self._options.timespan
-        self._follow_wall_clock()

@@ -19,7 +19,7 @@ from rxcompact.acks import Chunk
 from rxcompact.clock import call_soon, count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, LoopError, contained
-from rxcompact.operators.emitter import Gather
+from rxcompact.operators.turns import Gather
 
 Events: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 
