@@ -121,20 +121,17 @@ class NdjsonSink:
         """
         lines, failed = encoded(batch, self._to_json, encoder.encode_lines)
         try:
-            if self._write is None:
-                self._write = self._open()
+            if self._write is None and self._path == "-":
+                self._write = stdout_writer()
+            elif self._write is None:
+                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+                self._write = LineWriter(self._fd, self._path).write
             self._write(lines)
         except BrokenPipeError as error:
             if self._path != "-":
                 raise
             raise PermanentError("standard output is closed") from error
         return failed or None
-
-    def _open(self) -> Callable[[bytes], object]:
-        if self._path == "-":
-            return stdout_writer()
-        self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-        return LineWriter(self._fd, self._path).write
 
     async def aclose(self) -> None:
         fd, self._fd, self._write = self._fd, -1, None

@@ -136,16 +136,13 @@ class Server(web.Server):
         with suppress(TimeoutError):
             await asyncio.wait_for(self._answered.wait(), GRACE)
 
-    def stop_listening(self) -> None:
-        """Accept nothing more; what was rejected is closed at once."""
+    async def close(self) -> None:
+        """Accept nothing more, and close what is beyond the limit; then the others, when they are answered."""
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
         for handler in list(self._extra):
             self._abort(handler)
-
-    async def close(self) -> None:
-        self.stop_listening()
         try:
             await self.wait_idle()  # aiohttp reads no more of a body once it closes
             self.pre_shutdown()

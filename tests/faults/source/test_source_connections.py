@@ -140,11 +140,12 @@ def test_s30_a_server_that_stops_listening_leaves_no_connection(loop: object) ->
             await until(lambda: it.accepted == 1)
             rejected, second = await it.connect(REQUEST)
             assert await status_of(rejected) == 503
-            it.server.stop_listening()
+            closing = asyncio.ensure_future(it.server.close())
             await closed(rejected)  # long before it would be aborted
             assert await status_of(accepted) == 200  # that one is the server's
             with pytest.raises(ConnectionRefusedError):
                 await it.connect()
+            await closing
             first.close()
             second.close()
 
