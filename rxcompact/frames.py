@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from rxcompact.events import Compacted, Window
+from rxcompact.events import Window
 
 MICRO = 1_000_000
 
@@ -57,17 +57,12 @@ def columns(windows: Window | Iterable[Window]) -> dict[str, list[Any]]:
     >>> columns(Window(Bounds(0.0, 10.0, "time"), 2, [Compacted("a", {"n": 1}, 2, 1.0, 3.0)]))
     {'opened': [0.0], 'closed': [10.0], 'key': ['a'], 'count': [2], 'first_seen': [1.0], 'last_seen': [3.0], 'n': [1]}
     """
-    flat = [
-        {"opened": window.opened, "closed": window.closed} | _fields(compacted)
-        for window in ([windows] if isinstance(windows, Window) else windows)
-        for compacted in window
-    ]
+    flat = list[dict[str, Any]]()
+    for window in [windows] if isinstance(windows, Window) else windows:
+        for key, event, count, first_seen, last_seen in window:
+            row: dict[str, Any] = {"opened": window.opened, "closed": window.closed}
+            row |= {f"key_{at}": part for at, part in enumerate(key)} if type(key) is tuple else {"key": key}
+            row |= {"count": count, "first_seen": first_seen, "last_seen": last_seen}
+            flat.append(row | (dict(event) if isinstance(event, Mapping) else {"event": event}))
     names = dict.fromkeys(name for row in flat for name in row)
     return {name: [row.get(name) for row in flat] for name in names}
-
-
-def _fields(compacted: Compacted) -> dict[str, Any]:
-    key, event = compacted.key, compacted.event
-    parts = {f"key_{at}": part for at, part in enumerate(key)} if type(key) is tuple else {"key": key}
-    times = {"count": compacted.count, "first_seen": compacted.first_seen, "last_seen": compacted.last_seen}
-    return parts | times | (dict(event) if isinstance(event, Mapping) else {"event": event})

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Self
 
 from rxcompact.clock import count
-from rxcompact.events import Compacted, Outcome, Published, Window, shown_by
+from rxcompact.events import Compacted, Outcome, Window, shown_by
 from rxcompact.format import error_name
 from rxcompact.signals import RetryScheduled, Signal, SourceFailed, State, WindowClosed
 
@@ -57,10 +57,9 @@ class OutcomeMark(NamedTuple):
     def of(cls, outcome: Outcome, at: float) -> Self:
         """Return the mark of an outcome."""
         key = outcome.event.key if isinstance(outcome.event, Compacted) else None
-        if isinstance(outcome, Published):
-            return cls(at, outcome.outcome, key, "publish", "", outcome.attempts, outcome.age)
-        why = outcome.stage, outcome.reason, outcome.attempts, outcome.age, error_name(outcome.error)
-        return cls(at, outcome.outcome, key, *why)
+        stage, reason = getattr(outcome, "stage", "publish"), getattr(outcome, "reason", "")
+        error = error_name(getattr(outcome, "error", None))
+        return cls(at, outcome.outcome, key, stage, reason, outcome.attempts, outcome.age, error)
 
 
 class StateMark(NamedTuple):

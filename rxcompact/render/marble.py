@@ -72,13 +72,12 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
     marks: Iterable[Any] = chain(windows, recording.retries, recording.outcomes, recording.states)
     instants = [mark.at for mark in marks] or [0.0]
     clock = Axis(min(instants), max(instants))
-    opened = (
-        Axis(min(window.opened for window in windows), max(window.closed for window in windows)) if windows else clock
-    )
+    start = min((window.opened for window in windows), default=clock.start)
+    end = max((window.closed for window in windows), default=clock.end)
     for window in windows:
         if abs(window.at - window.closed) > max(clock.end - clock.start, 10 * (window.closed - window.opened)):
-            return opened, clock
-    both = Axis(min(clock.start, opened.start), max(clock.end, opened.end))
+            return Axis(start, end), clock
+    both = Axis(min(clock.start, start), max(clock.end, end))
     return both, both
 
 
