@@ -64,7 +64,7 @@ class Run(Demand):
                 pipeline.dead_letters, flushes=self._flush, register=self._register, scheduler=self.scheduler
             )
         self._subscription = self._stages().subscribe(
-            self._on_delivered, self._fail, self._end, scheduler=self.scheduler
+            self._on_delivered, self._end, self._end, scheduler=self.scheduler
         )
 
     # ── the stages ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -331,14 +331,10 @@ class Run(Demand):
             finally:
                 self._route.abandon()
 
-    def _end(self) -> None:
+    def _end(self, error: Exception | None = None) -> None:
         self._report_unknown_fields()
         self._intake = None
+        if error is not None:
+            self.errors["compact"] = error
         if not self.ended.done():
-            self.ended.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        self.errors["compact"] = error
-        self._intake = None
-        if not self.ended.done():
-            self.ended.set_exception(error)
+            self.ended.set_result(None) if error is None else self.ended.set_exception(error)

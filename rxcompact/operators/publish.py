@@ -143,11 +143,11 @@ def _results(answer: Any, size: int) -> Sequence[Any]:
     """
     if answer is None:
         return ()
-    if isinstance(answer, Mapping):
-        if all(type(position) is int and 0 <= position < size for position in answer):
-            return [_error(answer.get(position)) for position in range(size)] if answer else ()
-    elif isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer) == size:
-        return [_error(each) if each is False or _is_error(each) else None for each in answer]
+    errors = answer
+    if isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer) == size:
+        errors = {at: each for at, each in enumerate(answer) if each is False or _is_error(each)}
+    if isinstance(errors, Mapping) and all(type(at) is int and 0 <= at < size for at in errors):
+        return [_error(errors.get(at)) for at in range(size)] if errors else ()
     raise AnswerError(
         f"a sink must return None, {{position: exception}} or a list of {size} with exceptions, got {short(answer)}"
     )
