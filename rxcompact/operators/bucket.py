@@ -61,7 +61,7 @@ class Bucket(Items):
         return len(self.table)
 
     def known(self) -> int:
-        return len(self)
+        return len(self.table)
 
     def absorbs(self, key: Hashable, time: float = INFINITY) -> bool:
         """Return whether an event of this key and time makes nothing more to emit."""

@@ -44,16 +44,13 @@ class KeyedBucket(RowBucket):
         self.gap = INFINITY if options.gap is None else options.gap
         self._shortest = min(self.timespan, self.gap)
         self._leading, self._trailing = options.leading, options.trailing
-        self._held, self._known, self._is_sized = 0, 0, False
+        self._held, self._is_sized = 0, False
         self._queue: list[tuple[float, int, list[Row]]] = []  # a heap: when rows are looked at, the first of them last
         self._numbers = count()
         self._row_acks: defaultdict[int, list[Ack]] = defaultdict(list)  # by the identity of a row
 
     def __len__(self) -> int:
         return self._held
-
-    def known(self) -> int:
-        return self._known
 
     def absorbs(self, key: Hashable, time: float = INFINITY) -> bool:
         del time
@@ -130,7 +127,6 @@ class KeyedBucket(RowBucket):
 
     def _opened(self, rows: list[Row]) -> None:
         if rows:
-            self._known += len(rows)
             self._held += len(rows) * self._began()
             self._measure(rows)
             rows.reverse()
@@ -168,7 +164,7 @@ class KeyedBucket(RowBucket):
         found = self._rows()
         self.table.clear()
         self._queue.clear()
-        self._held = self._known = self.size = 0
+        self._held = self.size = 0
         return found
 
     def _rows(self) -> list[Row]:
@@ -180,7 +176,6 @@ class KeyedBucket(RowBucket):
         self._count_off(rows)
 
     def _count_off(self, rows: Sequence[Row]) -> None:
-        self._known -= len(rows)
         self._held -= sum(map(bool, map(_count, rows)))
         self.size -= sum(map(_size, rows))
 
@@ -331,7 +326,6 @@ class SessionBucket(KeyedBucket):
         elif not row[COUNT]:
             row[EVENT] = other[EVENT]
         self._held -= bool(row[COUNT] and other[COUNT])
-        self._known -= 1
         row[COUNT] += other[COUNT]
         row[LAST] = max(row[LAST], other[LAST])
         self._row_acks[id(row)] += self._row_acks.pop(id(other), [])
@@ -343,7 +337,7 @@ class SessionBucket(KeyedBucket):
 
     def _count_stale(self) -> None:
         self._stale += 1
-        if self._stale > STALE + self._known:  # else it grows with the events
+        if self._stale > STALE + self._held:  # else it grows with the events
             self._queue = [(self.end(row), next(self._numbers), [row]) for row in self._rows()]
             heapify(self._queue)
             self._stale = 0

@@ -217,7 +217,7 @@ class Windows(SerializedEmitter, ABC):
 
     def _forget_quiet(self) -> None:
         limit = None if self._options.max_quiet is None else self._options.max_quiet()
-        while limit is not None and self._quiet and self._quiet + self._held > limit:
+        while limit is not None and self._quiet > 0 and self._quiet + self._held > limit:
             index = min(index for index, bucket in self._buckets.items() if bucket.known())
             self._evict(index, NoRoomError(limit), held=False)
 
