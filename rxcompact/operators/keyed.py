@@ -44,7 +44,7 @@ class KeyedBucket(RowBucket):
         self.gap = INFINITY if options.gap is None else options.gap
         self._shortest = min(self.timespan, self.gap)
         self._leading, self._trailing = options.leading, options.trailing
-        self._held, self._is_sized = 0, False
+        self._held, self._is_sized = 0, options.raw
         self._queue: list[tuple[float, int, list[Row]]] = []  # a heap: when rows are looked at, the first of them last
         self._numbers = count()
         self._row_acks: defaultdict[int, list[Ack]] = defaultdict(list)  # by the identity of a row
@@ -58,7 +58,6 @@ class KeyedBucket(RowBucket):
         return row is not None and bool(row[COUNT] or not self._trailing)
 
     def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> None:
-        self._is_sized = True
         self.add(keys, events, seen)
         if replacing:
             self._measure(filter(None, map(self.table.get, self._once(keys))))
