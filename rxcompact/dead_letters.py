@@ -41,6 +41,7 @@ class DeadLetterRoute:
         self, sink: Any, *, flushes: Observable[Any], register: Callable[[Holder], object], scheduler: SchedulerBase
     ) -> None:
         self._letters: Subject[Compacted] = Subject()
+        self.complete = self._letters.on_completed
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
         self.lost = self.size = 0
         self._log = OncePerMinute("ERROR", "a dead letter ({} at {}, {}) could not be delivered: {text}")
@@ -60,9 +61,6 @@ class DeadLetterRoute:
         self._callbacks[id(letter)] = on_delivered
         self.size += letter.size
         self._letters.on_next(event.replace(event=letter, window=None))
-
-    def complete(self) -> None:
-        self._letters.on_completed()
 
     def abandon(self) -> None:
         self._subscription.dispose()

@@ -85,18 +85,17 @@ class Supervisor:
         healthy = self._run.loop.time() - self._since >= self.healthy_after
         self._failures = 1 if healthy else self._failures + 1
         given_up = self._failures >= self.max_failures
-        wait = None if given_up else self._next_wait(error)
-        if wait is not None and not self._retired:
-            self._timer = self._run.loop.call_later(wait, self._subscribe)
+        wait = None
+        if not given_up:
+            state = RetryCallState(Retrying(), None, (), {})
+            state.attempt_number = self._failures
+            state.set_exception((type(error), error, error.__traceback__))
+            wait = full_jitter(state)
+            with isolated(partial(self._run.report, "the wait of the source raised")):
+                wait = max(0.0, float(self.wait(state)))
+            if not self._retired:
+                self._timer = self._run.loop.call_later(wait, self._subscribe)
         self._run.errors["source"] = error
         self.on_failure(SourceFailed(error, self._failures, wait))
         if given_up:
             self.on_ended(error)
-
-    def _next_wait(self, error: Exception) -> float:
-        state = RetryCallState(Retrying(), None, (), {})
-        state.attempt_number = self._failures
-        state.set_exception((type(error), error, error.__traceback__))
-        with isolated(partial(self._run.report, "the wait of the source raised")):
-            return max(0.0, float(self.wait(state)))
-        return full_jitter(state)

@@ -250,8 +250,6 @@ class RedisStreamSource(BrokerSource):
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
     def _body(self, fields: list[bytes]) -> bytes:
-        if fields[0] == self._field:
-            return fields[1]
         names = fields[::2]
         if self._field in names:
             return fields[2 * names.index(self._field) + 1]

@@ -26,10 +26,8 @@ FORMATS: dict[str, tuple[str, Callable[[list[Any]], bytes]]] = {
 }
 
 Verdict: TypeAlias = Callable[[Sequence[Compacted], int, Any], Mapping[int, BaseException] | None]
-"""A function of batch, status and answer: the error of each position that was not taken; raising means none was.
-
-The answer is JSON, decoded, else text.
-"""
+"""A function of batch, status and answer (decoded JSON, else text): the error of each position that was not taken;
+raising means none was."""
 LISTS = {
     "items": "errors",
     "Records": "FailedRecordCount",

@@ -30,9 +30,8 @@ def bulk(index: str, *, create: bool = False) -> Body:
     def body(batch: Batch) -> tuple[bytes, str]:
         actions = [{action: {"_index": index, "_id": event_id(each)}} for each in batch]
         rows = [{"@timestamp": datetime.fromtimestamp(_seconds(each), UTC), **flat_object(each)} for each in batch]
-        return encoder.encode_lines(
-            [line for pair in zip(actions, rows, strict=True) for line in pair]
-        ), "application/x-ndjson"
+        lines = [line for pair in zip(actions, rows, strict=True) for line in pair]
+        return encoder.encode_lines(lines), "application/x-ndjson"
 
     return body
 
