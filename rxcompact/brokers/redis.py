@@ -208,10 +208,13 @@ class RedisStreamSource(BrokerSource):
         number = min(number, self._prefetch, self._max_pending - len(self._unacked))
         if number <= 0:
             return self._unacked.fewer(self._max_pending)
-        if self._after == NEW and time.monotonic() >= self._next_scan:
-            self._on_entries(await self._claim(number))
-        else:
-            self._on_entries(await self._read_entries(number))
+        is_due = self._after == NEW and time.monotonic() >= self._next_scan
+        entries = await (self._claim(number) if is_due else self._read_entries(number))
+        bodies = {identity: self._body(fields) for identity, fields in entries if fields is not None}
+        self._take(list(bodies), list(bodies), list(bodies.values()))
+        lost = self._unacked.drop(identity for identity, fields in entries if fields is None)
+        if lost:
+            logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
         return None
 
     async def _read_entries(self, number: int) -> list[Entry]:
@@ -240,14 +243,6 @@ class RedisStreamSource(BrokerSource):
                     logger.warning("{} removes no consumers: {}", self, error)
                     self._next_removal = float("inf")
         return [*entries, *((identity, None) for identity in gone)]
-
-    def _on_entries(self, entries: list[Entry]) -> None:
-        bodies = {identity: self._body(fields) for identity, fields in entries if fields is not None}
-        identities = list(bodies)
-        self._take(identities, identities, list(bodies.values()))
-        lost = self._unacked.drop(identity for identity, fields in entries if fields is None)
-        if lost:
-            logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
 
     def _body(self, fields: list[bytes]) -> bytes:
         names = fields[::2]

@@ -290,9 +290,9 @@ async def in_slices(parts: Iterable[Part]) -> AsyncIterator[Part]:
                 await asyncio.sleep(0)
             is_first = False
             some = events[start : start + STEP]
-            end = start + slice_of(some, STEP)
-            yield Part(some if end >= start + len(some) else events[start:end], position)
-            start = end
+            some = some[: slice_of(some, STEP)]
+            yield Part(some, position)
+            start += len(some)
 
 
 async def count_malformed(parts: Iterable[Part]) -> Counts:
