@@ -54,6 +54,7 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: time > row[3]  →  time >= row[3]  |  if time > row[3]:": "the same time again",
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif earlier and time < row[2]:": "the same time again",
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time again",
+    "operators/stage.py: 0  →  1  |  self._steps = 0  # calls that began": "only whether it rises counts",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""

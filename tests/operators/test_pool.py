@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -13,8 +14,8 @@ import pytest
 import tenacity
 from reactivex import Observer
 
-from rxcompact.errors import PermanentError, TransientError
-from rxcompact.events import Compacted
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
+from rxcompact.events import Compacted, DeadLetter
 from rxcompact.operators.enrich import Enrich
 from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.stage import PooledStage
@@ -308,6 +309,31 @@ async def test_close_abandons_everything_once_and_later_submissions_at_once() ->
     assert len(bench.calls) == 3
     assert bench.keys() == []
     assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+async def test_abandon_gives_up_all_in_slices_and_what_comes_later_at_once() -> None:
+    loop, letters, completed = asyncio.get_running_loop(), list[DeadLetter](), list[float]()
+    stage = Enrich(lambda _: takes(100), max_age=600, max_concurrent=2, dead_letters=letters.append)._stage(
+        Observer(on_completed=lambda: completed.append(loop.time())), None
+    )
+    stage.on_next([Compacted(number, number) for number in range(2500)])
+    stage.on_completed()
+    await asyncio.sleep(1)
+    abandoning, made = asyncio.create_task(stage.abandon()), [0]
+    while not abandoning.done():
+        await asyncio.sleep(0)
+        made.append(len(letters))
+    assert [after - before for before, after in pairwise(made) if after > before] == [1000, 1000, 500]
+    assert completed == [1]
+    stage.on_next(Compacted("late", "late"))
+    assert Counter(letter.outcome for letter in letters) == {"abandoned": 2501}
+    await asyncio.sleep(1)
+    assert "rxcompact call" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_outside_a_pipeline_max_age_has_to_be_given() -> None:
+    with pytest.raises(ArgumentError, match="^max_age of enrich must be given outside a Pipeline, got None"):
+        Enrich(takes)._stage(Observer(), None)
 
 
 def test_the_end_of_the_loop_abandons_what_is_held() -> None:
