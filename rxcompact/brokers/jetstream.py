@@ -186,8 +186,7 @@ class JetStreamSource(BrokerSource):
         subjects: Of a consumer that is made; by default all of the stream.
         partitions: Numbers, such as ``range(4)``: of partition 2 the subjects are ``*.2.>``, and the consumer has the
             suffix ``-2``.
-        start: Where a consumer that is made begins: with all that is in the stream, with what is new, or with what was
-            stored since an instant, POSIX seconds or a datetime.
+        start: Where a consumer that is made begins, see `Start`.
         ack_wait: Of a consumer that is made: seconds after a crash until its messages are delivered again.
         max_ack_pending: Of a consumer that is made: messages that all of its workers hold at most; no fewer than come
             in a window and in a delivery of the sink.

@@ -132,8 +132,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         servers: ``kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]``, ``kafkas://`` with TLS; it shows no credentials.
         topic: The topic, which has to be there.
         group: The consumer group.
-        start: Where the group begins: with all that is in the topic, with what is new, or with what has a timestamp
-            since an instant, POSIX seconds or a datetime.
+        start: Where the group begins, see `Start`; messages are of the instant of their timestamp.
         grace: Seconds for which the group waits, when workers come or go, until what is held is settled; what takes
             longer is published twice where its partition goes to another worker.
         max_pending: Messages that are held at most; no fewer than come in a window and in a delivery of the sink.

@@ -72,8 +72,7 @@ class RedisStreamSource(BrokerSource):
         field: The field of an entry that holds an event as JSON, an array or lines of them; an entry without it is
             rejected. By default the fields are the event, and their values texts (a byte that is not UTF-8 becomes an
             escape).
-        start: Where a group that is made begins: with all that is in the stream, with what is new, or with what was
-            added since an instant, POSIX seconds or a datetime.
+        start: Where a group that is made begins, see `Start`.
         min_idle_time: Seconds after a crash until others claim what was left; the same for all of a group.
         max_pending: Entries that are held at most, and recognised when they are delivered again; no fewer than come in
             a window and in a delivery of the sink.

@@ -168,6 +168,7 @@ class HttpSink(Client):
             taken. By default what `known_errors` finds.
         idempotency_header: Name of the header with the key.
         max_concurrent: Connections at once; at least the ``max_concurrent`` of `publish`.
+        max_answer: Bytes of the longest answer, where that is more than twice the request.
         max_batch: Events in a request.
 
     Raises:
