@@ -53,7 +53,7 @@ def columns(windows: Window | Iterable[Window]) -> dict[str, list[Any]]:
     The bounds of the window, the key (``key_0``, ``key_1``, … where it is a tuple), count and times; and the fields of
     events that are mappings, else ``event``. A field that an event has not is None.
 
-    >>> from rxcompact import Bounds
+    >>> from rxcompact import Bounds, Compacted
     >>> columns(Window(Bounds(0.0, 10.0, "time"), 2, [Compacted("a", {"n": 1}, 2, 1.0, 3.0)]))
     {'opened': [0.0], 'closed': [10.0], 'key': ['a'], 'count': [2], 'first_seen': [1.0], 'last_seen': [3.0], 'n': [1]}
     """
