@@ -163,10 +163,8 @@ class Reader:
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
         last = max(self._last(mark, max(0, stop - PIECE), stop) for mark in marks) + 1
         while self._alone <= at < last:
-            end = last
-            if last > at + 2 * PIECE:  # of small values it may have many
-                end = max(text.rfind(mark, at, at + 2 * PIECE) for mark in marks) + 1
-                end = last if end <= at else end
+            end = max(text.rfind(mark, at, at + 2 * PIECE) for mark in marks) + 1  # of small values it may have many
+            end = last if end <= at else end
             if (values := scan.pieces_of(text[at:end])) is None:
                 break
             if values or not self.blank:
