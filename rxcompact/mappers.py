@@ -96,7 +96,7 @@ class Mapper:
         gapped = usual
         if not usual:
             columns, more, gaps = zip(*map(self._convert, columns), strict=True)
-            errors, gapped = reduce(or_, filter(None, more), errors), any(gaps)
+            errors, gapped = reduce(or_, more, errors) if any(more) else errors, any(gaps)
         rows = columns[0] if len(columns) == 1 else zip(*columns, strict=True)
         if not gapped or not (self.names or self._reject):
             return Column(rows, errors)

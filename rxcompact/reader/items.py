@@ -250,8 +250,9 @@ class Batch:
         self, line: int, text: bytes, values: Sequence[bytes], steps: Sequence[Step], *, flat: bool, top: bool = True
     ) -> Iterator[list[bytes]]:
         """Add the events in values: in wrappers, and in arrays of them unless ``flat``; ``top``: in no list yet."""
-        special = LETTER in text if top else b"[" in text and any(value[:1] == b"[" for value in values)
-        if not steps and not special and (flat or all(value[:1] != b"[" for value in values)):
+        has_letters = top and min(values, default=b"") <= AFTER_LETTERS and LETTER in text
+        has_arrays = not (flat and top) and b"[" in text and any(value[:1] == b"[" for value in values)
+        if not (steps or has_letters or has_arrays):
             self._append(line, text, values)
             return
         at = size = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from functools import cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rxcompact.errors import DecodeError
 from rxcompact.reader import scan
@@ -55,6 +55,7 @@ class Reader:
         self._batch = Batch(path, items, max_line if max_event is None else max_event, max_events, dead_letters)
         # text that has not been read, and the size from which on it is worth another look
         self._text: list[bytes] = []
+        self._last: Any = None
         self.buffered = 0  # its bytes: of an event whose end has not come
         self._longest = min(PIECE, max_line)  # of a line that is read only when its end has come
         self._wanted = self._longest + 1
@@ -119,8 +120,6 @@ class Reader:
         if not final and not over and self.buffered < self._wanted:
             return
         buffer = b"".join(self._text)
-        # where a mark stands last is looked for once, however many values a block has
-        self._last = cache(buffer.rfind)
         at = 0
         while at < len(buffer):
             in_array = self._in_array
@@ -132,7 +131,7 @@ class Reader:
                 raise
             if self._in_array == in_array:
                 break
-        del self._last  # and with it the block
+        self._last = None
         rest = buffer[at:]
         self._alone = max(0, self._alone - at)
         if len(rest) > self._max_line:
@@ -152,7 +151,9 @@ class Reader:
             at = buffer.rfind(b"\n") + 1
             if not final or at == len(buffer):
                 return at
-        stop = len(buffer) if final else self._last(b"\n") + 1
+        # where a mark stands last is looked for once, however many values a block has
+        last_of = self._last = self._last or cache(buffer.rfind)
+        stop = len(buffer) if final else last_of(b"\n") + 1
         cut = stop <= at
         if cut:
             if len(buffer) - at <= self._longest:
@@ -161,7 +162,7 @@ class Reader:
         text = buffer[:stop]
         # a line goes on in the next one only if that begins with something else than a brace or bracket
         marks = (b"}{",) if cut else (b"\n{", b"\n[")
-        last = max(self._last(mark, max(0, stop - PIECE), stop) for mark in marks) + 1
+        last = max(last_of(mark, max(0, stop - PIECE), stop) for mark in marks) + 1
         while self._alone <= at < last:
             end = max(text.rfind(mark, at, at + 2 * PIECE) for mark in marks) + 1  # of small values it may have many
             end = last if end <= at else end
