@@ -25,22 +25,14 @@ def picture(rows: Sequence[Any], outages: Iterable[float], text: str) -> Chart:
     """Return what `Tuning.plot` shows."""
     shown = [row for row in rows if row.p99 is not None]
     ends = [at for row in shown for at in (max(row.p50, 0.001), max(row.p99, 0.001))] or [1.0]
-    low, high = min(ends) / 1.3, max(ends) * 1.3
-    ticks = {tick: duration(tick) for tick in TICKS if low <= tick <= high}
-    return Chart(_spec(rows, [0.0, *outages], ticks, (low, high)), _svg(shown, ticks, (low, high)), text)
-
-
-def _spec(
-    rows: Sequence[Any],
-    outages: Sequence[float],
-    ticks: Mapping[float, str],
-    span: tuple[float, float],
-) -> dict[str, Any]:
+    span = min(ends) / 1.3, max(ends) * 1.3
+    ticks = {tick: duration(tick) for tick in TICKS if span[0] <= tick <= span[1]}
+    lengths = [0.0, *outages]
     choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
     choices["kind"] = list(dict.fromkeys(row.windows for row in rows))
     words = {name: [f"{each:,}" if name == "calls" else each for each in found] for name, found in choices.items()}
     words |= {name: list(map(duration, choices[name])) for name in ("window", "age")}
-    words |= {"outage": ["none", *map(duration, outages[1:])], "latency": list(ticks.values())}
+    words |= {"outage": ["none", *map(duration, lengths[1:])], "latency": list(ticks.values())}
     sentence = " + ', ' + ".join(f"'{PARTS[name]} ' + {found}[{name}]" for name, found in words.items())
     values = [
         {name: choices[name].index(getattr(row, field)) for name, field in FIELDS.items()}
@@ -48,13 +40,10 @@ def _spec(
         | {"ratio": row.ratio, "distinct": row.distinct, "lost": row.in_outage[length] if length else row.expired}
         | {"least": row.expired, "pipeline": row.pipeline}
         for row in rows
-        for index, length in enumerate(outages)
+        for index, length in enumerate(lengths)
     ]
     keys = list(dict.fromkeys(row.key for row in rows))
-    scale = {"domain": keys, "range": [colour for colour, _ in zip(cycle(COLOURS), keys)]}
-    legend = {"orient": "bottom", "title": None, "symbolOpacity": 1}
-    names = ["key", "timespan", "distinct", "p50", "p99", "lost"]
-    return filled(
+    spec = filled(
         Path(__file__).with_name("tuning.json"),
         values=values,
         sliders=[_slider(name, found, last=name == "latency") for name, found in words.items()],
@@ -63,12 +52,12 @@ def _spec(
         span=span,
         ticks=list(ticks),
         labels=labels(ticks),
-        colour={"field": "key", "type": "nominal", "scale": scale, "legend": legend},
-        about=[{"field": name} | ({"format": ".2f"} if name.startswith("p") else {}) for name in names],
+        colours={"domain": keys, "range": [colour for colour, _ in zip(cycle(COLOURS), keys)]},
         fits=f"datum.p99 <= {list(ticks)}[latency] && datum.least == 0 && datum.lost == 0",
         # of fewer than five some versions label fractions, as whole numbers
         lost=[0, max([5, *(value["lost"] for value in values)])],
     )
+    return Chart(spec, _svg(shown, ticks, span), text)
 
 
 def _slider(name: str, words: Sequence[str], *, last: bool) -> dict[str, Any]:

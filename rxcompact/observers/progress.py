@@ -30,11 +30,11 @@ class ProgressObserver:
         self._run = run
 
     def on_window(self, _: object) -> None:
-        account = self._run.account
+        account, retries = self._run.account, self._run.statistics.retries
         numbers = {
             "distinct": account.distinct,
             "published": account.published,
-            "retries": self._run.statistics.retries,
+            "retries": retries,
             "dead": account.lost,
         }
         # drawn when the bar is: tqdm limits how often

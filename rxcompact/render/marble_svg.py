@@ -27,8 +27,7 @@ BAR, BINS = 46.0, 120
 LETTER = 6.6  # width of a letter, about
 TICKS = 8
 TIMES = "\N{MULTIPLICATION SIGN}"
-STATES = {"restarting": "restart", "draining": "drain", "source failed": "source failed", "failed": "failed"}
-"""States that are labelled, and their labels."""
+STATES = ("restarting", "draining", "source failed", "failed")  # that are labelled
 
 
 def marble_svg(recording: Recording) -> str:
@@ -194,7 +193,7 @@ class _Picture:
         """Label the changes of state, as far as labels fit; return where their lines begin."""
         free = 0.0
         for mark in self._changes:
-            text, x = STATES[mark.state], _x(self._lower, mark.at)
+            text, x = mark.state, _x(self._lower, mark.at)
             left = min(x - len(text) * 3, RIGHT - len(text) * 6)
             if left > free:
                 self._text(text, left, self._y + 12, "small")

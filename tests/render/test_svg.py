@@ -83,8 +83,8 @@ def test_circles_of_one_instant_do_not_overlap(record: Callable[..., Recording])
 
 
 def test_a_restart_is_marked(record: Callable[..., Recording]) -> None:
-    assert texts(drawn(record(restart=True)), "small").count("restart") == 1
-    assert "restart" not in texts(drawn(record()), "small")
+    assert texts(drawn(record(restart=True)), "small").count("restarting") == 1
+    assert "restarting" not in texts(drawn(record()), "small")
 
 
 def test_a_hundred_thousand_events_make_bars_in_a_picture_of_bounded_size(many: Recording) -> None:
