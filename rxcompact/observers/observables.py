@@ -68,7 +68,7 @@ class Listener:
         self._failures = self._slow = 0  # in a row
         self.detach: Callable[[], object] = lambda: None
 
-    def __call__(self, item: Any) -> None:
+    def on_next(self, item: Any) -> None:
         began = perf_counter()
         try:
             self._call(item)
@@ -76,12 +76,14 @@ class Listener:
             self.on_error(error)
         else:
             # to take the report of its own failures is no recovery
-            self._failures *= isinstance(item, ObserverFailed)
-        took = perf_counter() - began
-        # one may be the machine's, which was busy with something else
-        self._slow = self._slow + 1 if took > SLOW else 0
-        if (took > STALL or self._slow >= MAX_FAILURES) and not self._is_ours:
-            _log_slow(self._name, text=f"{took * 1000:.3g}")
+            if self._failures and not isinstance(item, ObserverFailed):
+                self._failures = 0
+        if (took := perf_counter() - began) > SLOW:
+            self._slow += 1  # one may be the machine's, which was busy with something else
+            if (took > STALL or self._slow >= MAX_FAILURES) and not self._is_ours:
+                _log_slow(self._name, text=f"{took * 1000:.3g}")
+        elif self._slow:
+            self._slow = 0
 
     def on_error(self, raised: BaseException) -> None:
         """Report what it raised."""
@@ -101,7 +103,7 @@ class AwaitedListener(Listener):
         self._items: deque[Any] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def __call__(self, item: Any) -> None:
+    def on_next(self, item: Any) -> None:
         if len(self._items) < self._limit:
             self._items.append(item)
             self._task = self._task or asyncio.get_running_loop().create_task(self._run(), name="rxcompact observer")
@@ -168,7 +170,7 @@ class Hub(Observable[T], Generic[T]):
         listener.detach = detach
         self.observers = (*self.observers, listener)
         if self.latest is not None:
-            listener(self.latest)
+            listener.on_next(self.latest)
         self._on_subscribed()
         return Disposable(detach)
 
@@ -184,7 +186,7 @@ class Hub(Observable[T], Generic[T]):
                 if self.latest is not None:
                     self.latest = item
                 for listener in self.observers:
-                    listener(item)
+                    listener.on_next(item)
         finally:
             self._notifying = False
 
