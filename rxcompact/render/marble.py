@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, cycle, islice
 from math import ceil, floor, log10
 from operator import attrgetter
@@ -215,7 +216,11 @@ def _token(group: Sequence[Element]) -> str:
 
 def explanation(recording: Recording, wanted: Hashable) -> str:
     """Return what happened to a key, a line each, in the order of time."""
-    found = sorted((each for each in points(recording) if each.key == wanted), key=attrgetter("at"))
+    own: dict[str, Any] = {
+        name: [mark for mark in getattr(recording, name) if mark.key == wanted] for name in ("events", "outcomes")
+    }
+    own["retries"] = [mark for mark in recording.retries if wanted in mark.keys]
+    found = sorted((each for each in points(replace(recording, **own)) if each.key == wanted), key=attrgetter("at"))
     many, windows = (sum(each.many for each in found if each.lane == lane) for lane in ("events", "windows"))
     title = f"{short(wanted, 60)}: {counted(many, 'event') if many else 'no events'} in {counted(windows, 'window')}"
     if not recording.complete:
