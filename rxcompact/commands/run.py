@@ -9,6 +9,7 @@ import sys
 import traceback
 from functools import reduce
 from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -95,11 +96,18 @@ def _load(text: str) -> Pipeline:
 
 def _module(place: str) -> ModuleType:
     path = Path(place)
-    folder, name = (path.parent.resolve(), path.stem) if path.suffix == ".py" else (Path.cwd(), place)
-    sys.path.insert(0, str(folder))
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):  # one that the user's module imports
-            raise
-        raise argparse.ArgumentError(None, f"no module {place!r} here, nor installed") from None
+    sys.path.insert(0, str(path.parent.resolve() if path.suffix == ".py" else Path.cwd()))
+    if path.suffix != ".py":
+        try:
+            return import_module(place)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{place}.".startswith(f"{error.name}."):  # one that the user's module imports
+                raise
+            raise argparse.ArgumentError(None, f"no module {place!r} here, nor installed") from None
+    spec = spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise argparse.ArgumentError(None, f"no file {place}")
+    module = module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)  # `signal.py` must not take the place of Python's
+    spec.loader.exec_module(module)
+    return module

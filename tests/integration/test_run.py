@@ -89,9 +89,12 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
-@pytest.mark.parametrize("name", ["alerts:pipeline", "alerts", "alerts:make", "alerts.py", "./alerts.py:make"])
+@pytest.mark.parametrize(
+    "name", ["alerts:pipeline", "alerts", "alerts:make", "alerts.py", "./alerts.py:make", "signal.py", "alerts.v2.py"]
+)
 def test_b7_a_pipeline_of_a_module_or_file_is_run(name: str, tmp_path: Path) -> None:
-    (tmp_path / "alerts.py").write_text(POSTED)
+    file = name.partition(":")[0]
+    (tmp_path / (file if file.endswith(".py") else f"{file}.py")).write_text(POSTED)
     with started(tmp_path, name, "--status=127.0.0.1:0", "--dead-letters=dead.ndjson") as process:
         status, posts = address(process), address(process)
         body = b'{"id":1}\n{"id":2}\n{"id":1}\n{"id":3}'
@@ -151,7 +154,7 @@ def expected_counts(body: bytes, distinct: int) -> dict[str, int]:
     ("name", "error"),
     [
         ("nothing", "no module 'nothing' here, nor installed"),
-        ("nothing.py", "no module 'nothing.py' here, nor installed"),
+        ("nothing.py", "no file nothing.py"),
         ("alerts:other", "alerts has no other: module 'alerts' has no attribute 'other'"),
         ("alerts:rxo.compact.no", "alerts has no rxo.compact.no: 'function' object has no attribute 'no'"),
         ("alerts:POSTED", "alerts:POSTED is no Pipeline, and no function that returns one: 1"),
