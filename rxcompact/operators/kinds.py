@@ -186,9 +186,10 @@ class EventTimeWindows(Windows):
     def close_due(self) -> None:
         self._follow_wall_clock()
         now = self.clock.monotonic() + TICK
-        if due := [index for index in self._buckets if self._closed_at(self._end(index)) <= now]:
-            self._idle_watermark = self._end(max(due))
-            self._close_before(max(due) + 1)
+        for index in sorted(index for index in self._buckets if self._closed_at(self._end(index)) <= now):
+            self._idle_watermark = self._end(index)
+            self._close(index, "time")
+        self._first = min(self._buckets, default=INFINITY)  # one may have closed on its count
 
     def due(self) -> float:
         return self._closed_at(self._end(self._first))

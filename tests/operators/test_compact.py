@@ -610,3 +610,24 @@ def test_a_chunk_is_not_held_when_it_was_added(options: Any) -> None:
     del chunk
     gc.collect()
     assert added() is None
+
+
+def test_a_bucket_that_closed_on_its_count_is_not_due_again_and_again() -> None:
+    scheduler, ticks = VirtualTimeScheduler(0.0), 0
+    schedule = scheduler.schedule_relative
+
+    def relative(duetime: Any, action: Any, state: Any = None) -> Any:
+        nonlocal ticks
+        ticks += 1
+        assert ticks < 10
+        return schedule(duetime, action, state)
+
+    scheduler.schedule_relative = relative  # type: ignore[method-assign]
+    events: rx.Subject[Any] = rx.Subject()
+    windows: list[Window] = []
+    compact = rxo.compact(10, key_mapper="id", time_mapper="ts", lateness=0, count=2)
+    events.pipe(compact).subscribe(windows.append, scheduler=scheduler)
+    for key in "ab":
+        events.on_next({"id": key, "ts": 1.0})
+    scheduler.advance_to(100)
+    assert [(window.trigger, len(window)) for window in windows] == [("count", 2)]
