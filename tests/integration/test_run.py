@@ -90,7 +90,7 @@ def get(url: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["alerts:pipeline", "alerts", "alerts:make", "alerts.py", "./alerts.py:make", "signal.py", "alerts.v2.py"]
+    "name", ["alerts:pipeline", "alerts", "alerts:make", "alerts.py", "./alerts.py:make", "alerts.v2.py"]
 )
 def test_b7_a_pipeline_of_a_module_or_file_is_run(name: str, tmp_path: Path) -> None:
     file = name.partition(":")[0]
