@@ -27,9 +27,8 @@ TimeSpec: TypeAlias = str | Callable[[Any], Any]
 FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}  # classes that are functions of an event as well
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
-USUAL: Any = (
-    Annotated[str, msgspec.Meta(max_length=MAX_LENGTH)] | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
-)
+TEXT_KEY: Any = Annotated[str, msgspec.Meta(max_length=MAX_LENGTH)]
+USUAL = TEXT_KEY | Annotated[int, msgspec.Meta(ge=-LIMIT, le=LIMIT)] | None
 """Keys of JSON that are as they should be."""
 NO_ERRORS: Errors = {}
 Converted: TypeAlias = tuple[Sequence[Any], Errors, bool]
