@@ -41,6 +41,7 @@ TARGETS: dict[str, list[str]] = {
 }  # fmt: skip
 """Files of the package, and their tests, those first that notice most."""
 LENGTH = "what is zipped is of one length"
+DUE = "(due := (born + ages))"
 EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: 2  →  3  |  for _ in range(2):": "a third look at an empty table finds it empty too",
     "operators/bucket.py: 0  →  1  |  deque(map(self.table.setdefault, keys, events), maxlen=0)": "one of it may stay",
@@ -54,6 +55,8 @@ EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: time > row[3]  →  time >= row[3]  |  if time > row[3]:": "the same time again",
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif earlier and time < row[2]:": "the same time again",
     "operators/bucket.py: time < row[2]  →  time <= row[2]  |  elif time < row[2]:": "the same time again",
+    f"operators/stage.py: {DUE} > latest  →  {DUE} >= latest  |  "
+    "deadlines = [latest if born is None or (due := born + ages) ": "both are the same then",
     "operators/stage.py: 0  →  1  |  self._steps = 0  # calls that began": "only whether it rises counts",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
 }

@@ -19,7 +19,7 @@ from rxcompact.events import Compacted, DeadLetter
 from rxcompact.operators.enrich import Enrich
 from rxcompact.operators.jobs import Entry, Job
 from rxcompact.operators.stage import PooledStage
-from rxcompact.testing import run
+from rxcompact.testing import run, virtual_loop
 
 
 class Bench(PooledStage):
@@ -326,9 +326,26 @@ async def test_abandon_gives_up_all_in_slices_and_what_comes_later_at_once() -> 
     assert [after - before for before, after in pairwise(made) if after > before] == [1000, 1000, 500]
     assert completed == [1]
     stage.on_next(Compacted("late", "late"))
-    assert Counter(letter.outcome for letter in letters) == {"abandoned": 2501}
+    assert Counter((letter.outcome, letter.age) for letter in letters) == {("abandoned", 0.0): 2501}  # of no birth
     await asyncio.sleep(1)
     assert "rxcompact call" not in {task.get_name() for task in asyncio.all_tasks()}
+
+
+async def test_an_event_of_no_birth_begins_to_age_as_it_comes_though_the_wall_clock_was_set() -> None:
+    letters, loop = list[DeadLetter](), virtual_loop()
+    stage: Any = Enrich(lambda _: takes(100), max_age=60, timeout=None, dead_letters=letters.append)._stage(
+        Observer(), None
+    )
+    stage.on_next(Compacted("before", 1))
+    loop.jump(3600)
+    assert stage._clock.wall.follow() == 3600
+    await asyncio.sleep(10)
+    stage.on_next(Compacted("after", 2))
+    lost: list[tuple[float, Any]] = []
+    while len(lost) < 2:
+        await asyncio.sleep(1)
+        lost += [(loop.time(), letter.event.key) for letter in letters[len(lost) :]]
+    assert lost == [(60, "before"), (70, "after")]
 
 
 async def test_outside_a_pipeline_max_age_has_to_be_given() -> None:
