@@ -31,7 +31,7 @@ from reactivex.scheduler.eventloop import AsyncIOScheduler
 from reactivex.scheduler.scheduler import Scheduler
 from reactivex.typing import AbsoluteTime, RelativeTime
 
-from rxcompact.errors import ArgumentError
+from rxcompact.errors import ArgumentError, LoopError
 from rxcompact.log import log
 
 T = TypeVar("T")
@@ -184,6 +184,14 @@ def is_running(loop: asyncio.AbstractEventLoop) -> bool:
         return asyncio.get_running_loop() is loop
     except RuntimeError:
         return False
+
+
+def running_loop(message: str) -> asyncio.AbstractEventLoop:
+    """Return the running loop; raise LoopError with this message where none runs."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise LoopError(message) from None
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, action: Callable[[], object]) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from reactivex.abc import ObserverBase, SchedulerBase
 
-from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running, seconds
+from rxcompact.clock import INFINITY, TICK, Clock, default_scheduler, is_running, running_loop, seconds
 from rxcompact.contracts import CallObserver
-from rxcompact.errors import AbandonedError, ArgumentError, LoopError, contained
+from rxcompact.errors import AbandonedError, ArgumentError, contained
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.jobs import Entry, Job, Loss, compacted_of
 from rxcompact.operators.operator import PooledOperator
@@ -27,15 +27,6 @@ from rxcompact.operators.waiting import LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, StageNow
 
 _first_seen = attrgetter("first_seen")
-
-
-def loop_of(scheduler: SchedulerBase, operator: str) -> asyncio.AbstractEventLoop:
-    """Return a scheduler's loop, else the running one."""
-    try:
-        of_scheduler: asyncio.AbstractEventLoop | None = getattr(scheduler, "_loop", None)
-        return of_scheduler or asyncio.get_running_loop()
-    except RuntimeError:
-        raise LoopError(f"{operator} awaits its calls: subscribe in a running asyncio loop") from None
 
 
 class PooledStage(Waiting, ObserverBase[Any]):
@@ -52,7 +43,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
             raise ArgumentError(f"max_age of {options.stage}", None, "given outside a Pipeline")
         scheduler = scheduler or default_scheduler()
         max_age = seconds("max_age", options.max_age, infinite=True)
-        super().__init__(loop_of(scheduler, options.stage), max_age, options.max_concurrent, options.rate or INFINITY)
+        outside = f"{options.stage} awaits its calls: subscribe in a running asyncio loop"
+        loop = getattr(scheduler, "_loop", None) or running_loop(outside)
+        super().__init__(loop, max_age, options.max_concurrent, options.rate or INFINITY)
         self.stage = options.stage
         self._policy = options.policy
         self._timeout = INFINITY if options.timeout is None else seconds("timeout", options.timeout)
@@ -107,18 +100,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     async def abandon(self) -> None:
         """Abandon what is held, and what comes. The loop has its turn between slices."""
-        self._start_nothing()
-        left = SLICE
-        for job in list(self._jobs):
-            if job in self._jobs:  # else its call has ended meanwhile
-                left -= len(job.entries)
-                if job.task is not None:
-                    job.task.cancel()
-                self._give_up(job)
-            if left <= 0:
-                left = SLICE
-                await asyncio.sleep(0)
-        self._settled()
+        self._abandon(SLICE)
+        while self._jobs:  # noqa: ASYNC110 - nothing else is waited for
+            await asyncio.sleep(0)
 
     def _run(self, action: Callable[..., None], *arguments: Any) -> None:
         if is_running(self._loop):
@@ -144,11 +128,6 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     def held(self) -> int:
         return self._held
-
-    def oldest(self) -> float | None:
-        """Return the age of the oldest event that is called for, or waits for it, seconds."""
-        earliest = self._earliest()
-        return None if earliest is None else self._max_age - (earliest - self._loop.time())
 
     def _age(self, compacted: Compacted) -> float:
         born = compacted.first_seen
@@ -205,7 +184,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
         job = Job(entries, self._policy, self._max_age)
         if self._closed:  # an observer disposed of it in the middle of a window, or another thread was slower
-            self._abandon(job)
+            self._give_up(job)
         elif wait is None or self._stopping:
             self._enqueue(job)
         else:
@@ -239,7 +218,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         """Have the next call made, in the task of one that ended if this left nothing behind in it."""
         if failure is not None:  # it is known later whether the service is down
             self._loop.call_soon(self._pull)
-        elif self._queue or self._short:
+        elif self._queue:
             # only if others began meanwhile, so that the loop has its turn between those that do not wait
             alone, task = self._steps == step, job.task
             self._reusable = not alone and not (task and task.cancelling()) and copy_context() == self._context
@@ -359,37 +338,23 @@ class PooledStage(Waiting, ObserverBase[Any]):
     def _expedite(self) -> None:
         """Cut every wait short: one last attempt for each, then it is abandoned."""
         self._stopping = True
-        waiting = [job for job in self._jobs if job.waiting]
-        for job in waiting[:SLICE]:
-            self._enqueue(job)
-        if len(waiting) > SLICE:
-            self._loop.call_soon(self._expedite)
-            return
+        self._each(self._enqueue, (job for job in list(self._jobs) if job.waiting))
         for service in list(self._services.values()):
             service.probe()
 
-    def _start_nothing(self) -> None:
-        """Make no call from now on."""
+    def _abandon(self, at_once: float = INFINITY) -> None:
+        """Abandon what is held and what comes, without waiting for a call that does not end."""
         self._stopping = self._closed = True
         self._queue.clear()
-        self._short.clear()
         for service in self._services.values():
             service.close()
+        self._each(self._give_up, iter(list(self._jobs)), at_once)
 
     def _close(self) -> None:
-        """Abandon what is held, without waiting for a call that does not end."""
-        self._start_nothing()
-        jobs, self._jobs = self._jobs, {}
         for timer in (self._guard, self._turn, self._timer):
             if timer is not None:
                 timer.cancel()
-        for job in jobs:
-            self._remove(job)
-            if job.task is not None:
-                job.task.cancel()
-        for job in jobs:
-            self._abandon(job)
-        self._settled()
+        self._abandon()
 
     async def _abandon_at_shutdown(self) -> None:
         """Wait for the loop to cancel all its tasks; nothing else cancels this one, as it may a call's."""

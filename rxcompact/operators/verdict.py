@@ -6,7 +6,7 @@ import re
 import socket
 import time
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC
 from math import isnan
 from numbers import Real
@@ -129,31 +129,18 @@ def http_status(error: BaseException) -> int | None:
     cause = type(error.__cause__).__mro__
     if any(base.__name__ == "HttpProcessingError" for base in cause):  # of aiohttp, which calls a garbled answer 400
         return None
-    response = _attribute(error, "response")
-    if isinstance(response, Mapping):  # botocore's
-        response = response.get("ResponseMetadata")
-    for holder in (error, response):
-        for name in ("status", "status_code", "HTTPStatusCode"):
-            status = holder.get(name) if isinstance(holder, Mapping) else _attribute(holder, name)
-            if isinstance(status, int) and 100 <= status < 1000:  # noqa: PLR2004 - three digits
-                return int(status)
+    for status in _carried(error, "status", "status_code", "HTTPStatusCode"):
+        if isinstance(status, int) and 100 <= status < 1000:  # noqa: PLR2004 - three digits
+            return int(status)
     return None
 
 
 def error_code(error: BaseException) -> str:
     """Return the code that a database or a service gave an error, or nothing."""
-    response = _attribute(error, "response")
-    if isinstance(response, Mapping):  # botocore's
-        found = response.get("Error")
-        return str(found.get("Code", "")) if isinstance(found, Mapping) else ""
-    for holder in (error, _attribute(error, "orig")):  # SQLAlchemy's
-        for name in ("sqlstate", "pgcode"):
-            code = _attribute(holder, name)
-            if isinstance(code, str):
-                return code
-        if _attribute(holder, "sqlite_errorcode") == SQLITE_ERROR:
-            return "42000"  # bad syntax, or no such table
-    return ""
+    codes = [code for code in _carried(error, "sqlstate", "pgcode", "Code") if isinstance(code, str)]
+    if SQLITE_ERROR in _carried(error, "sqlite_errorcode"):
+        codes.append("42000")  # bad syntax, or no such table
+    return (*codes, "")[0]
 
 
 def retry_after(error: BaseException) -> float | None:
@@ -163,12 +150,20 @@ def retry_after(error: BaseException) -> float | None:
     asked = _attribute(error, "retry_after")
     if isinstance(asked, Real) and not isnan(asked):
         return max(0.0, float(asked))
-    for holder in (error, _attribute(error, "response")):
-        headers = _attribute(holder, "headers")
+    for headers in _carried(error, "headers"):
         if isinstance(headers, Mapping):
             value = headers.get("Retry-After") or headers.get("retry-after")
             return parse_retry_after(value, time.time()) if isinstance(value, str) else None
     return None
+
+
+def _carried(error: BaseException, *names: str) -> Iterator[Any]:
+    """Yield values of an error, of the response in it, and of the error that SQLAlchemy wraps."""
+    response = _attribute(error, "response")
+    parts = response.values() if isinstance(response, Mapping) else (response,)  # botocore's is in parts
+    for holder in (error, *parts, _attribute(error, "orig")):
+        for name in names:
+            yield holder.get(name) if isinstance(holder, Mapping) else _attribute(holder, name)
 
 
 def _attribute(holder: object, name: str) -> Any:

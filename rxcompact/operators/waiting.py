@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
 
@@ -18,7 +18,7 @@ from rxcompact.operators.verdict import verdict
 TARGETS = 1000
 """Services that are known to fail at once."""
 FEW = 10
-"""Alarms of jobs that are gone, and may be left."""
+"""Alarms and places of jobs that are gone, and may be left."""
 DUE = SLICE // 2
 """Events that are called for again, or settled, at once: each takes twice as long as one that is handed over."""
 LAG = 0.005
@@ -33,8 +33,7 @@ class Waiting(ABC):
     def __init__(self, loop: asyncio.AbstractEventLoop, max_age: float, max_concurrent: int, rate: float) -> None:
         self._loop, self._max_age, self._max_concurrent = loop, max_age, max_concurrent
         self._jobs: dict[Job, None] = {}  # a set in order, so that what is done to all of them is repeatable
-        self._queue: list[Place] = []  # a heap; some may have expired
-        self._short = deque[Job]()  # those that leave less time than an answer takes, by deadline
+        self._queue: list[Place] = []  # a heap; some may have expired; last is what leaves no time for an answer
         self._latency = 0.0  # of answers of late, seconds
         # a heap of instants and the jobs to be looked at then; a timer of the loop for each would take 3 µs, and all of
         # one instant would be due in one turn
@@ -79,11 +78,12 @@ class Waiting(ABC):
         """Return how many calls failed and wait to be made again."""
         return sum((job.waiting or job.held) and job.count > 0 for job in self._armed.values())
 
-    def _earliest(self) -> float | None:
-        """Return the deadline that comes first of all that is held."""
+    def oldest(self) -> float | None:
+        """Return the age of the oldest event that is called for, or waits for it, seconds."""
+        jobs: Iterable[Job] = self._jobs
         if self._queue and self._queue[0][0] and (first := self._queue[0][2]).entries:  # by deadline; others are armed
-            return float(min(job.earliest for job in (first, *self._armed.values())))
-        return min((job.earliest for job in self._jobs), default=None)
+            jobs = first, *self._armed.values()
+        return max((self._max_age - job.earliest + self._loop.time() for job in jobs), default=None)
 
     def _add(self, job: Job, entries: list[Entry], wait: float) -> None:
         """Add entries to a job that waits, and have it wait no longer than this."""
@@ -128,32 +128,27 @@ class Waiting(ABC):
         now = self._loop.time() + TICK
         soon = now + MARGIN * self._latency
         for _ in range(SLICE):
-            if not (self._queue or self._short) or self._calls >= self._max_concurrent:
+            if not self._queue or self._calls >= self._max_concurrent:
                 return
             if self._interval and self._waits_for_turn():
                 return
-            key, _, job = self._queue[0] if self._queue else (0.0, 0, self._short[-1])
+            key, _, job = self._queue[0]
             if job.entries and job.earliest <= now:  # it is looked at first
                 return
-            if self._queue:
-                heappop(self._queue)
-            else:
-                self._short.pop()
-            if job.entries and key > 0 and job.latest < soon:
-                while self._short and not self._short[0].entries:
-                    self._short.popleft()
-                self._short.append(job)  # until no other waits
+            heappop(self._queue)
+            if job.entries and 0 < key < INFINITY and job.latest < soon:
+                heappush(self._queue, (INFINITY, -next(self._numbers), job))  # until no other waits
                 self._arm(job)
             elif job.entries:
                 self._start(job)
         self._loop.call_soon(self._pull)
 
     def _sleep(self, job: Job, wait: float) -> None:
+        job.task = None
         if self._stopping:  # that was its last attempt
             self._give_up(job)
             return
         self._jobs[job] = None
-        job.task = None
         job.waiting = True
         job.due = self._loop.time() + wait
         self._arm(job)
@@ -224,9 +219,10 @@ class Waiting(ABC):
             self._remove(job)
             if task is not None:
                 task.cancel()
-        elif task is None and job.due == INFINITY and job in self._short:  # it goes on for another event
-            self._short.remove(job)
-            self._enqueue(job)
+        elif task is None and job.due == INFINITY and not job.held and self._max_concurrent > 1:
+            self._enqueue(job.split(job.entries))  # in the place of another event
+            job.entries = []
+            self._remove(job)
         elif job.due > now:
             self._arm(job)
         elif task is None:
@@ -257,7 +253,7 @@ class Waiting(ABC):
             if job.waiting:
                 job.due = now + job.fit(job.earliest - now)
             if self._closed:  # by an observer
-                self._abandon(job)
+                self._give_up(job)
 
     def _remove(self, job: Job) -> None:
         self._jobs.pop(job, None)
@@ -267,6 +263,9 @@ class Waiting(ABC):
         if len(self._alarms) > 2 * len(self._armed) + FEW:
             self._alarms = [alarm for alarm in self._alarms if alarm[1] in self._armed]
             heapify(self._alarms)
+        if len(self._queue) > 2 * len(self._jobs) + FEW:
+            self._queue = [place for place in self._queue if place[2].entries]
+            heapify(self._queue)
 
     # ── services that fail ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -314,21 +313,24 @@ class Waiting(ABC):
         if service.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
             if self._stopping and not service.successes:  # that was the last attempt of all
-                self._give_up_all([place[2] for place in service.close()])
+                self._each(self._give_up, (place[2] for place in service.close()), DUE)
 
-    def _give_up_all(self, jobs: list[Job]) -> None:
-        for job in jobs[:DUE]:
-            if job in self._jobs:
-                self._give_up(job)
-        if len(jobs) > DUE:
-            self._loop.call_soon(self._give_up_all, jobs[DUE:])
+    def _each(self, action: Callable[[Job], None], jobs: Iterator[Job], at_once: float = SLICE) -> None:
+        """Do something with jobs, so many events at once, with the loop's turn between them."""
+        left = at_once
+        for job in jobs:
+            if job in self._jobs:  # else its call has ended meanwhile
+                left -= len(job.entries)
+                action(job)
+                if left <= 0:
+                    self._loop.call_soon(self._each, action, jobs, at_once)
+                    return
         self._settled()
 
     def _give_up(self, job: Job) -> None:
+        if job.task is not None:
+            job.task.cancel()
         self._remove(job)
-        self._abandon(job)
-
-    def _abandon(self, job: Job) -> None:
         entries, job.entries = job.entries, []
         for entry in entries:
             self._lost("abandoned", entry, job)

@@ -16,7 +16,7 @@ from reactivex.disposable import BooleanDisposable, Disposable
 from reactivex.scheduler import CurrentThreadScheduler
 
 from rxcompact.acks import Chunk
-from rxcompact.clock import call_soon, count
+from rxcompact.clock import call_soon, count, running_loop
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, LoopError, contained
 from rxcompact.operators.turns import Gather
@@ -242,14 +242,6 @@ class PushSource:
 
     async def aclose(self) -> None:
         self._observer = None
-
-
-def running_loop(message: str) -> asyncio.AbstractEventLoop:
-    """Return the running loop; raise LoopError with this message where none runs."""
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        raise LoopError(message) from None
 
 
 def pull(chunks: Callable[[], AsyncGenerator[list[Any], None]], demand: Demand) -> Observable[list[Any]]:

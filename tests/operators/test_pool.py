@@ -93,15 +93,15 @@ async def test_a_job_waits_between_its_attempts_and_not_while_it_is_called_or_qu
 
 async def test_the_earliest_deadline_is_that_of_all_that_is_held() -> None:
     bench = Bench(lambda *_: takes(3), {"a": 50.0, "b": 20.0, "c": 30.0})
-    assert bench._earliest() is None
+    assert bench.oldest() is None
     for name in "abc":
         bench.submit(name)
-    assert bench._earliest() == 20
+    assert bench.oldest() == 60 - 20
     assert sorted(bench.keys()) == ["a", "b", "c"]
     await asyncio.sleep(7)
-    assert bench._earliest() == 30
+    assert bench.oldest() == 60 - (30 - 7)
     await asyncio.sleep(3)
-    assert bench._earliest() is None
+    assert bench.oldest() is None
 
 
 async def test_a_queued_job_expires_at_its_own_deadline() -> None:
@@ -180,6 +180,24 @@ async def test_the_loop_has_its_turn_between_calls_that_do_not_wait() -> None:
         await asyncio.sleep(0)
         made.append(len(bench.calls))
     assert max(after - before for before, after in pairwise(made)) == 3
+
+
+async def test_what_goes_on_in_the_place_of_an_event_that_left_no_time_for_an_answer_is_by_its_own_deadline() -> None:
+    class Shared(Bench):
+        def _lost(self, outcome: Any, entry: Entry, job: Job | None = None, error: Any = None) -> None:
+            super()._lost(outcome, entry, job, error)
+            entry.deadline = 20.0
+
+    bench = Shared(lambda *_: takes(1), {"shared": 6.3}, max_concurrent=2)
+    for number in range(60):
+        bench.submit(str(number))
+    await asyncio.sleep(5.5)
+    bench.submit("shared")
+    await asyncio.sleep(40)
+    assert [outcome for outcome in bench.outcomes if outcome[1] == "shared"] == [
+        (6.3, "shared", "expired"),
+        (8, "shared", "succeeded"),
+    ]
 
 
 async def test_of_a_queued_batch_the_old_expire_and_the_rest_is_called_once() -> None:
