@@ -22,7 +22,7 @@ CUT = closes(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}")
 @wire_test
 async def test_e1_503_of_a_proxy_without_an_api_is_retried(tmp_path: Path) -> None:
     async with refusing() as down, proxy(down, tmp_path) as url:
-        came = await enriched(url, max_age=0.4, wait=lambda _: 0.05)
+        came = await enriched(url, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, HTTP 503")]
     assert str(came.error).startswith("HTTP 503: <html>")
     assert came.letters[0].attempts >= 3

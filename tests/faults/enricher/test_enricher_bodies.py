@@ -112,7 +112,7 @@ async def test_e13_e16_malformed_json_is_retried_until_too_old(body: bytes) -> N
         return True
 
     async with peer(turn) as api:
-        came = await enriched(api.url, count=5, max_age=1.0, wait=lambda _: 0.05)
+        came = await enriched(api.url, count=5, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, transient")]
     assert "answer is no JSON" in str(came.error)
     sent = len(api.requests) - 4
@@ -137,7 +137,7 @@ async def test_e10_a_body_that_is_always_cut_affects_no_other_event() -> None:
         return not cut
 
     async with peer(turn) as api:
-        came = await enriched(api.url, count=5, max_age=1.0, wait=lambda _: 0.05)
+        came = await enriched(api.url, count=5, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, ClientPayloadError")]
     sent = len(api.requests) - 4
     assert sent >= 3

@@ -29,12 +29,12 @@ async def test_e1_a_burst_of_5xx_is_retried(status: str) -> None:
 @wire_test
 async def test_e1_constant_5xx_is_retried_until_the_event_is_too_old() -> None:
     async with peer(responds(answer(b"no", "503 Busy"))) as api:
-        came = await enriched(api.url, max_age=1.0, wait=lambda _: 0.05)
+        came = await enriched(api.url, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, HTTP 503")]
     assert str(came.error) == "HTTP 503: no"
     assert len(api.requests) >= 4
     assert came.letters[0].attempts - len(api.requests) in (0, 1)  # the last may have been cancelled before it was sent
-    assert api.times[-1] - api.times[0] < 1.0
+    assert api.times[-1] - api.times[0] < 2.0
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
@@ -52,7 +52,7 @@ async def test_e2_retry_after_is_waited_for(form: str) -> None:
 @wire_test
 async def test_e2_retry_after_beyond_the_age_expires_the_event(after: str) -> None:
     async with peer(responds(answer(b"", "429 Slow down", f"Retry-After: {after}\r\n"))) as api:
-        came = await enriched(api.url, max_age=0.3)
+        came = await enriched(api.url, max_age=2.0)
     assert came.ends == [("expired", "enrich", "too old, HTTP 429")]
     assert isinstance(came.error, RateLimitedError)
     assert len(api.requests) == 1

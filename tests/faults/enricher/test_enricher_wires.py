@@ -41,7 +41,7 @@ PACKED = "Content-Encoding: gzip\r\n"
 @wire_test
 async def test_e4_connection_refused_is_retried_until_the_event_is_too_old() -> None:
     async with refusing() as url:
-        came = await enriched(url, max_age=0.3, wait=lambda _: 0.02)
+        came = await enriched(url, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, ClientConnectorError")]
     assert isinstance(came.error, aiohttp.ClientConnectorError)
     assert came.letters[0].attempts >= 5
@@ -71,7 +71,7 @@ async def test_e4_connection_refused_is_retried_until_the_server_listens() -> No
 
 @wire_test
 async def test_e4_a_dns_failure_is_retried() -> None:
-    came = await enriched("http://rxcompact.invalid", max_age=0.5, wait=lambda _: 0.05)
+    came = await enriched("http://rxcompact.invalid", max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, ClientConnectorDNSError")]
     assert isinstance(came.error, aiohttp.ClientConnectorDNSError | TimeoutError)
 
@@ -151,7 +151,7 @@ async def test_e11_truncated_json_of_the_right_length_is_retried_until_too_old(w
         came = await enriched(api.url)
     assert (came.events, len(api.requests)) == (ENRICHED, 2)
     async with peer(responds(whole)) as api:
-        came = await enriched(api.url, max_age=0.3, wait=lambda _: 0.05)
+        came = await enriched(api.url, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, transient")]
 
 
@@ -213,7 +213,7 @@ async def test_e21_a_key_that_always_fails_delays_no_other(at_once: int) -> None
         return True
 
     async with peer(turn) as api:
-        came = await enriched(api.url, count=30, max_concurrent=at_once, max_age=0.6, wait=lambda _: 0.05)
+        came = await enriched(api.url, count=30, max_concurrent=at_once, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == [("expired", "enrich", "too old, HTTP 500")]
     assert came.letters[0].event.key == 0
     assert sorted(compacted.key for compacted in came.out) == list(range(1, 30))

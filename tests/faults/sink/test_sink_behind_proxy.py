@@ -59,7 +59,7 @@ async def test_504_is_retried_with_the_same_idempotency_key(tmp_path: Path) -> N
 @wire_test
 async def test_503_of_a_proxy_without_a_store_is_retried_until_too_old(tmp_path: Path) -> None:
     async with refusing() as nobody, proxy(nobody, tmp_path) as url:
-        came = await published(url, max_age=0.4, wait=lambda _: 0.05)
+        came = await published(url, max_age=2.0, wait=lambda _: 0.2)
     assert came.ends == dict.fromkeys(range(3), ("expired", "too old, HTTP 503"))
     assert all(str(letter.error.__cause__).startswith("HTTP 503: <html>") for letter in came.letters)
 
