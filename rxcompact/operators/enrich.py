@@ -283,7 +283,6 @@ class EnrichStage(PooledStage):
     def _expire_others(self, leader: Entry) -> None:
         job = next((job for job in self._jobs if leader in job.entries), None)
         self._lost("expired", leader, job)
-        self._settled()
 
     def _close(self) -> None:
         self._ordered = False

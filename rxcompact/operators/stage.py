@@ -142,6 +142,8 @@ class PooledStage(Waiting, ObserverBase[Any]):
     def _emit(self, item: Any, events: int = 1) -> None:
         self._held -= events
         self._notify(self._observer.on_next, item)
+        if not self._held:
+            self._settled()
 
     def _notify(self, observe: Callable[[Any], object], item: Any) -> None:
         try:
@@ -179,6 +181,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         why = "" if error is None else reason(error)
         letter = DeadLetter(outcome, entry.compacted, self.stage, why, error, attempts, age)
         self._notify(self._dead_letters, letter)
+        self._settled()
 
     def _submit(self, entries: list[Entry], wait: float | None = None) -> Job:
         """Have a call made for some entries: as soon as there is a place, or after a wait in which more may come."""
@@ -207,12 +210,9 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     async def _work(self, job: Job | None) -> None:
         """Make a call, and those that follow it in the same task, which spares a quarter of the cost."""
-        try:
-            while job is not None:
-                await self._attempt(job)
-                job, self._follower = self._follower, None
-        finally:
-            self._settled()
+        while job is not None:
+            await self._attempt(job)
+            job, self._follower = self._follower, None
 
     def _call_next(self, job: Job, step: int, failure: BaseException | None) -> None:
         """Have the next call made, in the task of one that ended if this left nothing behind in it."""

@@ -60,9 +60,6 @@ class Waiting(ABC):
         Where another event goes on in the place of one that expired, the entry is its from now on.
         """
 
-    @abstractmethod
-    def _settled(self) -> None: ...
-
     def _target(self, entry: Entry) -> str:  # noqa: ARG002 - of a stage
         """Return the name of the service that is called for an entry."""
         return ""
@@ -112,13 +109,9 @@ class Waiting(ABC):
         """Return whether the rate allows no call now; those that wait are called when it does."""
         if self._next_call <= self._loop.time() + TICK:
             return False
-        if self._turn is None:
-            self._turn = self._loop.call_at(self._next_call, self._take_turn)
+        if self._turn is None or self._turn.when() < self._next_call:
+            self._turn = self._loop.call_at(self._next_call, self._pull)
         return True
-
-    def _take_turn(self) -> None:
-        self._turn = None
-        self._pull()
 
     def _pull(self) -> None:
         """Have those called that wait for a place: the earliest deadline first that leaves the time for an answer.
@@ -186,7 +179,6 @@ class Waiting(ABC):
         finally:
             self._set_timer()
             self._pull()
-            self._settled()
 
     def _look_at_next(self, now: float) -> int:
         """Look at the job that is due first; return how many events it has."""
@@ -324,8 +316,7 @@ class Waiting(ABC):
                 action(job)
                 if left <= 0:
                     self._loop.call_soon(self._each, action, jobs, at_once)
-                    return
-        self._settled()
+                    break
 
     def _give_up(self, job: Job) -> None:
         if job.task is not None:
