@@ -7,7 +7,6 @@ from collections.abc import Callable
 from math import inf
 from typing import Any
 
-from reactivex import Observable
 from reactivex.abc import SchedulerBase
 from reactivex.subject import Subject
 
@@ -27,9 +26,8 @@ class DeadLetterRoute:
 
     Args:
         sink: Where dead letters go.
-        flushes: On its first item waits are cut short: one last attempt.
-        register: Called with the stage.
         scheduler: Of the loop.
+        register: Called with the stage.
 
     Attributes:
         lost: How many dead letters could not be delivered.
@@ -38,8 +36,9 @@ class DeadLetterRoute:
     """
 
     def __init__(
-        self, sink: Any, *, flushes: Observable[Any], register: Callable[[Holder], object], scheduler: SchedulerBase
+        self, sink: Any, scheduler: SchedulerBase, register: Callable[[Holder], object] = lambda _: None
     ) -> None:
+        self._flushes: Subject[None] = Subject()
         self._letters: Subject[Compacted] = Subject()
         self.complete = self._letters.on_completed
         self._callbacks: dict[int, Callable[[], object]] = {}  # by the identity of what is on its way
@@ -47,7 +46,7 @@ class DeadLetterRoute:
         self._log = OncePerMinute("ERROR", "a dead letter ({} at {}, {}) could not be delivered: {text}")
         self._log_retry = OncePerMinute("WARNING", "dead letters cannot be delivered, and are tried again: {text}")
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        publish = Publish(sink, flushes=flushes, dead_letters=self._on_lost, scheduler=scheduler)
+        publish = Publish(sink, flushes=self._flushes, dead_letters=self._on_lost, scheduler=scheduler)
         publish = publish.having(stage="dead_letters", max_age=inf, register=register, signals=self._on_signal)
         self._subscription = publish(self._letters).subscribe(self._on_delivered, on_completed=self._on_completed)
 
@@ -62,9 +61,15 @@ class DeadLetterRoute:
         self.size += letter.size
         self._letters.on_next(event.replace(event=letter, window=None))
 
-    def abandon(self) -> None:
-        self._subscription.dispose()
-        self._on_completed()
+    async def finish(self) -> None:
+        """Deliver those that wait, at once; what cannot be delivered now is lost, and logged."""
+        self._flushes.on_next(None)
+        self.complete()
+        try:
+            await asyncio.shield(self.ended)
+        finally:
+            self._subscription.dispose()
+            self._on_completed()
 
     def _on_delivered(self, delivered: Delivered) -> None:
         for compacted in delivered.batch:

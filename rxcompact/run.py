@@ -56,13 +56,10 @@ class Run(Demand):
         self._chunk: Chunk | None = None  # that is being pushed, where its source asks what was rejected
         self._room = asyncio.Event()
         self._drain: Subject[None] = Subject()
-        self._flush: Subject[None] = Subject()  # of the dead letters, when all else is settled
         self._intake: ObserverBase[list[Any]] | None = None
         self._route: DeadLetterRoute | None = None
         if pipeline.dead_letters is not None:
-            self._route = DeadLetterRoute(
-                pipeline.dead_letters, flushes=self._flush, register=self._register, scheduler=self.scheduler
-            )
+            self._route = DeadLetterRoute(pipeline.dead_letters, self.scheduler, self._register)
         self._subscription = self._stages().subscribe(
             self._on_delivered, self._end, self._end, scheduler=self.scheduler
         )
@@ -147,15 +144,14 @@ class Run(Demand):
 
     def stages(self) -> dict[str, StageNow]:
         """Return what each stage holds, and what went wrong in it; looking changes nothing."""
-        found = {name: self._stage(name, self._holders.get(name)) for name in self._pipeline.stages}
+        found: dict[str, StageNow] = {}
+        for name in self._pipeline.stages:
+            holder, now = self._holders.get(name), StageNow()
+            if holder is not None:
+                now = holder.now() if isinstance(holder, PooledStage) else StageNow(holder.held(), holder.oldest())
+            found[name] = now._replace(dead_letters=self._dead_letters[name], error=self.errors.get(name))
         handed_over = self._in_flight() - sum(stage.held for stage in found.values())
         return found | {"compact": found["compact"]._replace(held=found["compact"].held + handed_over)}
-
-    def _stage(self, name: str, holder: Holder | None) -> StageNow:
-        now = StageNow() if holder is None else StageNow(holder.held(), holder.oldest())
-        if isinstance(holder, PooledStage):
-            now = holder.now()
-        return now._replace(dead_letters=self._dead_letters[name], error=self.errors.get(name))
 
     @property
     def null_keys(self) -> int:
@@ -322,14 +318,9 @@ class Run(Demand):
         self._end()
 
     async def deliver_dead_letters(self) -> None:
-        """Deliver the dead letters that wait, at once; what cannot be delivered now is lost, and logged."""
+        """Deliver the dead letters that wait, when all else is settled."""
         if self._route is not None:
-            self._flush.on_next(None)
-            self._route.complete()
-            try:
-                await asyncio.shield(self._route.ended)
-            finally:
-                self._route.abandon()
+            await self._route.finish()
 
     def _end(self, error: Exception | None = None) -> None:
         self._report_unknown_fields()

@@ -15,7 +15,6 @@ from math import ceil, inf, isfinite
 from pathlib import Path
 from typing import Any
 
-import reactivex as rx
 from msgspec.structs import replace
 from reactivex import operators as ops
 from reactivex.subject import Subject
@@ -115,11 +114,6 @@ class _DeadLetters(DeadLetterRoute, Demand):
 
     limit = 10_000
 
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-        scheduler = LoopScheduler(asyncio.get_running_loop())
-        super().__init__(sink, flushes=rx.never(), register=lambda _: None, scheduler=scheduler)
-
     def capacity(self) -> int:
         return max(0, self.limit - len(self))
 
@@ -128,11 +122,10 @@ class _DeadLetters(DeadLetterRoute, Demand):
             await asyncio.wait({self.ended}, timeout=0.05)
         return self.capacity()
 
-    async def aclose(self) -> int:
+    async def drain(self) -> int:
         """Deliver those that wait; return how many could not be."""
         self.complete()
         await asyncio.wait({self.ended}, timeout=DRAIN)
-        await close(self._sink)
         return self.lost + len(self)
 
 
@@ -177,7 +170,7 @@ class _Compaction:
         numbers = common.stop_signals()
         for number in numbers:
             loop.add_signal_handler(number, stop, number)
-        letters = self._letters = None if sink is None else _DeadLetters(sink)
+        letters = self._letters = None if sink is None else _DeadLetters(sink, LoopScheduler(loop))
         chunks = self._source.stream(UNBOUNDED if letters is None else letters).pipe(ops.take_until(stopped))
         windows = chunks.pipe(ops.do_action(self._on_chunk), self._compact)
         failure = None
@@ -187,7 +180,8 @@ class _Compaction:
             raise
         except (OSError, EOFError, ArithmeticError, ValueError) as error:
             failure = error
-        undelivered = 0 if letters is None else await letters.aclose()
+        undelivered = 0 if letters is None else await letters.drain()
+        await close(sink)
         if undelivered:
             self._note(f"rxcompact: {undelivered} dead letters could not be delivered", "ERROR")
         is_useless = self._report()

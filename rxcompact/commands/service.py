@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import hmac
 import os
 import signal
 import sys
@@ -28,7 +27,7 @@ from rxcompact.observers.statistics import ENDED, Snapshot
 from rxcompact.orchestrator import Orchestrator
 from rxcompact.pipeline import Pipeline
 from rxcompact.signals import SourceFailed
-from rxcompact.sources.connections import Probes, Server
+from rxcompact.sources.connections import Probes, Server, is_authorized
 from rxcompact.sources.http import HttpSource
 
 if TYPE_CHECKING:
@@ -121,8 +120,7 @@ async def _ready(source: Source) -> str:
 
 async def _keys(orchestrator: Orchestrator, credentials: bytes, request: web.BaseRequest) -> web.Response:
     """Answer with the most frequent keys of the last minute, and how often each came."""
-    sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-    if not hmac.compare_digest(sent, credentials):
+    if not is_authorized(request, [credentials]):
         return web.Response(status=401, headers={"WWW-Authenticate": "Bearer"})
     return web.json_response([[short(key, 200), count] for key, count in orchestrator.statistics.top.most()])
 

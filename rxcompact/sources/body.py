@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
 from gzip import BadGzipFile
@@ -89,36 +90,6 @@ class RequestError(Exception):
         return Answer(self.status, {"error": str(self)}, self.headers)
 
 
-class Blocks:
-    """The blocks of a body that may take so many seconds, the first one first; no timer runs while one is there."""
-
-    def __init__(self, content: StreamReader, first: bytes, seconds: float) -> None:
-        self._content, self.first, self._seconds = content, first, seconds
-        self._time = asyncio.get_running_loop().time
-        self.restart()
-
-    def restart(self) -> None:
-        self._until = self._time() + self._seconds
-
-    async def next(self, patience: float = INFINITY) -> bytes | None:
-        """Return a block, an empty one at the end, None for so long a silence; raise RequestError when it is late."""
-        block, self.first = self.first or self._content.read_nowait(), b""
-        if block or self._content.is_eof():
-            return block
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(min(self._until, self._time() + patience)):
-                return await self._content.readany()
-        if self._time() >= self._until:
-            raise RequestError(408, f"the body took longer than {self._seconds:g} s (body_timeout)", CLOSE)
-        return None
-
-    async def all(self, patience: float = INFINITY) -> AsyncIterator[bytes | None]:
-        block = None
-        while block != b"":
-            block = await self.next(patience)
-            yield block
-
-
 class Part(NamedTuple):
     """Some events of a body, and where they stand."""
 
@@ -139,8 +110,8 @@ async def read_parts(
 ) -> list[Part]:
     """Read the events of a body, with the options of `Reader`; raise RequestError for one that cannot be read.
 
-    ``hold`` is called with each number of bytes more that is in memory, ``live`` with the parts of a body that goes on
-    for more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
+    ``hold`` is called with the number of bytes that are in memory, ``live`` with the parts of a body that goes on for
+    more than a second, as they come: none is returned. The loop has its turn after each few milliseconds.
     """
     compression = _compression(request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding"))
     first = request.content.read_nowait()
@@ -149,16 +120,12 @@ async def read_parts(
         hold(2 * READ + int(COPIES * len(first)) + OVERHEAD)
         return [Part([event], Position("", 0, [(1, first, [event])]))]
     hold(2 * READ)
-    body = Blocks(request.content, first, body_timeout)
-    body.first = await body.next() or b""
     # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
     options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
     reader = Reader(compression=compression, items=items, max_body=max_body, **options)
+    body = Body(request.content, first, body_timeout, reader, hold, live)
     try:
-        patience = INFINITY if live is None else LIVE
-        is_form = request.content_type == FORM and _form.match(body.first) is not None
-        blocks = _payload(body, max_body, hold) if is_form else body.all(patience)
-        parts = await _read_blocks(body, blocks, reader, hold, live)
+        parts = await body.read(max_body if request.content_type == FORM else None)
     except TooLargeError as error:
         raise RequestError(413, f"the body is {error}", CLOSE) from None
     except (DecodeError, BadGzipFile, EOFError) as error:
@@ -168,43 +135,88 @@ async def read_parts(
     return parts
 
 
-async def _read_blocks(
-    body: Blocks,
-    blocks: AsyncIterator[bytes | None],
-    reader: Reader,
-    hold: Callable[[int], None],
-    live: Callable[[Part], Awaitable[None]] | None,
-) -> list[Part]:
-    parts: list[Part] = []
-    clock = asyncio.get_running_loop().time
-    live_at = INFINITY if live is None else clock() + LIVE
-    held = size = 0
+@dataclass(eq=False)
+class Body:
+    """A body that may take so many seconds; no timer runs while a block of it is there."""
 
-    def hold_more(overhead: int = 0) -> None:
-        nonlocal held, size
-        more = int(COPIES * (reader.size - size)) + overhead
-        hold(more)
-        held, size = held + more, reader.size
+    content: StreamReader
+    first: bytes
+    seconds: float
+    reader: Reader
+    hold: Callable[[int], None]
+    live: Callable[[Part], Awaitable[None]] | None
 
-    async for block in blocks:
-        chunks = () if block is None else reader.feed(block) if block else reader.end()
-        # what was read before is passed on, though no event may be complete with this block
-        for chunk in chunks if live is None else chain(chunks, [[]]):
-            hold_more(OVERHEAD * len(chunk))  # the text is kept, for places in it
-            if parts or clock() >= live_at:
-                await asyncio.sleep(0)
-            parts.append(Part(chunk, reader.position))
-            if live is not None and clock() >= live_at:
-                for part in parts:
-                    await live(part)
-                    if part.events:
-                        body.restart()  # the time in which nothing is read is ours
-                reader.forget()
-                parts, size = [], 0
-                hold(reader.buffered - held)
-                held = reader.buffered
-        hold_more()  # for an event that is not complete
-    return parts
+    def __post_init__(self) -> None:
+        self._time = asyncio.get_running_loop().time
+        self._until = self._time() + self.seconds
+        self._held = 2 * READ
+
+    async def _block(self, patience: float) -> bytes | None:
+        """Return a block, an empty one at the end, None for so long a silence; raise RequestError when it is late."""
+        block, self.first = self.first or self.content.read_nowait(), b""
+        if block or self.content.is_eof():
+            return block
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(min(self._until, self._time() + patience)):
+                return await self.content.readany()
+        if self._time() >= self._until:
+            raise RequestError(408, f"the body took longer than {self.seconds:g} s (body_timeout)", CLOSE)
+        return None
+
+    async def _blocks(self) -> AsyncIterator[bytes | None]:
+        block = None
+        while block != b"":
+            block = await self._block(INFINITY if self.live is None else LIVE)
+            yield block
+
+    async def _payload(self, max_body: int) -> AsyncIterator[bytes]:
+        """Yield the field ``payload`` of a form, and at the end an empty block; curl calls anything a form."""
+        form = bytearray(b"&")
+        while block := await self._block(INFINITY):
+            self._held += len(block)
+            self.hold(self._held)
+            form += block
+            if len(form) - 1 > max_body:
+                raise TooLargeError(f"longer than {max_body} bytes (max_body)")
+        _, field, rest = form.partition(PAYLOAD)
+        if not field:
+            why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
+            raise RequestError(415, why)
+        payload = rest.partition(b"&")[0].replace(b"+", b" ")
+        at = 0
+        while at < len(payload):  # decoding all of a large one at once would take seconds
+            cut = payload.rfind(b"%", at + PIECE - 2, at + PIECE)
+            end = at + PIECE if cut < 0 else cut
+            yield unquote_to_bytes(bytes(payload[at:end]))
+            await asyncio.sleep(0)
+            at = end
+        yield b""
+
+    async def read(self, max_form: int | None) -> list[Part]:
+        """Return what it has; of a form of at most so many bytes what is in its ``payload``."""
+        reader, live, parts, held = self.reader, self.live, list[Part](), 0
+        self.first = await self._block(INFINITY) or b""
+        is_form = max_form is not None and _form.match(self.first) is not None
+        live_at = INFINITY if live is None else self._time() + LIVE
+        async for block in self._payload(max_form or 0) if is_form else self._blocks():
+            chunks = () if block is None else reader.feed(block) if block else reader.end()
+            # what was read before is passed on, though no event may be complete with this block
+            for chunk in chunks if live is None else chain(chunks, [[]]):
+                held += OVERHEAD * len(chunk)
+                self.hold(self._held + held + int(COPIES * reader.size))  # the text is kept, for places in it
+                if parts or self._time() >= live_at:
+                    await asyncio.sleep(0)
+                parts.append(Part(chunk, reader.position))
+                if live is not None and self._time() >= live_at:
+                    for part in parts:
+                        await live(part)
+                        if part.events:
+                            self._until = self._time() + self.seconds  # what passed meanwhile is our time
+                    reader.forget()
+                    parts, held = [], reader.buffered
+                    self.hold(self._held + held)
+            self.hold(self._held + held + int(COPIES * reader.size))  # with an event that is not complete
+        return parts
 
 
 @lru_cache(maxsize=64)
@@ -223,29 +235,6 @@ def _compression(content_type: str, encoding: str | None) -> str | None:
     if kind.startswith("multipart/"):
         raise RequestError(415, "a multipart form: send the events themselves as the body (curl --data-binary @FILE)")
     return compression
-
-
-async def _payload(body: Blocks, max_body: int, hold: Callable[[int], None]) -> AsyncIterator[bytes]:
-    """Yield the field ``payload`` of a form, and at the end an empty block; curl calls anything a form."""
-    form = bytearray(b"&")
-    async for part in body.all():
-        hold(len(part or b""))
-        form += part or b""
-        if len(form) - 1 > max_body:
-            raise TooLargeError(f"longer than {max_body} bytes (max_body)")
-    _, field, rest = form.partition(PAYLOAD)
-    if not field:
-        why = "a form without the field 'payload': send JSON, with Content-Type: application/json"
-        raise RequestError(415, why)
-    payload = rest.partition(b"&")[0].replace(b"+", b" ")
-    at = 0
-    while at < len(payload):  # decoding all of a large one at once would take seconds
-        cut = payload.rfind(b"%", at + PIECE - 2, at + PIECE)
-        end = at + PIECE if cut < 0 else cut
-        yield unquote_to_bytes(bytes(payload[at:end]))
-        await asyncio.sleep(0)
-        at = end
-    yield b""
 
 
 class Counts:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -28,6 +29,12 @@ GRACE = 2.0  # seconds that requests under way may take when the server closes
 server_log = logging.getLogger("rxcompact.server")
 # the client of a request that is not HTTP got 400, and could flood the log
 server_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
+
+
+def is_authorized(request: web.BaseRequest, credentials: Iterable[bytes]) -> bool:
+    """Return whether a request has one of the credentials, in constant time."""
+    sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+    return any([hmac.compare_digest(sent, each) for each in credentials])  # noqa: C419 - looks at all of them
 
 
 class Server(web.Server):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable
@@ -17,13 +16,13 @@ from reactivex.abc import DisposableBase, ObserverBase, SchedulerBase
 from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
-from rxcompact.clock import seconds
+from rxcompact.clock import count, seconds
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError
 from rxcompact.reader.items import items_path
 from rxcompact.sources import body
 from rxcompact.sources.body import CLOSE, Answer, Counts, Part, RequestError, in_slices
-from rxcompact.sources.connections import Probes, Server
+from rxcompact.sources.connections import Probes, Server, is_authorized
 
 MIB = 1024 * 1024
 SUCCESS = range(200, 300)
@@ -86,9 +85,9 @@ class HttpSource:
 
     def __post_init__(self) -> None:
         self._bulk = self.path.endswith("/_bulk")
-        positive = ("max_body", "max_event", "max_events", "max_connections")
+        for name in ("max_body", "max_event", "max_events", "max_connections"):
+            count(name, getattr(self, name))
         for name, allowed, expected in (
-            *((name, getattr(self, name) > 0, "at least 1") for name in positive),
             ("port", 0 <= self.port < 1 << 16, "from 0 to 65535"),
             ("path", self.path.startswith("/") and not set(self.path) & set("{}?#"), "a path that begins with '/'"),
             ("items", not self._bulk or self.items is None, "left out where the path ends in /_bulk"),
@@ -196,11 +195,11 @@ class HttpSource:
 
         def hold(size: int) -> None:
             nonlocal held
-            if not demand.hold(size):
-                if held + size > demand.used()["max_bytes"][1]:
+            if not demand.hold(size - held):
+                if size > demand.used()["max_bytes"][1]:
                     raise RequestError(413, "the body takes more than can be held at all (max_bytes)", CLOSE)
                 raise self._no_capacity(demand, "max_bytes", **CLOSE)
-            held += size
+            held = size
 
         try:
             response = await self._take(request, demand, hold)
@@ -215,7 +214,7 @@ class HttpSource:
         """Take all of a body, or nothing, but of one that goes on. The loop has its turn between slices."""
         if self._draining or self._server is None:
             raise self._unavailable("stopping")
-        if self._credentials and not self._authorized(request):
+        if self._credentials and not is_authorized(request, self._credentials):
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         counts = Counts()
         span = demand.span(request.headers)
@@ -269,10 +268,6 @@ class HttpSource:
         self._probes.full = True
         held, limit = demand.used()[bound]
         return self._unavailable(f"no capacity: {held} of {limit} are held ({bound})", **headers)
-
-    def _authorized(self, request: web.BaseRequest) -> bool:
-        sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        return any([hmac.compare_digest(sent, each) for each in self._credentials])  # noqa: C419 - constant time
 
 
 def _emit(part: Part, counts: Counts, observer: ObserverBase[list[Any]], ack: Ack | None) -> None:

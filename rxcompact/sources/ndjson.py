@@ -75,7 +75,9 @@ class NdjsonSource:
         return pull(self._chunks, demand)
 
     async def _chunks(self) -> AsyncGenerator[list[Any], None]:
-        self._check()
+        for path in self._paths:
+            if path != "-" and not Path(path).is_fifo():  # noqa: ASYNC240 - each is checked before the first is read
+                FileIO(path).close()
         for path in self._paths:
             with _opened(path) as file:
                 fd = file.fileno()
@@ -90,12 +92,6 @@ class NdjsonSource:
                             await asyncio.sleep(0)
                         if events:
                             yield Chunk(events, origin=reader.position.origin, text=reader.position.text)
-
-    def _check(self) -> None:
-        for path in self._paths:
-            if path != "-" and (Path(path).is_dir() or not os.access(path, os.R_OK)):
-                why = errno.EISDIR if Path(path).is_dir() else errno.EACCES if Path(path).exists() else errno.ENOENT
-                raise OSError(why, os.strerror(why), path)
 
 
 def _opened(path: str) -> FileIO:
