@@ -78,7 +78,7 @@ def test_i15_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["--listen=:0", "--enrich=http://x/{host"], f"{NO_URL} got 'http://x/{{host'"),
         (["--listen=:0", "--enrich=/hosts/{host}"], f"{NO_URL} got '/hosts/{{host}}'"),
         (["--listen=:0", "--publish=store:9200/x"], f"{NO_URL} got 'store:9200/x'"),
-        (["--listen=:0", "--max-body=0"], "max_body must be at least 1, got 0"),
+        (["--listen=:0", "--max-body=0"], "max_body must be a whole number, at least 1, got 0"),
         (["--listen=:0", "--success-status=302"], "success_status must be from 200 to 299, got 302"),
         (["--listen=:0", "--header=secret"], "argument --header: not a header: NAME:VALUE expected"),
         (["--listen=:0", "--token="], "token must be not empty, got ''"),
