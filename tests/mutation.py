@@ -34,8 +34,8 @@ TARGETS: dict[str, list[str]] = {
     ],
     "operators/stage.py": [
         "operators/test_pool.py", "operators/test_enrich.py", "operators/test_publish.py", "operators/test_field.py",
-        "operators/test_failures.py", "operators/test_neighbours.py", "lifecycle/test_drain.py",
-        "lifecycle/test_conservation.py",
+        "operators/test_failures.py", "operators/test_neighbours.py", "operators/test_breaker.py",
+        "lifecycle/test_drain.py", "lifecycle/test_conservation.py", "lifecycle/test_observers.py",
     ],
     "run.py": ["lifecycle", "faults/source/test_source_demand.py"],
 }  # fmt: skip

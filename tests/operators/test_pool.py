@@ -171,6 +171,27 @@ async def test_a_task_makes_another_call_unless_one_left_something_in_it() -> No
     assert len(set(tasks)) < 30
 
 
+async def test_two_places_that_are_free_at_once_are_both_taken() -> None:
+    loop = asyncio.get_running_loop()
+    lasts, fails_first = loop.create_future(), loop.create_future()
+
+    async def answer(name: str, attempt: int) -> Any:
+        if attempt == 1 and name in ("lasts", "fails"):
+            return await (lasts if name == "lasts" else fails_first)
+        return "fine"
+
+    bench = Bench(answer, max_concurrent=2)
+    for name in ("lasts", "fails", "waits", "waits too"):
+        bench.submit(name)
+    await asyncio.sleep(1)
+    fails_first.set_result(TransientError())  # the next is called when it is known whether the service is down
+    lasts.set_result("fine")  # and so it finds two places
+    await asyncio.sleep(10)
+    assert sorted(bench.outcomes) == [
+        (1, "lasts", "succeeded"), (1, "waits", "succeeded"), (1, "waits too", "succeeded"), (6, "fails", "succeeded"),
+    ]  # fmt: skip
+
+
 async def test_the_loop_has_its_turn_between_calls_that_do_not_wait() -> None:
     bench = Bench(fails(0), max_concurrent=3)
     for number in range(300):
