@@ -26,7 +26,7 @@ class Ack:
 
     __slots__ = ("_count", "_on_settled", "spans")
 
-    def __init__(self, on_settled: Callable[..., object], spans: Sequence[Any] = ()) -> None:
+    def __init__(self, on_settled: Callable[[], object], spans: Sequence[Any] = ()) -> None:
         self._on_settled = on_settled
         self.spans = spans
         self._count = 0
@@ -39,10 +39,7 @@ class Ack:
         """Wait for one less."""
         self._count -= 1
         if not self._count:
-            self._settled()
-
-    def _settled(self) -> None:
-        self._on_settled()
+            self._on_settled()
 
 
 class Chunk(list[Any]):

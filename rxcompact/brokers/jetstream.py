@@ -52,7 +52,8 @@ class PullConsumer:
     wake: Callable[[], object]
     take: Callable[[list[bytes], list[bytes], list[bytes]], object]
     fail: Callable[[TransientError], object]
-    _created: datetime | None = None
+    info: ConsumerInfo | None = None
+    _client: Any = None
     _subscription: Subscription | None = None
 
     def __post_init__(self) -> None:
@@ -65,31 +66,36 @@ class PullConsumer:
         self._idle = False  # nothing came since the last request
         self._not_before = self._expires = 0.0
 
-    async def bind(self, client: Connection) -> tuple[ConsumerInfo, bool]:
-        """Return what the server knows of the consumer, and whether it was made since the last time.
+    async def bind(self, client: Connection) -> bool:
+        """Receive on a connection; return whether the consumer was made since the last time.
 
         Raises:
             ArgumentError: when its messages cannot be requested, or acknowledged one by one.
         """
         try:
-            info = await self.info(client)
+            info = await client.jsm().consumer_info(self.stream, self.name)
         except NotFoundError:
             info = await client.jsm().add_consumer(self.stream, self.config)
         if info.config.deliver_subject:
             raise ArgumentError("consumer", self.name, "a pull consumer, not one that pushes")
         if info.config.ack_policy != AckPolicy.EXPLICIT:
             raise ArgumentError("consumer", self.name, "one with explicit acknowledgements")
-        made = info.created != self._created
-        if made:
-            for warning in self._differences(info.config):
-                logger.warning("consumer {} of stream {}: {}", self.name, self.stream, warning)
-        self._created = info.created
+        made = self.info is None or info.created != self.info.created
+        self.info = info
+        for warning in self._differences(info.config) if made else ():
+            logger.warning("consumer {} of stream {}: {}", self.name, self.stream, warning)
         self._reset()
-        return info, made
-
-    async def info(self, client: Connection) -> ConsumerInfo:
-        info: ConsumerInfo = await client.jsm().consumer_info(self.stream, self.name)
-        return info
+        if self._client is not client:
+            self._client, self._inbox = client, client.new_inbox()
+            # no message must be too long to be ever sent
+            self.max_bytes = max(self.max_bytes, client.max_payload + OVERHEAD)
+            # what comes is bounded by what was requested
+            self._subscription = await client.subscribe(
+                self._inbox, cb=self._on_status, pending_msgs_limit=0, pending_bytes_limit=0
+            )
+            number = self._subscription._id  # pyright: ignore[reportPrivateUsage] - which is in no other place
+            client.deliver[number] = self._on_message
+        return made
 
     def _differences(self, found: ConsumerConfig) -> Iterator[str]:
         """Yield what may surprise whoever uses a consumer that somebody else made."""
@@ -102,21 +108,9 @@ class PullConsumer:
         if set(subjects) != set(self.subjects):
             yield f"its subjects are {', '.join(subjects) or 'all'}, not {', '.join(self.subjects) or 'all'}"
 
-    async def subscribe(self, client: Connection) -> None:
-        """Receive on a connection that is new."""
-        self._client, self._inbox = client, client.new_inbox()
-        # no message must be too long to be ever sent
-        self.max_bytes = max(self.max_bytes, client.max_payload + OVERHEAD)
-        # what comes is bounded by what was requested
-        self._subscription = await client.subscribe(
-            self._inbox, cb=self._on_status, pending_msgs_limit=0, pending_bytes_limit=0
-        )
-        number = self._subscription._id  # pyright: ignore[reportPrivateUsage] - which is in no other place
-        client.deliver[number] = self._on_message
-
     async def unsubscribe(self) -> None:
         """Receive what is on its way, and nothing more."""
-        subscription, self._subscription = self._subscription, None
+        subscription, self._subscription, self._client = self._subscription, None, None
         try:
             if subscription is not None:
                 await subscription.drain()  # type: ignore[no-untyped-call]
@@ -135,6 +129,7 @@ class PullConsumer:
         self._outstanding += batch
         self._idle = True
         self._expires = now + EXPIRES + GRACE
+        asyncio.get_running_loop().call_later(EXPIRES + GRACE, self.wake)
         request = {"batch": batch, "max_bytes": self.max_bytes, "expires": int(EXPIRES * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)
@@ -148,10 +143,9 @@ class PullConsumer:
         arrived, self._arrived = self._arrived, []
         self._idle = False
         self._outstanding = max(0, self._outstanding - len(arrived))
-        if self._outstanding <= self.prefetch // 2:
-            self.wake()
         if arrived:
             self.take(*map(list, zip(*arrived, strict=True)))
+        self.wake()
 
     async def _on_status(self, message: Msg) -> None:
         # https://github.com/nats-io/nats-architecture-and-design/blob/main/adr/ADR-37.md
@@ -243,7 +237,6 @@ class JetStreamSource(BrokerSource):
             PullConsumer(stream, each, *limits, wake=self._woken.set, take=self._on_messages, fail=self._fail)
             for each in configs
         ]
-        self._subscribed: Connection | None = None  # the connection that messages come through
         unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
         super().__init__(unacked, together, items)
 
@@ -282,17 +275,14 @@ class JetStreamSource(BrokerSource):
     async def _bind(self) -> None:
         client = await self._connect()
         with self._errors():
-            found = [await consumer.bind(client) for consumer in self._consumers]
-            if any(made for _, made in found):  # whoever made one anew wants all of it anew
+            made = [await consumer.bind(client) for consumer in self._consumers]
+            found = [consumer.info for consumer in self._consumers if consumer.info is not None]
+            if any(made):  # whoever made one anew wants all of it anew
                 self._unacked.forget()
                 if self._partitioned:
-                    await self._warn(client, [info for info, _ in found])
-            self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info, _ in found)
-            self._unacked.wake()  # it may be less than before
-            if self._subscribed is not client:
-                for consumer in self._consumers:
-                    await consumer.subscribe(client)
-                self._subscribed = client
+                    await self._warn(client, found)
+        self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info in found)
+        self._unacked.wake()  # it may be less than before
 
     async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
         """Warn when the messages of the stream are in none of the partitions."""
@@ -308,31 +298,19 @@ class JetStreamSource(BrokerSource):
         )
 
     async def _fetch(self, number: int) -> Coroutine[Any, Any, object]:
+        self._woken.clear()
         with self._errors():
             for consumer in self._consumers:
                 await consumer.request(number // len(self._consumers))
-        return self._arrival()
-
-    async def _arrival(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(EXPIRES + GRACE):
-                await self._woken.wait()
-        self._woken.clear()
+        return self._woken.wait()
 
     def _on_messages(self, replies: list[bytes], bodies: list[bytes], headers: list[bytes]) -> None:
         identities = [*map(identity_of, replies)]
         found = {it: fields_of(each) for it, each in zip(identities, headers, strict=True) if each}
         self._take(identities, replies, bodies, found)
-        try:
-            self._push()
-        except Exception as error:  # noqa: BLE001 - of whoever observes; nobody else would notice it
-            self._fail(error)
-        if self._waiting:
-            self._woken.set()
 
     async def _stop_fetching(self) -> None:
         await super()._stop_fetching()
-        self._subscribed = None
         for consumer in self._consumers:
             with suppress(Error):  # what is on its way is received, and given back
                 await consumer.unsubscribe()
@@ -347,7 +325,8 @@ class JetStreamSource(BrokerSource):
     async def _measure(self) -> Mapping[str, int]:
         client = await self._connect()
         with self._errors():
-            return {consumer.name: (await consumer.info(client)).num_pending or 0 for consumer in self._consumers}
+            found = [await client.jsm().consumer_info(self._stream, each.name) for each in self._consumers]
+        return {info.name: info.num_pending or 0 for info in found}
 
     async def _disconnect(self) -> None:
         if self._connection.is_connected:

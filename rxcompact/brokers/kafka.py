@@ -21,7 +21,7 @@ from loguru import logger
 from rxcompact.brokers.offsets import Offsets, PartitionedMessages
 from rxcompact.brokers.source import BrokerSource, Messages, Start, start_time
 from rxcompact.clock import Seconds, count, seconds
-from rxcompact.errors import ArgumentError, PermanentError, RxCompactError, TransientError
+from rxcompact.errors import ArgumentError, PermanentError, TransientError
 from rxcompact.events import Compacted
 from rxcompact.keys import encoder, json_value
 from rxcompact.sinks.encoding import json_object
@@ -97,8 +97,6 @@ class Servers:
         try:
             async with asyncio.timeout(TIMEOUT):
                 yield
-        except RxCompactError:
-            raise
         except Exception as error:
             raise self.failure(error) from error
 
@@ -190,8 +188,9 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         client = await self._servers.connect(AIOKafkaConsumer)
         self._broken = True  # until this is done
         async with self._servers.answer():
-            if self._topic not in await client.topics():
-                raise TransientError(f"Kafka at {self._servers}: topic {self._topic!r} is missing, or not permitted")
+            topics = await client.topics()
+        if self._topic not in topics:
+            raise TransientError(f"Kafka at {self._servers}: topic {self._topic!r} is missing, or not permitted")
         client.subscribe([self._topic], listener=self)
         self._broken = False
 
@@ -284,14 +283,11 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         if self._assigned is not assigned:  # it waited for that, and came from where these did not begin yet
             return
         for partition, found in records.items():
-            present = [record for record in found if record.value is not None]
-            numbers, bodies = [record.offset for record in present], [record.value for record in present]
-            headers = {record.offset: dict(record.headers) for record in present if record.headers}
-            spans = self._spans(headers) if headers else {}
             offsets, owned[partition].time = owned[partition], found[-1].timestamp
-            for start, stop in offsets.take(numbers, found[-1].offset + 1):
-                self._messages.held += stop - start
-                self._waiting.append(Messages(numbers[start:stop], bodies[start:stop], offsets, spans))
+            bodies = {record.offset: record.value for record in found if record.value is not None}
+            headers = {record.offset: dict(record.headers) for record in found if record.headers}
+            if new := offsets.take(list(bodies), found[-1].offset + 1):
+                self._waiting.append(Messages(new, [bodies[it] for it in new], offsets, self._spans(headers)))
         for partition in polled:
             owned[partition].skip(await self._servers.client.position(partition))
         if records:
@@ -299,9 +295,9 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         elif self._servers.errors:
             raise self._servers.failure()
 
-    def _settle(self, part: Offsets, identities: list[int]) -> None:
+    def _settle(self, part: Offsets, identities: Sequence[int]) -> None:
         part.settle(identities)
-        self._messages.commit(len(identities))
+        self._messages.commit()
 
     async def _send(self, *_: object) -> None:
         if self._tasks:  # not at the end

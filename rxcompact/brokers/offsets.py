@@ -28,8 +28,6 @@ class Offsets:
     """Whether no more should be taken, because of the metadata's length."""
     time = 0
     """Of the latest message that came."""
-    given_back = False
-    """Whether all that is not settled is taken again, when the partition comes back."""
 
     def __init__(self, partition: int, committed: int, metadata: str = "") -> None:
         self.partition, self.committed = partition, (committed, metadata)
@@ -39,6 +37,9 @@ class Offsets:
         runs = map(int, metadata.split()[1:] if METADATA.fullmatch(metadata) else ())
         self._settled = [(-1, committed), *list(pairwise(accumulate(runs, initial=committed)))[1::2]]  # by others
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def __contains__(self, offset: int) -> bool:
         """Return whether it was settled before this process took it."""
         return offset < self._settled[bisect_left(self._settled, (offset + 1,)) - 1][1]
@@ -47,29 +48,23 @@ class Offsets:
         """Return how to go on with a partition that this process has had before, and that has been found as it is."""
         if found.committed[0] < self.committed[0]:
             return found  # somebody set the position back, to have all of it again
-        if self.given_back:
-            own = Offsets(self.partition, *self.to_commit(END))
-            self.position, self._settled, self._held, self.given_back = own.position, own._settled, {}, False
         self._held = {each: end for each, end in self._held.items() if each not in found}
-        self._settled = merged([*self._settled, *found._settled])
-        self.committed, self.position = found.committed, self._first_missing()
+        self._settled, self.committed = found._settled, found.committed
+        self.position = self._first_missing()
         return self
 
-    def take(self, offsets: Sequence[int], position: int) -> list[tuple[int, int]]:
-        """Take messages that came, of which the next has this position; return from where to where they are new."""
+    def take(self, offsets: Sequence[int], position: int) -> Sequence[int]:
+        """Take messages that came, of which the next has this position; return those that are new."""
         before, self.position = self.position, position
         ends = [*offsets, position]
         last = next(reversed(self._held), -1)
         if self._held.get(last) == before:
             self._held[last] = ends[0]
-        new = [0, len(offsets)] if offsets else []
+        held = dict(zip(offsets, ends[1:], strict=True))
         if before < self._settled[-1][1]:
-            known = [True, *(offset in self for offset in offsets), True]
-            new = [at for at, (one, other) in enumerate(pairwise(known)) if one != other]
-        found = list(zip(new[::2], new[1::2], strict=True))
-        for start, stop in found:
-            self._held.update(zip(offsets[start:stop], ends[start + 1 : stop + 1], strict=True))
-        return found
+            held = {offset: end for offset, end in held.items() if offset not in self}
+        self._held.update(held)
+        return list(held)
 
     def skip(self, position: int) -> int:
         """Go on at a position, before which there is nothing more; return how many offsets were not taken."""
@@ -106,37 +101,23 @@ class Offsets:
         return list(zip([starts[0], *compress(starts[1:], is_end)], [*compress(stops, is_end), END], strict=True))
 
 
-def merged(ranges: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return ranges in their order, those that touch as one."""
-    found: list[tuple[int, int]] = []
-    for start, stop in sorted(ranges):
-        if found and start <= found[-1][1]:
-            found[-1] = found[-1][0], max(found[-1][1], stop)
-        else:
-            found.append((start, stop))
-    return found
-
-
 class PartitionedMessages(UnackedMessages):
     """Messages of partitions, each by its offset."""
 
     def __init__(self) -> None:
         super().__init__(0, NEVER)
-        self.held = 0
         self.known: dict[Any, Offsets] = {}  # of each partition that this process has, or has had
         self.owned: dict[Any, Offsets] = {}
 
     def __len__(self) -> int:
-        return self.held
+        return sum(map(len, self.known.values()))
 
-    def commit(self, settled: int = 0) -> None:
-        """Have offsets committed, as so many messages were settled."""
-        self.held -= settled
+    def commit(self) -> None:
+        """Have offsets committed."""
         self._queue(ACK, [b"commit"])
         self._fewer.set()
 
     def give_back(self, identities: Sequence[int] | None = None) -> None:
-        self.held -= self.held if identities is None else len(identities)
-        for offsets in self.known.values():  # whoever begins next takes all that is not settled
-            offsets.given_back = True
-        self._fewer.set()
+        if identities is None:  # others are not settled, until it is all
+            self.known.clear()  # whoever begins next takes all that is not settled
+            self._fewer.set()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import accumulate, chain, pairwise, repeat
+from itertools import chain, repeat
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -61,26 +60,15 @@ class RefusedError(TransientError):
 
 @dataclass
 class Messages:
-    """Messages that came together, less those that were pushed."""
+    """Messages that came together; their bodies are there until they are read."""
 
     identities: Sequence[Identity]
     bodies: Sequence[bytes]
     part: Any = None
     """Of the broker, such as a partition, where its identities are of that."""
     spans: Mapping[Identity, Any] = field(default_factory=dict)
-
-
-class MessagesAck(Ack):
-    """Acknowledges messages of a part together; few objects each, which the garbage collector has to look at."""
-
-    __slots__ = ("_identities", "_part")
-
-    def __init__(self, settle: Callable[[Any, Any], object], part: Any, identities: Any, spans: Sequence[Any]) -> None:
-        super().__init__(settle, spans)
-        self._part, self._identities = part, identities
-
-    def _settled(self) -> None:
-        self._on_settled(self._part, self._identities)
+    begun: int = 0
+    """How many were pushed, the last of them perhaps in part."""
 
 
 class BrokerSource(ABC):
@@ -98,6 +86,8 @@ class BrokerSource(ABC):
     """
 
     raw = True
+    _observer: ObserverBase[list[Any]]  # the latest
+    _ended: asyncio.Future[None]  # its subscription
 
     def __init__(self, unacked: UnackedMessages, together: int, items: str | None = None) -> None:
         self._unacked = unacked
@@ -107,9 +97,7 @@ class BrokerSource(ABC):
         self._chunks = self._chunks_of_all()
         self._left = 0  # events until the loop has its turn
         self._events_each = 1.0  # how many events a message has, on average of the latest
-        self._observer: ObserverBase[list[Any]] | None = None
         self._demand: Demand = UNBOUNDED
-        self._ended: asyncio.Future[None] | None = None  # of the latest subscription
         self._fetching: asyncio.Future[None] | None = None
         self._tasks: tuple[asyncio.Future[None], ...] = ()  # that reply, and that measure the lag
         self.bound = asyncio.Event()
@@ -136,7 +124,7 @@ class BrokerSource(ABC):
         """Ask the broker for `lag`."""
         return {}
 
-    def _settle(self, _: Any, identities: list[Identity]) -> None:
+    def _settle(self, _: Any, identities: Sequence[Identity]) -> None:
         """Have messages of a part acknowledged."""
         self._unacked.settle(identities)
 
@@ -158,22 +146,18 @@ class BrokerSource(ABC):
         """
 
         def subscribe(observer: ObserverBase[list[Any]], _: SchedulerBase | None = None) -> DisposableBase:
+            def unsubscribe() -> None:
+                ended.cancel()  # but no task: messages may be on their way, and have to be given back
+
             self._observer, self._demand = observer, demand
             ended = self._ended = asyncio.get_running_loop().create_future()
             self._fetching = asyncio.ensure_future(self._run(ended, self._fetching))
-            return Disposable(partial(self._end, ended))
+            return Disposable(unsubscribe)
 
         return Observable(subscribe)
 
-    def _end(self, ended: asyncio.Future[None] | None) -> None:
-        """End a subscription. Its task is not cancelled: messages may be on their way, and have to be given back."""
-        if ended is not None:
-            ended.cancel()
-        if ended is self._ended:  # there is no later one
-            self._observer = None
-
     def _fail(self, error: Exception) -> None:
-        if self._observer is not None:
+        if not self._ended.done():
             self._observer.on_error(error)  # which unsubscribes
 
     async def _run(self, ended: asyncio.Future[None], before: asyncio.Future[None] | None) -> None:
@@ -203,8 +187,8 @@ class BrokerSource(ABC):
                 self._fail(error)
 
     async def _stop_fetching(self) -> None:
-        self._end(self._ended)
         if self._fetching is not None:
+            self._ended.cancel()
             await asyncio.wait({self._fetching})
 
     async def _reply(self) -> None:
@@ -232,7 +216,7 @@ class BrokerSource(ABC):
         finally:
             self._chunks = self._chunks_of_all()
             for messages in self._waiting:
-                self._unacked.give_back(messages.identities)
+                self._unacked.give_back(messages.identities[messages.begun :])
             self._waiting.clear()
 
     async def release(self) -> None:
@@ -286,7 +270,7 @@ class BrokerSource(ABC):
         """Push what there is capacity for; some of it, where it is much."""
         self._left = SLICE
         for chunk in self._chunks:
-            if chunk is None or self._observer is None:
+            if chunk is None or self._ended.done():
                 return
             self._observer.on_next(chunk)
 
@@ -299,15 +283,12 @@ class BrokerSource(ABC):
                 yield None
 
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
-        """Yield the events of some messages; where there is too little capacity, of those settled with the first."""
-        together, number = self._together, self._number(messages)
-        counts, events, text = yield from self._read(messages.bodies[:number])
+        """Yield the events of some messages, in parts for which there is capacity."""
+        counts, events, text = yield from self._read(messages.bodies[: self._number(messages)])
         number = len(counts)
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
-        ends = [len(events)]  # of those that are settled together
-        if number > together:
-            ends = list(accumulate(sum(counts[start : start + together]) for start in range(0, number, together)))
-        acks: list[tuple[Ack, int]] = []
+        messages.bodies = messages.bodies[number:]
+        identities = messages.identities[messages.begun :]
         found: dict[int, Identity] = {}
 
         def origin(event: Any) -> str | None:
@@ -315,29 +296,32 @@ class BrokerSource(ABC):
                 found.update(zip(map(id, events), chain.from_iterable(map(repeat, identities, counts)), strict=False))
             return self._describe(messages.part, found[id(event)]) if id(event) in found else None
 
-        at = 0
-        while at < max(1, len(events)):
+        # events that were not pushed, of messages that are settled together
+        sizes = deque(sum(counts[start : start + self._together]) for start in range(0, number, self._together))
+        ack, at = None, 0
+        while sizes:
             part = events[at : at + SLICE]
             size = sum(map(len, part))
             part = part if size <= PIECE else part[: slice_of(part, SLICE)]
             while part and not self._demand.accepts(part):  # it may take more than its capacity of what is held already
                 part = part[: max(self._demand.capacity(), len(part) // 2)]
-            if self._left <= 0 or self._observer is None or (events and not part):
+            if self._left <= 0 or self._ended.done() or (events and not part):
                 yield None
                 continue
-            if acks:
-                acks = [(acks[-1][0], len(part))]
-            else:
-                del ends[bisect_left(ends, len(part)) + 1 :]
-                number, events = min(number, together * len(ends)), events[: ends[-1]]
-                identities = messages.identities[:number]
-                messages.identities, messages.bodies = messages.identities[number:], messages.bodies[number:]
-                acks = list(self._acks(messages, identities, [*ends[:-1], len(part)]))
-            at += max(1, len(part))
-            self._left -= max(len(part), size // BYTES)
+            acks, left = list[tuple[Ack, int]](), len(part)
+            while sizes and (left or not sizes[0]):
+                ack = ack or self._ack(messages)
+                acks.append((ack, min(left, sizes[0])))
+                left -= acks[-1][1]
+                sizes[0] -= acks[-1][1]
+                if not sizes[0]:
+                    sizes.popleft()
+                    ack = None
+            at += len(part)
+            self._left -= max(1, len(part), size // BYTES)
             yield Chunk(part, acks=acks, origin=origin, text=text if len(part) == len(events) else None)
-            for ack, _ in acks[:-1] if at < len(events) else acks:
-                ack.release()
+            for each, _ in acks if ack is None else acks[:-1]:
+                each.release()
         if not messages.bodies:
             self._waiting.popleft()
 
@@ -345,20 +329,19 @@ class BrokerSource(ABC):
         """Return how many messages to read at once."""
         number = max(1, int(SLICE / self._events_each))
         if messages.spans:  # a message of a trace is settled alone: no window links to spans of another
-            spanned = [at for at, each in enumerate(messages.identities[:number]) if each in messages.spans]
-            number = max(1, min(spanned, default=number))
+            identities = messages.identities[messages.begun : messages.begun + number]
+            number = max(1, next((at for at, each in enumerate(identities) if each in messages.spans), number))
         return slice_of(messages.bodies, number)
 
-    def _acks(
-        self, messages: Messages, identities: Sequence[Identity], ends: Iterable[int]
-    ) -> Iterator[tuple[Ack, int]]:
-        """Yield what acknowledges messages together, up to each of these ends, and the number of their events."""
-        settle, spans = self._settle, [messages.spans[identities[0]]] if identities[0] in messages.spans else ()
-        starts = range(0, len(identities), self._together)
-        for start, (before, end) in zip(starts, pairwise((0, *ends)), strict=True):
-            ack = MessagesAck(settle, messages.part, identities[start : start + self._together], spans)
-            ack.retain()  # until the last is pushed
-            yield ack, end - before
+    def _ack(self, messages: Messages) -> Ack:
+        """Return what acknowledges the next messages that were read, together."""
+        read = len(messages.identities) - len(messages.bodies)
+        start, messages.begun = messages.begun, min(messages.begun + self._together, read)
+        identities = messages.identities[start : messages.begun]
+        spans = [messages.spans[identities[0]]] if identities[0] in messages.spans else ()
+        ack = Ack(partial(self._settle, messages.part, identities), spans)
+        ack.retain()  # until the last event is pushed
+        return ack
 
     def _read(self, bodies: Sequence[bytes]) -> Generator[None, None, Events]:
         """Return the events of some messages, of the first at least."""
