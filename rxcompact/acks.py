@@ -116,10 +116,8 @@ class PendingAcks:
             own = replace(window.bounds)
             window = window.having([compacted.replace(window=own) for compacted in window])
         bounds = {id(compacted.window): compacted.window for compacted in window}
-        acks = WindowAcks(bounds, {compacted.key for compacted in window})
+        acks = WindowAcks(bounds, {compacted.key for compacted in window}, window.acks)
         self._windows.update(dict.fromkeys(bounds, acks))
-        for ack, keys in window.acks:
-            acks.add(ack, keys)
         return window
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
@@ -139,25 +137,23 @@ class WindowAcks:
 
     __slots__ = ("_outstanding", "_waiting", "bounds")
 
-    def __init__(self, bounds: Mapping[int, Bounds | None], keys: set[Hashable]) -> None:
+    def __init__(self, bounds: Mapping[int, Bounds | None], outstanding: set[Hashable], acks: Retained) -> None:
         self.bounds = bounds  # so that their identities are no others'
-        self._outstanding = keys
+        self._outstanding = outstanding
         self._waiting = defaultdict[Hashable, list[tuple[Ack, Iterator[Hashable]]]](list)
+        for ack, keys in acks:
+            self._wait(ack, filter(outstanding.__contains__, keys))
 
-    def add(self, ack: Ack, keys: Iterable[Hashable]) -> None:
-        """Release an acknowledgement when none of these keys is outstanding."""
-        self._wait((ack, filter(self._outstanding.__contains__, keys)))
-
-    def _wait(self, waiting: tuple[Ack, Iterator[Hashable]]) -> None:
-        for key in waiting[1]:
-            self._waiting[key].append(waiting)
+    def _wait(self, ack: Ack, outstanding: Iterator[Hashable]) -> None:
+        for key in outstanding:
+            self._waiting[key].append((ack, outstanding))
             return
-        waiting[0].release()
+        ack.release()
 
     def settle(self, keys: Sequence[Hashable]) -> bool:
         """Go on to the next key, for all that waited for one of these; return whether they were the last."""
         self._outstanding.difference_update(keys)  # all at once: what waits for several of them is looked at once
         for key in keys:
-            for waiting in self._waiting.pop(key, ()):
-                self._wait(waiting)
+            for ack, outstanding in self._waiting.pop(key, ()):
+                self._wait(ack, outstanding)
         return not self._outstanding

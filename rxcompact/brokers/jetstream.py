@@ -47,7 +47,6 @@ class PullConsumer:
 
     stream: str
     config: ConsumerConfig
-    prefetch: int
     max_bytes: int
     wake: Callable[[], object]
     take: Callable[[list[bytes], list[bytes], list[bytes]], object]
@@ -122,7 +121,7 @@ class PullConsumer:
         now = time.monotonic()
         if now >= self._expires:  # not even that the request expired was received
             self._outstanding = 0
-        wanted = min(self.prefetch, max(1, capacity))
+        wanted = max(1, capacity)
         if self._outstanding > wanted // 2 or now < self._not_before:
             return
         batch = wanted - self._outstanding
@@ -232,10 +231,10 @@ class JetStreamSource(BrokerSource):
         )
         self._woken = asyncio.Event()
         configs = [replace(config, durable_name=name, filter_subjects=some or None) for name, some in filters.items()]
-        limits = max(1, count("prefetch", prefetch) // len(filters)), MAX_BYTES // len(filters)
+        self._prefetch, max_bytes = count("prefetch", prefetch), MAX_BYTES // len(filters)
+        wake = self._woken.set
         self._consumers = [
-            PullConsumer(stream, each, *limits, wake=self._woken.set, take=self._on_messages, fail=self._fail)
-            for each in configs
+            PullConsumer(stream, each, max_bytes, wake, self._on_messages, self._fail) for each in configs
         ]
         unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
         super().__init__(unacked, together, items)
@@ -279,23 +278,23 @@ class JetStreamSource(BrokerSource):
             found = [consumer.info for consumer in self._consumers if consumer.info is not None]
             if any(made):  # whoever made one anew wants all of it anew
                 self._unacked.forget()
-                if self._partitioned:
-                    await self._warn(client, found)
+                seen = (it.num_pending or (it.delivered and it.delivered.stream_seq) for it in found)
+                if self._partitioned and not any(seen):
+                    await self._warn(client)
         self._unacked.ack_wait = min(info.config.ack_wait or self._unacked.ack_wait for info in found)
         self._unacked.wake()  # it may be less than before
 
-    async def _warn(self, client: Connection, found: Sequence[ConsumerInfo]) -> None:
+    async def _warn(self, client: Connection) -> None:
         """Warn when the messages of the stream are in none of the partitions."""
         info = await client.jsm().stream_info(self._stream)
-        if not info.state.messages or any(it.num_pending or (it.delivered and it.delivered.stream_seq) for it in found):
-            return
         transform = info.config.subject_transform
-        logger.warning(
-            "stream {} has no messages of the partitions {}: the subjects that it stores are {}",
-            self._stream,
-            ", ".join(subject for consumer in self._consumers for subject in consumer.subjects),
-            transform.dest if transform else ", ".join(info.config.subjects or [">"]),
-        )
+        if info.state.messages:
+            logger.warning(
+                "stream {} has no messages of the partitions {}: the subjects that it stores are {}",
+                self._stream,
+                ", ".join(subject for consumer in self._consumers for subject in consumer.subjects),
+                transform.dest if transform else ", ".join(info.config.subjects or [">"]),
+            )
 
     async def _fetch(self, number: int) -> Coroutine[Any, Any, object]:
         self._woken.clear()

@@ -161,7 +161,6 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._topic, self._group, self.name = topic, group, f"topic {topic}"
         self._start, self._since = start, start_time(start)
         self._grace = seconds("grace", grace)
-        self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
         defaults: dict[str, Any] = {
             "sasl_mechanism": mechanism,
             "isolation_level": "read_committed",
@@ -174,6 +173,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._broken = False  # the client cannot go on
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._messages = PartitionedMessages()
+        self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
         super().__init__(self._messages, together, items)
 
     def __repr__(self) -> str:
@@ -252,8 +252,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
     # ── fetching, committing ──────────────────────────────────────────────────────────────────────────────────────
 
     async def _fetch(self, number: int) -> Coroutine[Any, Any, object]:
-        number = min(number, self._prefetch, self._max_pending - len(self._messages))
-        return self._receive(number) if number > 0 else self._messages.fewer(self._max_pending)
+        return self._receive(number)
 
     async def _receive(self, number: int) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias
 
@@ -126,12 +126,11 @@ class RedisStreamSource(BrokerSource):
         after = f"{int((since or 0) * 1000) - 1}-{LAST_IN_MILLISECOND}"
         self._start = {"all": "0", "new": "$"}.get(str(start), after)
         self._min_idle_time = seconds("min_idle_time", min_idle_time)
-        self._max_pending = count("max_pending", max_pending)
-        self._prefetch = count("prefetch", prefetch)
         self._client: Redis | None = None
         self._after = FIRST  # of what is pending for this consumer, or new
         self._cursor = FIRST  # of what is pending for any
         self._next_scan = self._next_removal = 0.0
+        self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
         super().__init__(UnackedMessages(max_pending, self._min_idle_time), together, items)
 
     def __repr__(self) -> str:
@@ -203,10 +202,7 @@ class RedisStreamSource(BrokerSource):
 
     # ── fetching ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _fetch(self, number: int) -> Coroutine[Any, Any, object] | None:
-        number = min(number, self._prefetch, self._max_pending - len(self._unacked))
-        if number <= 0:
-            return self._unacked.fewer(self._max_pending)
+    async def _fetch(self, number: int) -> None:
         is_due = self._after == NEW and time.monotonic() >= self._next_scan
         entries = await (self._claim(number) if is_due else self._read_entries(number))
         bodies = {identity: self._body(fields) for identity, fields in entries if fields is not None}
@@ -214,7 +210,6 @@ class RedisStreamSource(BrokerSource):
         lost = self._unacked.drop(identity for identity, fields in entries if fields is None)
         if lost:
             logger.warning("{} lost {} entries, removed from the stream: {}, …", self, len(lost), lost[0].decode())
-        return None
 
     async def _read_entries(self, number: int) -> list[Entry]:
         """Return what this consumer has pending from before, then what is new."""

@@ -86,6 +86,7 @@ class BrokerSource(ABC):
     """
 
     raw = True
+    _max_pending = _prefetch = 1 << 62  # messages that are held, and fetched at once
     _observer: ObserverBase[list[Any]]  # the latest
     _ended: asyncio.Future[None]  # its subscription
 
@@ -174,8 +175,10 @@ class BrokerSource(ABC):
                 condition: Coroutine[Any, Any, object] | None = None
                 if not capacity:
                     condition = self._demand.wait()
+                elif not self._waiting and (left := self._max_pending - len(self._unacked)) > 0:
+                    condition = await self._fetch(min(max(1, int(capacity / self._events_each)), self._prefetch, left))
                 elif not self._waiting:
-                    condition = await self._fetch(max(1, int(capacity / self._events_each)))
+                    condition = self._unacked.fewer(self._max_pending)
                 if condition is None:
                     await asyncio.sleep(0)
                     continue
