@@ -80,11 +80,6 @@ class Chunk(list[Any]):
                 self._by_event.setdefault(each, []).append(ack)
         return self._by_event.get(id(event)) or [ack for ack, _ in self.acks]
 
-    def split(self) -> Iterator[Chunk]:
-        """Yield the events of each acknowledgement."""
-        for ack, events in self.waiting(self, self):
-            yield Chunk(events, ack)
-
     def waiting(self, keys: Sequence[Any], events: Sequence[Any]) -> Iterator[tuple[Ack, Sequence[Any]]]:
         """Yield its acknowledgements, with those of the keys, of some of its events, that each waits for."""
         if len(self.acks) > 1 and len(keys) < len(self):

@@ -226,11 +226,10 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         messages.commit()  # a start
 
     async def _starts(self, client: Any, partitions: Collection[TopicPartition]) -> Mapping[TopicPartition, int]:
-        if self._start == "all":
-            return dict(await client.beginning_offsets(partitions))
+        if self._since is None:
+            return dict(await (client.beginning_offsets if self._start == "all" else client.end_offsets)(partitions))
+        found = await client.offsets_for_times(dict.fromkeys(partitions, int(self._since * 1000)))
         ends = await client.end_offsets(partitions)
-        since = dict.fromkeys(partitions if self._since is not None else (), int((self._since or 0) * 1000))
-        found = await client.offsets_for_times(since)
         return {each: it.offset if (it := found.get(each)) else end for each, end in ends.items()}
 
     async def _skip(self, positions: Mapping[TopicPartition, int]) -> None:

@@ -24,15 +24,12 @@ class Offsets:
     message before it.
     """
 
-    full = False
-    """Whether no more should be taken, because of the metadata's length."""
-    time = 0
-    """Of the latest message that came."""
+    full = False  # so that no more should be taken, because of the metadata's length
+    time = 0  # of the latest message that came
 
     def __init__(self, partition: int, committed: int, metadata: str = "") -> None:
         self.partition, self.committed = partition, (committed, metadata)
-        self.position = committed
-        """Where to fetch from."""
+        self.position = committed  # where to fetch from
         self._held: dict[int, int] = {}  # up to where the gap behind each message is, in their order
         runs = map(int, metadata.split()[1:] if METADATA.fullmatch(metadata) else ())
         self._settled = [(-1, committed), *list(pairwise(accumulate(runs, initial=committed)))[1::2]]  # by others

@@ -64,11 +64,9 @@ class Messages:
 
     identities: Sequence[Identity]
     bodies: Sequence[bytes]
-    part: Any = None
-    """Of the broker, such as a partition, where its identities are of that."""
+    part: Any = None  # of the broker, such as a partition, where its identities are of that
     spans: Mapping[Identity, Any] = field(default_factory=dict)
-    begun: int = 0
-    """How many were pushed, the last of them perhaps in part."""
+    begun: int = 0  # how many were pushed, the last of them perhaps in part
 
 
 class BrokerSource(ABC):

@@ -35,9 +35,7 @@ class UnackedMessages:
         self._replies: dict[Identity, bytes] = {}  # where the reply to a message goes
         # when the broker began to count, of messages that came together and may be settled; the oldest first
         self._since: deque[tuple[float, Sequence[Identity]]] = deque()
-        # two generations: forgetting one is cheaper than forgetting messages one by one
-        self._settled: set[Identity] = set()
-        self._settled_before: set[Identity] = set()
+        self._settled: dict[Identity, None] = {}
         # sent in this order: what was given back must not be claimed again by an older IN_PROGRESS
         self._queues: dict[bytes, dict[bytes, None]] = {ACK: {}, IN_PROGRESS: {}, NAK: {}}
         self._queued = asyncio.Event()
@@ -56,11 +54,11 @@ class UnackedMessages:
     ) -> tuple[Sequence[Identity], Sequence[bytes]]:
         """Add messages; return those that are neither held already nor settled."""
         # not only where the broker marks a message as redelivered: one that was killed may not know
-        known = (self._replies.keys(), self._settled, self._settled_before)
+        known = (self._replies.keys(), self._settled.keys())
         if len(set(identities)) < len(identities) or not all(some.isdisjoint(identities) for some in known):
             latest = dict(zip(identities, zip(replies, bodies, strict=True), strict=True))
-            self._queue(ACK, [reply for identity, (reply, _) in latest.items() if self._is_settled(identity)])
-            held = {identity: it for identity, it in latest.items() if not self._is_settled(identity)}
+            self._queue(ACK, [reply for identity, (reply, _) in latest.items() if identity in self._settled])
+            held = {identity: it for identity, it in latest.items() if identity not in self._settled}
             new = {identity: body for identity, (_, body) in held.items() if identity not in self._replies}
             self._hold(list(held), [reply for reply, _ in held.values()])
             return list(new), list(new.values())
@@ -69,16 +67,16 @@ class UnackedMessages:
 
     def forget(self) -> None:
         """Take settled messages again: the consumer was made anew."""
-        self._settled, self._settled_before = set(), set()
+        self._settled.clear()
         for queue in self._queues.values():
             queue.clear()
 
-    def settle(self, identities: Iterable[Identity]) -> None:
+    def settle(self, identities: Sequence[Identity]) -> None:
         """Acknowledge messages."""
         self._release(identities, ACK)
-        self._settled.update(identities)
-        if len(self._settled) >= self._remembered:
-            self._settled_before, self._settled = self._settled, set()
+        self._settled.update(dict.fromkeys(identities))
+        if len(self._settled) >= 2 * self._remembered:  # forgetting them one by one would cost more
+            self._settled = dict.fromkeys(islice(self._settled, self._remembered, None))
         self._fewer.set()
 
     def give_back(self, identities: Sequence[Identity] | None = None) -> None:
@@ -89,16 +87,13 @@ class UnackedMessages:
         """Acknowledge messages that the broker removed, unless they are held; return those that were never taken."""
         gone = [identity for identity in identities if identity not in self._replies]
         self._queue(ACK, gone)
-        return [identity for identity in gone if not self._is_settled(identity)]
+        return [identity for identity in gone if identity not in self._settled]
 
     async def fewer(self, limit: int) -> None:
         """Wait until fewer messages than this are not settled."""
         while len(self) >= limit:
             self._fewer.clear()
             await self._fewer.wait()
-
-    def _is_settled(self, identity: Identity) -> bool:
-        return identity in self._settled or identity in self._settled_before
 
     def _hold(self, identities: Sequence[Identity], replies: Sequence[bytes]) -> None:
         self._replies.update(zip(identities, replies, strict=True))

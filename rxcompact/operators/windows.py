@@ -79,8 +79,8 @@ class Windows(SerializedEmitter, ABC):
         self._chunk = chunk if isinstance(chunk, Chunk) else None
         acks = () if self._chunk is None else self._chunk.acks
         if self._chunk is not None and len(acks) > 1 and self._new_bucket not in (RowBucket, EventBucket):
-            for part in self._chunk.split():
-                self._add(part)
+            for ack, events in self._chunk.waiting(chunk, chunk):
+                self._add(Chunk(events, ack))
             return
         for ack, _ in acks:
             ack.retain()
