@@ -70,7 +70,10 @@ class HttpEnricher(Client):
     async def lookup(self, event: Any) -> Any:
         """Return the answer of the API for an event, or those for a list of events; None where it has nothing to add.
 
-        It raises as `request` does.
+        Raises:
+            aiohttp.ClientError: when there is no answer.
+            TransientError: when it is damaged, or has a status that a retry may mend; `RateLimitedError` for 429.
+            PermanentError: when it is too long, or no JSON, the URL is not valid, or the status is any other.
         """
         body, content_type = (None, None) if self.body is None else self.body(event)
         sent = None if content_type is None else {"Content-Type": content_type}
