@@ -195,7 +195,7 @@ class HttpSink(Client):
             self.max_batch = 1
 
     async def publish(self, batch: Sequence[Compacted]) -> Mapping[int, BaseException] | None:
-        """Post a batch; return the error of each position that was not taken, or raise as `HttpEnricher.lookup` does."""
+        """Post a batch; return the error of each position not taken, or raise as `HttpEnricher.lookup` does."""
         if self.max_batch == 1 and len(batch) > 1:  # of a caller who makes batches
             results = await asyncio.gather(*(self.publish((each,)) for each in batch), return_exceptions=True)
             each_error = (each.get(0) if isinstance(each, Mapping) else each for each in results)
