@@ -54,6 +54,7 @@ class PullConsumer:
     info: ConsumerInfo | None = None
     _client: Any = None
     _subscription: Subscription | None = None
+    _timer: asyncio.TimerHandle | None = None  # of the latest request
 
     def __post_init__(self) -> None:
         self.name, self.subjects = self.config.durable_name or "", self.config.filter_subjects or []
@@ -128,7 +129,9 @@ class PullConsumer:
         self._outstanding += batch
         self._idle = True
         self._expires = now + EXPIRES + GRACE
-        asyncio.get_running_loop().call_later(EXPIRES + GRACE, self.wake)
+        if self._timer is not None:  # with little capacity there are many requests
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(EXPIRES + GRACE, self.wake)
         request = {"batch": batch, "max_bytes": self.max_bytes, "expires": int(EXPIRES * 1e9)}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}"
         await self._client.publish(subject, json.dumps(request).encode(), reply=self._inbox)

@@ -76,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--listen", metavar="HOST:PORT", help="listen there; without a host on all addresses")
-    brokers = "nats://HOST:PORT/STREAM, redis://HOST:PORT/DB/STREAM or kafka://HOST:PORT/TOPIC (extras)"
-    source.add_argument("--source", metavar="URL", help=f"consume, durably: {brokers}")
+    source.add_argument("--source", metavar="URL", help=f"consume, durably: {EXPECTED} (extras)")
     add("--partitions", type=partitions, metavar="N[-M]", help="of --source nats: only the subjects *.N.>")
     add("--start", metavar="all|new|TIME", help="where a consumer of --source that is made begins (all)")
     common.add_event_arguments(
