@@ -235,7 +235,7 @@ def _readable(line: bytes) -> Any:
     """Return a JSON line as the object that it is, else as text."""
     try:
         return msgspec.json.decode(line, type=dict)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError):
         return line.rstrip(b"\0").decode("utf-8", "replace")
 
 

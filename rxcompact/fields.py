@@ -54,10 +54,10 @@ def why_malformed(error: Exception, line: Any) -> str:
         return str(reason)
     if isinstance(error, RecursionError):
         return "nested too deeply"
-    if isinstance(error, UnicodeDecodeError):
+    if isinstance(error, UnicodeDecodeError) or "UTF-8" in str(error):
         try:
             bytes(line).decode()
-        except UnicodeDecodeError as found:  # the first one counts from the start of the string that it is in
+        except UnicodeDecodeError as found:
             return f"invalid UTF-8 (byte {found.start})"
     return "half a surrogate pair" if isinstance(error, UnicodeEncodeError) else str(error)
 

@@ -97,7 +97,7 @@ class HttpEnricher(Client):
 def _json(kind: str, answer: bytes) -> Any:
     try:
         return msgspec.json.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as cause:
+    except (msgspec.DecodeError, RecursionError) as cause:
         if is_html(answer) or not (kind in UNTYPED or kind.endswith("json")):
             raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
         raise TransientError(f"answer is no JSON: {cause}") from None

@@ -160,7 +160,7 @@ def _inside(letter: bytes) -> list[bytes]:
     """Return the event inside a dead letter, as often as it was counted."""
     try:
         found = _decode_letter(letter)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except (msgspec.DecodeError, RecursionError):
         return [letter]
     count = found.count or 1
     if count > MANY:
