@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from importlib import import_module
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, overload
@@ -94,10 +94,6 @@ class Compacted(msgspec.Struct, Generic[K_co, E_co], frozen=True, gc=False, eq=F
         """Return it with other values for some fields."""
         return msgspec.structs.replace(self, **changes)
 
-    def having(self, event: F) -> Compacted[K_co, F]:
-        """Return it with another event; less than half of what `replace` takes."""
-        return Compacted(self.key, event, self.count, self.first_seen, self.last_seen, self.window, self.size)
-
     _repr_html_ = shown_by("tables.compacted_html")
 
 
@@ -176,17 +172,14 @@ class Window(Sequence[Compacted[K_co, E_co]]):
     _repr_html_ = shown_by("tables.window_html")
 
 
-Stage: TypeAlias = str
-"""Where an event was settled: "compact", "decode", "enrich" (a second one is "enrich-2", …), "publish"."""
-
-
 class DeadLetter(msgspec.Struct, frozen=True):
     """An event that was rejected at intake, or any outcome but published."""
 
     outcome: Literal["rejected", "expired", "failed", "dropped", "abandoned"]
     event: Any
     """The event as received when it was rejected, else its `Compacted`."""
-    stage: Stage
+    stage: str
+    """Where it was settled: "compact", "decode", "enrich" (a second one is "enrich-2", …), "publish"."""
     reason: str
     """A word or two for a counter: "late", "key", "too old", "HTTP 404", …"""
     error: BaseException | None = None
@@ -241,11 +234,6 @@ def _readable(line: bytes) -> Any:
 
 class Batch(tuple[Compacted, ...]):  # noqa: SLOT001 - its key is kept, once computed
     """What a sink is given at once."""
-
-    @classmethod
-    def of(cls, events: Iterable[Compacted]) -> Batch:
-        """Return these events; a batch as it is, with the key that it may have computed."""
-        return events if isinstance(events, Batch) else cls(events)
 
     @cached_property
     def idempotency_key(self) -> str:

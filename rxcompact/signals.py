@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
-from rxcompact.events import DeadLetter, Stage, Trigger
+from rxcompact.events import DeadLetter, Trigger
 
 State: TypeAlias = Literal["idle", "running", "restarting", "draining", "stopped", "failed"]
 CallOutcome: TypeAlias = Literal["ok", "transient", "rate_limited", "permanent", "timeout", "cancelled"]
@@ -104,7 +104,7 @@ class WindowClosed(Signal, frozen=True):
 class CallEnded(Signal, frozen=True):
     """A call of a stage returned, failed or was cancelled; made while an observer has ``on_call``."""
 
-    stage: Stage
+    stage: str
     target: Target
     outcome: CallOutcome
     attempt: int
@@ -121,7 +121,7 @@ class CallEnded(Signal, frozen=True):
 class RetryScheduled(Signal, frozen=True):
     """A call failed, and will be made again after ``wait`` seconds."""
 
-    stage: Stage
+    stage: str
     attempt: int
     """The one that failed, from 1."""
     wait: float
@@ -134,7 +134,7 @@ class RetryScheduled(Signal, frozen=True):
 class Failing(Signal, frozen=True):
     """A service is down: its circuit breaker opened, and probes alone are sent."""
 
-    stage: Stage
+    stage: str
     target: Target
     error: BaseException
 
@@ -142,7 +142,7 @@ class Failing(Signal, frozen=True):
 class Healed(Signal, frozen=True):
     """A service that was down answers again, ``after`` seconds in which the stage lost so many events."""
 
-    stage: Stage
+    stage: str
     target: Target
     after: float
     lost: int

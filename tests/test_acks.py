@@ -19,7 +19,7 @@ def test_of_windows_of_one_instant_with_the_same_key_each_waits_for_its_own_even
     assert events[0] == events[1]
     pending.settle(events[1:])
     assert settled == ["second"]
-    pending.settle([events[0].having({"enriched": True})])
+    pending.settle([events[0].replace(event={"enriched": True})])
     assert settled == ["second", "first"]
 
 

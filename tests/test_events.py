@@ -31,8 +31,8 @@ def test_an_event_knows_its_window_s_bounds_and_trigger() -> None:
     assert (window().opened, window().closed, window().trigger) == (10.0, 20.0, "count")
     assert first.replace(count=9) == Compacted("a", {"n": 0}, 9, 11.0, 12.0)
     assert first.replace(count=9).window is BOUNDS
-    assert first.having("other") == Compacted("a", "other", 1, 11.0, 12.0)
-    assert first.having("other").window is BOUNDS
+    assert first.replace(event="other") == Compacted("a", "other", 1, 11.0, 12.0)
+    assert first.replace(event="other").window is BOUNDS
     assert {BOUNDS: "a file"}[Bounds(10.0, 20.0, "count")] == "a file"
 
 

@@ -28,7 +28,6 @@ from rxcompact.dead_letters import DeadLetterRoute
 from rxcompact.errors import LateError, RxCompactError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.mappers import Mapper
-from rxcompact.operators.operator import registering
 from rxcompact.operators.windows import Windows
 from rxcompact.sinks.encoding import window_lines
 from rxcompact.sinks.ndjson import stdout_writer
@@ -150,9 +149,9 @@ class _Compaction:
             windows |= {"time_mapper": time_mapper, "lateness": options.lateness or 0.0, "idle": idle}
             paths = sorted(paths, key=partial(_first_time, time_mapper)) if len(paths) > 1 else paths
         self._source = NdjsonSource(*paths, items=options.items)
-        compact = rxo.compact(key_mapper=key_mapper, chunked=True, dead_letters=self._on_dead_letter, **windows)
+        compact: Any = rxo.compact(key_mapper=key_mapper, chunked=True, dead_letters=self._on_dead_letter, **windows)
         self._stage: Windows  # of the operator, once it is subscribed to
-        self._compact = registering(compact, partial(setattr, self, "_stage"))
+        self._compact = compact.having(register=partial(setattr, self, "_stage"))
         self._write = stdout_writer()
 
     async def run(self, sink: Sink | None) -> int:

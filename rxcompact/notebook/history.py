@@ -18,8 +18,9 @@ from rxcompact.events import DeadLetter, Delivered, Window
 from rxcompact.fields import decode
 from rxcompact.frames import rows
 from rxcompact.mappers import Mapper
-from rxcompact.operators import compact, enrich, publish
-from rxcompact.operators.operator import registering
+from rxcompact.operators.compact import compact
+from rxcompact.operators.enrich import Enrich
+from rxcompact.operators.publish import Publish
 from rxcompact.testing import arrivals, run, virtual_loop
 
 
@@ -81,7 +82,7 @@ class History:
 
         last = (self.arrivals[0] - offset) // timespan * timespan + offset
         clock = VirtualTimeScheduler(last)
-        operator = compact(
+        operator: Any = compact(
             timespan,
             key_mapper=key_mapper,
             fields=["first_seen"],
@@ -92,7 +93,7 @@ class History:
             scheduler=clock,
             **options,
         )
-        source.pipe(registering(operator, holders.append)).subscribe(close)
+        source.pipe(operator.having(register=holders.append)).subscribe(close)
         # after so long every window has closed, with a timespan to spare
         settled = (lateness or 0.0) + 2 * timespan
         for edge, group in groupby(zip(self.arrivals, self.events, strict=True), edge_of):
@@ -137,8 +138,8 @@ def simulate(
         stages: list[Holder] = []
         common: dict[str, Any] = {"max_age": max_age, "dead_letters": letters.append}
         source.pipe(
-            registering(enrich(call, max_concurrent=max_concurrent, **common), stages.append),
-            registering(publish(lambda _: None, timespan=linger, **common), stages.append),
+            Enrich(call, max_concurrent=max_concurrent, **common).having(register=stages.append),
+            Publish(lambda _: None, timespan=linger, **common).having(register=stages.append),
         ).subscribe(batches.append)
         for at, window, open_keys in windows:
             await asyncio.sleep(at - loop.wall())

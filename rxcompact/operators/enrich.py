@@ -230,7 +230,7 @@ class EnrichStage(PooledStage):
                 result = compacted.event
             elif self._merge is not None:
                 result = self._merge(compacted.event, result)
-            enriched = compacted.having(result)
+            enriched = compacted.replace(event=result)
         except BaseException as error:
             self._lost("failed", entry, job, without_our_frames(error))
             if isinstance(error, SystemExit | KeyboardInterrupt):

@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import dataclass, field, fields
 from inspect import iscoroutinefunction
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import reactivex as rx
 from reactivex import Observable
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from rxcompact.operators.stage import PooledStage
     from rxcompact.operators.windows import Windows
 
-F = TypeVar("F", bound=Callable[..., Any])
 DeadLetters: TypeAlias = ObserverBase[DeadLetter] | Callable[[DeadLetter], object]
 """An observer of dead letters, or a function of one."""
 STALL = 1.0
@@ -43,6 +42,7 @@ class Operator(ABC):
     stage: str = field(init=False, default="")
     """The name that its dead letters, signals and metrics bear."""
     register: Callable[[Holder], object] | None = field(init=False, default=None)
+    """Called with its stage at each subscription."""
 
     def __call__(self, source: Observable[Any]) -> Observable[Any]:
         def subscribe(observer: ObserverBase[Any], scheduler: SchedulerBase | None = None) -> DisposableBase:
@@ -90,14 +90,6 @@ class Operator(ABC):
             return letters.on_next if isinstance(letters, ObserverBase) else letters
         log = OncePerMinute("WARNING", "{} at {} ({}): {text}")
         return lambda letter: log(letter.outcome, letter.stage, letter.reason, text=letter.error)
-
-
-def registering(operator: F, register: Callable[[Holder], object]) -> F:
-    """Return one of our operators such that it calls ``register`` with its stage at each subscription."""
-    if not isinstance(operator, Operator):
-        raise ArgumentError("operator", operator, "compact, enrich or publish")
-    registered: Any = operator.having(register=register)
-    return registered  # type: ignore[no-any-return]
 
 
 @dataclass(kw_only=True, eq=False)

@@ -200,7 +200,7 @@ class HttpSink(Client):
             results = await asyncio.gather(*(self.publish((each,)) for each in batch), return_exceptions=True)
             each_error = (each.get(0) if isinstance(each, Mapping) else each for each in results)
             return {position: error for position, error in enumerate(each_error) if error is not None} or None
-        batch, failed = Batch.of(batch), dict[int, BaseException]()
+        batch, failed = Batch(batch), dict[int, BaseException]()
         if self.body is not None:
             body, content_type = self.body(batch)
         else:

@@ -104,7 +104,7 @@ async def tasks(window: Window, look: Lookup, done: Callable[[Compacted], object
         except BaseException as error:  # of whatever kind: this event alone has failed
             ended.set_exception(error)
         else:
-            done(compacted.having(result))
+            done(compacted.replace(event=result))
         finally:
             left -= 1
             start()

@@ -26,7 +26,6 @@ from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, NoRoomError
 from rxcompact.events import DeadLetter, Window
 from rxcompact.operators import windows as windows_module
-from rxcompact.operators.operator import registering
 
 
 class Bench:
@@ -313,7 +312,7 @@ def test_last_seen_is_the_latest_event_time_where_windows_close_on_a_count() -> 
 
 def windows_of(operator: Any, source: Subject[Any], scheduler: Any = None) -> Any:
     held: list[Any] = []
-    source.pipe(registering(operator, held.append)).subscribe(scheduler=scheduler)
+    source.pipe(operator.having(register=held.append)).subscribe(scheduler=scheduler)
     return held[0]
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, LoopError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Compacted, DeadLetter
-from rxcompact.operators.operator import registering
+from rxcompact.operators.enrich import Enrich
 from rxcompact.testing import START, SimulatedApi, run
 
 
@@ -43,12 +43,9 @@ class Bench:
             self.ended.set()
 
         self.subscription = self.source.pipe(
-            registering(
-                rxo.enrich(
-                    mapper, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
-                ),
-                self.stages.append,
-            )
+            Enrich(
+                mapper, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
+            ).having(register=self.stages.append)
         ).subscribe(lambda c: self.enriched.append((self.loop.time(), c)), fail, self.ended.set)
 
     async def feed(self, *items: Any) -> None:

@@ -19,7 +19,6 @@ from rxcompact import Ack, Chunk, Orchestrator, merge
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError
 from rxcompact.events import DeadLetter, Window
-from rxcompact.operators.operator import registering
 from rxcompact.testing import START, replay, virtual_loop
 
 Event = dict[str, Any]
@@ -170,8 +169,10 @@ def test_the_bytes_of_the_events_held_are_those_of_the_lines(options: dict[str, 
     scheduler = VirtualTimeScheduler(0.0)
     chunks: rx.Subject[Any] = rx.Subject()
     stages: list[Any] = []
-    compact = cast(Any, rxo.compact(60, key_mapper="id", gap=5, chunked=True, **options)).having(raw=True)
-    chunks.pipe(registering(compact, stages.append)).subscribe(lambda _: None, scheduler=scheduler)
+    compact = cast(Any, rxo.compact(60, key_mapper="id", gap=5, chunked=True, **options)).having(
+        raw=True, register=stages.append
+    )
+    chunks.pipe(compact).subscribe(lambda _: None, scheduler=scheduler)
     lines = [b'{"id": "a", "ts": 0}', b'{"id": "a", "ts": 8.25}', b'{"id": "b", "ts": 1.5}', b'{"id": "a", "ts": 4}']
     chunks.on_next(lines)
     kept = {"last": lines[2:], "first": [lines[0], lines[2]]}[options.get("keep", "first")]

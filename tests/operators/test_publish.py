@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError, ExpiredError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Delivered, Window
-from rxcompact.operators.operator import registering
+from rxcompact.operators.publish import Publish
 from rxcompact.operators.retry import full_jitter
 from rxcompact.testing import START, run
 
@@ -42,12 +42,9 @@ class Bench:
         self.stages: list[Any] = []
         options = {"max_age": 60, "count": 3, "timespan": 5, "wait": tenacity.wait_fixed(1)} | options
         self.subscription = self.source.pipe(
-            registering(
-                rxo.publish(
-                    self.sink, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
-                ),
-                self.stages.append,
-            )
+            Publish(
+                self.sink, dead_letters=lambda letter: self.letters.append((self.loop.time(), letter)), **options
+            ).having(register=self.stages.append)
         ).subscribe(self.delivered.append, on_completed=self.ended.set)
 
     def sink(self, batch: Batch) -> Any:
