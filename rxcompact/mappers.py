@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, tzinfo
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import chain
 from operator import or_
 from typing import Annotated, Any, Literal, TypeAlias
@@ -280,12 +280,6 @@ def time_of(
     """
     if isinstance(spec, Mapper):
         return spec
-    if type(spec) is str and timezone is UTC and format is None:
-        return _usual_times(spec)
-    return _times(spec, timezone, format)
-
-
-def _times(spec: TimeSpec, timezone: tzinfo = UTC, format: str | None = None) -> Mapper:  # noqa: A002
     if isinstance(spec, str):
         source: Any = [(Field(spec, "time_mapper"), Any)]
     else:
@@ -306,9 +300,6 @@ def _times(spec: TimeSpec, timezone: tzinfo = UTC, format: str | None = None) ->
         return *map_each(parse, values, TimeMapperError), True
 
     return Mapper(source, convert, TimeMapperError, reject=True)
-
-
-_usual_times = lru_cache(maxsize=64)(_times)  # the same field is the same mapper
 
 
 class ChunkMapper:

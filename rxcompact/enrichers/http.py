@@ -101,15 +101,3 @@ def _json(kind: str, answer: bytes) -> Any:
         if is_html(answer) or not (kind in UNTYPED or kind.endswith("json")):
             raise PermanentError(f"answer is {kind or 'HTML'}, not JSON") from None
         raise TransientError(f"answer is no JSON: {cause}") from None
-
-
-def graphql_data(answer: bytes) -> Any:
-    """Return the data of a GraphQL answer, for ``parse``.
-
-    Raises:
-        PermanentError: for an answer with errors.
-    """
-    found = _json("", answer)
-    if errors := found.get("errors"):
-        raise PermanentError("; ".join(str(error.get("message")) for error in errors))
-    return found.get("data")

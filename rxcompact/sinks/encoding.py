@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, datetime, time
 from itertools import islice
 from typing import Any
 
@@ -13,7 +12,8 @@ import msgspec
 from rxcompact.clock import Seconds, seconds
 from rxcompact.errors import PermanentError
 from rxcompact.events import Batch, Bounds, Compacted, DeadLetter, Window
-from rxcompact.keys import encoder, json_form, json_value
+from rxcompact.fields import members
+from rxcompact.keys import encoder, json_value
 
 ROWS = 1000  # of a window that are encoded at once
 
@@ -67,12 +67,9 @@ def _why_not(value: Any, to_json: Callable[[Any], Any] = lambda value: value) ->
 
 def flat_object(compacted: Compacted) -> dict[str, Any]:
     """Return an event's own fields, then its count and times, for tables; a field of the event keeps its name."""
-    event = compacted.event
-    own = msgspec.json.decode(event) if isinstance(event, bytes) else event
+    own = members(compacted.event)
     if not isinstance(own, Mapping):
-        own = msgspec.to_builtins(own, enc_hook=json_form, builtin_types=(datetime, date, time))
-    if not isinstance(own, Mapping):
-        raise TypeError(f"{type(event).__qualname__} has no fields")
+        raise TypeError(f"{type(own).__qualname__} has no fields")
     return {
         "count": compacted.count,
         "first_seen": compacted.first_seen,

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeAlias
 from rxcompact.client import KIB, Client, excerpt, failure, is_html
 from rxcompact.errors import AnswerError, ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted
-from rxcompact.fields import Field
 from rxcompact.keys import encoder
 from rxcompact.operators.verdict import code_verdict
 from rxcompact.sinks.encoding import encoded, json_object
@@ -76,12 +75,6 @@ def known_errors(batch: Sequence[Compacted], status: int, answer: Any) -> Mappin
     if whole := _error_of_all(answer):
         raise whole
     return None
-
-
-def item_errors(name: str) -> Verdict:
-    """Return a verdict for answers with a result for each event, in a list at this path."""
-    field = Field(name)
-    return lambda batch, _, answer: _errors_of(batch, field(answer))
 
 
 def _errors_of(batch: Sequence[Compacted], results: Any, *, flagged: bool = False) -> Mapping[int, BaseException]:

@@ -11,16 +11,14 @@ import aiohttp
 import msgspec
 import pytest
 import trustme
-from shapes import Got, answering, batch, publish, real_time
+from shapes import Got, answering, batch, publish, real_time, recipes
 
 from rxcompact import HttpEnricher, HttpSink, Orchestrator, Pipeline
 from rxcompact import operators as rxo
 from rxcompact.client import Request, json_body
-from rxcompact.enrichers.http import graphql_data
 from rxcompact.errors import ArgumentError, PermanentError, RateLimitedError, TransientError
 from rxcompact.events import Batch, Compacted
 from rxcompact.operators.verdict import verdict
-from rxcompact.sinks.http import item_errors
 
 ABC = batch({"id": "a"}, {"id": "b"}, {"id": "c"})
 
@@ -385,7 +383,7 @@ async def test_w3_a_verdict_of_ones_own() -> None:
 async def test_w3_results_at_a_path() -> None:
     content = {"data": {"rows": [{"error": "no"}, {"id": 1}, {"status": 409}]}}
     async with answering((200, content)) as server:
-        wrong = await publish(HttpSink(server.url, verdict=item_errors("data.rows")), ABC)
+        wrong = await publish(HttpSink(server.url, verdict=recipes()["verdict"]), ABC)
     assert {n: str(error) for n, error in wrong.items()} == {0: "no", 2: "HTTP 409"}
 
 
@@ -409,7 +407,7 @@ async def test_w6_graphql(errors: bool) -> None:
         enricher = HttpEnricher(
             server.url + "/graphql",
             body=lambda event: json_body({"query": query, "variables": {"name": event["host"]}}),
-            parse=graphql_data,
+            parse=recipes()["data_of"],
             merge=lambda event, data: event | data["host"],
         )
         try:
