@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 from rxcompact.clock import count
 from rxcompact.events import Compacted, Outcome, Window, shown_by
 from rxcompact.format import error_name
-from rxcompact.signals import RetryScheduled, Signal, SourceFailed, State, WindowClosed
+from rxcompact.signals import RetryScheduled, Signal, WindowClosed
 
 KEYS = 100  # of a retried batch that are kept
 
@@ -62,13 +62,6 @@ class OutcomeMark(NamedTuple):
         return cls(at, outcome.outcome, key, stage, reason, outcome.attempts, outcome.age, error)
 
 
-class StateMark(NamedTuple):
-    """The orchestrator changed its state, or its source failed."""
-
-    at: float
-    state: str
-
-
 class Explanation(str):
     """Why an alert was received, or was not: a line for each thing that happened."""
 
@@ -90,7 +83,6 @@ class Recording:
     events: Sequence[EventMark] = ()
     retries: Sequence[RetryMark] = ()
     outcomes: Sequence[OutcomeMark] = ()
-    states: Sequence[StateMark] = ()
     totals: Mapping[str, int] = field(default_factory=dict[str, int])
     """How many were "windows", "received", "distinct", "retries", and of each outcome."""
 
@@ -109,7 +101,7 @@ class Recording:
         events = self.events[-most:]
         if len(events) == self.totals.get("distinct", 0):
             return self
-        since, others = events[0].window.at, ("windows", "retries", "outcomes", "states")
+        since, others = events[0].window.at, ("windows", "retries", "outcomes")
         later: dict[str, Any] = {
             name: [mark for mark in getattr(self, name)[-most:] if mark.at >= since] for name in others
         }
@@ -134,7 +126,7 @@ class Recorder:
     """An observer that records: ``orchestrator.attach(recorder)``; then ``recorder.recording`` shows itself.
 
     Args:
-        limit: How many it keeps of each: distinct events, windows, retries, outcomes, states. The oldest go first.
+        limit: How many it keeps of each: distinct events, windows, retries, outcomes. The oldest go first.
 
     Cost:
         A few microseconds for each distinct event, nothing for duplicates. Memory O(limit).
@@ -172,19 +164,12 @@ class Recorder:
         self._marks["outcomes"].append(OutcomeMark.of(outcome, self._now()))
 
     def on_signal(self, signal: Signal) -> None:
-        match signal:
-            case RetryScheduled(stage, attempt, wait, error, keys):
-                self._totals["retries"] += 1
-                mark = RetryMark(self._now(), stage, attempt, wait, error_name(error), keys[:KEYS])
-                self._marks["retries"].append(mark)
-            case SourceFailed():
-                self._marks["states"].append(StateMark(self._now(), "source failed"))
-            case _:
-                pass
-
-    def on_state(self, state: State) -> None:
-        if state != "idle":  # the first one comes at once: time may not have begun yet
-            self._marks["states"].append(StateMark(self._now(), state))
+        if isinstance(signal, RetryScheduled):
+            self._totals["retries"] += 1
+            error, keys = error_name(signal.error), signal.keys[:KEYS]
+            self._marks["retries"].append(
+                RetryMark(self._now(), signal.stage, signal.attempt, signal.wait, error, keys)
+            )
 
 
 def record(windows: Iterable[Window]) -> Recording:

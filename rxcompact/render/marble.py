@@ -23,7 +23,6 @@ GROUP = 4  # elements of a group that are listed; of a larger group the number i
 STEPS = 8  # instants at which an amount that was spread over time is counted
 NAME = 8  # distinct events of a window that are listed
 LEGEND = 12  # keys that are listed
-ENDS = {"stopped": "|", "failed": "#"}
 ROUND = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400)
 """Round numbers of seconds."""
 OTHER = ("?", COLOURS[-1])
@@ -70,7 +69,7 @@ def axes(recording: Recording) -> tuple[Axis, Axis]:
     They are the same, unless event times have nothing to do with the clock, as in a replay.
     """
     windows = recording.windows
-    marks: Iterable[Any] = chain(windows, recording.retries, recording.outcomes, recording.states)
+    marks: Iterable[Any] = chain(windows, recording.retries, recording.outcomes)
     instants = [mark.at for mark in marks] or [0.0]
     clock = Axis(min(instants), max(instants))
     start = min((window.opened for window in windows), default=clock.start)
@@ -130,9 +129,8 @@ def symbols(recording: Recording) -> dict[Hashable, tuple[str, str]]:
 
 
 def outcomes(recording: Recording) -> list[str]:
-    """Return the outcomes that have a lane: those that there were, and "published" wherever anything was run."""
-    was_run = bool(recording.states or recording.outcomes)
-    return [name for name in (*OUTCOMES, "rejected") if recording.totals.get(name, name == "published" and was_run)]
+    """Return the outcomes that have a lane: those that there were."""
+    return [name for name in (*OUTCOMES, "rejected") if recording.totals.get(name)]
 
 
 def title(recording: Recording) -> str:
@@ -156,15 +154,14 @@ def marble(recording: Recording) -> str:
 
     ::
 
-        events     -a-b-(a,c)---2b--|    a letter is an event; 2b: two more of b by then
-        windows    -----[ab]----[bc]|    a window of these distinct events
-        retries    ------e1---------|    the first attempt of enrich for some event failed
-        published  -------a------b--|    and so on for each outcome
+        events     -a-b-(a,c)---2b--    a letter is an event; 2b: two more of b by then
+        windows    -----[ab]----[bc]    a window of these distinct events
+        retries    ------e1---------    the first attempt of enrich for some event failed
+        published  -------a------b--    and so on for each outcome
 
     Elements that would overlap are a group at the time of the first: ``(a,b)``, or ``9x`` for many.
     """
     known, (upper, lower) = symbols(recording), axes(recording)
-    end = ENDS.get(recording.states[-1].state, "") if recording.states else ""
     letters = defaultdict[str, list[Element]](list)
     for point in points(recording, 0):
         text = f"{point.many if point.many > 1 else ''}{known.get(point.key, OTHER)[0]}"
@@ -180,7 +177,7 @@ def marble(recording: Recording) -> str:
     lanes = [("events", upper, letters["events"]), ("windows", upper, windows)]
     lanes += [("retries", lower, retries)] * bool(retries)
     lanes += [(lane, lower, letters[lane]) for lane in outcomes(recording)]
-    lines = [(lane, line(axis, elements, end)) for lane, axis, elements in lanes]
+    lines = [(lane, line(axis, elements)) for lane, axis, elements in lanes]
     for name, axis in (("time", upper),) if upper == lower else (("event time", upper), ("clock", lower)):
         scale = f"a column is {duration(axis.length / COLUMNS)}, the first is at {instant(axis.start)} UTC"
         lines.append((name, scale))
@@ -191,7 +188,7 @@ def marble(recording: Recording) -> str:
     return "\n".join(f"{name:<10} {text}" for name, text in lines)
 
 
-def line(axis: Axis, elements: Iterable[Element], end: str = "") -> str:
+def line(axis: Axis, elements: Iterable[Element]) -> str:
     """Return one stream as a marble diagram of `COLUMNS` columns of equal length."""
     groups: list[tuple[int, list[Element]]] = []
     for element in sorted(elements):
@@ -204,7 +201,7 @@ def line(axis: Axis, elements: Iterable[Element], end: str = "") -> str:
     text = ""
     for column, group in groups:
         text = text.ljust(column, "-") + _token(group)
-    return text.ljust(COLUMNS, "-") + end
+    return text.ljust(COLUMNS, "-")
 
 
 def _token(group: Sequence[Element]) -> str:

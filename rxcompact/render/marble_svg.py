@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rxcompact.observers.recorder import Recording
 
 LEFT, RIGHT = 128, 932  # where time starts and ends
-MOST_CIRCLES, MOST_WINDOWS, MOST_RETRIES, MOST_STATES = 160, 100, 60, 60
+MOST_CIRCLES, MOST_WINDOWS, MOST_RETRIES = 160, 100, 60
 """What is drawn one by one; of outcomes, each kind."""
 RADIUS = 10.0
 ROW, ROWS = 24.0, 4  # circles at one instant are drawn on top of each other, so many; the rest is counted
@@ -27,7 +27,6 @@ BAR, BINS = 46.0, 120
 LETTER = 6.6  # width of a letter, about
 TICKS = 8
 TIMES = "\N{MULTIPLICATION SIGN}"
-STATES = ("restarting", "draining", "source failed", "failed")  # that are labelled
 
 
 def marble_svg(recording: Recording) -> str:
@@ -54,7 +53,6 @@ class _Picture:
         self._points = defaultdict[str, list[Point]](list)
         for point in points(recording, 0):
             self._points[point.lane].append(point)
-        self._changes = [mark for mark in recording.states if mark.state in STATES][-MOST_STATES:]
         self._parts: list[str] = []
         self._behind: list[str] = []
         self._hints: list[str] = []
@@ -71,7 +69,7 @@ class _Picture:
             self._axis(upper, "event time", top)
             self._text(f"from {instant(upper.start)} UTC", LEFT, self._y + 8, "quiet")
             self._y += 16
-        top = self._states()
+        top = self._y
         if upper == lower:
             self._events()
         self._retries()
@@ -189,18 +187,6 @@ class _Picture:
         self._hints.append("✕ a call failed, ○ it is made again (e1: enrich, after its first attempt)")
         self._lane("retries", 10 + (max(rows) + 1) * WAIT_ROW)
 
-    def _states(self) -> float:
-        """Label the changes of state, as far as labels fit; return where their lines begin."""
-        free = 0.0
-        for mark in self._changes:
-            text, x = mark.state, _x(self._lower, mark.at)
-            left = min(x - len(text) * 3, RIGHT - len(text) * 6)
-            if left > free:
-                self._text(text, left, self._y + 12, "small")
-                free = left + len(text) * 6 + 8
-        self._y += 18 if self._changes else 0
-        return self._y
-
     def _axis(self, axis: Axis, name: str, top: float) -> None:
         """Draw an axis, and what is behind the lanes above it."""
         y = self._y + 14
@@ -210,9 +196,6 @@ class _Picture:
             self._behind.append(element("line", x1=x, x2=x, y1=top, y2=y, kind="grid"))
             self._draw("line", x1=x, x2=x, y1=y, y2=y + 4, kind="tick")
             self._text(duration(seconds), x, y + 17, "quiet middle")
-        for mark in self._changes if axis == self._lower else ():
-            x = _x(axis, mark.at)
-            self._behind.append(element("line", x1=x, x2=x, y1=top - 4, y2=self._y, kind="state"))
         self._text(name, 16, y + 4, "name")
         self._y = y + 26
 

@@ -23,9 +23,7 @@ ARRIVALS: Sequence[tuple[float, Any]] = (
 )  # fmt: skip
 
 
-def recorded(
-    arrivals: Sequence[tuple[float, Any]] = ARRIVALS, *, limit: int = 10_000, restart: bool = False, **options: Any
-) -> Recording:
+def recorded(arrivals: Sequence[tuple[float, Any]] = ARRIVALS, *, limit: int = 10_000, **options: Any) -> Recording:
     """Return the recording of a pipeline in virtual time. Its API fails once for each "web", and always for "bad"."""
     asked: set[str] = set()
 
@@ -52,9 +50,6 @@ def recorded(
         orchestrator = Orchestrator(pipeline)
         orchestrator.attach(recorder)
         async with orchestrator:
-            if restart:
-                await asyncio.sleep(4)
-                await orchestrator.restart()
             await orchestrator.wait()
         return recorder.recording
 

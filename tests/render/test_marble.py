@@ -21,7 +21,7 @@ def lanes(recording: Recording) -> dict[str, str]:
 
 
 def parsed(text: str) -> list[tuple[float, Any]]:
-    """A line parsed by RxPY: columns and values, None for the end."""
+    """A line parsed by RxPY: columns and values."""
     messages = parse(text, timespan=1.0, raise_stopped=True)
     return [(float(at), note.value if note.kind == "N" else None) for at, note in messages]
 
@@ -29,32 +29,30 @@ def parsed(text: str) -> list[tuple[float, Any]]:
 def test_lines_have_every_event_window_retry_and_outcome_at_its_time(record: Callable[..., Recording]) -> None:
     shown = lanes(record())
     column = 11.0 / COLUMNS  # from the first event to the last publication, which is at once
-    *events, end = parsed(shown["events"])
+    events = parsed(shown["events"])
     letters = {"a": "db", "b": "web", "c": "bad", "d": "mail"}
     expected = [(0, "a"), (1, "b"), (3, "2a"), (6, "b"), (7, "c"), (8, "b"), (11, "d")]
     assert [value for _, value in events] == [value for _, value in expected]
     for (at, _), (second, _) in zip(events, expected, strict=True):
         assert at * column == pytest.approx(second, abs=column)
-    assert end[1] is None
     windows = [value for _, value in parsed(shown["windows"])]
-    assert windows == ["[ab]", "[bc]", "[d]", None]
-    assert [value for _, value in parsed(shown["retries"])] == ["e1", None]
+    assert windows == ["[ab]", "[bc]", "[d]"]
+    assert [value for _, value in parsed(shown["retries"])] == ["e1"]
     # web waits two seconds; the rest of its window does not wait for it
-    assert [value for _, value in parsed(shown["published"])] == ["a", "b", "b", "d", None]
-    assert [value for _, value in parsed(shown["failed"])] == ["c", None]
+    assert [value for _, value in parsed(shown["published"])] == ["a", "b", "b", "d"]
+    assert [value for _, value in parsed(shown["failed"])] == ["c"]
     assert shown["keys"] == ", ".join(f"{letter} = {key}" for letter, key in letters.items())
     assert "received 8, distinct 5" in shown["in all"]
 
 
 @given(st.lists(st.tuples(st.floats(0, 100), st.sampled_from(["a", "2b", "[abc]", "e1"])), max_size=300))
 def test_rxpy_parses_every_line_and_no_element_is_lost(marks: list[tuple[float, str]]) -> None:
-    text = line(Axis(0, 100), [Element(at, name) for at, name in marks], "|")
+    text = line(Axis(0, 100), [Element(at, name) for at, name in marks])
     assert len(text) < COLUMNS + 30
     messages = parsed(text)
-    assert messages[-1][1] is None
     listed: Counter[str] = Counter()
     lumped = 0
-    for _, value in messages[:-1]:
+    for _, value in messages:
         if str(value).endswith("x"):
             lumped += int(value[:-1])
         else:
@@ -62,7 +60,7 @@ def test_rxpy_parses_every_line_and_no_element_is_lost(marks: list[tuple[float, 
     names = Counter(name for _, name in marks)
     assert listed.total() + lumped == len(marks)
     assert not listed - names
-    columns = [at for at, _ in messages[:-1]]
+    columns = [at for at, _ in messages]
     assert columns == sorted(columns)
     if marks:
         first = min(at for at, _ in marks)
@@ -76,15 +74,6 @@ def test_many_events_are_numbers_that_sum_up(many: Recording) -> None:
     # of the last window, of a thousand keys
     assert sum(counts) == 5_000
     assert max(map(len, marble(many).splitlines())) < COLUMNS + 60
-
-
-@pytest.mark.parametrize("state", ["stopped", "failed", "running"])
-def test_a_line_ends_as_the_run_did(state: Any) -> None:
-    recorder = Recorder()
-    recorder.on_state("running")
-    recorder.on_state(state)
-    text = lanes(recorder.recording)["published"]
-    assert text.endswith({"stopped": "|", "failed": "#", "running": "-"}[state])
 
 
 def test_keys_cannot_break_out_of_a_line(record: Callable[..., Recording]) -> None:

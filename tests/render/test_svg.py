@@ -82,11 +82,6 @@ def test_circles_of_one_instant_do_not_overlap(record: Callable[..., Recording])
     assert "+1" in texts(picture, "small middle")  # a fifth on top would make it too tall
 
 
-def test_a_restart_is_marked(record: Callable[..., Recording]) -> None:
-    assert texts(drawn(record(restart=True)), "small").count("restarting") == 1
-    assert "restarting" not in texts(drawn(record()), "small")
-
-
 def test_a_hundred_thousand_events_make_bars_in_a_picture_of_bounded_size(many: Recording) -> None:
     text = marble_svg(many)
     assert len(text) < 100_000
@@ -202,7 +197,7 @@ def test_one_instant_and_none_are_drawn_too(record: Callable[..., Recording]) ->
 
 
 def test_nothing_is_drawn_off_the_paper(record: Callable[..., Recording], many: Recording) -> None:
-    for recording in (record(), record(restart=True), many, Recorder().recording):
+    for recording in (record(), many, Recorder().recording):
         picture = drawn(recording)
         tall = float(picture.get("height", 0))
         for each in picture.iter():
