@@ -24,9 +24,9 @@ from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
 from rxcompact.operators.turns import BYTES
-from rxcompact.reader.items import LARGE, LETTER, SHOWN, Malformed, items_path
+from rxcompact.reader.items import SHOWN, Malformed, items_path, lines_of
 from rxcompact.reader.reader import Reader
-from rxcompact.reader.scan import are_objects, slice_of, text_of
+from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import MIB, PIECE
 from rxcompact.timestamps import posix
 
@@ -366,18 +366,3 @@ class BrokerSource(ABC):
             if len(events) >= SLICE:
                 break
         return counts, events, None
-
-
-def lines_of(bodies: Sequence[bytes]) -> Events | None:
-    """Return the events of messages that are lines of objects; None where they have to be looked at one by one."""
-    block = b"\n".join(bodies)
-    if len(block) > LARGE or LETTER in block:
-        return None
-    events, counts, least = bodies, [1] * len(bodies), None
-    if block.count(b"\n") >= len(bodies):
-        events = block.split(b"\n")
-        counts = [body.count(b"\n") + 1 for body in bodies]
-        if not (least := min(events)):
-            events = list(filter(None, events)) if all(map(bytes.strip, bodies)) else []
-            counts = [sum(map(bool, body.split(b"\n"))) for body in bodies]
-    return (counts, events, text_of(block)) if are_objects(events, block, least=least) else None

@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from rxcompact.errors import ArgumentError, TooLargeError
 from rxcompact.fields import Field, Group, members_decoder, why_malformed
-from rxcompact.reader.scan import EVENTS, WHITE, Objects, are_objects, elements_of, split_array
+from rxcompact.reader.scan import EVENTS, Objects, are_objects, elements_of, split_array, text_of
 from rxcompact.reader.text import PIECE
 
 SHOWN = 200  # bytes kept of a piece that is too long
@@ -148,12 +148,19 @@ def _step(path: str, group: Group) -> Step:
     return step
 
 
-def single_event(text: bytes) -> bytes | None:
-    """Return the event that is all of a short text, an object on one line; None for what needs a `Reader`."""
-    event = text.rstrip(WHITE)
-    if len(text) > PIECE or b"\n" in event or event.startswith(LETTER) or not are_objects([event], event):
+def lines_of(bodies: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes], memoryview | None] | None:
+    """Return the events of bodies that are lines of objects, and how many each has; None where a `Reader` is needed."""
+    block = b"\n".join(bodies)
+    if len(block) > LARGE or LETTER in block:
         return None
-    return event
+    events, counts, least = bodies, [1] * len(bodies), None
+    if block.count(b"\n") >= len(bodies):
+        events = block.split(b"\n")
+        counts = [body.count(b"\n") + 1 for body in bodies]
+        if not (least := min(events)):
+            events = list(filter(None, events)) if all(map(bytes.strip, bodies)) else []
+            counts = [sum(map(bool, body.split(b"\n"))) for body in bodies]
+    return (counts, events, text_of(block)) if are_objects(events, block, least=least) else None
 
 
 def _inside(letter: bytes) -> list[bytes]:

@@ -24,9 +24,9 @@ from aiohttp.helpers import parse_content_type
 from rxcompact.clock import INFINITY
 from rxcompact.errors import DecodeError, TooLargeError
 from rxcompact.fields import decode, map_each
-from rxcompact.reader.items import Position, Step, single_event
+from rxcompact.reader.items import Position, Step, lines_of
 from rxcompact.reader.reader import Reader
-from rxcompact.reader.scan import slice_of
+from rxcompact.reader.scan import WHITE, slice_of
 from rxcompact.reader.text import PIECE, is_gzip
 
 STEP = 256  # events of a body that are worked on at once
@@ -106,6 +106,7 @@ async def read_parts(
     items: Sequence[Step],
     max_body: int,
     max_event: int,
+    max_events: int,
     **options: Any,
 ) -> list[Part]:
     """Read the events of a body, with the options of `Reader`; raise RequestError for one that cannot be read.
@@ -116,13 +117,14 @@ async def read_parts(
     compression = _compression(request.headers.get("Content-Type", ""), request.headers.get("Content-Encoding"))
     first = request.content.read_nowait()
     is_whole = request.content.is_eof() and len(first) <= min(max_body, max_event)
-    if is_whole and not items and compression is None and (event := single_event(first)) is not None:
-        hold(2 * READ + int(COPIES * len(first)) + OVERHEAD)
-        return [Part([event], Position("", 0, [(1, first, [event])]))]
+    lines = lines_of([first.rstrip(WHITE)]) if is_whole and not items and compression is None else None
+    if lines is not None and len(events := list(lines[1])) <= max_events:
+        hold(2 * READ + int(COPIES * len(first)) + OVERHEAD * len(events))
+        return [Part(events, Position("", 0, [(1, first, events)]))]
     hold(2 * READ)
     # a line or element that is too long is looked at up to its end, to go on behind it; four times that is enough
     options |= {"max_event": max_event, "max_line": max_body if items else min(max_body, 4 * max_event)}
-    reader = Reader(compression=compression, items=items, max_body=max_body, **options)
+    reader = Reader(compression=compression, items=items, max_body=max_body, max_events=max_events, **options)
     body = Body(request.content, first, body_timeout, reader, hold, live)
     try:
         parts = await body.read(max_body if request.content_type == FORM else None)

@@ -48,6 +48,16 @@ def test_s16_the_answer_names_the_limit() -> None:
     served(test, max_body=1000)
 
 
+def test_h3_a_body_of_more_events_than_max_events_is_413() -> None:
+    async def test(service: Service) -> None:
+        for number, status in ((3, 202), (4, 413)):
+            assert (await service.post(ndjson(*range(number)))).status == status
+            assert (await service.post(chunked(ndjson(*range(number))))).status == status
+        assert service.received == 6
+
+    served(test, max_events=3)
+
+
 def test_s16_a_content_length_beyond_max_body_is_413_at_once() -> None:
     """No more of the body is read than is there."""
 
