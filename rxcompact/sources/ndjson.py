@@ -23,6 +23,8 @@ from rxcompact.reader.items import Position, items_path
 from rxcompact.reader.reader import Reader
 from rxcompact.sources.python import pull
 
+BLOCK = 128 << 10  # bytes read at once
+
 
 class NdjsonSource:
     """Emits the events of files or standard input as raw JSON (bytes), in chunks.
@@ -34,7 +36,6 @@ class NdjsonSource:
         paths: Files, read one after the other; ``"-"`` is standard input.
         items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``. An object
             without such a list is rejected.
-        block_size: Bytes read at once.
         max_line: Bytes of the longest line, of the longest element of an array, of the longest object with ``items``. A
             longer one is rejected, and never held.
     """
@@ -45,11 +46,9 @@ class NdjsonSource:
         self,
         *paths: str | PathLike[str],
         items: str | None = None,
-        block_size: int = 128 << 10,
         max_line: int = 16 << 20,
     ) -> None:
         self._paths = [os.fspath(path) for path in paths] or ["-"]
-        self._block_size = count("block_size", block_size)
         path = () if items is None else items_path(items)
         self._new_reader = partial(Reader, items=path, max_line=count("max_line", max_line))
         self._reader = self._new_reader()
@@ -86,7 +85,7 @@ class NdjsonSource:
                 block = b"-"
                 while block:
                     await (asyncio.sleep(0) if regular else _readable(fd))
-                    block = os.read(fd, self._block_size)
+                    block = os.read(fd, BLOCK)
                     for number, events in enumerate(reader.feed(block) if block else reader.end()):
                         if number:  # a block may have many
                             await asyncio.sleep(0)

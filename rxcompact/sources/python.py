@@ -16,12 +16,13 @@ from reactivex.disposable import BooleanDisposable, Disposable
 from reactivex.scheduler import CurrentThreadScheduler
 
 from rxcompact.acks import Chunk
-from rxcompact.clock import call_soon, count, running_loop
+from rxcompact.clock import call_soon, running_loop
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, LoopError, contained
 from rxcompact.operators.turns import Gather
 
 Events: TypeAlias = Iterable[Any] | AsyncIterable[Any]
+CHUNK = 256  # events of an iterable that are pulled at once
 
 
 class IterableSource:
@@ -33,20 +34,18 @@ class IterableSource:
 
     Args:
         events: What to emit; or a function that gives it, such as a generator function, async or not.
-        chunk_size: Events a chunk, at most.
 
     >>> from reactivex import operators as ops
-    >>> IterableSource(range(5), chunk_size=2).stream().pipe(ops.to_list()).run()
-    [[0, 1], [2, 3], [4]]
+    >>> IterableSource(range(5)).stream().pipe(ops.to_list()).run()
+    [[0, 1, 2, 3, 4]]
     """
 
-    def __init__(self, events: Events | Callable[[], Events] | Any, *, chunk_size: int = 256) -> None:
+    def __init__(self, events: Events | Callable[[], Events] | Any) -> None:
         if isinstance(events, str | bytes):
             raise ArgumentError("source", events, "events; of a file there is NdjsonSource(path)")
         if iscoroutinefunction(events) or not (callable(events) or isinstance(events, Iterable | AsyncIterable)):
             raise ArgumentError("source", events, "an iterable, an async iterable, or a function that gives one")
         self._events: Any = events
-        self._chunk_size = count("chunk_size", chunk_size)
         self._next: asyncio.Task[Any] | None = None
         self._closing: asyncio.Task[Any] | None = None  # that `aclose` cancelled
         self.restartable = not isinstance(events, Iterator | AsyncIterator)
@@ -77,7 +76,7 @@ class IterableSource:
                     yield chunk
             return
         # no more than is asked for: what is pulled and not taken would be lost with this source
-        for chunk in _pulled(iter(events), lambda: min(self._chunk_size, max(1, demand.capacity()))):
+        for chunk in _pulled(iter(events), lambda: min(CHUNK, max(1, demand.capacity()))):
             yield chunk
             await asyncio.sleep(0)
 

@@ -120,9 +120,11 @@ async def partitioned(events: int, each: int, rounds: int) -> dict[str, float]:
 
 async def alone(events: list[Event], batch: int) -> float:
     from rxcompact import IterableSource
+    from rxcompact.sources import python
 
+    python.CHUNK = batch
     began = time.perf_counter()
-    async with Orchestrator(pipeline(IterableSource(events, chunk_size=batch))) as orchestrator:
+    async with Orchestrator(pipeline(IterableSource(events))) as orchestrator:
         account = (await orchestrator.wait()).account
     assert account.received == len(events)
     return time.perf_counter() - began

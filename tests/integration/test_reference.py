@@ -20,6 +20,7 @@ from reactivex.scheduler import VirtualTimeScheduler
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 from rxcompact.keys import json_value
+from rxcompact.sources import python
 from rxcompact.sources.python import IterableSource
 
 SETS = ["apache_access", "zeek_dns"]
@@ -39,10 +40,10 @@ def digest(rows: Iterable[tuple[int, list[Any], int]]) -> str:
     return hashlib.sha256("".join(f"{start}\t{key}\t{count}\n" for start, key, count in lines).encode()).hexdigest()
 
 
-def compacted(lines: list[bytes], result: dict[str, Any], lateness: float, chunk: int) -> tuple[int, int, str]:
+def compacted(lines: list[bytes], result: dict[str, Any], lateness: float) -> tuple[int, int, str]:
     windows: list[Window] = []
     letters: list[DeadLetter] = []
-    IterableSource(lines, chunk_size=chunk).stream().pipe(
+    IterableSource(lines).stream().pipe(
         rxo.compact(
             result["window_s"],
             key_mapper=tuple(result["key"]),
@@ -70,13 +71,17 @@ def compacted(lines: list[bytes], result: dict[str, Any], lateness: float, chunk
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SETS)
-def test_the_library_reproduces_the_reference(shared: Path, name: str, every: int) -> None:
+def test_the_library_reproduces_the_reference(
+    shared: Path, name: str, every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = gzip.decompress((shared / name / "events.ndjson.gz").read_bytes()).splitlines()
     checked = 0
     for number, result in enumerate(references(shared, name)[::every]):
-        assert compacted(lines, result, ALL, 1000 + number) == (result["distinct"], 0, result["sha256"])
+        monkeypatch.setattr(python, "CHUNK", 1000 + number)
+        assert compacted(lines, result, ALL) == (result["distinct"], 0, result["sha256"])
         for lateness, expected in result["by_lateness_s"].items():
-            found = compacted(lines, result, float(lateness), 100 + 300 * number)
+            monkeypatch.setattr(python, "CHUNK", 100 + 300 * number)
+            found = compacted(lines, result, float(lateness))
             assert found == (expected["distinct"], expected["late_events"], expected["sha256"]), (
                 result["key"],
                 lateness,

@@ -12,6 +12,7 @@ from pipelines import simple_pipeline
 
 from rxcompact import NdjsonSource, Orchestrator
 from rxcompact.errors import PermanentError
+from rxcompact.sources import ndjson
 
 
 class RawSource(ManualSource):
@@ -155,7 +156,8 @@ async def test_h4_dead_letters_hold_bytes_until_they_are_delivered_or_lost() -> 
         await orchestrator.stop()
 
 
-async def test_h4_a_file_is_not_read_beyond_max_bytes(tmp_path: Path) -> None:
+async def test_h4_a_file_is_not_read_beyond_max_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ndjson, "BLOCK", 20_000)
     sink, out, most = Stuck(), 0, 0
     path = tmp_path / "events.ndjson"
     path.write_bytes(b"\n".join(line(key, 10_000) for key in range(100)))
@@ -166,7 +168,7 @@ async def test_h4_a_file_is_not_read_beyond_max_bytes(tmp_path: Path) -> None:
         most = max(most, orchestrator.bytes_held)
         out += len(batch)
 
-    source = NdjsonSource(path, block_size=20_000)
+    source = NdjsonSource(path)
     orchestrator = await started(source, publish, max_bytes=200_000)
     await asyncio.sleep(20)
     # it stops at 150,000, and what was read of two blocks is pushed before

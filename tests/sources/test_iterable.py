@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 from reactivex import operators as ops
 
-from rxcompact.errors import ArgumentError, LoopError
+from rxcompact.errors import LoopError
+from rxcompact.sources import python
 from rxcompact.sources.python import IterableSource
 
+ChunksOf = Callable[[int], None]
 
-def test_chunks_outside_a_loop() -> None:
-    assert IterableSource(range(5), chunk_size=2).stream().pipe(ops.to_list()).run() == [[0, 1], [2, 3], [4]]
+
+@pytest.fixture
+def chunks_of(monkeypatch: pytest.MonkeyPatch) -> ChunksOf:
+    """Returns what has so many events pulled at once."""
+    return partial(monkeypatch.setattr, python, "CHUNK")
+
+
+def test_chunks_outside_a_loop(chunks_of: ChunksOf) -> None:
+    chunks_of(2)
+    assert IterableSource(range(5)).stream().pipe(ops.to_list()).run() == [[0, 1], [2, 3], [4]]
     assert IterableSource([]).stream().pipe(ops.to_list()).run() == []
 
 
@@ -31,9 +42,11 @@ async def gathered(source: IterableSource) -> list[list[Any]]:
     return found
 
 
-def test_chunks_in_a_loop_that_goes_on_between_them() -> None:
+def test_chunks_in_a_loop_that_goes_on_between_them(chunks_of: ChunksOf) -> None:
+    chunks_of(10)
+
     async def run() -> None:
-        task = asyncio.ensure_future(gathered(IterableSource(range(1000), chunk_size=10)))
+        task = asyncio.ensure_future(gathered(IterableSource(range(1000))))
         turns = 0
         while not task.done():
             turns += 1
@@ -73,7 +86,8 @@ async def test_what_is_left_is_closed_with_the_subscription_and_not_when_it_is_c
     assert collected == []
 
 
-def test_an_endless_iterable_is_pulled_no_further_than_wanted() -> None:
+def test_an_endless_iterable_is_pulled_no_further_than_wanted(chunks_of: ChunksOf) -> None:
+    chunks_of(3)
     pulled: list[int] = []
 
     def endless() -> Iterator[int]:
@@ -81,7 +95,7 @@ def test_an_endless_iterable_is_pulled_no_further_than_wanted() -> None:
             pulled.append(number)
             yield number
 
-    assert IterableSource(endless(), chunk_size=3).stream().pipe(ops.take(2), ops.to_list()).run() == [
+    assert IterableSource(endless()).stream().pipe(ops.take(2), ops.to_list()).run() == [
         [0, 1, 2],
         [3, 4, 5],
     ]
@@ -123,7 +137,9 @@ def test_an_async_iterable_needs_a_loop() -> None:
 
 
 @pytest.mark.parametrize("in_loop", [False, True])
-def test_an_error_comes_after_what_came_before(in_loop: bool) -> None:
+def test_an_error_comes_after_what_came_before(in_loop: bool, chunks_of: ChunksOf) -> None:
+    chunks_of(1)
+
     def events() -> Iterator[int]:
         yield from (1, 2)
         raise ZeroDivisionError
@@ -137,13 +153,13 @@ def test_an_error_comes_after_what_came_before(in_loop: bool) -> None:
             emitted.append(error)
             ended.set()
 
-        IterableSource(events(), chunk_size=1).stream().subscribe(emitted.extend, fail)
+        IterableSource(events()).stream().subscribe(emitted.extend, fail)
         await ended.wait()
 
     if in_loop:
         asyncio.run(run())
     else:
-        IterableSource(events(), chunk_size=1).stream().subscribe(emitted.extend, emitted.append)
+        IterableSource(events()).stream().subscribe(emitted.extend, emitted.append)
     assert emitted[:2] == [1, 2]
     assert isinstance(emitted[2], ZeroDivisionError)
     assert len(emitted) == 3
@@ -187,8 +203,3 @@ def test_after_disposal_an_async_iterable_goes_on_with_the_next_subscription_unt
         assert len(asyncio.all_tasks()) == 1
 
     asyncio.run(run())
-
-
-def test_chunk_size_out_of_range() -> None:
-    with pytest.raises(ArgumentError, match="chunk_size"):
-        IterableSource([], chunk_size=0)

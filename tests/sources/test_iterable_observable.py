@@ -18,6 +18,7 @@ from reactivex.subject import Subject
 
 from rxcompact.errors import LoopError
 from rxcompact.signals import Account
+from rxcompact.sources import python
 from rxcompact.sources.python import IterableSource, ObservableSource
 
 
@@ -94,9 +95,10 @@ EITHER = pytest.mark.parametrize("events", [noting, noting_async])
 def test_never_more_is_pushed_than_there_is_room_for_and_nothing_is_lost(
     limit: int, chunk_size: int, total: int, steps: list[int], events: Callable[..., Any]
 ) -> None:
-    async def run() -> None:
+    async def run(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(python, "CHUNK", chunk_size)
         demand, pulled, ended = Limited(limit), list[int](), asyncio.Event()
-        source = IterableSource(events(pulled, total), chunk_size=chunk_size)
+        source = IterableSource(events(pulled, total))
         source.stream(demand).subscribe(demand.take, on_completed=ended.set)
         for turn in range(10 * total + 10):
             await turns(200)
@@ -108,7 +110,8 @@ def test_never_more_is_pushed_than_there_is_room_for_and_nothing_is_lost(
         assert demand.taken == list(range(total))
         assert not demand.chunks or max(demand.chunks) <= chunk_size
 
-    asyncio.run(run())
+    with pytest.MonkeyPatch.context() as patch:
+        asyncio.run(run(patch))
 
 
 @EITHER
@@ -131,10 +134,14 @@ def test_without_room_nothing_is_pulled(events: Callable[..., Any]) -> None:
 
 
 @EITHER
-def test_a_take_of_some_stops_an_endless_iterable_in_a_loop(events: Callable[..., Any]) -> None:
+def test_a_take_of_some_stops_an_endless_iterable_in_a_loop(
+    events: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(python, "CHUNK", 3)
+
     async def run() -> None:
         pulled: list[int] = []
-        source = IterableSource(events(pulled), chunk_size=3)
+        source = IterableSource(events(pulled))
         stream = source.stream().pipe(ops.flat_map(rx.from_iterable), ops.take(5), ops.to_list())
         async with asyncio.timeout(60):
             assert await stream == [0, 1, 2, 3, 4]
@@ -147,9 +154,10 @@ def test_a_take_of_some_stops_an_endless_iterable_in_a_loop(events: Callable[...
     asyncio.run(run())
 
 
-def test_an_iterator_goes_on_where_it_was() -> None:
+def test_an_iterator_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(python, "CHUNK", 2)
     pulled: list[int] = []
-    source = IterableSource(noting(pulled), chunk_size=2)
+    source = IterableSource(noting(pulled))
     for expected in ([[0, 1]], [[2, 3]]):
         assert source.stream().pipe(ops.take(1), ops.to_list()).run() == expected
     assert pulled == [0, 1, 2, 3]

@@ -10,6 +10,7 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,17 @@ from rxcompact.errors import ArgumentError
 from rxcompact.mappers import ChunkMapper, key_of
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.text import PIECE, Decompressor
+from rxcompact.sources import ndjson
 from rxcompact.sources.ndjson import NdjsonSource
 
 MIB = 1 << 20
+Blocks = Callable[[int], None]
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> Blocks:
+    """Returns what has files read in blocks of so many bytes."""
+    return partial(monkeypatch.setattr, ndjson, "BLOCK")
 
 
 def line_of(source: NdjsonSource, event: bytes) -> int | None:
@@ -261,10 +270,11 @@ def test_a_line_that_is_too_long_is_cut_and_not_held(read: Callable[..., Seen], 
 
 
 @pytest.mark.parametrize("block_size", [1, 7, 1000])
-def test_the_longest_line_counts_wherever_it_stands(tmp_path: Path, block_size: int) -> None:
+def test_the_longest_line_counts_wherever_it_stands(tmp_path: Path, blocks: Blocks, block_size: int) -> None:
     path = tmp_path / "events"
     path.write_bytes(b"\n".join([b"a" * 10, b"b" * 11, b"c" * 10, b"d" * 30, b"e" * 10]))
-    seen = pulled(NdjsonSource(path, max_line=10, block_size=block_size))
+    blocks(block_size)
+    seen = pulled(NdjsonSource(path, max_line=10))
     assert [line.endswith(b"\0") for line in seen.lines] == [False, True, False, True, False]
     assert [number for _, number in seen.numbers] == [1, 2, 3, 4, 5]
 
@@ -299,9 +309,10 @@ def test_a_pipe_is_read_without_blocking_the_loop_and_line_by_line() -> None:
         assert asyncio.run(run()) == [(b"one", 100), (b"haltwo", 200), (b"hal", 200)]
 
 
-def test_disposal_stops_reading_and_closes_the_file(tmp_path: Path) -> None:
+def test_disposal_stops_reading_and_closes_the_file(tmp_path: Path, blocks: Blocks) -> None:
     path = tmp_path / "events"
     path.write_bytes(b"x\n" * 100_000)
+    blocks(1000)
 
     async def run() -> int:
         chunks: list[list[bytes]] = []
@@ -311,7 +322,7 @@ def test_disposal_stops_reading_and_closes_the_file(tmp_path: Path) -> None:
             chunks.append(chunk)
             first.set()
 
-        subscription = NdjsonSource(path, block_size=1000).stream().subscribe(note)
+        subscription = NdjsonSource(path).stream().subscribe(note)
         await first.wait()
         subscription.dispose()
         assert str(path) in open_files()
@@ -340,12 +351,13 @@ def test_disposal_while_a_pipe_is_idle() -> None:
         os.close(writing)
 
 
-def test_a_take_of_some_stops_a_pull(tmp_path: Path) -> None:
+def test_a_take_of_some_stops_a_pull(tmp_path: Path, blocks: Blocks) -> None:
     from reactivex import operators as ops
 
     path = tmp_path / "events"
     path.write_bytes(b"x\n" * 10_000)
-    source = NdjsonSource(path, block_size=100)
+    blocks(100)
+    source = NdjsonSource(path)
     assert len(source.stream().pipe(ops.take(2), ops.to_list()).run()) == 2
     assert str(path) not in open_files()
 
@@ -419,21 +431,21 @@ def test_an_observer_that_raises_does_not_receive_its_error_as_the_file_s(tmp_pa
 
 
 def test_arguments_out_of_range() -> None:
-    for wrong in ({"block_size": 0}, {"max_line": 0}):
-        with pytest.raises(ArgumentError):
-            NdjsonSource("x", **wrong)
+    with pytest.raises(ArgumentError):
+        NdjsonSource("x", max_line=0)
 
 
 @both
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("block_size", [*range(1, 24), 60])
 def test_any_size_of_block_gives_the_same_lines(
-    read: Callable[..., Seen], tmp_path: Path, packed: bool, block_size: int
+    read: Callable[..., Seen], tmp_path: Path, blocks: Blocks, packed: bool, block_size: int
 ) -> None:
     path = tmp_path / "events"
     whole = b'\xef\xbb\xbf{"a":1}\r\n\r\n\n{"b":"\xc3\xa4\\r"}\nx\rx\n{"c":3}\r'
     path.write_bytes(gzip.compress(whole[:20]) + gzip.compress(whole[20:]) if packed else whole)
-    seen = read(NdjsonSource(path, block_size=block_size))
+    blocks(block_size)
+    seen = read(NdjsonSource(path))
     assert seen.lines == [b'{"a":1}', b'{"b":"\xc3\xa4\\r"}', b"x\rx", b'{"c":3}']
     assert [number for _, number in seen.numbers] == [1, 4, 5, 6]
     assert (seen.completed, seen.errors) == (1, [])
@@ -450,30 +462,37 @@ def test_a_mark_is_taken_off_every_file_but_only_at_its_start(read: Callable[...
 
 @both
 @pytest.mark.parametrize("data", [b"\x1f", b"\x1f\x1f", b"\x8b\x1f", b"{"])
-def test_a_part_of_the_magic_is_no_gzip(read: Callable[..., Seen], tmp_path: Path, data: bytes) -> None:
+def test_a_part_of_the_magic_is_no_gzip(read: Callable[..., Seen], tmp_path: Path, blocks: Blocks, data: bytes) -> None:
     path = tmp_path / "events"
     path.write_bytes(data)
     for block_size in (1, 100):
-        seen = read(NdjsonSource(path, block_size=block_size))
+        blocks(block_size)
+        seen = read(NdjsonSource(path))
         assert (seen.lines, seen.completed, seen.errors) == ([data], 1, [])
 
 
 @both
 @pytest.mark.parametrize("rest", [b"", b"\x08", b"\x08\x00"])
-def test_the_magic_and_little_else_is_gzip_cut_short(read: Callable[..., Seen], tmp_path: Path, rest: bytes) -> None:
+def test_the_magic_and_little_else_is_gzip_cut_short(
+    read: Callable[..., Seen], tmp_path: Path, blocks: Blocks, rest: bytes
+) -> None:
     path = tmp_path / "events"
     path.write_bytes(b"\x1f\x8b" + rest)
-    seen = read(NdjsonSource(path, block_size=1))
+    blocks(1)
+    seen = read(NdjsonSource(path))
     assert (seen.lines, seen.completed, [type(error) for error in seen.errors]) == ([], 0, [EOFError])
 
 
 @both
 @pytest.mark.parametrize("garbage", [b"\x1f\x8bgarbage" * 3, b"\x1f\x8b\x08" + b"\xff" * 100])
-def test_the_magic_and_garbage_is_damaged_gzip(read: Callable[..., Seen], tmp_path: Path, garbage: bytes) -> None:
+def test_the_magic_and_garbage_is_damaged_gzip(
+    read: Callable[..., Seen], tmp_path: Path, blocks: Blocks, garbage: bytes
+) -> None:
     path = tmp_path / "events"
     path.write_bytes(garbage)
     for block_size in (1, 100):
-        seen = read(NdjsonSource(path, block_size=block_size))
+        blocks(block_size)
+        seen = read(NdjsonSource(path))
         assert (seen.lines, seen.completed) == ([], 0)
         assert isinstance(seen.errors[0], gzip.BadGzipFile)
         assert str(path) in str(seen.errors[0])
@@ -481,12 +500,15 @@ def test_the_magic_and_garbage_is_damaged_gzip(read: Callable[..., Seen], tmp_pa
 
 
 @pytest.mark.parametrize("block_size", [1, 100])
-def test_damage_within_a_member_comes_after_the_lines_of_the_blocks_before_it(tmp_path: Path, block_size: int) -> None:
+def test_damage_within_a_member_comes_after_the_lines_of_the_blocks_before_it(
+    tmp_path: Path, blocks: Blocks, block_size: int
+) -> None:
     path = tmp_path / "events"
     packed = bytearray(gzip.compress(b"".join(b"line %d\n" % number for number in range(2000))))
     packed[-8] ^= 0xFF  # the checksum
     path.write_bytes(packed)
-    seen = pulled(NdjsonSource(path, block_size=block_size))
+    blocks(block_size)
+    seen = pulled(NdjsonSource(path))
     assert isinstance(seen.errors[0], gzip.BadGzipFile)
     assert len(seen.lines) == 2000
     assert "after line 2000" in str(seen.errors[0])
@@ -533,7 +555,7 @@ def test_lines_that_are_too_long_are_never_held_in_a_plain_file_either(
             file.write(b'"}\n{}\n')
         file.write(b"y" * MIB * 16)
     tracemalloc.start()
-    seen = read(NdjsonSource(path, max_line=MIB, block_size=1 << 16))
+    seen = read(NdjsonSource(path, max_line=MIB))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [len(line) < 1000 for line in seen.lines] == [True] * 7
@@ -590,12 +612,13 @@ def mapped(chunk: Sequence[bytes]) -> list[Any]:
 
 @pytest.mark.parametrize("text", SHAPES.values(), ids=SHAPES.keys())
 @pytest.mark.parametrize("block_size", [1, 16, 100, 1 << 17])
-def test_a_chunk_has_the_keys_of_its_events(text: bytes, block_size: int, tmp_path: Path) -> None:
+def test_a_chunk_has_the_keys_of_its_events(text: bytes, blocks: Blocks, block_size: int, tmp_path: Path) -> None:
     path = tmp_path / "events.ndjson"
     path.write_bytes(text)
     found: list[Any] = []
     each: list[Any] = []
-    for chunk in read(NdjsonSource(path, block_size=block_size)):
+    blocks(block_size)
+    for chunk in read(NdjsonSource(path)):
         found += mapped(chunk)
         each += [one for event in chunk for one in mapped([event])]
     assert repr(found) == repr(each)
