@@ -12,7 +12,7 @@ from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, Seconds, count, seconds
 from rxcompact.contracts import BoundedSink, Sink, TargetedSink
-from rxcompact.errors import AnswerError, ArgumentError, PermanentError, contained
+from rxcompact.errors import AnswerError, ArgumentError, contained
 from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, compacted_of, deadline_of
@@ -143,24 +143,18 @@ def _results(answer: Any, size: int) -> Sequence[Any]:
     """
     if answer is None:
         return ()
-    errors = answer
+    errors: Any = answer
     if isinstance(answer, Sequence) and not isinstance(answer, str | bytes) and len(answer) == size:
-        errors = {at: each for at, each in enumerate(answer) if each is False or _is_error(each)}
-    if isinstance(errors, Mapping) and all(type(at) is int and 0 <= at < size for at in errors):
-        return [_error(errors.get(at)) for at in range(size)] if errors else ()
+        # False and a class of exceptions are no success
+        errors = {at: each for at, each in enumerate(answer) if isinstance(each, BaseException | type) or each is False}
+    if isinstance(errors, Mapping) and all(
+        type(at) is int and 0 <= at < size and isinstance(each, BaseException | None) for at, each in errors.items()
+    ):
+        errors = [errors.get(at) for at in range(size)] if errors else ()
+        return [None if each is None else without_frames(each) for each in errors]
     raise AnswerError(
         f"a sink must return None, {{position: exception}} or a list of {size} with exceptions, got {short(answer)}"
     )
-
-
-def _is_error(given: Any) -> bool:
-    return isinstance(given, BaseException) or (isinstance(given, type) and issubclass(given, BaseException))
-
-
-def _error(given: Any) -> BaseException | None:
-    if isinstance(given, BaseException):
-        return without_frames(given)
-    return None if given is None else PermanentError(f"not taken: {short(given)}")
 
 
 class PublishStage(PooledStage):

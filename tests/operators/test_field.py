@@ -425,8 +425,17 @@ async def yields(_: Any) -> AsyncIterator[Any]:
 
 @pytest.mark.parametrize(
     "answer",
-    [lambda _: False, lambda _: OSError("no"), yields, lambda _: [None], lambda _: {7: OSError()}, lambda _: "ok"],
-    ids=["False", "an exception", "async generator", "too short", "beyond", "text"],
+    [
+        lambda _: False,
+        lambda _: OSError("no"),
+        yields,
+        lambda _: [None],
+        lambda _: {7: OSError()},
+        lambda _: "ok",
+        lambda _: [False, None, {"id": 3}],
+        lambda _: {0: ValueError("x"), 1: "refused"},
+    ],
+    ids=["False", "an exception", "async generator", "too short", "beyond", "text", "False for one", "text for one"],
 )
 async def test_l15_what_is_no_answer_of_a_sink_fails_the_batch(answer: Any) -> None:
     came = await Came().of(rxo.publish, window(*"abc"), answer)
@@ -439,9 +448,9 @@ async def test_l15_what_is_no_answer_of_a_sink_fails_the_batch(answer: Any) -> N
     [
         ([None, PermanentError("no"), None], {1: "permanent"}),
         ((PermanentError("no"), None, True), {0: "permanent"}),
-        ([False, None, {"id": 3}], {0: "permanent"}),
-        ({2: PermanentError("no")}, {2: "permanent"}),
-        ({0: ValueError("x"), 1: "refused"}, {0: "ValueError", 1: "permanent"}),
+        ([PermanentError("no"), None, {"id": 3}], {0: "permanent"}),
+        ({1: None, 2: PermanentError("no")}, {2: "permanent"}),
+        ({0: ValueError("x"), 1: PermanentError("refused")}, {0: "ValueError", 1: "permanent"}),
     ],
 )
 async def test_l15_exceptions_in_place_count(answer: Any, failed: dict[int, str]) -> None:
