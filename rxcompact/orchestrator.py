@@ -20,7 +20,6 @@ from rxcompact.errors import ArgumentError, InUseError, LoopError
 from rxcompact.observers.log import ReportObserver
 from rxcompact.observers.observables import Observables
 from rxcompact.observers.statistics import ENDED, Statistics
-from rxcompact.operators.retry import Wait, full_jitter, retry_policy
 from rxcompact.pipeline import Pipeline
 from rxcompact.run import Run
 from rxcompact.signals import Account, Report, StageNow, State
@@ -36,12 +35,10 @@ class Orchestrator(Observables):
 
     It belongs to the loop it was started in; its methods may be called from any task there, again and again. A source
     that dies is subscribed to again, after a wait that grows with each failure and is short again once it has been
-    healthy for a while. What the stages hold stays where it is meanwhile. Its states, and the steps of a stop, are in
+    healthy for a minute. What the stages hold stays where it is meanwhile. Its states, and the steps of a stop, are in
     the manual: shutdown.
 
     Args:
-        wait: Between a source's failure and its next subscription: tenacity's, or a function like one.
-        healthy_after: Seconds without failure after which a source's failures are forgotten.
         max_failures: Failures in a row at which the run has failed. A source that cannot begin anew fails it at once.
         deadline: Seconds that a drain may take, where `stop` gives no others.
         report: Log losses and failures, as `ReportObserver` does.
@@ -51,8 +48,6 @@ class Orchestrator(Observables):
         self,
         pipeline: Pipeline,
         *,
-        wait: Wait = full_jitter,
-        healthy_after: Seconds = 60.0,
         max_failures: int = 100,
         deadline: Seconds = DEADLINE,
         report: bool = True,
@@ -65,8 +60,6 @@ class Orchestrator(Observables):
         self.pipeline = pipeline
         self._supervisor = Supervisor(
             source=pipeline.source,
-            wait=retry_policy(wait).wait,
-            healthy_after=seconds("healthy_after", healthy_after),
             max_failures=count("max_failures", max_failures),
             on_failure=self.notify_signal,
             on_ended=self._on_source_ended,

@@ -6,17 +6,18 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from reactivex.disposable import SingleAssignmentDisposable
-from tenacity import RetryCallState, Retrying
 
 from rxcompact.contracts import OneShotSource, Source
 from rxcompact.errors import TransientError, isolated
 from rxcompact.format import message_of
-from rxcompact.operators.retry import full_jitter
+from rxcompact.operators.retry import backoff
 from rxcompact.run import Run
 from rxcompact.signals import SourceFailed
+
+HEALTHY = 60.0
+"""Seconds without failure after which a source's failures are forgotten."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -28,8 +29,6 @@ class Supervisor:
     """
 
     source: Source
-    wait: Callable[[RetryCallState], Any]
-    healthy_after: float
     max_failures: int
     on_failure: Callable[[SourceFailed], object]
     on_ended: Callable[[Exception | None], object]
@@ -82,19 +81,12 @@ class Supervisor:
         if not isinstance(error, Exception):  # `wait` raises it, where a CancelledError would mean another thing
             cause, error = error, TransientError(f"the source raised {type(error).__name__}({message_of(error)})")
             error.__cause__ = cause
-        healthy = self._run.loop.time() - self._since >= self.healthy_after
+        healthy = self._run.loop.time() - self._since >= HEALTHY
         self._failures = 1 if healthy else self._failures + 1
         given_up = self._failures >= self.max_failures
-        wait = None
-        if not given_up:
-            state = RetryCallState(Retrying(), None, (), {})
-            state.attempt_number = self._failures
-            state.set_exception((type(error), error, error.__traceback__))
-            wait = full_jitter(state)
-            with isolated(partial(self._run.report, "the wait of the source raised")):
-                wait = max(0.0, float(self.wait(state)))
-            if not self._retired:
-                self._timer = self._run.loop.call_later(wait, self._subscribe)
+        wait = None if given_up else backoff(self._failures)
+        if wait is not None and not self._retired:
+            self._timer = self._run.loop.call_later(wait, self._subscribe)
         self._run.errors["source"] = error
         self.on_failure(SourceFailed(error, self._failures, wait))
         if given_up:

@@ -130,12 +130,17 @@ def without_frames(error: BaseException) -> BaseException:
 # ── the policy ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def full_jitter(state: RetryCallState) -> float:
+def backoff(failures: int) -> float:
     """Return up to 0.5 s, 1 s, 2 s, … 30 s.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
-    return random.uniform(0, min(30, 0.5 * 2 ** min(state.attempt_number - 1, 6)))  # noqa: S311
+    return random.uniform(0, min(30, 0.5 * 2 ** min(failures - 1, 6)))  # noqa: S311
+
+
+def full_jitter(state: RetryCallState) -> float:
+    """Return how long to wait by `backoff`."""
+    return backoff(state.attempt_number)
 
 
 def transient(state: RetryCallState) -> bool:

@@ -34,6 +34,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a source that failed subscribed to again at once."""
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda _: 0.1)
+
+
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Any]:
     """Return what makes a server of a kind, with flags; it is not started."""

@@ -191,7 +191,7 @@ class Rig:
             "sink": self.out.extend,
         }
         pipeline = simple_pipeline(self.sources[-1], **(settings | options))
-        orchestrator = Orchestrator(pipeline, wait=lambda _: 0.1)
+        orchestrator = Orchestrator(pipeline)
         orchestrator.dead_letters.subscribe(self.letters.append)
         orchestrator.signals.subscribe(lambda it: self.failures.append(it) if isinstance(it, SourceFailed) else None)
         self.orchestrators.append(orchestrator)

@@ -83,7 +83,7 @@ async def test_a_queue_whose_connections_are_cut_loses_nothing(make_server: Any)
     async with Proxy(server.port) as proxy:
         source = RabbitSource(server.url.replace(str(server.port), str(proxy.port)), "events", prefetch=500)
         settings: dict[str, Any] = {"key_mapper": "id", "timespan": 0.1, "max_age": 6000, "batch_timespan": 0.05}
-        orchestrator = Orchestrator(simple_pipeline(source, sink=out.extend, **settings), wait=lambda _: 0.1)
+        orchestrator = Orchestrator(simple_pipeline(source, sink=out.extend, **settings))
         orchestrator.signals.subscribe(lambda it: failures.append(it) if isinstance(it, SourceFailed) else None)
         orchestrator.dead_letters.subscribe(letters.append)
         await orchestrator.start()

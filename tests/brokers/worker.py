@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rxcompact import DeadLetter, Orchestrator, Pipeline
+from rxcompact import DeadLetter, Orchestrator, Pipeline, supervisor
 from rxcompact import operators as rxo
 from rxcompact.brokers import event_id
 from rxcompact.errors import TransientError
@@ -89,8 +89,8 @@ def main(kind: str, url: str, folder: Path, number: int, lateness: float, moment
             rxo.publish(publish, wait=lambda _: 0.05, timespan=0.05, count=50),
             max_age=600,
         )
-        # a server that is killed again and again is no failure of the run
-        async with Orchestrator(pipeline, wait=lambda _: 0.1) as orchestrator:
+        supervisor.backoff = lambda _: 0.1  # a server that is killed again and again is soon back
+        async with Orchestrator(pipeline) as orchestrator:
             orchestrator.dead_letters.subscribe(on_dead_letter)
             orchestrator.stop_on()
             while moment.startswith("after") and orchestrator.account.received < int(moment.split()[1]):

@@ -83,7 +83,6 @@ async def test_b1_whatever_ends_a_source_is_a_failure_of_the_source(method: str,
     out: list[Any] = []
     orchestrator = Orchestrator(
         simple_pipeline(source=source, key_mapper="id", timespan=10, sink=out.extend, max_age=60),
-        wait=lambda _: 1.0,
         max_failures=3,
     )
     failures: list[int] = []
@@ -126,20 +125,6 @@ async def test_a_source_that_fails_to_end_delays_nothing(error: BaseException) -
     assert (report.account.published, report.in_time, len(out)) == (1, True, 1)
     closing = [] if isinstance(error, asyncio.CancelledError) else ["closing failed"]
     assert reported == [*closing, "unsubscribing from the source failed"]
-
-
-@odd
-async def test_a_wait_that_raises_is_reported_and_the_source_is_subscribed_to_again(error: BaseException) -> None:
-    reported: list[str] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
-    source = Source(on_error=lambda: OSError("died"))
-    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=len, max_age=60)
-    orchestrator = Orchestrator(pipeline, wait=raising(error), max_failures=4)
-    await orchestrator.start()
-    with pytest.raises(OSError, match="died"):
-        await orchestrator.wait()
-    assert source.subscriptions == 4
-    assert reported == ["the wait of the source raised"] * 3
 
 
 @odd

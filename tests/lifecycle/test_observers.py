@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import reactivex as rx
-import tenacity
 from loguru import logger
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
@@ -188,7 +187,9 @@ async def test_statistics_agree_with_the_account() -> None:
     assert sum(now.batches.counts) > 0
 
 
-async def test_the_log_has_what_happened_and_nothing_private() -> None:
+async def test_the_log_has_what_happened_and_nothing_private(monkeypatch: Any) -> None:
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda _: 1.0)
+
     async def enrich(event: Any) -> Any:
         if event["id"] == "secret key":
             raise PermanentError("secret no")
@@ -207,7 +208,7 @@ async def test_the_log_has_what_happened_and_nothing_private() -> None:
         max_age=60,
         enricher=enrich,
     )
-    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1), report=False)
+    orchestrator = Orchestrator(pipeline, report=False)
     lines: list[str] = []
     handler = logger.add(lines.append, level="DEBUG", format="{level} {message}", filter="rxcompact.observers.log")
     try:

@@ -55,7 +55,7 @@ async def test_l5_a_generator_that_raises_fails_the_run_and_loses_nothing_it_gav
 @pytest.mark.parametrize("function", [three_then_error, three_then_error_async])
 async def test_l5_a_generator_function_is_called_again_and_given_up_after_max_failures(function: Any) -> None:
     out: list[Any] = []
-    orchestrator = Orchestrator(described(function, out.extend), wait=lambda _: 2.0, max_failures=3)
+    orchestrator = Orchestrator(described(function, out.extend), max_failures=3)
     await orchestrator.start()
     with pytest.raises(OSError, match="disk gone"):
         await orchestrator.wait()
@@ -70,11 +70,11 @@ async def test_failures_are_forgotten_once_the_source_was_healthy() -> None:
         nonlocal calls
         calls += 1
         yield {"id": calls}
-        await asyncio.sleep(100)  # longer than healthy_after
+        await asyncio.sleep(100)  # longer than a minute
         if calls < 6:
             raise OSError
 
-    orchestrator = Orchestrator(described(flaky, ignore), wait=lambda _: 1.0, max_failures=2, healthy_after=60)
+    orchestrator = Orchestrator(described(flaky, ignore), max_failures=2)
     await orchestrator.start()
     assert (await orchestrator.wait()).account.received == 6
 

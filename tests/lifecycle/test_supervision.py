@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import reactivex as rx
 import reactivex.operators
-import tenacity
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
 
@@ -39,10 +37,11 @@ class Mortal:
         )
 
 
-async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays() -> None:
+async def test_a_source_that_dies_is_subscribed_to_again_and_what_came_stays(monkeypatch: Any) -> None:
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda failures: 2 * failures)
     source = Mortal([1, 0, 1, 100, 1])
     pipeline = simple_pipeline(source=source, key_mapper="id", timespan=1000, sink=lambda _: None, max_age=5000)
-    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_incrementing(2, 2), healthy_after=60)
+    orchestrator = Orchestrator(pipeline)
     failures: list[SourceFailed] = []
     orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
     await orchestrator.start()
@@ -64,7 +63,7 @@ async def test_restarts_with_open_windows_waiting_retries_and_unpublished_batche
             raise TransientError
         out.extend(batch)
 
-    orchestrator, out = orchestrated(subject, sink, enricher=api, wait=tenacity.wait_fixed(3))
+    orchestrator, out = orchestrated(subject, sink, enricher=api, wait=3)
     await orchestrator.start()
     for n in range(40):  # windows open, retries waiting, batches unpublished: at each of these a restart
         subject.on_next({"id": n % 7, "n": n})
@@ -77,10 +76,11 @@ async def test_restarts_with_open_windows_waiting_retries_and_unpublished_batche
     assert sum(c.count for c in out) == 40
 
 
-async def test_an_open_window_closes_when_due_though_its_source_is_dead() -> None:
+async def test_an_open_window_closes_when_due_though_its_source_is_dead(monkeypatch: Any) -> None:
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda _: 7)
     source = ManualSource()
     pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
-    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(7))
+    orchestrator = Orchestrator(pipeline)
     windows: list[Any] = []
     orchestrator.windows.subscribe(windows.append)
     await orchestrator.start()
@@ -96,10 +96,11 @@ async def test_an_open_window_closes_when_due_though_its_source_is_dead() -> Non
     assert report.account.published == 2
 
 
-async def test_stop_does_not_wait_for_a_source_to_be_subscribed_to_again() -> None:
+async def test_stop_does_not_wait_for_a_source_to_be_subscribed_to_again(monkeypatch: Any) -> None:
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda _: 1000)
     source = ManualSource()
     pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
-    orchestrator = Orchestrator(pipeline, wait=tenacity.wait_fixed(1000))
+    orchestrator = Orchestrator(pipeline)
     await orchestrator.start()
     source.push(events("a"))
     source.die()
@@ -143,20 +144,18 @@ async def test_a_restart_when_the_source_has_completed_loses_nothing() -> None:
     assert report.account.duplicates == sum(c.count for c in out) - len(out)
 
 
-async def test_a_wait_function_that_raises_does_not_leave_it_running_without_a_source() -> None:
-    source = ManualSource()
-    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, sink=lambda _: None, max_age=60)
-    orchestrator = Orchestrator(pipeline, wait=lambda _: 1 / 0)
-    failures: list[Any] = []
-    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+async def test_the_waits_of_a_source_that_stays_dead_grow_to_half_a_minute() -> None:
+    orchestrator, _ = orchestrated(lambda: iter(rx.throw(OSError()).run, None))
+    failures: list[SourceFailed] = []
+    orchestrator.attach(lambda signal: failures.append(signal) if isinstance(signal, SourceFailed) else None)
     await orchestrator.start()
-    source.die()
-    await asyncio.sleep(100)
-    state, streams = orchestrator.state, source.streams
-    await orchestrator.stop()
-    del orchestrator
-    gc.collect()
-    assert (state, streams > 1) in {("running", True), ("failed", False)}
+    with pytest.raises(OSError):  # noqa: PT011 - it has no text
+        await orchestrator.wait()
+    assert [each.failures for each in failures] == list(range(1, 101))
+    waits = [each.wait for each in failures]
+    assert waits.pop() is None
+    assert all(0 <= wait <= min(30, 2**n / 2) for n, wait in enumerate(waits))
+    assert 10 < sum(waits[10:]) / len(waits[10:]) < 20
 
 
 async def test_a_hot_source_loses_nothing_in_a_restart() -> None:

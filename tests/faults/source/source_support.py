@@ -49,7 +49,7 @@ class Service:
         self.signals: list[Signal] = []
         self.faults: list[Any] = []  # unhandled exceptions of the loop
         options = {"key_mapper": "id", "timespan": 1000, "max_age": 2000, "sink": self.out.extend} | options
-        self.orchestrator = Orchestrator(simple_pipeline(source=source, **options), wait=lambda _: 0.05, report=False)
+        self.orchestrator = Orchestrator(simple_pipeline(source=source, **options), report=False)
         self.orchestrator.dead_letters.subscribe(self.letters.append)
         self.orchestrator.signals.subscribe(self.signals.append)
         asyncio.get_running_loop().set_exception_handler(lambda _, context: self.faults.append(context))
