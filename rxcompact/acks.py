@@ -1,45 +1,53 @@
-"""Reference-counted acknowledgements: of a message, and of the windows that its events went into."""
+"""Acknowledgements: of a message, when every event of it is settled, in whatever windows they were."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from msgspec.structs import replace
+import msgspec
 
 if TYPE_CHECKING:
     from rxcompact.events import Bounds, Compacted, DeadLetter, Window
 
 
-class Ack:
+class Ack(msgspec.Struct, eq=False, gc=False):
     """Acknowledges a message once: when every event of it is settled.
 
     A duplicate is settled with the event that survives. An event that is abandoned, at a stop's deadline, never is, so
     the source returns its message to the broker.
 
     Args:
-        on_settled: Called then, on the loop.
-        spans: Span contexts of what it acknowledges, which the spans of its windows link to.
+        on_settled: Called with a list of the messages that are settled, on the loop.
+        message: What it is called with for this one.
+        span: A span context, which the spans of its windows link to.
+        left: Events that are not settled; a `Chunk` counts its own.
     """
 
-    __slots__ = ("_count", "_on_settled", "spans")
+    # not looked at by the garbage collector: there is one for each message
+    on_settled: Callable[[list[Any]], object]
+    message: Any = None
+    span: Any = None
+    left: int = 0
 
-    def __init__(self, on_settled: Callable[[], object], spans: Sequence[Any] = ()) -> None:
-        self._on_settled = on_settled
-        self.spans = spans
-        self._count = 0
 
-    def retain(self) -> None:
-        """Wait for one more release."""
-        self._count += 1
+def retain(acks: Iterable[Ack]) -> None:
+    """Have each wait for one more release."""
+    for ack in acks:
+        ack.left += 1
 
-    def release(self) -> None:
-        """Wait for one less."""
-        self._count -= 1
-        if not self._count:
-            self._on_settled()
+
+def release(acks: Iterable[Ack]) -> None:
+    """Have each wait for one less."""
+    settled = defaultdict[Any, list[Any]](list)
+    for ack in acks:
+        ack.left -= 1
+        if not ack.left:
+            settled[ack.on_settled].append(ack.message)
+    for on_settled, messages in settled.items():
+        on_settled(messages)
 
 
 class Chunk(list[Any]):
@@ -48,8 +56,8 @@ class Chunk(list[Any]):
     Args:
         events: The events.
         ack: Settled when all of them are.
-        acks: Or several, in the order of the events, and how many events each is of.
-        origin: Where they came from, or a function that gives it for one of them.
+        acks: Or one for each event; all that a message has are counted in `Ack.left`.
+        origin: Where they came from, or a function that gives it for one of them, or for its message, if it has an ack.
         text: The events as they stand in the input, UTF-8, where nothing else is there: they are decoded at once.
 
     Attributes:
@@ -61,58 +69,62 @@ class Chunk(list[Any]):
         events: Iterable[Any],
         ack: Ack | None = None,
         *,
-        acks: Sequence[tuple[Ack, int]] = (),
+        acks: Sequence[Ack] = (),
         origin: str | Callable[[Any], str | None] | None = None,
         text: memoryview | None = None,
     ) -> None:
         super().__init__(events)
         self.text = text
-        self.acks = acks if ack is None else ((ack, len(self)),)
+        self.acks = acks
+        if ack is not None:
+            self.acks = [ack] * max(1, len(self))  # without events it is settled when it was pushed
+            ack.left += len(self.acks)
         self.origin = origin
         self.rejected: list[DeadLetter] = []
         self._by_event: dict[int, list[Ack]] = {}
 
+    def origin_of(self, event: Any) -> str | None:
+        """Return where an event came from, if that is known."""
+        if not callable(self.origin):
+            return self.origin
+        if not self.acks:
+            return self.origin(event)
+        acks = self.acks_of(event)
+        return self.origin(acks[0].message) if len(acks) == 1 or acks is not self.acks else None
+
     def acks_of(self, event: Any) -> Sequence[Ack]:
         """Return what an event is acknowledged by; of one that is not in it, or twice, whatever it may be."""
-        if len(self.acks) > 1 and not self._by_event:
-            acks = chain.from_iterable([ack] * number for ack, number in self.acks)
-            for each, ack in zip(map(id, self), acks, strict=True):
+        if not self._by_event:
+            for each, ack in zip(map(id, self), self.acks, strict=False):
                 self._by_event.setdefault(each, []).append(ack)
-        return self._by_event.get(id(event)) or [ack for ack, _ in self.acks]
-
-    def waiting(self, keys: Sequence[Any], events: Sequence[Any]) -> Iterator[tuple[Ack, Sequence[Any]]]:
-        """Yield its acknowledgements, with those of the keys, of some of its events, that each waits for."""
-        if len(self.acks) > 1 and len(keys) < len(self):
-            for key, event in zip(keys, events, strict=True):
-                yield from ((ack, (key,)) for ack in self.acks_of(event))
-            return
-        at = 0
-        for ack, number in self.acks:
-            yield ack, keys if len(self.acks) == 1 else keys[at : at + number]
-            at += number
+        return self._by_event.get(id(event)) or self.acks
 
 
-Retained: TypeAlias = Sequence[tuple[Ack, Iterable[Hashable]]]
-"""Acknowledgements, with the keys of a window that each waits for."""
+Waiting: TypeAlias = dict[Hashable, list[Ack]]
+"""What is acknowledged when each key of a window is settled, once for each of its events."""
 
 
 class PendingAcks:
     """Releases acknowledgements as distinct events are settled."""
 
     def __init__(self) -> None:
-        self._windows: dict[int, WindowAcks] = {}  # by the identity of the bounds that a window's events have
+        # by the identity of the bounds that a window's events have, which are kept so that it is no others'
+        self._windows: dict[int, tuple[Waiting, Mapping[int, Bounds | None]]] = {}
 
     def add(self, window: Window[Any, Any]) -> Window[Any, Any]:
         """Wait for the events of a window that closed; return it, with events that know its bounds."""
-        if not window.acks:
+        waiting = window.acks
+        if not waiting:
             return window
         if any(compacted.window is None or id(compacted.window) in self._windows for compacted in window):
             # of a reducer that made them anew, or had several windows share their bounds
-            own = replace(window.bounds)
+            own = msgspec.structs.replace(window.bounds)
             window = window.having([compacted.replace(window=own) for compacted in window])
         bounds = {id(compacted.window): compacted.window for compacted in window}
-        acks = WindowAcks(bounds, {compacted.key for compacted in window}, window.acks)
-        self._windows.update(dict.fromkeys(bounds, acks))
+        gone = [waiting.pop(key) for key in waiting.keys() - {compacted.key for compacted in window}]
+        if waiting:
+            self._windows.update(dict.fromkeys(bounds, (waiting, bounds)))
+        release(chain.from_iterable(gone))
         return window
 
     def settle(self, events: Collection[Compacted[Any, Any]]) -> None:
@@ -121,34 +133,10 @@ class PendingAcks:
         for compacted in events if self._windows else ():
             settled[id(compacted.window)].append(compacted.key)
         for window, keys in settled.items():
-            acks = self._windows.get(window)
-            if acks is not None and acks.settle(keys):
-                for bounds in acks.bounds:
-                    del self._windows[bounds]
-
-
-class WindowAcks:
-    """The acknowledgements of one window; each waits for one key at a time, so that the cost is per message."""
-
-    __slots__ = ("_outstanding", "_waiting", "bounds")
-
-    def __init__(self, bounds: Mapping[int, Bounds | None], outstanding: set[Hashable], acks: Retained) -> None:
-        self.bounds = bounds  # so that their identities are no others'
-        self._outstanding = outstanding
-        self._waiting = defaultdict[Hashable, list[tuple[Ack, Iterator[Hashable]]]](list)
-        for ack, keys in acks:
-            self._wait(ack, filter(outstanding.__contains__, keys))
-
-    def _wait(self, ack: Ack, outstanding: Iterator[Hashable]) -> None:
-        for key in outstanding:
-            self._waiting[key].append((ack, outstanding))
-            return
-        ack.release()
-
-    def settle(self, keys: Sequence[Hashable]) -> bool:
-        """Go on to the next key, for all that waited for one of these; return whether they were the last."""
-        self._outstanding.difference_update(keys)  # all at once: what waits for several of them is looked at once
-        for key in keys:
-            for ack, outstanding in self._waiting.pop(key, ()):
-                self._wait(ack, outstanding)
-        return not self._outstanding
+            if window in self._windows:
+                waiting, bounds = self._windows[window]
+                acks = [waiting.pop(key, ()) for key in keys]
+                if not waiting:
+                    for each in bounds:
+                        del self._windows[each]
+                release(chain.from_iterable(acks))

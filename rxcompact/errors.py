@@ -66,11 +66,6 @@ def isolated(on_error: Callable[[BaseException], object]) -> Generator[None]:
 class KeyMapperError(RxCompactError, reason="key"):
     """The key mapper raised, or its key cannot be hashed; the cause is chained."""
 
-    @classmethod
-    def of(cls, error: BaseException) -> Self:
-        """Return it for what a key's own methods raised."""
-        return cls(message_of(contained(error)))
-
 
 class TimeMapperError(RxCompactError, reason="time"):
     """The time mapper raised, or gave no finite number of seconds; the cause is chained."""

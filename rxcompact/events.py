@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeAlias, overl
 import msgspec
 from typing_extensions import TypeVar
 
-from rxcompact.acks import Retained
+from rxcompact.acks import Waiting
 from rxcompact.errors import chain_of
 from rxcompact.format import message_of
 from rxcompact.keys import json_value, stable
@@ -108,7 +108,7 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         bounds: When it was open, and why it closed; `opened`, `closed` and `trigger` are these.
         received: Events received into it; the counts of its `Compacted` sum to this.
         items: Its distinct events; of what is not a tuple they are made each time, and kept once one is indexed.
-        acks: Acks of a durable source that wait for what is in it.
+        acks: Of a durable source, what waits for each of its keys.
         size: Bytes of its events, where they are JSON lines and were counted.
     """
 
@@ -120,14 +120,14 @@ class Window(Sequence[Compacted[K_co, E_co]]):
         received: int,
         items: Collection[Compacted[K_co, E_co]],
         *,
-        acks: Retained = (),
+        acks: Waiting | None = None,
         size: int = 0,
     ) -> None:
         self.bounds = bounds
         self.opened, self.closed = bounds.opened, bounds.closed
         self.trigger: Trigger = bounds.trigger
         self.received = received
-        self.acks, self.size = acks, size
+        self.acks, self.size = {} if acks is None else acks, size
         self._items = items
 
     def having(self, items: Collection[Compacted[Any, F]]) -> Window[Any, F]:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
+from operator import eq
 from os import PathLike, fspath
 from typing import Any
 
@@ -57,6 +58,8 @@ def json_key(value: Any) -> Hashable:
         return json_key(simple)
     elif kind.__hash__ is None:
         value = Json(_canonical(value))
+    elif kind is not str:
+        return _usable(value)
     text = value.text if type(value) is Json else value
     if type(text) is str and len(text) > MAX_LENGTH:
         raise KeyMapperError(f"a key of {len(text)} characters: at most {MAX_LENGTH}")
@@ -143,7 +146,14 @@ def plain_key(key: Any) -> Hashable:
     if inspect.iscoroutine(key):
         key.close()
         raise KeyMapperError("a coroutine: a key mapper returns the key at once")
-    return plain(key)  # type: ignore[no-any-return]
+    return _usable(plain(key))
+
+
+def _usable(key: Any) -> Hashable:
+    """Return a key whose own methods do not raise, or raise what they do."""
+    hash(key)
+    eq(key, key)
+    return key  # type: ignore[no-any-return]
 
 
 def stable(value: object) -> str:

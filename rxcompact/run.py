@@ -15,7 +15,7 @@ from reactivex.abc import DisposableBase, ObserverBase
 from reactivex.disposable import Disposable
 from reactivex.subject import Subject
 
-from rxcompact.acks import Ack, Chunk, PendingAcks
+from rxcompact.acks import Ack, Chunk, PendingAcks, release, retain
 from rxcompact.clock import LoopScheduler
 from rxcompact.contracts import Demand, Holder, NamedSource, Reducer, StageContext
 from rxcompact.dead_letters import DeadLetterRoute
@@ -114,12 +114,12 @@ class Run(Demand):
     def _hand_over(self, window: Window, handle: Callable[[Sequence[Compacted]], None]) -> Iterator[int]:
         """Pass on a window in parts: the loop has its turn between the steps of a large one."""
         yield len(window[:]) // FAST + 1
+        window = self._acks.add(window)  # before an event may fail
         if self._raw:
             events: list[Compacted] = []
             yield from decoded(window, events, self._on_dead_letter)
             window = window.having(tuple(events))
         self._report_unknown_fields()
-        window = self._acks.add(window)
         self._observables.notify_window(window)
         events = list(window)
         del window  # its events are freed as they are published
@@ -175,11 +175,10 @@ class Run(Demand):
 
     def _on_dead_letter(self, letter: DeadLetter) -> None:
         chunk = self._chunk if letter.outcome == "rejected" else None
-        origin = chunk.origin if chunk is not None else None
-        if callable(origin):
-            function, origin = origin, None
+        origin = None
+        if chunk is not None:
             with isolated(partial(self.report, "the origin of an event raised")):
-                origin = function(letter.event)
+                origin = chunk.origin_of(letter.event)
         if origin is None and self._named is not None:
             origin = self._named.name
         letter = replace(letter, origin=origin)
@@ -199,15 +198,13 @@ class Run(Demand):
             self._settle(letter)
             return
         acks = () if chunk is None else chunk.acks_of(letter.event)
-        for ack in acks:
-            ack.retain()
+        retain(acks)
         self._route.push(letter, partial(self._settle, letter, acks))
 
     def _settle(self, letter: DeadLetter, acks: Iterable[Ack] = ()) -> None:
         """Acknowledge what waits for a dead letter; what was abandoned is returned to the broker."""
         self._room.set()
-        for ack in acks:
-            ack.release()
+        release(acks)
         if letter.outcome != "abandoned" and isinstance(letter.event, Compacted):
             self._acks.settle((letter.event,))
 
@@ -294,6 +291,8 @@ class Run(Demand):
             error = AbandonedError(late) if self._intake is None else too_much  # of a source that did not wait
             for event in chunk:
                 self._on_dead_letter(DeadLetter("rejected", event, "compact", error.reason, error))
+            if self._intake is not None and self._chunk is not None:
+                release(self._chunk.acks)
         finally:
             self._chunk = None
 
@@ -319,8 +318,11 @@ class Run(Demand):
 
     async def deliver_dead_letters(self) -> None:
         """Deliver the dead letters that wait, when all else is settled."""
-        if self._route is not None:
-            await self._route.finish()
+        try:
+            if self._route is not None:
+                await self._route.finish()
+        finally:
+            self._acks = PendingAcks()  # what is in it leads back to the source, unseen by the garbage collector
 
     def _end(self, error: Exception | None = None) -> None:
         self._report_unknown_fields()

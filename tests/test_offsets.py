@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+import zlib
+from base64 import b85encode
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,14 +85,27 @@ def test_what_is_held_and_was_removed_from_the_topic_is_counted_as_lost() -> Non
     assert after(offsets) == (50, "")
 
 
-def test_metadata_is_cut_to_its_limit_and_no_more_is_fetched_before() -> None:
+def test_metadata_that_is_long_is_packed_and_cut_to_its_limit_and_no_more_is_fetched_before() -> None:
     offsets = took(*range(1000))
-    settle(offsets, *range(1, 81, 2))
-    assert offsets.to_commit(256) == (0, "rxcompact" + " 1 1" * 40)
-    assert not offsets.full
-    settle(offsets, *range(81, 1000, 2))
-    assert offsets.to_commit(256) == (0, "rxcompact" + " 1 1" * 61)
-    assert offsets.full
+    settle(offsets, *range(1, 59, 2))
+    assert offsets.to_commit(256) == (0, "rxcompact" + " 1 1" * 29)
+    chosen = random.Random(7)
+    for settled in (100, 900):
+        settle(offsets, *(offset for offset in range(61, 61 + settled) if chosen.random() < 0.5))
+        first, metadata = offsets.to_commit(256)
+        assert metadata.startswith("rxcompact:")
+        assert offsets.full == (settled == 900)
+        assert len(metadata) <= 256
+        next_worker = Offsets(1, first, metadata)
+        new = next_worker.take(range(1000), 1000)
+        assert set(new) >= set(offsets._held)
+        assert (len(new) == len(offsets)) == (settled == 100)
+
+
+@pytest.mark.parametrize("end", ["", "x", "\ud800", "c-" * 50, b85encode(zlib.compress(b"0" * 10**8)).decode()])
+def test_packed_metadata_that_is_damaged_is_ignored(end: str) -> None:
+    offsets = Offsets(1, 7, "rxcompact:" + end)
+    assert (offsets.position, after(offsets)) == (7, (7, ""))
 
 
 # ── a partition that goes away and comes back ─────────────────────────────────────────────────────────────────────────

@@ -187,7 +187,7 @@ class JetStreamSource(BrokerSource):
         max_ack_pending: Of a consumer that is made: messages that all of its workers hold at most; no fewer than come
             in a window and in a delivery of the sink.
         prefetch: Messages requested at once.
-        together, items: As of `BrokerSource`.
+        items: As of `BrokerSource`.
         options: Of `nats.connect`, such as ``user_credentials``, ``token`` or ``tls``.
 
     Raises:
@@ -206,7 +206,6 @@ class JetStreamSource(BrokerSource):
         ack_wait: Seconds = 10.0,
         max_ack_pending: int = 20_000,
         prefetch: int = 4_000,
-        together: int = 32,
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -240,7 +239,7 @@ class JetStreamSource(BrokerSource):
             PullConsumer(stream, each, max_bytes, wake, self._on_messages, self._fail) for each in configs
         ]
         unacked = UnackedMessages(max_ack_pending * len(filters), seconds("ack_wait", ack_wait))
-        super().__init__(unacked, together, items)
+        super().__init__(unacked, items)
 
     def __repr__(self) -> str:
         return f"JetStreamSource({self._address!r}, stream={self._stream!r}, consumer={self._consumer!r})"

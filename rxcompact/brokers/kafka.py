@@ -135,7 +135,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
             longer is published twice where its partition goes to another worker.
         max_pending: Messages that are held at most; no fewer than come in a window and in a delivery of the sink.
         prefetch: Messages taken at once.
-        together, items: As of `BrokerSource`.
+        items: As of `BrokerSource`.
         mechanism: Of SASL, where there is a user: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512.
         options: Of `aiokafka.AIOKafkaConsumer`, such as ``ssl_context`` or ``session_timeout_ms``.
 
@@ -153,7 +153,6 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         grace: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 32,
         items: str | None = None,
         mechanism: str = "PLAIN",
         options: Mapping[str, Any] | None = None,
@@ -174,7 +173,7 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
         self._assigned: frozenset[TopicPartition] = frozenset()
         self._messages = PartitionedMessages()
         self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
-        super().__init__(self._messages, together, items)
+        super().__init__(self._messages, items)
 
     def __repr__(self) -> str:
         return f"KafkaSource({str(self._servers)!r}, topic={self._topic!r}, group={self._group!r})"
@@ -285,17 +284,14 @@ class KafkaSource(BrokerSource, ConsumerRebalanceListener):  # type: ignore[misc
             bodies = {record.offset: record.value for record in found if record.value is not None}
             headers = {record.offset: dict(record.headers) for record in found if record.headers}
             if new := offsets.take(list(bodies), found[-1].offset + 1):
-                self._waiting.append(Messages(new, [bodies[it] for it in new], offsets, self._spans(headers)))
+                settle = partial(self._messages.settle_in, offsets)
+                self._waiting.append(Messages(new, [bodies[it] for it in new], settle, offsets, self._spans(headers)))
         for partition in polled:
             owned[partition].skip(await self._servers.client.position(partition))
         if records:
             self._messages.commit()  # there may be nothing in them
         elif self._servers.errors:
             raise self._servers.failure()
-
-    def _settle(self, part: Offsets, identities: Sequence[int]) -> None:
-        part.settle(identities)
-        self._messages.commit()
 
     async def _send(self, *_: object) -> None:
         if self._tasks:  # not at the end

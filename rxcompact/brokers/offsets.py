@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import re
+import zlib
+from base64 import b85decode, b85encode
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import accumulate, compress, pairwise
 from operator import ne
 from typing import Any
 
 from rxcompact.brokers.unacked import ACK, UnackedMessages
+from rxcompact.reader.text import MIB
 
 NEVER = 1e9
 METADATA = re.compile(r"rxcompact(?: \d{1,18})+", re.ASCII)
+PACKED = "rxcompact:"  # then the same compressed, where it is long
 END = 1 << 62  # beyond all offsets
+
+
+def metadata_of(runs: Sequence[str], limit: int) -> str:
+    """Return runs as the metadata of a commit, packed where they fill most of the limit."""
+    text = "rxcompact" + "".join(runs) if runs else ""
+    return text if len(text) <= limit // 2 else PACKED + b85encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def runs_of(metadata: str) -> Iterable[int]:
+    """Return the lengths in the metadata of a commit; of another program's none."""
+    if metadata.startswith(PACKED):
+        with suppress(ValueError, zlib.error):
+            metadata = zlib.decompressobj().decompress(b85decode(metadata.removeprefix(PACKED)), MIB).decode()
+    return map(int, metadata.split()[1:] if METADATA.fullmatch(metadata) else ())
 
 
 class Offsets:
@@ -31,7 +50,7 @@ class Offsets:
         self.partition, self.committed = partition, (committed, metadata)
         self.position = committed  # where to fetch from
         self._held: dict[int, int] = {}  # up to where the gap behind each message is, in their order
-        runs = map(int, metadata.split()[1:] if METADATA.fullmatch(metadata) else ())
+        runs = runs_of(metadata)
         self._settled = [(-1, committed), *list(pairwise(accumulate(runs, initial=committed)))[1::2]]  # by others
 
     def __len__(self) -> int:
@@ -76,15 +95,14 @@ class Offsets:
 
     def to_commit(self, limit: int) -> tuple[int, str]:
         """Return an offset and its metadata; of what is settled as much as the limit has characters for."""
-        runs = self._unsettled()
-        metadata = "rxcompact"
-        for (start, stop), (following, _) in pairwise(runs):
-            run = f" {stop - start} {following - stop}"
-            if len(metadata) + len(run) > limit:
-                break
-            metadata += run
+        unsettled = self._unsettled()
+        runs = [f" {stop - start} {following - stop}" for (start, stop), (following, _) in pairwise(unsettled)]
+        metadata = metadata_of(runs, limit)
         self.full = len(metadata) > limit * 3 // 4
-        return runs[0][0], metadata if " " in metadata else ""
+        while len(metadata) > limit:
+            runs = runs[: len(runs) * limit // len(metadata)]
+            metadata = metadata_of(runs, limit)
+        return unsettled[0][0], metadata
 
     def _first_missing(self) -> int:
         return next((stop for start, stop in self._settled if start <= self.position < stop), self.position)
@@ -108,6 +126,11 @@ class PartitionedMessages(UnackedMessages):
 
     def __len__(self) -> int:
         return sum(map(len, self.known.values()))
+
+    def settle_in(self, offsets: Offsets, identities: Iterable[int]) -> None:
+        """Settle messages of a partition."""
+        offsets.settle(identities)
+        self.commit()
 
     def commit(self) -> None:
         """Have offsets committed."""

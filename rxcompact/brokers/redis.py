@@ -77,7 +77,7 @@ class RedisStreamSource(BrokerSource):
         max_pending: Entries that are held at most, and recognised when they are delivered again; no fewer than come in
             a window and in a delivery of the sink.
         prefetch: Entries read at once; the server counts no bytes.
-        together, items: As of `BrokerSource`.
+        items: As of `BrokerSource`.
         options: Of `redis.asyncio.Redis`, such as ``ssl_ca_certs``; ``socket_timeout``, 2 seconds, has to be above 0.2.
 
     Raises:
@@ -102,7 +102,6 @@ class RedisStreamSource(BrokerSource):
         min_idle_time: Seconds = 10.0,
         max_pending: int = 100_000,
         prefetch: int = 1_000,
-        together: int = 32,
         items: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -131,7 +130,7 @@ class RedisStreamSource(BrokerSource):
         self._cursor = FIRST  # of what is pending for any
         self._next_scan = self._next_removal = 0.0
         self._max_pending, self._prefetch = count("max_pending", max_pending), count("prefetch", prefetch)
-        super().__init__(UnackedMessages(max_pending, self._min_idle_time), together, items)
+        super().__init__(UnackedMessages(max_pending, self._min_idle_time), items)
 
     def __repr__(self) -> str:
         stream, group, consumer = self._place

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import deque
-from collections.abc import Coroutine, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -20,7 +21,6 @@ from reactivex.disposable import Disposable
 
 from rxcompact.acks import Ack, Chunk
 from rxcompact.brokers.unacked import Identity, UnackedMessages
-from rxcompact.clock import count
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
 from rxcompact.operators.turns import BYTES
@@ -64,6 +64,7 @@ class Messages:
 
     identities: Sequence[Identity]
     bodies: Sequence[bytes]
+    on_settled: Callable[[list[Identity]], object]  # see `Ack`
     part: Any = None  # of the broker, such as a partition, where its identities are of that
     spans: Mapping[Identity, Any] = field(default_factory=dict)
     begun: int = 0  # how many were pushed, the last of them perhaps in part
@@ -74,8 +75,6 @@ class BrokerSource(ABC):
 
     Args:
         unacked: Messages that are not settled.
-        together: Messages, of those that came at once, that are settled together at most. An event that waits for long
-            keeps the others of these from it; with 1 none, at several times the cost of a message.
         items: The path to the lists of events in each object: ``"Records"``, ``"streams[].values[]"``.
 
     Attributes:
@@ -88,10 +87,9 @@ class BrokerSource(ABC):
     _observer: ObserverBase[list[Any]]  # the latest
     _ended: asyncio.Future[None]  # its subscription
 
-    def __init__(self, unacked: UnackedMessages, together: int, items: str | None = None) -> None:
+    def __init__(self, unacked: UnackedMessages, items: str | None = None) -> None:
         self._unacked = unacked
         self._items = () if items is None else items_path(items)
-        self._together = count("together", together)
         self._waiting: deque[Messages] = deque()
         self._chunks = self._chunks_of_all()
         self._left = 0  # events until the loop has its turn
@@ -122,10 +120,6 @@ class BrokerSource(ABC):
     async def _measure(self) -> Mapping[str, int]:
         """Ask the broker for `lag`."""
         return {}
-
-    def _settle(self, _: Any, identities: Sequence[Identity]) -> None:
-        """Have messages of a part acknowledged."""
-        self._unacked.settle(identities)
 
     @abstractmethod
     def _describe(self, _: Any, identity: Identity) -> str:
@@ -256,7 +250,7 @@ class BrokerSource(ABC):
         """Have messages wait for `_push`; one that is malformed is passed on, to be rejected where keys are read."""
         identities, bodies = self._unacked.take(identities, replies, bodies)
         if identities:
-            self._waiting.append(Messages(identities, bodies, spans=self._spans(headers)))
+            self._waiting.append(Messages(identities, bodies, self._unacked.settle, spans=self._spans(headers)))
 
     def _spans(self, headers: Mapping[Identity, Mapping[str, bytes | None]]) -> Mapping[Identity, Any]:
         """Return the span contexts of messages that have headers, where the run is traced."""
@@ -285,64 +279,39 @@ class BrokerSource(ABC):
 
     def _chunks_of(self, messages: Messages) -> Iterator[Chunk | None]:
         """Yield the events of some messages, in parts for which there is capacity."""
-        counts, events, text = yield from self._read(messages.bodies[: self._number(messages)])
+        counts, events, text = yield from self._read(messages.bodies[: self._number(messages.bodies)])
         number = len(counts)
         self._events_each += (len(events) / number - self._events_each) * (1 - (1 - WEIGHT) ** number)
-        messages.bodies = messages.bodies[number:]
-        identities = messages.identities[messages.begun :]
-        found: dict[int, Identity] = {}
-
-        def origin(event: Any) -> str | None:
-            if not found:  # searching for each event would take long, where many are rejected
-                found.update(zip(map(id, events), chain.from_iterable(map(repeat, identities, counts)), strict=False))
-            return self._describe(messages.part, found[id(event)]) if id(event) in found else None
-
-        # events that were not pushed, of messages that are settled together
-        sizes = deque(sum(counts[start : start + self._together]) for start in range(0, number, self._together))
-        ack, at = None, 0
-        while sizes:
+        first, messages.bodies = len(messages.identities) - len(messages.bodies), messages.bodies[number:]
+        identities = messages.identities[first : first + number]
+        spans = map(messages.spans.get, identities) if messages.spans else repeat(None)
+        acks = list(map(Ack, repeat(messages.on_settled), identities, spans, counts))
+        each = acks if len(events) == number and all(counts) else list(chain.from_iterable(map(repeat, acks, counts)))
+        ends = list(accumulate(counts))
+        at = 0
+        while at < len(events):
             part = events[at : at + SLICE]
             size = sum(map(len, part))
             part = part if size <= PIECE else part[: slice_of(part, SLICE)]
             while part and not self._demand.accepts(part):  # it may take more than its capacity of what is held already
                 part = part[: max(self._demand.capacity(), len(part) // 2)]
-            if self._left <= 0 or self._ended.done() or (events and not part):
+            if self._left <= 0 or self._ended.done() or not part:
                 yield None
                 continue
-            acks, left = list[tuple[Ack, int]](), len(part)
-            while sizes and (left or not sizes[0]):
-                ack = ack or self._ack(messages)
-                acks.append((ack, min(left, sizes[0])))
-                left -= acks[-1][1]
-                sizes[0] -= acks[-1][1]
-                if not sizes[0]:
-                    sizes.popleft()
-                    ack = None
-            at += len(part)
-            self._left -= max(1, len(part), size // BYTES)
-            yield Chunk(part, acks=acks, origin=origin, text=text if len(part) == len(events) else None)
-            for each, _ in acks if ack is None else acks[:-1]:
-                each.release()
+            before, at = at, at + len(part)
+            messages.begun = first + bisect_left(ends, at) + 1
+            self._left -= max(len(part), size // BYTES)
+            whole = text if len(part) == len(events) else None
+            yield Chunk(part, acks=each[before:at], origin=partial(self._describe, messages.part), text=whole)
+        messages.begun = first + number
+        if empty := [identity for identity, events_of_it in zip(identities, counts, strict=True) if not events_of_it]:
+            messages.on_settled(empty)
         if not messages.bodies:
             self._waiting.popleft()
 
-    def _number(self, messages: Messages) -> int:
+    def _number(self, bodies: Sequence[bytes]) -> int:
         """Return how many messages to read at once."""
-        number = max(1, int(SLICE / self._events_each))
-        if messages.spans:  # a message of a trace is settled alone: no window links to spans of another
-            identities = messages.identities[messages.begun : messages.begun + number]
-            number = max(1, next((at for at, each in enumerate(identities) if each in messages.spans), number))
-        return slice_of(messages.bodies, number)
-
-    def _ack(self, messages: Messages) -> Ack:
-        """Return what acknowledges the next messages that were read, together."""
-        read = len(messages.identities) - len(messages.bodies)
-        start, messages.begun = messages.begun, min(messages.begun + self._together, read)
-        identities = messages.identities[start : messages.begun]
-        spans = [messages.spans[identities[0]]] if identities[0] in messages.spans else ()
-        ack = Ack(partial(self._settle, messages.part, identities), spans)
-        ack.retain()  # until the last event is pushed
-        return ack
+        return slice_of(bodies, max(1, int(SLICE / self._events_each)))
 
     def _read(self, bodies: Sequence[bytes]) -> Generator[None, None, Events]:
         """Return the events of some messages, of the first at least."""

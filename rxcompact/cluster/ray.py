@@ -59,7 +59,7 @@ class Shard:
         self._unsettled.add(settled)
         settled.add_done_callback(self._unsettled.discard)
 
-        def settle() -> None:
+        def settle(_: object) -> None:
             if not settled.done():
                 settled.set_result(None)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import force_setattr
@@ -54,7 +54,7 @@ class TracingObserver:
 
     def trace_window(self, window: Window) -> None:
         """Make the span of a window that closed."""
-        spans = _distinct(chain.from_iterable(ack.spans for ack, _ in window.acks))
+        spans = _distinct(ack.span for acks in window.acks.values() for ack in acks if ack.span)
         attributes = {"trigger": window.trigger, "received": window.received, "distinct": len(window)}
         span = self._start("window", None, spans, attributes, start_time=int(window.opened * SECOND))
         span.end(int(max(window.opened, window.closed) * SECOND))

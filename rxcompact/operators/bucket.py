@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from itertools import islice, repeat
-from operator import itemgetter, length_hint
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias, get_args
 
-from rxcompact.acks import Ack
+from rxcompact.acks import Ack, Waiting
 from rxcompact.clock import INFINITY
-from rxcompact.errors import AccumulatorError, KeyMapperError, RxCompactError, contained
+from rxcompact.errors import AccumulatorError, RxCompactError
 from rxcompact.events import Bounds, Compacted, Window
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
@@ -52,7 +52,7 @@ class Bucket(Items):
         self.received = 0
         self.size = 0
         """Bytes of its events, where they are counted."""
-        self.acks: list[tuple[Ack, Iterable[Hashable]]] = []
+        self.acks: Waiting = defaultdict(list)
         self._reject = reject
         self._bounds: Bounds | None = None
         self._oldest_keys: Iterator[Hashable] = iter(())
@@ -69,32 +69,25 @@ class Bucket(Items):
         return key in self.table
 
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
-        """Add events; one whose key cannot be hashed is rejected, and those behind it are added."""
+        """Add events."""
         self.received += len(keys)
-        rest = iter(keys)
-        columns = rest, iter(events), seen if isinstance(seen, float | int) else iter(seen)
-        while True:
-            try:
-                self._fill(*columns)
-                return  # noqa: TRY300
-            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._refuse(events[len(keys) - length_hint(rest) - 1], KeyMapperError.of(error))
+        self._fill(keys, events, seen)
 
     def _refuse(self, event: Any, error: RxCompactError) -> None:
         self.received -= 1
         self._reject(event, error)
 
     @abstractmethod
-    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None: ...
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Seen) -> None: ...
 
     def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> None:
         """Add events, which may be ``replacing`` those that are held, and count their bytes."""
         table, before = self.table, len(self.table)
         if replacing:
-            self.size -= self._size_of(filter(None, map(table.get, self._once(keys))))
+            self.size -= self._size_of(filter(None, map(table.get, dict.fromkeys(keys))))
         self.add(keys, events, seen)
         if replacing:
-            self.size += self._size_of(filter(None, map(table.get, self._once(keys))))
+            self.size += self._size_of(filter(None, map(table.get, dict.fromkeys(keys))))
         else:
             self.size += self._size_of(islice(reversed(table.values()), len(table) - before))
 
@@ -108,36 +101,21 @@ class Bucket(Items):
     @abstractmethod
     def _pop(self, key: Hashable) -> Compacted: ...
 
-    def evict(self) -> Compacted:
+    def evict(self) -> tuple[Compacted, Sequence[Ack]]:
+        """Remove the oldest key; return it, and what waits for it."""
         # from a list of the keys, made anew when it is used up: a dict that loses its first key over and over takes
         # longer to find it each time
         for _ in range(2):
             for key in self._oldest_keys:
                 if self.size:
                     self.size -= self._size_of((self.table[key],))
-                return self._pop(key)
+                return self._pop(key), self.acks.pop(key, ())
             self._oldest_keys = iter(list(self.table))
         raise KeyError("the bucket is empty")
 
-    def retain(self, ack: Ack, keys: Sequence[Hashable]) -> None:
-        """Have an ack wait for keys that were added."""
-        if added := self._once(keys):
-            ack.retain()
-            self.acks.append((ack, added))
-
-    def _once(self, keys: Sequence[Hashable]) -> dict[Hashable, None]:
-        """Return each key once, without those that cannot be hashed, which are rejected."""
-        try:
-            return dict.fromkeys(keys)
-        except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-            contained(error)
-            return dict.fromkeys(filter(self._holds, keys))
-
-    def _holds(self, key: Hashable) -> bool:
-        try:
-            return key in self.table
-        except BaseException as error:  # noqa: BLE001 - as above
-            return not contained(error)
+    def wait(self, keys: Iterable[Hashable], acks: Iterable[Ack]) -> None:
+        """Have each ack wait for a key; in C, for each event has one."""
+        deque(map(list.append, map(self.acks.__getitem__, keys), acks), maxlen=0)
 
     def close(self, bounds: Bounds) -> Window:
         """Return the window; nothing may be added after."""
@@ -154,7 +132,7 @@ class EventBucket(Bucket):
         self._seen = "first_seen" in fields
         self._arrivals: deque[float] = deque()  # of each key, in the order of the table
 
-    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Any) -> None:
         if self._last:
             self.table.update(zip(keys, events, strict=True))
         else:
@@ -211,7 +189,7 @@ class RowBucket(Bucket):
         self._kept = tuple(field in fields for field in FIELDS)
         self._timed = False
 
-    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: float | Iterator[float]) -> None:
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Seen) -> None:
         if not isinstance(seen, float | int):
             self._timed = True
             self._fill_timed(zip(keys, events, seen, strict=True))

@@ -39,8 +39,8 @@ def distinct(
         One set look-up an item; RxPY's own `distinct` scans a list.
 
     Errors:
-        When the key mapper raises, the stream ends with `KeyMapperError`; when a key is unhashable, with `TypeError`;
-        when ``flushes`` fails, with its error.
+        When the key mapper raises, or its key cannot be hashed, the stream ends with `KeyMapperError`; when ``flushes``
+        fails, with its error.
 
     Source:
         https://rxjs.dev/api/operators/distinct

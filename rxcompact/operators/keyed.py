@@ -10,7 +10,7 @@ from itertools import count, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from rxcompact.acks import Ack
+from rxcompact.acks import Ack, Waiting, retain
 from rxcompact.clock import INFINITY
 from rxcompact.errors import LateError, contained
 from rxcompact.events import Bounds, Compacted, Window
@@ -19,6 +19,7 @@ from rxcompact.operators.bucket import Field, Keep, Reject, Row, RowBucket, Rows
 if TYPE_CHECKING:
     from rxcompact.operators.compact import Compact
 
+NO_ACKS: Iterator[Sequence[Ack]] = repeat(())
 EVENT, COUNT, FIRST, LAST, KEY, OPENED, TOUCHED, OPEN, SIZE = range(9)
 """Of a row. ``OPENED`` and ``TOUCHED``, the first and last event, are monotonic instants or event times."""
 STALE = 1000
@@ -37,8 +38,10 @@ class KeyedBucket(RowBucket):
 
     def __init__(self, options: Compact, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject, keep, fields)
-        self.ack: Ack | None = None  # of the chunk that is being added
+        self.incoming: Iterator[Sequence[Ack]] = NO_ACKS  # of each event that is added next
+        self._acks: Sequence[Ack] = ()  # of the event that is being added
         self.leads: list[Row] = []
+        self._lead_acks: Waiting = defaultdict(list)
         self.now = 0.0
         self.timespan = options.timespan if options.per_key else INFINITY  # else rows end with the bucket
         self.gap = INFINITY if options.gap is None else options.gap
@@ -60,7 +63,7 @@ class KeyedBucket(RowBucket):
     def add_sized(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen, *, replacing: bool) -> None:
         self.add(keys, events, seen)
         if replacing:
-            self._measure(filter(None, map(self.table.get, self._once(keys))))
+            self._measure(filter(None, map(self.table.get, dict.fromkeys(keys))))
 
     def _measure(self, rows: Iterable[Row]) -> None:
         """Count the bytes of the events in rows; what an accumulator makes of them may be anything, and counts none."""
@@ -71,35 +74,33 @@ class KeyedBucket(RowBucket):
 
     # ── events ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Any) -> None:
         table, get, now, last = self.table, self.table.get, self.now, self._last
-        is_plain, began, fresh = self._is_plain(), self._began(), list[Row]()
+        is_plain, began, fresh, incoming = self._is_plain(), self._began(), list[Row](), self.incoming
         if isinstance(seen, float | int):
             seen = repeat(seen)
         else:
             is_plain = False
-        try:
-            for key, event, time in zip(keys, events, seen, strict=False):
-                row = get(key)
-                if row is None:
-                    table[key] = row = [event, began, time, time, key, now, now, True, 0]
-                    fresh.append(row)
-                    if not began:
-                        self._begin(row, event, time)
-                    continue
-                row[6] = now
-                if is_plain and row[1]:
-                    row[1] += 1
-                    row[3] = time
-                    if last:
-                        row[0] = event
-                else:
-                    self._repeat(row, event, time)
-        finally:  # a key may raise
-            self._opened(fresh)
+        for key, event, time, self._acks in zip(keys, events, seen, incoming, strict=False):
+            row = get(key)
+            if row is None:
+                table[key] = row = [event, began, time, time, key, now, now, True, 0]
+                fresh.append(row)
+                if not began:
+                    self._begin(row, event, time)
+                continue
+            row[6] = now
+            if is_plain and row[1]:
+                row[1] += 1
+                row[3] = time
+                if last:
+                    row[0] = event
+            else:
+                self._repeat(row, event, time)
+        self._opened(fresh)
 
     def _is_plain(self) -> bool:
-        return self.ack is None and self._accumulate is None
+        return self.incoming is NO_ACKS and self._accumulate is None
 
     def _began(self) -> int:
         """Return the count of a row that opens; where it is 0 the event is for `_begin`."""
@@ -109,6 +110,7 @@ class KeyedBucket(RowBucket):
         if self._leading:
             row[EVENT] = None
             self.leads.append([event, 1, time, time, row[KEY], row[OPENED]])
+            self._retain(self._lead_acks[row[KEY]])
         else:
             self._repeat(row, event, time)
 
@@ -118,9 +120,12 @@ class KeyedBucket(RowBucket):
             if row[COUNT] == 1:
                 self._held += 1
                 self._measure((row,))
-            if self.ack is not None and self._row_acks[id(row)][-1:] != [self.ack]:
-                self.ack.retain()
-                self._row_acks[id(row)].append(self.ack)
+            if self._acks:
+                self._retain(self._row_acks[id(row)])
+
+    def _retain(self, waiting: list[Ack]) -> None:
+        retain(self._acks)
+        waiting += self._acks
 
     # ── the end of windows ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -199,9 +204,7 @@ class KeyedBucket(RowBucket):
     def window(self, rows: list[Row], bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of rows that were removed; each may have bounds of its own."""
         rows = rows if all(map(_count, rows)) else [row for row in rows if row[COUNT]]
-        acks: list[tuple[Ack, Iterable[Hashable]]] = []
-        if self._row_acks:
-            acks = [(ack, (row[KEY],)) for row in rows for ack in self._row_acks.pop(id(row), ())]
+        acks = {row[KEY]: self._row_acks.pop(id(row)) for row in rows if id(row) in self._row_acks}
         return Window(bounds, sum(map(_count, rows)), Rows(None, rows, self._kept, own or bounds), acks=acks)
 
     def dropped(self, row: Row) -> tuple[Compacted, list[Ack]]:
@@ -211,10 +214,7 @@ class KeyedBucket(RowBucket):
     def take_leads(self, bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of the first events that are to leave at once."""
         leads, self.leads = self.leads, []
-        acks: list[tuple[Ack, Iterable[Hashable]]] = []
-        if self.ack is not None:
-            self.ack.retain()
-            acks.append((self.ack, list(map(_key, leads))))
+        acks, self._lead_acks = self._lead_acks, defaultdict(list)
         return Window(bounds, len(leads), Rows(None, leads, self._kept, own or bounds), acks=acks)
 
 
@@ -235,39 +235,37 @@ class SessionBucket(KeyedBucket):
         end = self.end(row)  # the event may open another session
         return bool(row[OPENED] <= time < end and end > self.latest - self._lateness)
 
-    def _fill(self, keys: Iterator[Hashable], events: Iterator[Any], seen: Any) -> None:
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Any) -> None:
         table, get, last, idle, latest = self.table, self.table.get, self._last, self.idle_watermark, self.latest
         gap, timespan, lateness = self.gap, self.timespan, self._lateness
-        is_plain, began, fresh = self._is_plain(), self._began(), list[Row]()
-        try:
-            for key, event, time in zip(keys, events, seen, strict=True):
-                row, before = get(key), latest
-                if time > latest:  # noqa: PLR1730 - faster
-                    latest = time
-                if row is None and time > before - lateness and time > idle:
-                    table[key] = row = [event, began, time, time, key, time, time, True, 0]
-                    fresh.append(row)
-                    if not began:
-                        self._begin(row, event, time)
-                # most events are of their key's last session, and behind those before
-                elif (
-                    is_plain
-                    and row is not None
-                    and row[1]
-                    and time > before - lateness
-                    and time > idle
-                    and row[6] <= time <= row[6] + gap
-                    and time < row[5] + timespan
-                ):
-                    row[1] += 1
-                    row[3] = row[6] = time
-                    if last:
-                        row[0] = event
-                elif (row := self._session(key, event, row, time, max(before - lateness, idle))) is not None:
-                    self._repeat(row, event, time)
-        finally:
-            self.latest = latest
-            self._opened(fresh)
+        is_plain, began, fresh, incoming = self._is_plain(), self._began(), list[Row](), self.incoming
+        for key, event, time, self._acks in zip(keys, events, seen, incoming, strict=False):
+            row, before = get(key), latest
+            if time > latest:  # noqa: PLR1730 - faster
+                latest = time
+            if row is None and time > before - lateness and time > idle:
+                table[key] = row = [event, began, time, time, key, time, time, True, 0]
+                fresh.append(row)
+                if not began:
+                    self._begin(row, event, time)
+            # most events are of their key's last session, and behind those before
+            elif (
+                is_plain
+                and row is not None
+                and row[1]
+                and time > before - lateness
+                and time > idle
+                and row[6] <= time <= row[6] + gap
+                and time < row[5] + timespan
+            ):
+                row[1] += 1
+                row[3] = row[6] = time
+                if last:
+                    row[0] = event
+            elif (row := self._session(key, event, row, time, max(before - lateness, idle))) is not None:
+                self._repeat(row, event, time)
+        self.latest = latest
+        self._opened(fresh)
 
     def _session(self, key: Hashable, event: Any, row: Row | None, time: float, watermark: float) -> Row | None:
         """Return the session that an event is to be added to, joined with its neighbour; None where there is none."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 from reactivex.abc import ObserverBase, SchedulerBase
 
 from rxcompact.clock import INFINITY, TICK
-from rxcompact.errors import KeyMapperError, LateError
+from rxcompact.errors import LateError
 from rxcompact.events import Bounds, Trigger, Window
 from rxcompact.operators.bucket import Row
 from rxcompact.operators.keyed import COUNT, KEY, OPENED, TOUCHED, KeyedBucket, SessionBucket
@@ -58,13 +58,9 @@ class TumblingWindows(Windows):
         bucket, leading = self._bucket(0), self._options.leading
         column = self._options.key_mapper.many(chunk)
         for at, key in enumerate(column):
-            if at not in column.errors:  # an event without a key needs none
-                try:
-                    if not bucket.absorbs(key):
-                        # with a leading edge a key makes two: its first event, and its repeats
-                        before.add((key, key in bucket.table or (key, False) in before) if leading else key)
-                except BaseException as error:  # noqa: BLE001 - it will be rejected
-                    KeyMapperError.of(error)
+            if at not in column.errors and not bucket.absorbs(key):  # an event without a key needs none
+                # with a leading edge a key makes two: its first event, and its repeats
+                before.add((key, key in bucket.table or (key, False) in before) if leading else key)
         return len(before)
 
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:

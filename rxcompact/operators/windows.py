@@ -6,19 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Generator, Hashable, Iterable, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import compress, repeat
+from itertools import chain, compress, repeat
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from reactivex.abc import ObserverBase, SchedulerBase
 from reactivex.disposable import SerialDisposable, SingleAssignmentDisposable
 
-from rxcompact.acks import Chunk
+from rxcompact.acks import Chunk, release, retain
 from rxcompact.clock import INFINITY, TICK, Clock
-from rxcompact.errors import AbandonedError, FutureError, KeyMapperError, NoRoomError, RxCompactError
+from rxcompact.errors import AbandonedError, FutureError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
 from rxcompact.mappers import ChunkMapper
 from rxcompact.operators.bucket import Bucket, EventBucket, Field, Keep, Reject, Row, RowBucket, Seen
-from rxcompact.operators.keyed import KeyedBucket
+from rxcompact.operators.keyed import NO_ACKS, KeyedBucket
 from rxcompact.operators.turns import SerializedEmitter
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ class Windows(SerializedEmitter, ABC):
         self._dead_letters = options.reject()
         self._abandoned = False
         self._full: NoRoomError | None = None
-        self._chunk: Chunk | None = None  # that is being added
+        self._chunk: Chunk | None = None  # that is being added, if it has acks
+        self._handed_on = False  # whether these wait for keys now
         self._buckets: dict[int, Bucket] = {}
         self._first = INFINITY  # no bucket before is open
         self.left = 0  # keys that were in a bucket and no longer are
@@ -76,21 +77,16 @@ class Windows(SerializedEmitter, ABC):
             self.on_error(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
-        self._chunk = chunk if isinstance(chunk, Chunk) else None
-        acks = () if self._chunk is None else self._chunk.acks
-        if self._chunk is not None and len(acks) > 1 and self._new_bucket not in (RowBucket, EventBucket):
-            for ack, events in self._chunk.waiting(chunk, chunk):
-                self._add(Chunk(events, ack))
-            return
-        for ack, _ in acks:
-            ack.retain()
+        self._chunk = chunk if isinstance(chunk, Chunk) and chunk.acks else None
+        self._handed_on = False
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
         self._chunk = None  # which would hold its events until the next one comes
         if self._abandoned and chunk:
             self._close_all("drain")
         self._arm()
-        self.pending.extend(ack.release for ack, _ in acks)  # after the rejections
+        if isinstance(chunk, Chunk) and chunk.acks and not self._handed_on:
+            self.pending.append(partial(release, chunk.acks))  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         self.run(partial(self._close_all, trigger), then)
@@ -187,11 +183,8 @@ class Windows(SerializedEmitter, ABC):
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
         for key, event, at in zip(keys, events, each, strict=False):
-            try:
-                if self._has_capacity(index, key, event, at):
-                    self._add_to(index, self._bucket(index), (key,), (event,), at)
-            except BaseException as error:  # noqa: BLE001 - a key's own methods may raise anything
-                self._reject(event, KeyMapperError.of(error))
+            if self._has_capacity(index, key, event, at):
+                self._add_to(index, self._bucket(index), (key,), (event,), at)
             if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
 
@@ -200,9 +193,10 @@ class Windows(SerializedEmitter, ABC):
         if self._options.raw:
             add = partial(bucket.add_sized, replacing=self._options.keep != "first")
         if isinstance(bucket, KeyedBucket):
-            bucket.ack = None if self._chunk is None or not self._chunk.acks else self._chunk.acks[0][0]
+            bucket.incoming = NO_ACKS if self._chunk is None else map(self._chunk.acks_of, events)
             with self._counting(bucket):
                 add(keys, events, seen)
+            bucket.incoming = NO_ACKS  # which would hold the chunk
             if bucket.leads:
                 self._emit(bucket.take_leads(self._bounds(index, "leading")))
             self._forget_quiet()
@@ -212,8 +206,14 @@ class Windows(SerializedEmitter, ABC):
         self._held += len(bucket.table) - held
         self.size += bucket.size - size
         if self._chunk is not None:
-            for ack, some in self._chunk.waiting(keys, events):
-                bucket.retain(ack, some)
+            self._handed_on = len(keys) == len(self._chunk)
+            acks = self._chunk.acks
+            if not self._handed_on:
+                some = list(map(self._chunk.acks_of, events))
+                keys = list(chain.from_iterable(map(repeat, keys, map(len, some))))
+                acks = list(chain.from_iterable(some))
+                retain(acks)
+            bucket.wait(keys, acks)
 
     def _forget_quiet(self) -> None:
         limit = None if self._options.max_quiet is None else self._options.max_quiet()
@@ -248,17 +248,16 @@ class Windows(SerializedEmitter, ABC):
         bucket, options = self._buckets[index], self._options
         if not isinstance(bucket, KeyedBucket):
             with self._counting(bucket):
-                evicted = bucket.evict()
-            self._reject(evicted, error, "dropped")
-            return
-        with self._counting(bucket):
-            row = bucket.forget(held=held)
-        if not held or options.max_quiet is options.max_keys:  # else it is held elsewhere then, and makes no room
-            self._emit_rows(index, bucket, [row], "count")
+                dropped, acks = bucket.evict()
         else:
+            with self._counting(bucket):
+                row = bucket.forget(held=held)
+            if not held or options.max_quiet is options.max_keys:  # else it is held elsewhere then, and makes no room
+                self._emit_rows(index, bucket, [row], "count")
+                return
             dropped, acks = bucket.dropped(row)
-            self._reject(dropped, error, "dropped")
-            self.pending.extend(ack.release for ack in acks)
+        self._reject(dropped, error, "dropped")
+        self.pending.append(partial(release, acks))
 
     def _emit_rows(self, index: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:
         """Emit rows that were removed from a bucket."""
@@ -295,9 +294,10 @@ class Windows(SerializedEmitter, ABC):
             return
         self._held -= len(bucket)
         self.size -= bucket.size
-        self._emit(bucket.close(self._bounds(index, trigger)))
-        if not bucket:  # whatever it held was dropped
-            self.pending.extend(ack.release for ack, _ in bucket.acks)
+        window = bucket.close(self._bounds(index, trigger))
+        self._emit(window)
+        if not window:  # whatever came was refused
+            self.pending.append(partial(release, list(chain.from_iterable(window.acks.values()))))
 
     def _on_window(self, window: Window) -> None:
         if not self._abandoned:

@@ -218,7 +218,7 @@ class HttpSource:
             raise RequestError(401, "credentials", {"WWW-Authenticate": "Bearer, Basic"})
         counts = Counts()
         span = demand.span(request.headers)
-        ack = None if span is None else Ack(lambda: None, (span,))
+        ack = None if span is None else Ack(lambda _: None, span=span)
         # without a length it may be endless, so far as is known
         is_live = request.content_length is None and not self._bulk and not self.strict
         live = partial(self._push_live, counts=counts, demand=demand, ack=ack) if is_live else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
 from typing import Any
 
 import aio_pika
@@ -60,18 +59,19 @@ class RabbitSource:
                 async for message in messages:
                     while not demand.accepts([message.body]):
                         await demand.wait()
-                    ack = Ack(partial(self._acknowledge, message))
+                    ack = Ack(self._acknowledge, message)
                     observer.on_next(Chunk([message.body], ack, origin=f"{self.name}, message {message.message_id}"))
             raise ConnectionError("the connection was lost")
         except (AMQPError, OSError) as error:
             self._connection = None
             observer.on_error(TransientError(f"RabbitMQ: {error}"))
 
-    def _acknowledge(self, message: AbstractIncomingMessage) -> None:
-        """Acknowledge a message: every event in it has its outcome."""
-        acknowledging = asyncio.ensure_future(message.ack())
-        self._acknowledging.add(acknowledging)
-        acknowledging.add_done_callback(self._acknowledged)
+    def _acknowledge(self, messages: list[AbstractIncomingMessage]) -> None:
+        """Acknowledge messages: every event in them has its outcome."""
+        for message in messages:
+            acknowledging = asyncio.ensure_future(message.ack())
+            self._acknowledging.add(acknowledging)
+            acknowledging.add_done_callback(self._acknowledged)
 
     def _acknowledged(self, acknowledging: asyncio.Future[None]) -> None:
         self._acknowledging.discard(acknowledging)

@@ -26,7 +26,7 @@ async def work(url: str, out: Path, stuck: set[int]) -> None:
         with out.open("a") as file:
             file.writelines(f"{it.event['n']}\n" for it in batch)
 
-    source = KafkaSource(url, topic="events", group="workers", together=1, options={"session_timeout_ms": 4_000})
+    source = KafkaSource(url, topic="events", group="workers", options={"session_timeout_ms": 4_000})
     enrich = rxo.enrich(lookup, max_concurrent=20)
     pipeline = Pipeline(source, rxo.compact(0.1, key_mapper="n"), enrich, rxo.publish(publish), max_age=6000)
     async with Orchestrator(pipeline) as orchestrator:

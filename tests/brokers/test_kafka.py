@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import random
 import ssl
 import struct
 import time
@@ -76,7 +77,7 @@ async def test_messages_are_committed_when_all_their_events_are_published_or_rej
     gate = Gate(tansu.out)
     bodies = [b'{"id": 1}', b'[{"id": 1}, {"id": 2}]', b'{"id": 2}\n{"id": 3}\n', b"[{oops", b'{"id": 4}', b"[]"]
     sent = await tansu.put(*((0, body) for body in bodies))
-    await tansu.pipeline(sink=gate, source={"together": 1}).start()
+    await tansu.pipeline(sink=gate).start()
     await asyncio.wait_for(gate.asked.wait(), PATIENCE)
     await until(lambda: tansu.letters)
     await tansu.settles(waiting=6)
@@ -90,7 +91,7 @@ async def test_messages_are_committed_when_all_their_events_are_published_or_rej
 async def test_an_event_that_is_stuck_keeps_no_other_from_being_committed(kafka_mock: KafkaRig) -> None:
     stuck = Stuck(3, 17, 18, 40)
     await kafka_mock.put(*((0, event(number)) for number in range(50)))
-    first = kafka_mock.pipeline(enricher=stuck, source={"together": 1})
+    first = kafka_mock.pipeline(enricher=stuck)
     await first.start()
     await until(lambda: len(kafka_mock.out) == 46)
     await kafka_mock.commits({0: (3, "rxcompact 1 13 2 21 1 9")})
@@ -106,10 +107,9 @@ async def test_no_more_is_fetched_of_a_partition_whose_metadata_is_full(
 ) -> None:
     monkeypatch.setattr(kafka, "METADATA", 256)
     monkeypatch.setattr(kafka, "COMMIT", 0.01)
-    stuck = Stuck(*range(0, 1000, 2))  # each other one: four characters
-    orchestrator = kafka_mock.pipeline(
-        enricher=stuck, max_concurrent=1000, timespan=0.05, source={"prefetch": 10, "together": 1}
-    )
+    chosen = random.Random(7)
+    stuck = Stuck(0, *(number for number in range(1000) if chosen.random() < 0.5))  # which compress badly
+    orchestrator = kafka_mock.pipeline(enricher=stuck, max_concurrent=1000, timespan=0.05, source={"prefetch": 10})
     await kafka_mock.put((1, b'{"id": 1000}'))
     await orchestrator.start()
     await until(lambda: len(kafka_mock.owned()[0]) == PARTITIONS)
@@ -186,7 +186,7 @@ async def test_workers_that_come_and_go_publish_nothing_twice(tansu: KafkaRig) -
 async def test_what_is_held_through_a_rebalance_is_not_taken_again(tansu: KafkaRig) -> None:
     stuck = Stuck(*range(0, 100, 7))
     await tansu.send_events(range(100))
-    await tansu.pipeline(enricher=stuck, source={"grace": 0.5, "together": 1}).start()
+    await tansu.pipeline(enricher=stuck, source={"grace": 0.5}).start()
     await until(lambda: len(tansu.out) == 85)
     [source] = tansu.sources
     assert len(source._messages.owned) == PARTITIONS
@@ -445,7 +445,7 @@ async def test_a_commit_that_is_refused_after_its_time_is_no_error_that_nobody_h
 
 @pytest.mark.parametrize(
     "options",
-    [{"prefetch": 0}, {"max_pending": 0}, {"grace": -1}, {"together": 0}, {"start": "yesterday"}],
+    [{"prefetch": 0}, {"max_pending": 0}, {"grace": -1}, {"start": "yesterday"}],
 )
 def test_arguments_out_of_range_are_refused(options: dict[str, Any]) -> None:
     [name] = options

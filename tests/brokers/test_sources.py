@@ -24,7 +24,7 @@ async def test_messages_are_acknowledged_when_all_their_events_are_published_or_
     gate = Gate(broker.out)
     bodies: list[Any] = [{"id": 1}, [{"id": 1}, {"id": 2}], b'{"id": 2}\n{"id": 3}\n', b'{"id": 1}']
     sent = await broker.send(*bodies, b"[{oops", b"", b'{"id": [', b"[]", b'{"id": 4}{"id": 1}')
-    await broker.pipeline(sink=gate, source={"together": 1}).start()
+    await broker.pipeline(sink=gate).start()
     await asyncio.wait_for(gate.asked.wait(), PATIENCE)
     await broker.settles(unacknowledged=5)  # what was rejected, and what was empty, is acknowledged
     assert broker.out == []
@@ -344,7 +344,6 @@ def locked(kind: str, make_server: Any) -> tuple[Any, Server, str]:
         {"prefetch": 0},
         {"ack_wait": 0},
         {"max_pending": 0},
-        {"together": 0},
         {"start": "yesterday"},
         {"start": float("nan")},
     ],

@@ -114,7 +114,7 @@ class Hot:
         if self.observer is not None:
             message = len(self.feed.messages)
             self.feed.messages.append([event["ns"][0] for event in events])
-            ack = Ack(lambda: self.feed.settled.update([message]))
+            ack = Ack(self.feed.settled.update, message)
             self.observer.on_next(Chunk(self.feed.give(events), ack))
 
     def die(self) -> None:

@@ -117,7 +117,7 @@ async def test_a_message_of_only_bad_events_is_settled() -> None:
 
     class Source:
         def stream(self, _: Any) -> Any:
-            return rx.of(Chunk([{}, {}], Ack(lambda: settled.append("bad")))).pipe(rx.operators.concat(rx.never()))
+            return rx.of(Chunk([{}, {}], Ack(settled.extend, "bad"))).pipe(rx.operators.concat(rx.never()))
 
     async with orchestrated(source=Source(), key_mapper=key_of("id", missing="reject")) as orchestrator:
         await asyncio.sleep(5)

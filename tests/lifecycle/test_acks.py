@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import pytest
@@ -34,7 +35,7 @@ class Durable:
         return self.messages
 
     def send(self, number: int, *events: Any) -> None:
-        self.messages.on_next(Chunk(events, Ack(partial(self.settled.append, number))))
+        self.messages.on_next(Chunk(events, Ack(self.settled.extend, number)))
 
     async def release(self) -> None:
         self.released += 1
@@ -47,10 +48,9 @@ def test_windows_of_a_reducer_may_share_their_bounds_or_have_events_without(own:
     pending = PendingAcks()
     windows: list[Window] = []
     for name in ("first", "second"):
-        ack = Ack(partial(settled.append, name))
-        ack.retain()
+        ack = Ack(settled.extend, name, left=2)
         items = [Compacted(key, {}, 1, 0.0, 0.0, own) for key in "ab"]
-        windows.append(pending.add(Window(bounds, 2, items, acks=[(ack, "ab")])))
+        windows.append(pending.add(Window(bounds, 2, items, acks={key: [ack] for key in "ab"})))
     assert [compacted.window for window in windows for compacted in window] == [bounds] * 4
     (one, two), (three, four) = windows
     pending.settle([one, three, four])
@@ -62,9 +62,8 @@ def test_windows_of_a_reducer_may_share_their_bounds_or_have_events_without(own:
 
 def test_the_events_of_a_window_of_ours_are_passed_on_as_they_are() -> None:
     bounds = Bounds(0.0, 1.0, "time")
-    ack = Ack(list)
-    ack.retain()
-    window = Window(bounds, 1, [Compacted("a", {}, 1, 0.0, 0.0, bounds)], acks=[(ack, "a")])
+    ack = Ack(list, left=1)
+    window = Window(bounds, 1, [Compacted("a", {}, 1, 0.0, 0.0, bounds)], acks={"a": [ack]})
     assert PendingAcks().add(window) is window
 
 
@@ -208,3 +207,20 @@ def test_every_message_is_settled_once_and_not_before_the_outcomes_of_its_events
             assert ends == sent
 
     run(main)
+
+
+async def test_a_source_whose_messages_were_abandoned_is_freed() -> None:
+    async def stuck(_: Any) -> None:
+        await asyncio.sleep(100)
+
+    source, orchestrator, _ = started(sink=stuck)
+    await orchestrator.start()
+    source.send(1, event("a"))
+    await asyncio.sleep(11)
+    source.send(2, event("b"))
+    await orchestrator.stop(0.0)
+    assert (orchestrator.account.abandoned, source.settled) == (2, [])
+    left = weakref.ref(source)
+    del source, orchestrator
+    gc.collect()
+    assert left() is None

@@ -10,7 +10,7 @@ import pytest
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
 
-from rxcompact import NdjsonSource, Orchestrator
+from rxcompact import Ack, Chunk, NdjsonSource, Orchestrator
 from rxcompact.errors import PermanentError
 from rxcompact.sources import ndjson
 
@@ -126,9 +126,13 @@ async def test_h4_what_a_source_pushes_beyond_max_bytes_all_the_same_is_rejected
     assert [(each.outcome, each.reason, str(each.error)) for each in letters] == [
         ("rejected", "no room", "no room for a new key: 800 bytes are held")
     ] * 2
+    settled: list[int] = []
+    source.push(Chunk([line(4, 30)], Ack(settled.extend, 4)))
+    assert settled == [4]
+    letters.clear()
     assert orchestrator.bytes_held == 801
     account = orchestrator.account
-    assert (account.received, account.distinct, account.rejected) == (3, 1, 2)
+    assert (account.received, account.distinct, account.rejected) == (4, 1, 3)
     await orchestrator.stop()
 
 

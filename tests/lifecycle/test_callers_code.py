@@ -130,7 +130,7 @@ async def test_a_source_that_fails_to_end_delays_nothing(error: BaseException) -
 @odd
 async def test_an_origin_that_raises_is_none(error: BaseException) -> None:
     settled: list[str] = []
-    chunk = Chunk([{}, {"id": 1}], Ack(lambda: settled.append("message")), origin=raising(error))
+    chunk = Chunk([{}, {"id": 1}], Ack(settled.extend, "message"), origin=raising(error))
     source = rx.Subject[Any]()
 
     class Durable:

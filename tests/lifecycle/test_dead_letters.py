@@ -109,7 +109,7 @@ async def test_b9_a_message_is_acknowledged_when_its_dead_letters_were_delivered
         ("failed", [{"id": "bad"}, {"id": "good"}]),
         ("rejected", [{"no": 1}]),
     ):
-        source.push(Chunk(events, Ack(lambda name=name: acknowledged.append(name))))
+        source.push(Chunk(events, Ack(acknowledged.extend, name)))
     await asyncio.sleep(20)
     assert acknowledged == ["good"]
     gate.set()
@@ -128,7 +128,7 @@ async def test_what_is_abandoned_at_the_deadline_is_written_and_not_acknowledged
     source = ManualSource()
     orchestrator = routed(source, out.extend, sink=never, max_age=1e5)
     await orchestrator.start()
-    source.push(Chunk([{"id": "a"}], Ack(lambda: acknowledged.append("a"))))
+    source.push(Chunk([{"id": "a"}], Ack(acknowledged.extend, "a")))
     await asyncio.sleep(5)
     report = await orchestrator.stop(5)
     assert report.account.abandoned == 1

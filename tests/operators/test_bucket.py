@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import repeat
 from typing import Any, cast
 
 import pytest
@@ -11,14 +12,9 @@ from rxcompact.acks import Ack
 from rxcompact.events import Bounds, Compacted
 from rxcompact.operators import compact
 from rxcompact.operators.bucket import FIELDS, Bucket, EventBucket, RowBucket
-from rxcompact.operators.keyed import KeyedBucket
+from rxcompact.operators.keyed import NO_ACKS, KeyedBucket
 
 BOUNDS = Bounds(0.0, 10.0, "time")
-
-
-class Unhashable(str):
-    __slots__ = ()
-    __hash__ = None  # type: ignore[assignment]
 
 
 class Rejections(list[tuple[Any, Exception]]):
@@ -32,7 +28,7 @@ def rows(**options: Any) -> tuple[RowBucket, Rejections]:
 
 
 def evicted(bucket: Bucket, times: int) -> list[tuple[Any, ...]]:
-    return [tuple(bucket.evict()) for _ in range(times)]
+    return [tuple(bucket.evict()[0]) for _ in range(times)]
 
 
 def test_a_row_has_the_event_its_count_and_its_arrivals() -> None:
@@ -139,28 +135,6 @@ def test_evicting_the_oldest_is_linear_in_keys() -> None:
     assert cost(200_000) < 50 * min(cost(10_000) for _ in range(3))
 
 
-@pytest.mark.parametrize("keep", ["first", "last", lambda acc, _: acc])
-@pytest.mark.parametrize("timed", [False, True])
-def test_an_unhashable_key_is_rejected_and_its_neighbours_are_counted_once(keep: Any, timed: bool) -> None:
-    bucket, rejected = rows(keep=keep)
-    keys = ["a", Unhashable("x"), "b", "a", Unhashable("y")]
-    bucket.add(keys, list("12345"), [1.0] * 5 if timed else 1.0)
-    assert [event for event, _ in rejected] == ["2", "5"]
-    assert [error.reason for _, error in rejected] == ["key", "key"]  # type: ignore[attr-defined]
-    assert [(c.key, c.count) for c in bucket] == [("a", 2), ("b", 1)]
-    assert bucket.close(BOUNDS).received == 3
-
-
-@pytest.mark.parametrize("keep", ["first", "last"])
-def test_an_unhashable_key_is_rejected_where_nothing_is_counted(keep: Any) -> None:
-    rejected = Rejections()
-    bucket = EventBucket(rejected, keep, ("first_seen",))
-    bucket.add(["a", Unhashable("x"), "a"], list("123"), 1.0)
-    assert [event for event, _ in rejected] == ["2"]
-    assert [tuple(c) for c in bucket] == [("a", "1" if keep == "first" else "3", None, 1.0, None)]
-    assert bucket.close(BOUNDS).received == 2
-
-
 def test_an_accumulator_that_raises_rejects_that_event_and_is_the_cause() -> None:
     def add(acc: int, event: int) -> int:
         if event < 0:
@@ -176,14 +150,12 @@ def test_an_accumulator_that_raises_rejects_that_event_and_is_the_cause() -> Non
     assert str(error) == "accumulator raised OSError: negative"
 
 
-def test_an_acknowledgement_waits_for_the_keys_that_were_added() -> None:
+def test_acknowledgements_wait_for_the_keys_of_their_events() -> None:
     bucket, _ = rows()
-    ack = Ack(lambda: None)
-    keys = ["a", Unhashable("x")]
-    bucket.add(keys, keys, 1.0)
-    bucket.retain(ack, keys)
-    bucket.retain(ack, [Unhashable("y")])
-    assert [(retained, list(waiting)) for retained, waiting in bucket.close(BOUNDS).acks] == [(ack, ["a"])]
+    one, two = Ack(list, left=2), Ack(list, left=1)
+    bucket.add("aba", "aba", 1.0)
+    bucket.wait("aba", [one, two, one])
+    assert bucket.close(BOUNDS).acks == {"a": [one, one], "b": [two]}
 
 
 @pytest.mark.parametrize("make", [EventBucket, RowBucket])
@@ -222,29 +194,9 @@ def test_windows_per_key_keep_the_last_event_of_messages_too() -> None:
     rejected = Rejections()
     for acks in (False, True):
         bucket = KeyedBucket(cast(Any, compact(60, key_mapper=format)), rejected, "last", FIELDS)
-        bucket.ack = Ack(lambda: None) if acks else None
+        bucket.incoming = repeat((Ack(list),)) if acks else NO_ACKS
         bucket.add(["a", "a"], ["a1", "a2"], [5.0, 3.0])
         assert [compacted.event for compacted in bucket.close(BOUNDS)] == ["a2"]
-
-
-class Ending(str):
-    """A key that ends the program."""
-
-    __slots__ = ()
-
-    def __hash__(self) -> int:
-        raise SystemExit(3)
-
-
-def test_what_ends_the_program_is_no_error_of_a_key() -> None:
-    bucket, rejected = rows()
-    with pytest.raises(SystemExit):
-        bucket.retain(Ack(lambda: None), [Ending("a")])
-    with pytest.raises(SystemExit):
-        bucket.retain(Ack(lambda: None), [Unhashable("x"), Ending("a")])
-    with pytest.raises(SystemExit):
-        bucket.add([Ending("a")], ["a1"], 1.0)
-    assert not rejected
 
 
 def test_a_closed_bucket_is_read_when_an_item_is_asked_for() -> None:

@@ -603,7 +603,7 @@ def test_an_idle_source_sets_a_bounded_number_of_timers_whatever_the_lateness(la
 @pytest.mark.parametrize("options", [{}, {"per_key": True}, {"time_mapper": "ts", "lateness": 0}])
 def test_a_chunk_is_not_held_when_it_was_added(options: Any) -> None:
     bench = Bench(10, key_mapper="id", chunked=True, **options)
-    chunk = Chunk([{"id": "a", "ts": 1.0}], Ack(lambda: None))
+    chunk = Chunk([{"id": "a", "ts": 1.0}], Ack(lambda _: None))
     added = weakref.ref(chunk)
     bench.at(1, chunk)
     del chunk

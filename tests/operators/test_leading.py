@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from functools import partial
 from typing import Any
 
 import pytest
@@ -188,7 +187,7 @@ async def test_a_message_waits_for_what_its_own_events_became() -> None:
             return messages
 
     def send(name: str, keys: str) -> None:
-        messages.on_next(Chunk([{"id": key} for key in keys], Ack(partial(settled.append, name))))
+        messages.on_next(Chunk([{"id": key} for key in keys], Ack(settled.extend, name)))
 
     pipeline = simple_pipeline(
         Source(), key_mapper="id", timespan=10, leading=True, max_age=60, sink=out.extend, batch_timespan=1

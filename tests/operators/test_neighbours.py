@@ -16,6 +16,7 @@ from rxcompact import Orchestrator
 from rxcompact import operators as rxo
 from rxcompact.acks import Ack, Chunk
 from rxcompact.events import DeadLetter, Window
+from rxcompact.mappers import key_of
 from rxcompact.testing import START
 
 
@@ -37,6 +38,31 @@ async def test_a_key_whose_hash_raises_is_rejected_alone() -> None:
     account, dead = await ran([{"id": key} for key in ("a", "b", Odd(), "c", "a")])
     assert dead == [("rejected", "key")]
     assert (account.received, account.duplicates, account.rejected, account.published) == (5, 1, 1, 3)
+
+
+class Unequal(Odd):
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        raise AttributeError("equal to nothing")
+
+
+@pytest.mark.parametrize("key", [[], Odd(), ("a", Odd()), Unequal()], ids=["list", "hash", "in a tuple", "equality"])
+@pytest.mark.parametrize("options", [{}, {"fields": ["first_seen"]}, {"leading": True}, {"gap": 3}], ids=str)
+async def test_a_functions_key_that_cannot_be_one_is_rejected_alone(options: dict[str, Any], key: Any) -> None:
+    events = [{"id": key} for key in ("a", key, "c", "a")]
+    account, dead = await ran(events, key_mapper=lambda event: event["id"], **options)
+    assert dead == [("rejected", "key")]
+    assert (account.received, account.rejected) == (4, 1)
+
+
+async def test_a_key_that_ends_the_program_does() -> None:
+    class Ending(Odd):
+        def __hash__(self) -> int:
+            raise SystemExit(3)
+
+    with pytest.raises(SystemExit):
+        key_of(lambda event: event).many(["a", Ending()])
 
 
 @pytest.mark.parametrize("lateness", [None, 0])
@@ -84,7 +110,7 @@ async def test_the_ack_of_a_bucket_whose_events_were_all_dropped_is_settled() ->
     settled: list[str] = []
 
     def chunk(name: str, *events: Any) -> Chunk:
-        return Chunk(events, Ack(lambda: settled.append(name)))
+        return Chunk(events, Ack(settled.extend, name))
 
     class Source:
         def stream(self, demand: Any) -> rx.Observable[Any]:

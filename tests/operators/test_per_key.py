@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import tracemalloc
 from collections import Counter
-from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -227,7 +226,7 @@ async def test_a_message_is_acknowledged_when_the_windows_of_all_its_keys_are_pu
 
     def send(number: int, keys: str) -> None:
         now = virtual_loop().wall()
-        messages.on_next(Chunk([{"id": key, "ts": now} for key in keys], Ack(partial(settled.append, number))))
+        messages.on_next(Chunk([{"id": key, "ts": now} for key in keys], Ack(settled.extend, number)))
 
     pipeline = simple_pipeline(
         Source(),
@@ -454,7 +453,7 @@ async def test_the_messages_of_two_sessions_that_join_wait_for_what_they_become(
     )
     async with Orchestrator(pipeline):
         for number, ts in enumerate((0, 8, 4)):
-            messages.on_next(Chunk([{"id": "a", "ts": now + ts}], Ack(partial(settled.append, number))))
+            messages.on_next(Chunk([{"id": "a", "ts": now + ts}], Ack(settled.extend, number)))
         await asyncio.sleep(5)
         assert settled == []
     assert [c.count for c in out] == [3]

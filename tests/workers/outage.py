@@ -50,8 +50,12 @@ class Partition:
                 events = self.events[begin : self._taken]
             number, most = next(self._numbers), most - len(events)
             self._unacknowledged[number] = events
-            self._chunks.on_next(Chunk(events, Ack(lambda n=number: self._unacknowledged.pop(n, None))))
+            self._chunks.on_next(Chunk(events, Ack(self._acknowledge, number)))
         return self.waiting(now)
+
+    def _acknowledge(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._unacknowledged.pop(number, None)
 
     def lost(self, until: float) -> None:
         """Wait until then for a worker that was killed."""

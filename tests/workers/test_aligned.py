@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Self
 
 import pytest
@@ -51,7 +50,7 @@ class Worker:
         self.published.extend((self.now(), compacted) for compacted in batch)
 
     def send(self, number: int, *events: Any) -> None:
-        self._messages.on_next(Chunk(events, Ack(partial(self.settled.append, number))))
+        self._messages.on_next(Chunk(events, Ack(self.settled.extend, number)))
 
     async def follow(self, events: Sequence[Any], delay: float = 0.0) -> None:
         """Take events a while after they happen."""

@@ -16,15 +16,15 @@ from pipelines import simple_pipeline
 from rxcompact import Orchestrator
 from rxcompact.brokers import BrokerSource, UnackedMessages
 from rxcompact.brokers.unacked import ACK, NAK
-from rxcompact.errors import ArgumentError, TransientError
+from rxcompact.errors import TransientError
 from rxcompact.testing import START, run
 
 
 class ListSource(BrokerSource):
     """All of its messages come at once; what there is no room for waits."""
 
-    def __init__(self, bodies: list[bytes], together: int, items: str | None = None) -> None:
-        super().__init__(UnackedMessages(100, ack_wait=10**6), together, items)
+    def __init__(self, bodies: list[bytes], items: str | None = None) -> None:
+        super().__init__(UnackedMessages(100, ack_wait=10**6), items)
         self.settled: list[int] = []
         self.returned: list[int] = []
         names = [b"%d" % number for number in range(len(bodies))]
@@ -70,16 +70,16 @@ def body(*ids: str) -> bytes:
     return json.dumps([{"id": each} for each in ids]).encode()
 
 
-async def test_messages_are_pushed_together_and_settled_together() -> None:
+async def test_messages_are_pushed_together_and_settled_one_by_one() -> None:
     async def sink(batch: Any) -> dict[int, Exception]:
         return {position: TransientError() for position, it in enumerate(batch) if it.key in stuck}
 
     stuck = {"b"}
-    source = ListSource([body("a"), body("b"), body("c"), body("a"), body("d")], together=2)
+    source = ListSource([body("a"), body("b"), body("c"), body("a"), body("d")])
     orchestrator, _ = started(source, sink=sink)
     await orchestrator.start()
     await asyncio.sleep(12)
-    assert source.settled == [2, 3, 4]
+    assert sorted(source.settled) == [0, 2, 3, 4]
     stuck.clear()
     await asyncio.sleep(60)
     assert sorted(source.settled) == [0, 1, 2, 3, 4]
@@ -102,32 +102,33 @@ async def test_messages_are_pushed_together_and_settled_together() -> None:
     ids=str,
 )
 async def test_of_messages_that_come_together_each_waits_for_its_own_events(options: dict[str, Any]) -> None:
-    """Some are stuck in the sink, one has no place in any window, and a dead letter is not delivered."""
+    """Some are stuck in the sink, one has no place in any window, and two dead letters are not delivered."""
 
     async def sink(batch: Any) -> dict[int, Exception]:
         return {position: TransientError() for position, it in enumerate(batch) if it.key in "bf"}
 
     async def letters(batch: Any) -> dict[int, Exception]:
-        return {position: TransientError() for position, it in enumerate(batch) if it.event.event == truncated}
+        events = [getattr(it.event.event, "event", it.event.event) for it in batch]  # or a compacted one
+        return {position: TransientError() for position, event in enumerate(events) if event in (truncated, huge)}
 
     keys = "abcadebfagc"
     bodies = [json.dumps({"id": key, "ts": START + 10 * (number % 4)}).encode() for number, key in enumerate(keys)]
-    truncated = b'{"id": "z'
-    source = ListSource([*bodies, truncated, b"{"], together=1)
+    truncated, huge = b'{"id": "z', b'{"id": "y", "ts": %d, "x": 1e999}' % (START + 40)  # which cannot be decoded
+    source = ListSource([*bodies, truncated, b"{", huge])
     pipeline = simple_pipeline(
         source, sink=sink, key_mapper="id", timespan=10, max_age=600, batch_timespan=1, idle=60, **options
     )
     orchestrator = Orchestrator(pipeline.having(dead_letters=letters))
     await orchestrator.start()
     await asyncio.sleep(300)
-    waiting = {number for number, key in enumerate(keys) if key in "bf"} | {11}
+    waiting = {number for number, key in enumerate(keys) if key in "bf"} | {11, 13}
     waiting -= {6} if options.get("lateness") == 0 else set()  # which is late
-    assert set(range(len(bodies) + 2)) - set(source.settled) == waiting
+    assert set(range(len(bodies) + 3)) - set(source.settled) == waiting
     await orchestrator.stop(1)
 
 
 async def test_duplicates_of_what_is_held_need_no_room() -> None:
-    source = ListSource([body("a", "b"), body("b", "a"), body("a", "a", "a"), body("b", "c")], together=4)
+    source = ListSource([body("a", "b"), body("b", "a"), body("a", "a", "a"), body("b", "c")])
     orchestrator, out = started(source, max_in_flight=2)
     await orchestrator.start()
     await asyncio.sleep(9)
@@ -139,7 +140,7 @@ async def test_duplicates_of_what_is_held_need_no_room() -> None:
 
 
 async def test_what_was_not_pushed_is_returned_at_once_and_what_was_in_part_when_it_is_over() -> None:
-    source = ListSource([body("a"), body("b", "c", "d", "e"), body("f")], together=1)
+    source = ListSource([body("a"), body("b", "c", "d", "e"), body("f")])
     orchestrator, out = started(source, max_in_flight=3)
     await orchestrator.start()
     await asyncio.sleep(1)
@@ -149,10 +150,9 @@ async def test_what_was_not_pushed_is_returned_at_once_and_what_was_in_part_when
     assert [it.key for it in out] == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("together", [1, 4])
-async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> None:
+async def test_a_rejected_event_has_the_origin_of_its_message() -> None:
     bodies = [body("a"), b'{"no": ', b'[{"id": "b"}, 1, {"id": "c"}]', body("d"), b'{"id": "e"}\nx\n']
-    source = ListSource(bodies, together)
+    source = ListSource(bodies)
     out, letters = await published(source)
     assert [letter.origin for letter in letters] == ["1", "2", "4"]
     assert sorted(it.key for it in out) == ["a", "b", "c", "d", "e"]
@@ -161,7 +161,7 @@ async def test_a_rejected_event_has_the_origin_of_its_message(together: int) -> 
 @pytest.mark.parametrize("line", [b"x", b'{"id":1}'], ids=["bad", "good"])
 @pytest.mark.parametrize("sizes", [[1, 9500, 1], [100] * 95, [1200] * 8], ids=["one", "many", "several"])
 async def test_h3_the_loop_has_its_turn_before_large_messages_are_pushed(line: bytes, sizes: list[int]) -> None:
-    source = ListSource([b"\n".join([line] * size) for size in sizes], together=32)
+    source = ListSource([b"\n".join([line] * size) for size in sizes])
     orchestrator, _ = started(source)
     await orchestrator.start()
     received, largest = 0, 0
@@ -173,15 +173,14 @@ async def test_h3_the_loop_has_its_turn_before_large_messages_are_pushed(line: b
     assert sorted(source.settled) == list(range(len(sizes)))
 
 
-@pytest.mark.parametrize("together", [1, 4])
-async def test_i02_i03_items_are_taken_out_of_each_message(together: int) -> None:
+async def test_i02_i03_items_are_taken_out_of_each_message() -> None:
     bodies = [
         b'{"Records":[{"id":"a"},{"id":"b"}]}',
         b'{"records":[]}',
         b'{"Records":[]}',
         b'{"Records":[{"id":"c"}]}\n{"Records":[["d"],{"id":"a"}]}',
     ]
-    source = ListSource(bodies, together, "Records")
+    source = ListSource(bodies, "Records")
     out, letters = await published(source)
     assert [(str(letter.error), letter.origin) for letter in letters] == [("no list 'Records'", "1")]
     assert {it.key: it.count for it in out} == {"a": 2, "b": 1, "c": 1, None: 1}
@@ -190,13 +189,13 @@ async def test_i02_i03_items_are_taken_out_of_each_message(together: int) -> Non
 
 
 async def test_a_dead_letter_in_a_message_is_the_event_inside() -> None:
-    source = ListSource([b'{"dead_letter":"failed","event":{"id":"a"},"count":3}', b'{"id":"a"}'], 2)
+    source = ListSource([b'{"dead_letter":"failed","event":{"id":"a"},"count":3}', b'{"id":"a"}'])
     out, _ = await published(source)
     assert [(it.key, it.count) for it in out] == [("a", 4)]
 
 
 async def test_a_source_that_is_bound_after_its_end_leaves_nothing_running() -> None:
-    source = ListSource([body("a")], 1)
+    source = ListSource([body("a")])
     connected = asyncio.Event()
     source._bind = connected.wait  # type: ignore[method-assign,assignment]
     before = asyncio.all_tasks()
@@ -220,7 +219,7 @@ LARGE = {
 @pytest.mark.bench
 @pytest.mark.parametrize("name", LARGE)
 async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> None:
-    source = ListSource([LARGE[name], b'{"r":[{"s":[{"id":"last"}]}]}'], 8, "r[].s" if name == "wrapper" else None)
+    source = ListSource([LARGE[name], b'{"r":[{"s":[{"id":"last"}]}]}'], "r[].s" if name == "wrapper" else None)
     orchestrator, _ = started(source, max_in_flight=3)
     letters: set[str | None] = set()
     orchestrator.dead_letters.subscribe(lambda letter: letters.add(letter.origin))
@@ -240,7 +239,7 @@ async def test_h03_a_large_message_is_read_and_pushed_in_steps(name: str) -> Non
 
 
 async def test_h03_a_message_of_too_many_events_is_rejected() -> None:
-    source = ListSource([b"[" + b"1," * 1_000_000 + b"1]"], 1)
+    source = ListSource([b"[" + b"1," * 1_000_000 + b"1]"])
     orchestrator, _ = started(source)
     letters: list[Any] = []
     orchestrator.dead_letters.subscribe(letters.append)
@@ -252,7 +251,7 @@ async def test_h03_a_message_of_too_many_events_is_rejected() -> None:
 
 
 async def test_what_is_read_in_part_is_returned_at_a_stop() -> None:
-    source = ListSource([b'{"id":1}', LARGE["lines"], b"{}"], 1)
+    source = ListSource([b'{"id":1}', LARGE["lines"], b"{}"])
     orchestrator, _ = started(source)
     await orchestrator.start()
     while not source._chunks:
@@ -261,21 +260,16 @@ async def test_what_is_read_in_part_is_returned_at_a_stop() -> None:
     assert (source.settled, source.returned) == ([0], [1, 2])
 
 
-def test_together_is_at_least_one() -> None:
-    with pytest.raises(ArgumentError, match="together"):
-        ListSource([], together=0)
-
-
 bodies = st.lists(st.lists(st.sampled_from("abcdefgh"), max_size=7), max_size=15)
 
 
 @settings(max_examples=100, deadline=None)
-@given(bodies, st.integers(1, 6), st.integers(1, 9), st.lists(st.floats(0.5, 30), max_size=3))
+@given(bodies, st.integers(1, 9), st.lists(st.floats(0.5, 30), max_size=3))
 def test_every_message_is_settled_once_and_nothing_is_dropped_whatever_the_room(
-    plan: list[list[str]], together: int, room: int, restarts: list[float]
+    plan: list[list[str]], room: int, restarts: list[float]
 ) -> None:
     async def main() -> None:
-        source = ListSource([body(*ids) for ids in plan], together)
+        source = ListSource([body(*ids) for ids in plan])
         orchestrator, out = started(source, max_in_flight=room)
         await orchestrator.start()
         for pause in restarts:
