@@ -24,6 +24,7 @@ KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
 TimeSpec: TypeAlias = str | Callable[[Any], Any]
 """A field's name, or a function of the event."""
 
+FUNCTIONS = {str, int, float, bool, bytes, tuple, frozenset, type}  # classes that are functions of an event as well
 PLAIN = {str, int, bool, bytes, NONE}
 """Types of what a function may return as a key, and of which nothing has to be looked at."""
 TEXT_KEY: Any = Annotated[str, msgspec.Meta(max_length=MAX_LENGTH)]
@@ -214,7 +215,7 @@ def _fields(names: Any, argument: str) -> list[Field]:
 
 
 def _function(spec: Any, argument: str, expected: str) -> Callable[[Any], Any]:
-    if not callable(spec) or isinstance(spec, type):
+    if not callable(spec) or (isinstance(spec, type) and spec not in FUNCTIONS):
         raise ArgumentError(argument, spec, f"{expected}, not a class" if isinstance(spec, type) else expected)
     for each in (spec, type(spec).__call__):
         if inspect.iscoroutinefunction(each) or inspect.isasyncgenfunction(each) or inspect.isgeneratorfunction(each):

@@ -109,7 +109,7 @@ from rxcompact import operators as rxo
 
 def subscribed(**options):
     closed, source, windows = threading.Event(), rx.Subject(), []
-    compact = rxo.compact(0.05, key_mapper=format, **options)
+    compact = rxo.compact(0.05, key_mapper=str, **options)
     source.pipe(compact).subscribe(lambda w: (windows.append(w), closed.set()))
     return source, closed
 
@@ -153,7 +153,7 @@ def test_disposing_on_a_closed_loop_raises_nothing() -> None:
 
     async def subscribed() -> Any:
         source: rx.Subject[str] = rx.Subject()
-        subscription = source.pipe(rxo.compact(3600, key_mapper=format, dead_letters=lambda _: None)).subscribe()
+        subscription = source.pipe(rxo.compact(3600, key_mapper=str, dead_letters=lambda _: None)).subscribe()
         source.on_next("a")
         return subscription
 
@@ -251,7 +251,7 @@ def test_what_an_observer_raises_on_the_timer_thread_ends_no_others_timers(monke
 
     for key, timespan in (("odd", 0.01), ("other", 0.2)):
         source: rx.Subject[str] = rx.Subject()
-        source.pipe(rxo.compact(timespan, key_mapper=format)).subscribe(observe)
+        source.pipe(rxo.compact(timespan, key_mapper=str)).subscribe(observe)
         source.on_next(key)
     assert closed.wait(20)
     assert reported == [OddError]

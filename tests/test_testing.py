@@ -80,7 +80,7 @@ def test_a_jump_of_the_wall_clock_moves_no_interval_and_no_age() -> None:
         loop: Any = asyncio.get_running_loop()
         source: rx.Subject[str] = rx.Subject()
         windows: list[Any] = []
-        source.pipe(rxo.compact(10, key_mapper=format)).subscribe(windows.append)
+        source.pipe(rxo.compact(10, key_mapper=str)).subscribe(windows.append)
         clock = Clock(default_scheduler())
         assert clock.wall() == START
         await asyncio.sleep(4)

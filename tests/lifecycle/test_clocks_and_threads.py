@@ -132,7 +132,7 @@ async def test_an_event_whose_time_is_ahead_expires_after_its_age_all_the_same()
 async def test_timers_of_a_source_run_on_the_loop() -> None:
     threads = set[str]()
     source = rx.interval(60.0).pipe(ops.take(5), ops.do_action(lambda _: threads.add(threading.current_thread().name)))
-    orchestrator = orchestrated(source, key_mapper=format)[0]
+    orchestrator = orchestrated(source, key_mapper=str)[0]
     await orchestrator.start()
     report = await orchestrator.wait()
     assert (report.account.received, report.account.published) == (5, 5)

@@ -97,7 +97,7 @@ def test_with_lateness_windows_are_of_event_time_and_what_is_late_is_rejected(la
 def test_windows_close_at_the_end_of_their_bucket_and_the_lateness(lateness: float | None) -> None:
     times = [T0 + 3, T0 + 4, T0 + 10, T0 + 29.9, T0 + 5000, T0 + 5001]
     history = History([{"ts": at} for at in times], time_of("ts"))
-    closed, _ = history.compacted(key_of(format), 10.0, lateness)
+    closed, _ = history.compacted(key_of(str), 10.0, lateness)
     assert [each.at - T0 for each in closed] == pytest.approx([each + (lateness or 0.0) for each in (10, 20, 30, 5010)])
     assert [sorted(item.first_seen or 0 for item in each.window) for each in closed] == [
         times[:2], times[2:3], times[3:4], times[4:]

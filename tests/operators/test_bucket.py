@@ -193,7 +193,7 @@ def test_a_first_event_that_an_accumulator_does_not_take_opens_no_row() -> None:
 def test_windows_per_key_keep_the_last_event_of_messages_too() -> None:
     rejected = Rejections()
     for acks in (False, True):
-        bucket = KeyedBucket(cast(Any, compact(60, key_mapper=format)), rejected, "last", FIELDS)
+        bucket = KeyedBucket(cast(Any, compact(60, key_mapper=str)), rejected, "last", FIELDS)
         bucket.incoming = repeat((Ack(list),)) if acks else NO_ACKS
         bucket.add(["a", "a"], ["a1", "a2"], [5.0, 3.0])
         assert [compacted.event for compacted in bucket.close(BOUNDS)] == ["a2"]

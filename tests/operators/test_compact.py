@@ -318,7 +318,7 @@ def windows_of(operator: Any, source: Subject[Any], scheduler: Any = None) -> An
 
 def test_held_and_oldest_are_of_the_open_window() -> None:
     scheduler, source = VirtualTimeScheduler(0.0), Subject[Any]()
-    windows = windows_of(rxo.compact(10, key_mapper=format), source, scheduler)
+    windows = windows_of(rxo.compact(10, key_mapper=str), source, scheduler)
     assert (windows.held(), windows.oldest(), windows.distinct) == (0, None, 0)
     scheduler.advance_to(2.0)
     source.on_next("a")
@@ -342,7 +342,7 @@ def test_held_and_oldest_are_of_all_open_windows_of_event_time() -> None:
 
 async def test_looking_at_what_is_held_changes_nothing() -> None:
     source: Subject[str] = Subject()
-    windows = windows_of(rxo.compact(10, key_mapper=format), source)
+    windows = windows_of(rxo.compact(10, key_mapper=str), source)
     source.on_next("a")
     assert (windows.held(), windows.distinct, windows.oldest()) == (0, 0, None)  # gathered for the loop's next turn
     await asyncio.sleep(0)

@@ -81,7 +81,7 @@ def test_windows_queued_for_an_observer_that_unsubscribes_are_dead_letters() -> 
     windows: list[Window] = []
     dead: list[DeadLetter] = []
     options: dict[str, Any] = {"count": 2, "chunked": True, "dead_letters": dead.append, "scheduler": TestScheduler()}
-    subject.pipe(rxo.compact(10, key_mapper=lambda event: event, **options), ops.take(1)).subscribe(windows.append)
+    subject.pipe(rxo.compact(10, key_mapper=int, **options), ops.take(1)).subscribe(windows.append)
     subject.on_next(list(range(9)))
     assert [compacted.key for window in windows for compacted in window] == [0, 1]
     assert [(letter.outcome, letter.event.key) for letter in dead] == [("abandoned", key) for key in range(2, 9)]
@@ -97,7 +97,7 @@ def test_an_observer_of_dead_letters_that_raises_once_gets_the_others() -> None:
             raise ValueError("an observer's fault")
 
     subscription = subject.pipe(
-        rxo.compact(10, key_mapper=format, dead_letters=observer, scheduler=TestScheduler())
+        rxo.compact(10, key_mapper=str, dead_letters=observer, scheduler=TestScheduler())
     ).subscribe()
     for key in "abcde":
         subject.on_next(key)
@@ -138,5 +138,5 @@ def test_a_timespan_longer_than_a_thread_can_wait_for_leaves_the_timers_of_other
         return schedule(duetime, action, state)
 
     scheduler.schedule_relative = relative  # type: ignore[method-assign]
-    rx.never().pipe(rxo.compact(1e12, key_mapper=format, scheduler=scheduler)).subscribe().dispose()
+    rx.never().pipe(rxo.compact(1e12, key_mapper=str, scheduler=scheduler)).subscribe().dispose()
     assert delays == [86_400]

@@ -55,7 +55,7 @@ async def test_w6_a_body_that_fails_for_one_event_fails_that_event_alone() -> No
         letters: list[Any] = []
         events = [{"id": "a"}, {"no": 1}, {"id": "c"}, {"id": "d"}]
         pipeline = Pipeline(
-            events, rxo.compact(0.01, key_mapper=format), rxo.publish(HttpSink(server.url, body=body)), max_age=60
+            events, rxo.compact(0.01, key_mapper=str), rxo.publish(HttpSink(server.url, body=body)), max_age=60
         )
         async with Orchestrator(pipeline) as orchestrator:
             orchestrator.dead_letters.subscribe(letters.append)
