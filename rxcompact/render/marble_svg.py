@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby, islice
-from statistics import median
 from string import ascii_letters
 from typing import TYPE_CHECKING
 
@@ -159,10 +158,7 @@ class _Picture:
                 label = next((text for text in (whole, counts) if len(text) * LETTER < width), "")
                 self._text(label, left + width / 2, y + 20, "middle")
         else:
-            triggers = Counter(window.trigger for window in windows)
-            by = ", ".join(f"{many:,} by {trigger}" for trigger, many in triggers.most_common())
-            length = duration(median(window.closed - window.opened for window in windows))
-            self._text(f"{len(windows):,}, mostly of {length}; {by}", LEFT, y + 19, "small")
+            self._text(f"{len(windows):,}", LEFT, y + 19, "small")
         self._lane("windows", 28)
 
     def _retries(self) -> None:

@@ -98,10 +98,10 @@ def test_a_hundred_thousand_events_make_bars_in_a_picture_of_bounded_size(many: 
     ]
 
 
-def test_many_windows_are_summed_up_in_words(record: Callable[..., Recording]) -> None:
+def test_of_many_windows_there_is_the_number(record: Callable[..., Recording]) -> None:
     picture = drawn(record([(n * 5.0 + 1, n % 9) for n in range(300)], enricher=None))
     assert not kinds(picture, "path", "bracket")
-    assert any(text.startswith("300, mostly of 5 s; 29") for text in texts(picture, "small"))
+    assert "300" in texts(picture, "small")
 
 
 def test_history_replayed_at_once_has_an_axis_of_its_own(record: Callable[..., Recording]) -> None:
