@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from operator import itemgetter
@@ -61,33 +61,29 @@ class History:
         start = self.arrivals[arrived.index(max(arrived))]
         return start, start + length
 
-    def compacted(
-        self, key_mapper: Mapper, timespan: float, lateness: float | None, **options: Any
-    ) -> tuple[Sequence[Closed], int]:
+    def compacted(self, key_mapper: Mapper, timespan: float, **options: Any) -> tuple[Sequence[Closed], int]:
         """Return the windows that `compact` makes of it in virtual time, and how many events it rejects.
 
         Events of one interval of the grid are pushed as one chunk: no window closes within it, and births are event
         times, so the windows are the same. With options, those of one instant are.
         """
-        offset = 0.0 if lateness is None else lateness % timespan
         windows, letters, holders = list[Closed](), list[DeadLetter](), list[Holder]()
         source: Subject[Sequence[Any]] = Subject()
 
         def edge_of(arrived: tuple[float, Any]) -> float:
-            return arrived[0] if options else (arrived[0] - offset) // timespan * timespan + offset
+            return arrived[0] if options else arrived[0] // timespan * timespan
 
         def close(window: Window) -> None:
             held = len(window) + sum(holder.held() for holder in holders)
             windows.append(Closed(clock.now.timestamp(), window, held))
 
-        last = (self.arrivals[0] - offset) // timespan * timespan + offset
+        last = self.arrivals[0] // timespan * timespan
         clock = VirtualTimeScheduler(last)
         operator: Any = compact(
             timespan,
             key_mapper=key_mapper,
             fields=["first_seen"],
             time_mapper=self._time_mapper,
-            lateness=lateness,
             chunked=True,
             dead_letters=letters.append,
             scheduler=clock,
@@ -95,14 +91,13 @@ class History:
         )
         source.pipe(operator.having(register=holders.append)).subscribe(close)
         # after so long every window has closed, with a timespan to spare
-        settled = (lateness or 0.0) + 2 * timespan
+        settled = 2 * timespan
         for edge, group in groupby(zip(self.arrivals, self.events, strict=True), edge_of):
             arrived = list(group)
             if edge > last + 2 * settled:  # nothing is held: the ticks in a gap need not be simulated
                 clock.advance_to(last + settled)
                 clock.sleep(edge - last - 2 * settled)
-            # windows of event time need the latest arrival, windows of the clock only an instant off the edges
-            last = edge + timespan / 2 if lateness is None and not options else arrived[-1][0]
+            last = arrived[-1][0] if options else edge + timespan / 2  # an instant off the edges
             clock.advance_to(last)
             source.on_next(list(map(itemgetter(1), arrived)))
         clock.advance_to(last + settled)
@@ -115,21 +110,20 @@ class Result(NamedTuple):
 
     latencies: list[float]
     """From birth to publication, of each event that was published."""
-    calls: list[float]
-    """When the API was called, POSIX seconds."""
+    calls: int
+    """Of the API, retries included."""
     expired: int
     held: int
     """The most distinct events at once, those in open windows included."""
 
 
-def simulate(
-    windows: Sequence[Closed], api: Callable[[Any], Any], max_age: float, max_concurrent: int, linger: float
-) -> Result:
+def simulate(windows: Sequence[Closed], api: Callable[[Any], Any], max_age: float, max_concurrent: int) -> Result:
     """Push windows through the stages behind compaction in virtual time."""
-    calls, batches, letters = list[float](), list[Delivered](), list[DeadLetter]()
+    calls, batches, letters = 0, list[Delivered](), list[DeadLetter]()
 
     def call(event: Any) -> Any:
-        calls.append(virtual_loop().wall())
+        nonlocal calls
+        calls += 1
         return api(decode(event) if isinstance(event, bytes) else event)
 
     async def main() -> int:
@@ -137,24 +131,20 @@ def simulate(
         source: Subject[Any] = Subject()
         stages: list[Holder] = []
         common: dict[str, Any] = {"max_age": max_age, "dead_letters": letters.append}
+        publication = Publish(lambda _: None, **common).having(register=stages.append)
         source.pipe(
             Enrich(call, max_concurrent=max_concurrent, **common).having(register=stages.append),
-            Publish(lambda _: None, timespan=linger, **common).having(register=stages.append),
+            publication,
         ).subscribe(batches.append)
         for at, window, open_keys in windows:
             await asyncio.sleep(at - loop.wall())
             most = max(most, open_keys + sum(stage.held() for stage in stages))
             source.on_next(window)
         # the end of the stream would publish the last batch early; by then each event is settled
-        await asyncio.sleep(max_age + linger)
+        await asyncio.sleep(max_age + publication.linger)
         source.on_completed()
         return most
 
     held = run(main, start=windows[0].at) if windows else 0
     latencies = [batch.at - (each.first_seen or 0.0) for batch in batches for each in batch.batch]
     return Result(latencies, calls, sum(letter.outcome == "expired" for letter in letters), held)
-
-
-def peak(calls: Sequence[float]) -> int:
-    """Return the most calls in any one second."""
-    return max((last - bisect_right(calls, at - 1.0) for last, at in enumerate(calls, 1)), default=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from math import log10
 from pathlib import Path
@@ -21,13 +21,13 @@ PARTS = {"window": "window", "kind": "windows", "age": "max age", "calls": "call
 PARTS["latency"] = "latency up to"
 
 
-def picture(rows: Sequence[Any], outages: Iterable[float], text: str) -> Chart:
+def picture(rows: Sequence[Any], text: str) -> Chart:
     """Return what `Tuning.plot` shows."""
     shown = [row for row in rows if row.p99 is not None]
     ends = [at for row in shown for at in (max(row.p50, 0.001), max(row.p99, 0.001))] or [1.0]
     span = min(ends) / 1.3, max(ends) * 1.3
     ticks = {tick: duration(tick) for tick in TICKS if span[0] <= tick <= span[1]}
-    lengths = [0.0, *outages]
+    lengths = [0.0, *rows[0].in_outage]
     choices = {name: sorted({getattr(row, field) for row in rows}) for name, field in FIELDS.items()}
     choices["kind"] = list(dict.fromkeys(row.windows for row in rows))
     words = {name: [f"{each:,}" if name == "calls" else each for each in found] for name, found in choices.items()}

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import inf, isfinite
-from typing import Any, Self, TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm.auto import tqdm
 
 from rxcompact.clock import Seconds, count, seconds
 from rxcompact.errors import ArgumentError
-from rxcompact.format import duration, instant
+from rxcompact.format import duration
 from rxcompact.mappers import TimeSpec, key_of, time_of
-from rxcompact.notebook.history import History, peak, simulate
+from rxcompact.notebook.history import History, simulate
 from rxcompact.notebook.picture import picture
 from rxcompact.render.chart import Chart
 from rxcompact.render.tables import Cell, table
@@ -32,8 +32,7 @@ class Row:
     """What one combination of choices would have done to history. Times in seconds.
 
     Latencies, ``p50`` and ``p99``, are from birth to publication; those that expired count as endless. ``calls`` are
-    those of the API, retries included, ``peak`` is the most of them in any one second, and ``held`` the most distinct
-    events at once, in the worst of these replays.
+    those of the API, retries included, and ``held`` is the most distinct events at once, in the worst of these replays.
     """
 
     key: str
@@ -42,12 +41,11 @@ class Row:
     max_concurrent: int
     received: int
     rejected: int
-    """Of these, events without a key or a time, or that were too late."""
+    """Of these, events without a key or a time."""
     distinct: int
     p50: float | None
     p99: float | None
     calls: int
-    peak: int
     expired: int
     """Events that expired without any outage."""
     in_outage: Mapping[float, int]
@@ -68,16 +66,10 @@ class Row:
         return self.received - self.calls
 
 
-class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
+class Tuning(tuple[Row, ...]):
     """A row for each combination that was tried."""
 
-    outages: Mapping[float, tuple[float, float]]
-    """Where in history an outage of so many seconds was: from and to, POSIX seconds."""
-
-    def __new__(cls, rows: Iterable[Row], outages: Mapping[float, tuple[float, float]]) -> Self:
-        tuning = super().__new__(cls, rows)
-        tuning.outages = outages
-        return tuning
+    __slots__ = ()
 
     def recommend(self, *, max_latency: Seconds, outage: Seconds | None = None, max_expired: int = 0) -> Row | None:
         """Return the row with the fewest distinct events of those that meet the conditions; None where none does.
@@ -95,7 +87,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         """
         limit = seconds("max_latency", max_latency)
         length = None if outage is None else seconds("outage", outage)
-        if length is not None and length not in self.outages:
+        if length is not None and length not in self[0].in_outage:
             raise KeyError(f"no outage of {duration(length)} was tried")
 
         def fits(row: Row) -> bool:
@@ -112,7 +104,7 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
 
         A click on a point shows the text of its pipeline. It needs no kernel, and nothing to install.
         """
-        return picture(self, self.outages, repr(self))
+        return picture(self, repr(self))
 
     def _cells(self, row: Row) -> dict[str, Cell]:
         return {
@@ -127,15 +119,12 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
             **{name: None if age is None else duration(age) for name, age in (("p50", row.p50), ("p99", row.p99))},
             "calls": row.calls,
             "saved": row.saved,
-            "peak /s": row.peak,
             "expired": row.expired,
-            **{f"down {duration(length)}": row.in_outage[length] for length in self.outages},
+            **{f"down {duration(length)}": many for length, many in row.in_outage.items()},
             "held": row.held,
         }
 
     def __repr__(self) -> str:
-        if not self:
-            return "<Tuning of nothing>"
         found = (self._cells(row).values() for row in self)
         texts = ([f"{each:,}" if isinstance(each, int | float) else each or "-" for each in cells] for cells in found)
         rows = [list(self._cells(self[0])), *texts]
@@ -143,12 +132,10 @@ class Tuning(tuple[Row, ...]):  # noqa: SLOT001 - it has an attribute
         return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
 
     def _repr_html_(self) -> str:
-        more = "Latency: birth to publication. Peak: calls in any one second. Held: the most distinct events at once."
-        for length, (begin, _) in self.outages.items():
-            more += f" Outage of {duration(length)}: from {instant(begin // 1)} UTC."
-        note = f"{self[0].received if self else 0:,} events replayed {len(self)} ways"
-        head = list(self._cells(self[0])) if self else []
-        return table(head, [list(self._cells(row).values()) for row in self], title="Tuning", note=note, more=more)
+        more = "Latency: birth to publication. Held: the most distinct events at once."
+        note = f"{self[0].received:,} events replayed {len(self)} ways"
+        rows = [list(self._cells(row).values()) for row in self]
+        return table(list(self._cells(self[0])), rows, title="Tuning", note=note, more=more)
 
 
 def tune(
@@ -162,8 +149,6 @@ def tune(
     max_concurrents: Sequence[int] = (100,),
     outages: Sequence[Seconds] = (60.0, 300.0),
     api: Callable[..., Callable[[Any], Any]] = SimulatedApi,
-    lateness: Seconds | None = None,
-    batch_timespan: Seconds = 1.0,
     progress: bool = True,
 ) -> Tuning:
     """Replay history in virtual time with every combination of choices, and return the results.
@@ -183,8 +168,6 @@ def tune(
         outages: Lengths, seconds. Each is replayed by itself, in the span in which most events arrived.
         api: Returns the API for a replay, given ``outages``, a list of spans of POSIX seconds:
             ``partial(SimulatedApi, latency=(0.02, 0.2), error_rate=0.01, rate=50)``.
-        lateness: Windows of event time that wait so many seconds for late events, as in `compact`.
-        batch_timespan: Seconds that a batch waits for more (linger), as in `publish`.
         progress: Show a bar.
 
     Exact:
@@ -206,44 +189,41 @@ def tune(
     spans = _choices("timespans", timespans)
     ages = _choices("max_ages", max_ages)
     lengths = _choices("outages", outages) if len(outages) else []
-    linger = seconds("batch_timespan", batch_timespan, zero=True)
-    late = None if lateness is None else seconds("lateness", lateness, zero=True)
     pools = _choices("max_concurrents", max_concurrents, count)
     kinds = dict(map(_kind, windows))
-    times = f", time_mapper={_code(time_mapper)}" + ("" if late is None else f", lateness={late:g}")
     if not kinds:
         raise ArgumentError("windows", windows, f"one or more of {', '.join(WINDOWS)}, or a gap in seconds")
     history = History(events, time_of(time_mapper))
     keys = _labelled(key_mappers)
     mappers = {label: key_of(mapper, argument="key_mappers") for label, mapper in keys.items()}
-    places = {length: history.busiest(length) for length in lengths}
-    replays = [(), *([place] for place in places.values())]
+    time = _code(time_mapper)
+    replays = [(), *([history.busiest(length)] for length in lengths)]
     rows: list[Row] = []
     choices = list(product(mappers.items(), spans, kinds.items()))
     for (label, mapper), timespan, (kind, options) in tqdm(choices, "tune", leave=False, disable=not progress):
-        closed, rejected = history.compacted(mapper, timespan, late, **options)
+        closed, rejected = history.compacted(mapper, timespan, **options)
         distinct = sum(len(each.window) for each in closed)
         more = "".join(f", {name}={value}" for name, value in options.items())
-        compact = f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}{times}{more})"
+        compact = f"rxo.compact({timespan:g}, key_mapper={_code(keys[label])}, time_mapper={time}{more})"
         for max_age, pool in product(ages, pools):
-            results = [simulate(closed, api(outages=each), max_age, pool, linger) for each in replays]
+            results = [simulate(closed, api(outages=each), max_age, pool) for each in replays]
             usual, *down = results
             # an event that expired was never published: no latency is long enough
             latencies = sorted(usual.latencies) + [inf] * usual.expired
             held = max(each.held for each in results)
-            calls = f"rxo.enrich(enricher, max_concurrent={pool}), rxo.publish(sink, timespan={linger:g})"
+            calls = f"rxo.enrich(enricher, max_concurrent={pool}), rxo.publish(sink)"
             limits = f"max_age={max_age:g}, max_in_flight={2 * max(1, held)}"  # twice what was held
             row = Row(
                 *(label, timespan, max_age, pool, len(history.events), rejected, distinct),
                 *(percentile(latencies, 50), percentile(latencies, 99)),
-                *(len(usual.calls), peak(usual.calls), usual.expired),
+                *(usual.calls, usual.expired),
                 in_outage={length: each.expired for length, each in zip(lengths, down, strict=True)},
                 held=held,
                 windows=kind,
                 pipeline=f"Pipeline(source, {compact}, {calls}, {limits})",
             )
             rows.append(row)
-    return Tuning(rows, places)
+    return Tuning(rows)
 
 
 def explore(history: Iterable[Any], **options: Any) -> Chart:
