@@ -52,10 +52,7 @@ class Dashboard(anywidget.AnyWidget):
         self._shown: set[str] = set()  # views that are on screen
         self._timer: asyncio.TimerHandle | None = None
         self._next = 0.0
-        try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:  # not in a notebook: it shows one state and stays so
-            self._loop = None
+        self._loop = asyncio.get_running_loop()
         super().__init__(view=self._now())
         self._states = orchestrator.states.subscribe(lambda _: self._schedule_update())
         self.on_msg(self._on_message)
@@ -93,21 +90,20 @@ class Dashboard(anywidget.AnyWidget):
         return ["stop", "restart"] if state == "running" else ["stop"]
 
     def _schedule_update(self) -> None:
-        if self._timer is None and self._shown and self._loop is not None:
-            self._timer = self._loop.call_at(max(self._next, self._loop.time()), self._update, self._loop)
+        if self._timer is None and self._shown:
+            self._timer = self._loop.call_at(max(self._next, self._loop.time()), self._update)
 
-    def _update(self, loop: asyncio.AbstractEventLoop) -> None:
-        began = loop.time()
+    def _update(self) -> None:
+        began = self._loop.time()
         self._timer = None
         self.view = self._now()
-        self._next = began + max(PERIOD, EFFORT * (loop.time() - began))
+        self._next = began + max(PERIOD, EFFORT * (self._loop.time() - began))
         if self._orchestrator.state not in ENDED:
             self._schedule_update()
 
     def _on_message(self, _: Any, content: dict[str, Any], __: Any) -> None:
         """Handle a message of the page; it may arrive on another thread, where the kernel has subshells."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._handle, content)
+        self._loop.call_soon_threadsafe(self._handle, content)
 
     def _handle(self, content: dict[str, Any]) -> None:
         match content:

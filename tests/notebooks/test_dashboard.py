@@ -188,10 +188,3 @@ async def test_a_snapshot_does_not_change_and_shows_itself(orchestrator: Orchest
     bundle, _ = widget._repr_mimebundle_()
     assert {"text/plain", "text/html", "application/vnd.jupyter.widget-view+json"} <= set(bundle)
     widget.close()
-
-
-def test_without_a_loop_it_shows_how_things_are(orchestrator: Orchestrator) -> None:
-    widget = dashboard(orchestrator)
-    send(widget, view="a", shown=True)
-    assert widget.view["title"] == "idle, 0 s"
-    widget.close()
