@@ -121,7 +121,9 @@ def without_frames(error: BaseException) -> BaseException:
             last = last.tb_next
         code = last.tb_frame.f_code
         with suppress(Exception):
-            each.add_note(f"raised in {code.co_name}, {code.co_filename}:{last.tb_lineno}")
+            note = f"raised in {code.co_name}, {code.co_filename}:{last.tb_lineno}"
+            if note not in getattr(each, "__notes__", ()):  # the same object may be raised again and again
+                each.add_note(note)
         BaseException.with_traceback(each, None)
         chain += [each.__cause__, each.__context__, *getattr(each, "exceptions", ())]
     return error

@@ -237,6 +237,20 @@ async def asynchronous(event: Event) -> Any:
     return in_the_event(event)
 
 
+@pytest.mark.parametrize("operator", [rxo.publish])
+async def test_an_error_that_is_raised_again_and_again_has_one_note(operator: Any) -> None:
+    calls: list[Any] = []
+
+    def call(_: Any) -> Any:
+        calls.append(1)
+        raise error
+
+    error = TransientError("down")
+    await Came().of(operator, window("a"), call, max_age=5, wait=0.5)
+    assert len(calls) > 5
+    assert error.__notes__ == [f"raised in call, {__file__}:{call.__code__.co_firstlineno + 2}"]
+
+
 @pytest.mark.parametrize("call", [in_the_event, in_a_chain, in_a_group, permanent, asynchronous])
 @pytest.mark.parametrize("where", ["enrich", "batch", "publish"])
 async def test_l8_an_event_that_holds_an_error_is_freed(call: Callable[[Any], Any], where: str) -> None:
