@@ -22,7 +22,7 @@ from rxcompact.events import Compacted, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, Loss
 from rxcompact.operators.operator import PooledOperator, awaitable
-from rxcompact.operators.retry import OncePerMinute, without_our_frames
+from rxcompact.operators.retry import OncePerMinute, without_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.verdict import is_nothing_found
 
@@ -232,7 +232,7 @@ class EnrichStage(PooledStage):
                 result = self._merge(compacted.event, result)
             enriched = compacted.replace(event=result)
         except BaseException as error:
-            self._lost("failed", entry, job, without_our_frames(error))
+            self._lost("failed", entry, job, without_frames(error))
             if isinstance(error, SystemExit | KeyboardInterrupt):
                 raise
         else:

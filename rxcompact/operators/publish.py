@@ -17,7 +17,7 @@ from rxcompact.events import Batch, Compacted, Delivered, Window
 from rxcompact.format import short
 from rxcompact.operators.jobs import Entry, Job, compacted_of, deadline_of
 from rxcompact.operators.operator import PooledOperator, awaitable
-from rxcompact.operators.retry import without_frames, without_our_frames
+from rxcompact.operators.retry import without_frames
 from rxcompact.operators.stage import PooledStage
 from rxcompact.operators.turns import size_of
 from rxcompact.operators.verdict import is_about_events, is_transient, verdict
@@ -224,15 +224,12 @@ class PublishStage(PooledStage):
             return await self._halve(events, error, limit)
 
     async def _deliver(self, batch: Batch) -> Sequence[Any]:
-        try:
-            results = _results(await self._sink(batch), len(batch))
-        except BaseException as error:  # noqa: BLE001 - whatever it is
-            raise without_frames(error)  # noqa: B904 - it is the same
+        results = _results(await self._sink(batch), len(batch))
         self._fruitless, self._again = False, -INFINITY
         return results
 
     async def _halve(self, events: Sequence[Compacted], error: BaseException, limit: int) -> Sequence[Any]:
-        results: list[Any] = [without_our_frames(error)] * len(events)
+        results: list[Any] = [without_frames(error)] * len(events)
         self._fruitless, self._again = True, self._loop.time() + PAUSE
         failures = 0
         parts = _halves(0, len(events))
@@ -247,7 +244,7 @@ class PublishStage(PooledStage):
                 parts += _halves(start, end) if end - start > 1 and is_about_events(failed) else []
                 over = isinstance(failed, asyncio.CancelledError) or verdict(failed) == "rate limited"
                 for first, last in ((start, end), *(parts if over else ())):
-                    results[first:last] = [without_our_frames(failed)] * (last - first)
+                    results[first:last] = [without_frames(failed)] * (last - first)
                 if over:
                     break
         return results

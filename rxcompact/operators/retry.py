@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import suppress
 from inspect import iscoroutinefunction
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from rxcompact.clock import INFINITY, Seconds, seconds
@@ -31,7 +30,6 @@ SHORTEST = 0.001
 LAST_PART = 0.1
 """Of its age: where the last attempt is made of an event that would expire in a wait."""
 MINUTE = 60.0
-PACKAGE = str(Path(__file__).parents[1])
 T = TypeVar("T")
 
 
@@ -93,19 +91,6 @@ def alike(failed: Sequence[tuple[T, BaseException]]) -> Collection[Sequence[tupl
             kinds[id(error)] = type(error), http_status(error), asked if asked is None else f"{asked:.0f}"
         groups.setdefault(kinds[id(error)], []).append((entry, error))
     return groups.values()
-
-
-def without_our_frames(error: BaseException) -> BaseException:
-    """Cut our frames off an error's traceback: they hold events that may hold the error.
-
-    The garbage collector, which does not look into a `Compacted`, would never free them.
-    """
-    traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(PACKAGE):
-        with suppress(RuntimeError):  # that of the caller goes on
-            traceback.tb_frame.clear()  # since Python 3.12 the caller's frames hold ours
-        traceback = traceback.tb_next
-    return BaseException.with_traceback(error, traceback)  # which no class can forbid, as it can an attribute
 
 
 def without_frames(error: BaseException) -> BaseException:

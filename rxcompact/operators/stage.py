@@ -20,7 +20,7 @@ from rxcompact.errors import AbandonedError, ArgumentError, contained
 from rxcompact.events import Compacted, DeadLetter, Window
 from rxcompact.operators.jobs import Entry, Job, Loss, compacted_of
 from rxcompact.operators.operator import PooledOperator
-from rxcompact.operators.retry import alike, expired_error, reason, without_our_frames
+from rxcompact.operators.retry import alike, expired_error, reason, without_frames
 from rxcompact.operators.service import Service
 from rxcompact.operators.turns import SLICE
 from rxcompact.operators.waiting import LAG, Waiting
@@ -253,7 +253,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
                 contained(error)
                 if job.timed_out and isinstance(error, asyncio.CancelledError):
                     error = TimeoutError(f"no answer within {self._timeout} s")
-                failure = without_our_frames(error)
+                failure = without_frames(error)
                 results = (failure,) * len(entries)
             finally:
                 self._calls -= 1
@@ -326,7 +326,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
         except BaseException as raised:  # noqa: BLE001 - the policy may raise anything
             with suppress(Exception):  # of a class that allows no attributes
                 contained(raised).__cause__ = error
-            failed = [(entry, without_our_frames(raised)) for entry, _ in failed]
+            failed = [(entry, without_frames(raised)) for entry, _ in failed]
         held = set(map(id, job.entries))
         self._remove(job)
         for entry, each in failed:

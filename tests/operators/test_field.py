@@ -237,7 +237,7 @@ async def asynchronous(event: Event) -> Any:
     return in_the_event(event)
 
 
-@pytest.mark.parametrize("operator", [rxo.publish])
+@pytest.mark.parametrize("operator", [rxo.enrich, rxo.publish])
 async def test_an_error_that_is_raised_again_and_again_has_one_note(operator: Any) -> None:
     calls: list[Any] = []
 
