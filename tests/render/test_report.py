@@ -202,7 +202,7 @@ async def test_what_the_period_holds_back_is_reported_later(log: Log) -> None:
     assert counts == [(2, "10"), (62, "90")]
 
 
-async def test_a_source_that_dies_and_comes_back(log: Log) -> None:
+async def test_a_source_that_dies_and_comes_back(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     class Source:
         subscriptions = 0
 
@@ -212,9 +212,9 @@ async def test_a_source_that_dies_and_comes_back(log: Log) -> None:
                 return rx.throw(ConnectionError("broker gone"))
             return rx.concat(rx.of([{"id": 1}]), rx.never())
 
+    monkeypatch.setattr("rxcompact.supervisor.backoff", lambda _: 2.0)
     orchestrator = Orchestrator(
-        simple_pipeline(source=Source(), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None),
-        wait=tenacity.wait_fixed(2),
+        simple_pipeline(source=Source(), key_mapper="id", timespan=1, max_age=60, sink=lambda _: None)
     )
     async with orchestrator:
         await asyncio.sleep(100)
