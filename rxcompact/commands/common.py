@@ -222,7 +222,7 @@ def configure_log(options: argparse.Namespace) -> None:
     def configure() -> None:
         from loguru import logger  # noqa: PLC0415 - takes long to import
 
-        least = logger.level(options.log_level).no
+        least = logger.level("DEBUG" if options.verbose else options.log_level).no
         logger.remove()
         logger.add(_write_record, format="{message}", filter=lambda record: record["level"].no >= least)
 

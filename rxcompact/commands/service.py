@@ -60,13 +60,15 @@ def add_service_arguments(parser: argparse.ArgumentParser) -> Any:
     add("--ready-requires", choices=["enrich", "publish"], help=requires)
     workers = "processes, each with its share of --partitions; one that dies is started again (%(default)s)"
     processes.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
-    add("--live", action="store_true", help="show its state on standard error (extra live)")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--live", action="store_true", help="show its state on standard error (extra live)")
+    output.add_argument("--verbose", action="store_true", help="log all that happens to standard error")
     return processes
 
 
 async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
     """Run the pipeline until it ends; return the exit code."""
-    orchestrator = Orchestrator(pipeline, **common.given(options, ORCHESTRATOR))
+    orchestrator = Orchestrator(pipeline, report=not options.verbose, **common.given(options, ORCHESTRATOR))
     failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     stops: list[asyncio.Future[Any]] = []  # for want of a reader of standard output
 
@@ -77,7 +79,7 @@ async def serve(pipeline: Pipeline, options: argparse.Namespace) -> int:
 
     orchestrator.dead_letters.subscribe(stop_without_reader)
     fatal = ops.filter(lambda each: isinstance(each, SourceFailed) and not isinstance(each.error, TransientError))
-    if options.log_level == "DEBUG":
+    if options.verbose:
         orchestrator.attach(LogObserver())
     if numbers := common.stop_signals():
         orchestrator.stop_on(*numbers)

@@ -108,6 +108,15 @@ def test_output_has_one_line_for_each_event_whatever_its_white_space() -> None:
     assert json.loads(line)["event"] == {"a": 1, "b": [1]}
 
 
+def test_live_and_verbose_exclude_each_other() -> None:
+    arguments = ["--listen=:0", "--key=k", "--timespan=1", "--max-age=9", "--publish=http://127.0.0.1:9/"]
+    done = subprocess.run(
+        [sys.executable, "-m", "rxcompact", "serve", *arguments, "--live", "--verbose"], capture_output=True, timeout=30
+    )
+    assert done.returncode == 2
+    assert b"not allowed with argument --live" in done.stderr
+
+
 def test_a_demo_whose_reader_is_gone_ends_quietly() -> None:
     shell = f"set -o pipefail; {sys.executable} -m rxcompact demo | head -1"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, timeout=60)

@@ -325,7 +325,7 @@ def test_what_the_library_logs_later_goes_where_the_command_logs() -> None:
         "import argparse\n"
         "from rxcompact.commands.common import configure_log\n"
         "from rxcompact.log import log\n"
-        "configure_log(argparse.Namespace(log_format='json', log_level='WARNING'))\n"
+        "configure_log(argparse.Namespace(log_format='json', log_level='WARNING', verbose=False))\n"
         "for level in ('INFO', 'WARNING'):\n"
         "    log(level, 'set by {} s', 5)\n"
     )
