@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
@@ -33,7 +33,7 @@ STEP = 256  # events of a body that are worked on at once
 LIVE = 1.0  # seconds after which a body of chunks is taken as it comes
 OVERHEAD = 112  # bytes that an event takes besides its own
 COPIES = 2.5  # of a body: its text, its events, and what the allocator adds
-READ = 1 << 16  # of the system's buffer of a connection, which may be twice that, and is read at once
+READ = 3 << 14  # of the system's buffer of a connection, which may be twice that, and is read at once
 LONGEST = 1000  # characters of a Content-Type
 SHOWN = 10  # rejected events that an answer lists
 JSON = "application/json"
@@ -165,13 +165,13 @@ class Body:
             raise RequestError(408, f"the body took longer than {self.seconds:g} s (body_timeout)", CLOSE)
         return None
 
-    async def _blocks(self) -> AsyncIterator[bytes | None]:
+    async def _blocks(self) -> AsyncGenerator[bytes | None, None]:
         block = None
         while block != b"":
             block = await self._block(INFINITY if self.live is None else LIVE)
             yield block
 
-    async def _payload(self, max_body: int) -> AsyncIterator[bytes]:
+    async def _payload(self, max_body: int) -> AsyncGenerator[bytes | None, None]:
         """Yield the field ``payload`` of a form, and at the end an empty block; curl calls anything a form."""
         form = bytearray(b"&")
         while block := await self._block(INFINITY):
@@ -200,24 +200,26 @@ class Body:
         self.first = await self._block(INFINITY) or b""
         is_form = max_form is not None and _form.match(self.first) is not None
         live_at = INFINITY if live is None else self._time() + LIVE
-        async for block in self._payload(max_form or 0) if is_form else self._blocks():
-            chunks = () if block is None else reader.feed(block) if block else reader.end()
-            # what was read before is passed on, though no event may be complete with this block
-            for chunk in chunks if live is None else chain(chunks, [[]]):
-                held += OVERHEAD * len(chunk)
-                self.hold(self._held + held + int(COPIES * reader.size))  # the text is kept, for places in it
-                if parts or self._time() >= live_at:
-                    await asyncio.sleep(0)
-                parts.append(Part(chunk, reader.position))
-                if live is not None and self._time() >= live_at:
-                    for part in parts:
-                        await live(part)
-                        if part.events:
-                            self._until = self._time() + self.seconds  # what passed meanwhile is our time
-                    reader.forget()
-                    parts, held = [], reader.buffered
-                    self.hold(self._held + held)
-            self.hold(self._held + held + int(COPIES * reader.size))  # with an event that is not complete
+        # one that is left for the event loop to close keeps what was read for a turn, in which others are read
+        async with aclosing(self._payload(max_form or 0) if is_form else self._blocks()) as blocks:
+            async for block in blocks:
+                chunks = () if block is None else reader.feed(block) if block else reader.end()
+                # what was read before is passed on, though no event may be complete with this block
+                for chunk in chunks if live is None else chain(chunks, [[]]):
+                    held += OVERHEAD * len(chunk)
+                    self.hold(self._held + held + int(COPIES * reader.size))  # the text is kept, for places in it
+                    if parts or self._time() >= live_at:
+                        await asyncio.sleep(0)
+                    parts.append(Part(chunk, reader.position))
+                    if live is not None and self._time() >= live_at:
+                        for part in parts:
+                            await live(part)
+                            if part.events:
+                                self._until = self._time() + self.seconds  # what passed meanwhile is our time
+                        reader.forget()
+                        parts, held = [], reader.buffered
+                        self.hold(self._held + held)
+                self.hold(self._held + held + int(COPIES * reader.size))  # with an event that is not complete
         return parts
 
 
