@@ -261,7 +261,7 @@ class Messages(BrokerSource):
     """A broker in memory."""
 
     def __init__(self, *bodies: bytes, **options: Any) -> None:
-        super().__init__(UnackedMessages(1000, 30.0), 1000, **options)
+        super().__init__(UnackedMessages(1000, 30.0), **options)
         self._bodies = list(bodies)
 
     async def _bind(self) -> None: ...
