@@ -11,6 +11,7 @@ from operator import attrgetter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, Protocol, overload
 
+from msgspec.structs import replace
 from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
@@ -230,7 +231,7 @@ class EnrichStage(PooledStage):
                 result = compacted.event
             elif self._merge is not None:
                 result = self._merge(compacted.event, result)
-            enriched = compacted.replace(event=result)
+            enriched = replace(compacted, event=result)
         except BaseException as error:
             self._lost("failed", entry, job, without_frames(error))
             if isinstance(error, SystemExit | KeyboardInterrupt):
