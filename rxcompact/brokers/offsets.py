@@ -22,7 +22,7 @@ END = 1 << 62  # beyond all offsets
 
 
 def metadata_of(runs: Sequence[str], limit: int) -> str:
-    """Return runs as the metadata of a commit, packed where they fill most of the limit."""
+    """Return runs as the metadata of a commit, packed where they would fill half of the limit."""
     text = "rxcompact" + "".join(runs) if runs else ""
     return text if len(text) <= limit // 2 else PACKED + b85encode(zlib.compress(text.encode(), 9)).decode()
 

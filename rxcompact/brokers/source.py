@@ -24,7 +24,7 @@ from rxcompact.brokers.unacked import Identity, UnackedMessages
 from rxcompact.contracts import UNBOUNDED, Demand
 from rxcompact.errors import ArgumentError, DecodeError, TimeMapperError, TransientError
 from rxcompact.operators.turns import BYTES
-from rxcompact.reader.items import SHOWN, Malformed, items_path, lines_of
+from rxcompact.reader.items import SHOWN, Events, Malformed, items_path, lines_of
 from rxcompact.reader.reader import Reader
 from rxcompact.reader.scan import slice_of
 from rxcompact.reader.text import MIB, PIECE
@@ -38,8 +38,6 @@ WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
 LAG = 5.0  # seconds between two questions to the broker how many messages wait
 
-Events: TypeAlias = tuple[Sequence[int], Sequence[bytes], memoryview | None]
-"""How many each message has, all of these, and their text where they can be decoded at once."""
 Start: TypeAlias = str | float | datetime
 """Where a consumer begins: with "all" that is there, with what is "new", or at an instant."""
 
@@ -286,7 +284,7 @@ class BrokerSource(ABC):
         identities = messages.identities[first : first + number]
         spans = map(messages.spans.get, identities) if messages.spans else repeat(None)
         acks = list(map(Ack, repeat(messages.on_settled), identities, spans, counts))
-        each = acks if len(events) == number and all(counts) else list(chain.from_iterable(map(repeat, acks, counts)))
+        each = list(chain.from_iterable(map(repeat, acks, counts)))
         ends = list(accumulate(counts))
         at = 0
         while at < len(events):
@@ -304,7 +302,7 @@ class BrokerSource(ABC):
             whole = text if len(part) == len(events) else None
             yield Chunk(part, acks=each[before:at], origin=partial(self._describe, messages.part), text=whole)
         messages.begun = first + number
-        if empty := [identity for identity, events_of_it in zip(identities, counts, strict=True) if not events_of_it]:
+        if empty := [identity for identity, many in zip(identities, counts, strict=True) if not many]:
             messages.on_settled(empty)
         if not messages.bodies:
             self._waiting.popleft()

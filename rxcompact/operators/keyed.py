@@ -110,7 +110,8 @@ class KeyedBucket(RowBucket):
         if self._leading:
             row[EVENT] = None
             self.leads.append([event, 1, time, time, row[KEY], row[OPENED]])
-            self._retain(self._lead_acks[row[KEY]])
+            if self._acks:
+                self._retain(self._lead_acks[row[KEY]])
         else:
             self._repeat(row, event, time)
 
@@ -204,7 +205,9 @@ class KeyedBucket(RowBucket):
     def window(self, rows: list[Row], bounds: Bounds, own: Callable[[Row], Bounds] | None = None) -> Window:
         """Return a window of rows that were removed; each may have bounds of its own."""
         rows = rows if all(map(_count, rows)) else [row for row in rows if row[COUNT]]
-        acks = {row[KEY]: self._row_acks.pop(id(row)) for row in rows if id(row) in self._row_acks}
+        acks: Waiting = {}
+        if self._row_acks:
+            acks = {row[KEY]: self._row_acks.pop(id(row)) for row in rows if id(row) in self._row_acks}
         return Window(bounds, sum(map(_count, rows)), Rows(None, rows, self._kept, own or bounds), acks=acks)
 
     def dropped(self, row: Row) -> tuple[Compacted, list[Ack]]:

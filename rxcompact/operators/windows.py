@@ -77,7 +77,7 @@ class Windows(SerializedEmitter, ABC):
             self.on_error(self._full)
 
     def _add(self, chunk: Sequence[Any]) -> None:
-        self._chunk = chunk if isinstance(chunk, Chunk) and chunk.acks else None
+        self._chunk = acked = chunk if isinstance(chunk, Chunk) and chunk.acks else None
         self._handed_on = False
         for start in range(0, len(chunk), SLICE):
             self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
@@ -85,8 +85,8 @@ class Windows(SerializedEmitter, ABC):
         if self._abandoned and chunk:
             self._close_all("drain")
         self._arm()
-        if isinstance(chunk, Chunk) and chunk.acks and not self._handed_on:
-            self.pending.append(partial(release, chunk.acks))  # after the rejections
+        if acked is not None and not self._handed_on:
+            self.pending.append(partial(release, acked.acks))  # after the rejections
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         self.run(partial(self._close_all, trigger), then)

@@ -27,6 +27,8 @@ NO_MARKS = bytes(set(range(256)) - set(b'[{:"'))
 WIDEST = 65_536  # values of an array that is an event
 
 Step: TypeAlias = Callable[[bytes], bytes]
+Events: TypeAlias = tuple[Sequence[int], Sequence[bytes], memoryview | None]
+"""How many each body has, all of these, and their text where they can be decoded at once."""
 
 
 class Malformed(bytes):
@@ -148,8 +150,8 @@ def _step(path: str, group: Group) -> Step:
     return step
 
 
-def lines_of(bodies: Sequence[bytes]) -> tuple[Sequence[int], Sequence[bytes], memoryview | None] | None:
-    """Return the events of bodies that are lines of objects, and how many each has; None where a `Reader` is needed."""
+def lines_of(bodies: Sequence[bytes]) -> Events | None:
+    """Return the events of bodies that are lines of objects; None where a `Reader` is needed."""
     block = b"\n".join(bodies)
     if len(block) > LARGE or LETTER in block:
         return None
