@@ -33,6 +33,7 @@ from rxcompact.timestamps import posix
 MAX_BODY, MAX_EVENTS = 16 * MIB, 1_000_000  # of the largest message, decompressed
 MAX_EVENT = 2 * MIB  # bytes of the largest event; a larger one is rejected
 STEPS = 2  # of the reader, a few milliseconds each, before the loop has its turn; a small message takes as many
+READS = 100  # small messages that are read one by one before the loop has its turn
 SLICE = 500  # events that are pushed at once, but for a few: the loop has its turn before bad ones take 50 ms
 WEIGHT = 1 / 64  # of the latest message in the average of events a message has
 PAUSE = 0.25  # seconds until replies that could not be sent are sent again
@@ -330,6 +331,8 @@ class BrokerSource(ABC):
             if reader.blank and len(events) == before:
                 events.append(body)
             counts.append(len(events) - before)
+            if not len(counts) % READS:
+                yield
             if len(events) >= SLICE:
                 break
         return counts, events, None
