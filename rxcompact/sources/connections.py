@@ -79,7 +79,7 @@ class Server(web.Server):
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         now = self._loop.time()
         if self._listener is None:  # accepted while it was closed
-            transport.abort()
+            self._loop.call_soon(transport.abort)  # aiohttp does not know a connection that is lost before it has begun
         elif self.accepted < self._max or self._close_idle(now):
             self._idle[handler] = now
         else:

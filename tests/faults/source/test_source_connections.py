@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -128,6 +130,25 @@ def test_s30_a_rejected_connection_that_keeps_sending_is_aborted(loop: object, m
                         await writer.drain()
                         await asyncio.sleep(0.01)
             first.close()
+
+    run(main(), loop)
+
+
+@LOOPS
+def test_s30_a_connection_that_comes_while_the_server_closes_is_aborted_and_nothing_raises(loop: object) -> None:
+    async def main() -> None:
+        reported: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+        async with listener(1) as it:
+            await it.server.close()
+            ours, theirs = socket.socketpair()
+            with theirs:
+                await asyncio.get_running_loop().connect_accepted_socket(it.server, ours)
+                await until(lambda: not it.server.connections)
+                assert not theirs.recv(1)
+        del it
+        gc.collect()  # an error of a task is reported when it is forgotten
+        assert not reported
 
     run(main(), loop)
 
