@@ -110,6 +110,7 @@ class PendingAcks:
     def __init__(self) -> None:
         # by the identity of the bounds that a window's events have, which are kept so that it is no others'
         self._windows: dict[int, tuple[Waiting, Mapping[int, Bounds | None]]] = {}
+        self.clear = self._windows.clear
 
     def add(self, window: Window[Any, Any]) -> Window[Any, Any]:
         """Wait for the events of a window that closed; return it, with events that know its bounds."""

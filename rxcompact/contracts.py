@@ -10,6 +10,7 @@ from reactivex import Observable
 from reactivex.abc import SchedulerBase
 from typing_extensions import TypeVar
 
+from rxcompact.acks import PendingAcks
 from rxcompact.events import Batch, Compacted, DeadLetter, Window
 from rxcompact.signals import StageSignal
 
@@ -256,5 +257,7 @@ class StageContext:
     """Notified of each call."""
     register: Callable[[Holder], object]
     """Called by each stage with itself, when it is subscribed to."""
+    acks: PendingAcks
+    """Where the reducer adds what waits for an event that it drops."""
     scheduler: SchedulerBase
     """Of the loop that the pipeline runs on."""

@@ -78,6 +78,7 @@ class Run(Demand):
             signals=self._on_signal,
             calls=self._observables.call_observer,
             register=self._register,
+            acks=self._acks,
             scheduler=self.scheduler,
         )
         reducer, stream = self._pipeline.reducer, Observable[Any](self._subscribe_intake)
@@ -322,7 +323,7 @@ class Run(Demand):
             if self._route is not None:
                 await self._route.finish()
         finally:
-            self._acks = PendingAcks()  # what is in it leads back to the source, unseen by the garbage collector
+            self._acks.clear()  # what is in it leads back to the source, unseen by the garbage collector
 
     def _end(self, error: Exception | None = None) -> None:
         self._report_unknown_fields()

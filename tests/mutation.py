@@ -44,6 +44,9 @@ LENGTH = "what is zipped is of one length"
 DUE = "(due := (born + ages))"
 EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: 2  →  3  |  for _ in range(2):": "a third look at an empty table finds it empty too",
+    "operators/bucket.py: 0  →  1  |  deque(map(list.append, map(self.acks.__getitem__, keys), ack": "one may stay",
+    "acks.py: False  →  True  |  for each, ack in zip(map(id, self), self.acks, strict=False)": "one of no event",
+    "acks.py: self.text = text  →  pass  |  self.text = text": "a chunk without text is decoded event by event",
     "operators/bucket.py: 0  →  1  |  deque(map(self.table.setdefault, keys, events), maxlen=0)": "one of it may stay",
     "operators/bucket.py: True  →  False  |  self.table.update(zip(keys, events, strict=True))": LENGTH,
     "operators/bucket.py: True  →  False  |  for key, event in zip(keys, events, strict=True):": LENGTH,

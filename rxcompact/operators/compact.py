@@ -10,6 +10,7 @@ from reactivex import Observable
 from reactivex.abc import ObserverBase, SchedulerBase
 from typing_extensions import TypeVar
 
+from rxcompact.acks import PendingAcks
 from rxcompact.clock import Seconds, default_scheduler, seconds
 from rxcompact.clock import count as whole
 from rxcompact.contracts import Overflow, StageContext
@@ -147,6 +148,7 @@ class Compact(Operator):
     """Gives how many keys are known at most, those counted whose only event has left."""
     overflow: Overflow
     raw: bool = field(init=False, default=False)
+    acks: PendingAcks | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.timespan = seconds("timespan", self.timespan)

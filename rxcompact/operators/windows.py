@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from reactivex.abc import ObserverBase, SchedulerBase
 from reactivex.disposable import SerialDisposable, SingleAssignmentDisposable
 
-from rxcompact.acks import Chunk, release, retain
+from rxcompact.acks import Ack, Chunk, release, retain
 from rxcompact.clock import INFINITY, TICK, Clock
 from rxcompact.errors import AbandonedError, FutureError, NoRoomError, RxCompactError
 from rxcompact.events import Bounds, Compacted, DeadLetter, Trigger, Window
@@ -240,7 +240,9 @@ class Windows(SerializedEmitter, ABC):
         if overflow == "drop_oldest" and (oldest := self._oldest()) is not None:
             self._evict(oldest, error)
             return True
-        self._reject(Compacted(key, event, 1), error, "dropped")
+        acks = () if self._chunk is None else self._chunk.acks_of(event)
+        retain(acks)
+        self._drop(Compacted(key, event, 1), error, acks)
         return False
 
     def _evict(self, index: int, error: NoRoomError, *, held: bool = True) -> None:
@@ -256,8 +258,17 @@ class Windows(SerializedEmitter, ABC):
                 self._emit_rows(index, bucket, [row], "count")
                 return
             dropped, acks = bucket.dropped(row)
+        self._drop(dropped, error, acks)
+
+    def _drop(self, dropped: Compacted, error: NoRoomError, acks: Sequence[Ack]) -> None:
+        """Make a dead letter of an event, which is acknowledged when that is settled."""
+        if acks and self._options.acks is not None:
+            now = self.clock.wall()
+            (dropped,) = self._options.acks.add(
+                Window(Bounds(now, now, "count"), dropped.count or 1, (dropped,), acks={dropped.key: list(acks)})
+            )
+        self.left += 1
         self._reject(dropped, error, "dropped")
-        self.pending.append(partial(release, acks))
 
     def _emit_rows(self, index: int, bucket: KeyedBucket, rows: list[Row], trigger: Trigger) -> None:
         """Emit rows that were removed from a bucket."""
@@ -308,5 +319,4 @@ class Windows(SerializedEmitter, ABC):
             self._reject(compacted, error, "abandoned")
 
     def _reject(self, event: Any, error: RxCompactError, outcome: Outcome = "rejected") -> None:
-        self.left += outcome == "dropped"
         self.pending.append(partial(self._dead_letters, DeadLetter(outcome, event, "compact", error.reason, error)))

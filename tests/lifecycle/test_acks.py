@@ -60,6 +60,29 @@ def test_windows_of_a_reducer_may_share_their_bounds_or_have_events_without(own:
     assert not pending._windows  # nothing is kept of what is settled
 
 
+def test_what_waits_for_a_key_that_a_reducer_dropped_is_released() -> None:
+    settled: list[str] = []
+    acks = {key: [Ack(settled.extend, key, left=1)] for key in "ab"}
+    PendingAcks().add(Window(Bounds(0.0, 1.0, "time"), 2, [Compacted("a", {}, 1)], acks=acks))
+    assert settled == ["b"]
+
+
+def test_the_origin_of_an_event_is_that_of_its_message_where_that_is_known() -> None:
+    one, two, twice = {"id": 1}, {"id": 2}, {"id": 3}
+    first, second = (Ack(lambda _: None, number, left=2) for number in (1, 2))
+    chunk = Chunk([one, two, twice, twice], acks=[first, second, first, second], origin="message {}".format)
+    assert [chunk.origin_of(each) for each in (one, two, twice, {"id": 1})] == [
+        "message 1",
+        "message 2",
+        "message 1",
+        None,
+    ]
+    assert Chunk([one], first, origin="message {}".format).origin_of({"id": 1}) == "message 1"
+    assert Chunk([one], first, origin="file").origin_of(one) == "file"
+    assert Chunk([one], first).origin_of(one) is None
+    assert Chunk([one], origin="line {}".format).origin_of(5) == "line 5"
+
+
 def test_the_events_of_a_window_of_ours_are_passed_on_as_they_are() -> None:
     bounds = Bounds(0.0, 1.0, "time")
     ack = Ack(list, left=1)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import reactivex as rx
 from loguru import logger
 from orchestrators import ManualSource
@@ -117,6 +118,35 @@ async def test_b9_a_message_is_acknowledged_when_its_dead_letters_were_delivered
     assert sorted(acknowledged) == ["failed", "good", "rejected"]
     assert len(out) == 2
     await orchestrator.stop()
+
+
+@pytest.mark.parametrize("per_key", [False, True])
+@pytest.mark.parametrize(("overflow", "dropped"), [("drop_oldest", ["first", "again"]), ("drop_newest", ["second"])])
+async def test_a_message_whose_event_was_dropped_is_acknowledged_when_its_dead_letter_was_delivered(
+    overflow: Any, dropped: list[str], per_key: bool
+) -> None:
+    acknowledged: list[str] = []
+    gate = asyncio.Event()
+
+    async def store(_: object) -> None:
+        await gate.wait()
+
+    source = ManualSource()
+    compact = rxo.compact(1000, key_mapper="id", per_key=per_key)
+    publish = rxo.publish(lambda _: None, timespan=0)
+    pipeline = Pipeline(source, compact, publish, max_age=5000, max_in_flight=1, overflow=overflow, dead_letters=store)
+    orchestrator = Orchestrator(pipeline)
+    await orchestrator.start()
+    for name, key in (("first", 1), ("again", 1), ("second", 2)):
+        source.push(Chunk([{"id": key}], Ack(acknowledged.extend, name)))
+    await asyncio.sleep(100)
+    assert orchestrator.account.dropped == 1
+    assert not acknowledged
+    gate.set()
+    await asyncio.sleep(100)
+    assert acknowledged == dropped
+    await orchestrator.stop()
+    assert sorted(acknowledged) == ["again", "first", "second"]
 
 
 async def test_what_is_abandoned_at_the_deadline_is_written_and_not_acknowledged() -> None:

@@ -144,6 +144,7 @@ def test_an_accumulator_that_raises_rejects_that_event_and_is_the_cause() -> Non
     bucket, rejected = rows(keep=add)
     bucket.add(["a", "a", "a", "b"], [1, -1, 2, -5], 1.0)
     assert [tuple(c) for c in bucket] == [("a", 3, 2, 1.0, 1.0), ("b", -5, 1, 1.0, 1.0)]
+    assert bucket.close(BOUNDS).received == 3
     [(event, error)] = rejected
     assert event == -1
     assert isinstance(error.__cause__, OSError)

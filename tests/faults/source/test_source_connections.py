@@ -146,7 +146,6 @@ def test_s30_a_connection_that_comes_while_the_server_closes_is_aborted_and_noth
                 await asyncio.get_running_loop().connect_accepted_socket(it.server, ours)
                 await until(lambda: not it.server.connections)
                 assert not theirs.recv(1)
-        del it
         gc.collect()  # an error of a task is reported when it is forgotten
         assert not reported
 
