@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, Protocol, overload
 
@@ -33,6 +33,7 @@ R = TypeVar("R", default=Any)
 P = ParamSpec("P")
 YIELDS = (GeneratorType, AsyncGeneratorType)
 UNKNOWN = object()
+_entry, _number = itemgetter(2), attrgetter("number")
 NOTHING = object()
 """The answer that there is nothing to add."""
 
@@ -156,6 +157,7 @@ class EnrichStage(PooledStage):
 
     def _handle(self, entries: list[Entry], now: float) -> None:
         leaders: list[Entry] = []
+        joined = 0
         for entry in entries:
             if entry.deadline <= now:
                 self._lost("expired", entry)
@@ -166,8 +168,10 @@ class EnrichStage(PooledStage):
                 leader = self._in_flight.setdefault(entry.compacted.key, entry)
                 if leader is entry or not self._joins(entry, leader):
                     leaders.append(entry)
-        if leaders:
-            self.lookups["call"] += len(leaders)
+                else:
+                    joined += 1
+        self.lookups["call"] += len(leaders)
+        self.lookups["shared"] += joined
         size = self._batch or 1
         for start in range(0, len(leaders), size):
             self._submit(leaders[start : start + size])
@@ -180,7 +184,6 @@ class EnrichStage(PooledStage):
             is_equal = False
         if not is_equal:
             return False
-        self.lookups["shared"] += 1
         if leader.others is None:
             leader.others = []
         heappush(leader.others, (entry.deadline, entry.number, entry))
@@ -258,7 +261,7 @@ class EnrichStage(PooledStage):
         others, leader.others = leader.others, None
         if not others:
             return [leader]
-        return sorted((leader, *(other for _, _, other in others)), key=attrgetter("number"))
+        return sorted((leader, *map(_entry, others)), key=_number)
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         for each in self._expired(entry) if outcome == "expired" else self._landed(entry):

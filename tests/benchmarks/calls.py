@@ -7,12 +7,14 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextvars import copy_context
 from functools import cache, partial
-from heapq import heapify, heappop
+from heapq import heapify, heappop, heappush
 from importlib.util import find_spec
+from operator import itemgetter
 from typing import Any
 
 import reactivex as rx
 from measuring import Case, Close, Group, Target
+from msgspec.structs import replace
 from reactivex import operators as ops
 from reactivex.scheduler.eventloop import AsyncIOScheduler
 from tenacity import wait_random
@@ -122,6 +124,49 @@ async def tasks(window: Window, look: Lookup, done: Callable[[Compacted], object
 
 async def with_promises(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
     await tasks(window_of(range(calls)), look, lambda compacted: done(compacted.event))
+
+
+def joined(look: Lookup) -> Callable[[rx.Observable[Window]], rx.Observable[Compacted]]:
+    """The least that keeps what `enrich` promises of a call that several events wait for.
+
+    They wait by deadline, each compared with the one that is asked for, and leave in the order in which they came.
+    """
+
+    def subscribe(source: rx.Observable[Window], observer: Any, scheduler: Any = None) -> Any:
+        loop = asyncio.get_running_loop()
+        age = 600.0 + loop.time() - time.time()
+        under_way: dict[Any, list[tuple[float, int, Compacted]]] = {}
+        tasks: set[asyncio.Task[None]] = set()
+        number, is_over = 0, False
+
+        async def call(key: Any) -> None:
+            result = await look(under_way[key][0][2].event)
+            for _, _, each in sorted(under_way.pop(key), key=itemgetter(1)):
+                observer.on_next(replace(each, event=result))
+            if is_over and not under_way:
+                observer.on_completed()
+
+        def take(window: Window) -> None:
+            nonlocal number
+            now = loop.time()
+            for compacted in window:
+                deadline = compacted.first_seen + age
+                number += 1
+                others = under_way.setdefault(compacted.key, [])
+                if deadline <= now or (others and others[0][2].event != compacted.event):
+                    observer.on_error(AssertionError("all are equal, and young"))
+                heappush(others, (deadline, number, compacted))
+                if len(others) == 1:
+                    tasks.add(task := loop.create_task(call(compacted.key)))
+                    task.add_done_callback(tasks.discard)
+
+        def end() -> None:
+            nonlocal is_over
+            is_over = True
+
+        return source.subscribe(take, observer.on_error, end, scheduler=scheduler)
+
+    return lambda source: rx.Observable(partial(subscribe, source))
 
 
 async def gathered(calls: int, look: Lookup, done: Callable[[int], object]) -> None:
@@ -257,22 +302,26 @@ def answers(events: int) -> Group:
         raise AssertionError("it is in the cache")
 
     @cache
-    def windows() -> list[Window]:
+    def windows(keys: int) -> list[Window]:
         now = time.time()
-        return [Window(Bounds(now, now, "time"), 1, (Compacted("key", 0, 1, now, now),)) for n in range(events)]
+        return [
+            Window(Bounds(now, now, "time"), keys, tuple(Compacted(key, 0, 1, now, now) for key in range(keys)))
+            for _ in range(events // keys)
+        ]
 
-    async def shared(_: int, __: Lookup, done: Callable[[int], object]) -> None:
-        await completed(
-            rx.from_iterable(windows()).pipe(rxo.enrich(lookup, max_age=600.0)), lambda compacted: done(compacted.event)
-        )
+    async def shared(_: int, __: Lookup, done: Callable[[int], object], operator: Any, keys: int) -> None:
+        stream = rx.from_iterable(windows(keys))
+        await completed(stream.pipe(operator(lookup)), lambda compacted: done(compacted.event))
 
-    windows()  # which lie ready
     cached = partial(enriched, cache={n: n + 1 for n in range(events)})
-    names = "answers of the cache", "answers of one call for all"
-    cases = [
-        Case(names[0], partial(run, how=cached, calls=events, look=lambda: unexpected), events),
-        Case(names[1], partial(run, how=shared, calls=events, total=events), events),
-    ]
-    # an event that comes in alone takes a window of its own
-    targets = [Target("6", name, name, 1.0, of="ideal cpu") for name in names]
+    of_cache, least = "answers of the cache", "by hand, with the promises"
+    cases = [Case(of_cache, partial(run, how=cached, calls=events, look=lambda: unexpected), events)]
+    targets = [Target("6", of_cache, of_cache, 1.0, of="ideal cpu")]
+    for keys, size in ((100, "windows of 100"), (1, "an event a window")):
+        windows(keys)  # which lie ready
+        name, by_hand = f"answers of calls under way, {size}", f"answers of calls {least}, {size}"
+        for each, operator in ((name, partial(rxo.enrich, max_age=600.0)), (by_hand, joined)):
+            how = partial(shared, operator=operator, keys=keys)
+            cases.append(Case(each, partial(run, how=how, calls=events, total=events), events))
+        targets += [Target("6", name, name, 1.0, of="ideal cpu"), Target("6", name, by_hand, 1.15)]
     return Group("answers without a call", cases, targets, ideal=3e-6)
