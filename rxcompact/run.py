@@ -193,7 +193,6 @@ class Run(Demand):
             chunk.rejected.append(letter)
         if isinstance(letter.event, Compacted):
             self._bytes -= letter.event.size
-        self._room.set()
         self._observables.notify_dead_letter(letter)
         if self._route is None:
             self._settle(letter)

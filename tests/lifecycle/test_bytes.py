@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import reactivex as rx
 from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
+from reactivex import operators as ops
 
-from rxcompact import Ack, Chunk, NdjsonSource, Orchestrator
+from rxcompact import Ack, Bounds, Chunk, Compacted, NdjsonSource, Orchestrator, Pipeline, Window
+from rxcompact import operators as rxo
 from rxcompact.errors import PermanentError
 from rxcompact.sources import ndjson
 
@@ -52,6 +55,25 @@ async def test_h4_bytes_are_held_from_the_open_window_until_the_sink_took_them()
     assert orchestrator.stages["publish"].held == 2
     assert orchestrator.bytes_held == orchestrator.statistics.snapshot().bytes_held == 350
     assert "350 of 268,435,456 bytes" in str(orchestrator.statistics.snapshot())
+    sink.let_go.set()
+    await asyncio.sleep(1)
+    assert orchestrator.bytes_held == 0
+    await orchestrator.stop()
+
+
+async def test_h4_bytes_are_held_of_what_other_operators_pass_on_too() -> None:
+    def windows(chunks: rx.Observable[list[bytes]]) -> rx.Observable[Window]:
+        return chunks.pipe(
+            ops.map(lambda chunk: tuple(Compacted(n, each, 1) for n, each in enumerate(chunk))),
+            ops.map(lambda items: Window(Bounds(0.0, 1.0, "time"), len(items), items)),
+        )
+
+    source, sink = RawSource(), Stuck()
+    orchestrator = Orchestrator(Pipeline(source, windows, rxo.publish(sink, timespan=0), max_age=60))
+    await orchestrator.start()
+    source.push([line(1, 100), line(2, 250)])
+    await asyncio.sleep(1)
+    assert orchestrator.bytes_held == 350
     sink.let_go.set()
     await asyncio.sleep(1)
     assert orchestrator.bytes_held == 0

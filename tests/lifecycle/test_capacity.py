@@ -56,6 +56,25 @@ async def test_overflow_drops_by_policy_and_absorbs_every_duplicate(overflow: An
     assert report.account.dropped == 5
 
 
+async def test_what_arrives_after_overflow_error_while_the_last_events_are_settled_is_rejected() -> None:
+    source, gate = ManualSource(), asyncio.Event()
+
+    async def store(_: Any) -> None:
+        await gate.wait()
+
+    orchestrator, _ = orchestrated(source, store, max_in_flight=2, overflow="error")
+    await orchestrator.start()
+    source.push(events("a", "b", "c"))
+    source.push(events("a"))
+    await asyncio.sleep(1)
+    account = orchestrator.account
+    assert (account.distinct, account.dropped, account.rejected, account.in_flight) == (3, 1, 1, 2)
+    gate.set()
+    with pytest.raises(NoRoomError):
+        await orchestrator.wait()
+    assert orchestrator.account.published == 2
+
+
 async def test_overflow_error_fails_the_run_and_loses_nothing_held() -> None:
     subject: rx.Subject[Any] = rx.Subject()
     orchestrator, _ = orchestrated(subject, max_in_flight=2, overflow="error")

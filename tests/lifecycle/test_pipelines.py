@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import reactivex as rx
-from orchestrators import events, orchestrated
+from orchestrators import ManualSource, events, orchestrated
 from pipelines import simple_pipeline
+from reactivex import operators as ops
 
+from rxcompact import Account, Bounds, Compacted, Orchestrator, Pipeline, Window
+from rxcompact import operators as rxo
 from rxcompact.errors import ArgumentError
+
+BOUNDS = Bounds(0.0, 1.0, "time")
 
 
 async def test_iterables_generators_observables_functions_and_observers_are_sources_and_sinks() -> None:
@@ -45,6 +52,25 @@ async def test_iterables_generators_observables_functions_and_observers_are_sour
 BEST: dict[str, Any] = {
     "source": [], "sink": print, "key_mapper": "id", "timespan": 10, "max_age": 60, "enricher": dict,
 }  # fmt: skip
+
+
+async def test_the_windows_of_other_operators_are_accounted_for_as_those_of_compact() -> None:
+    def windows(chunks: rx.Observable[list[Any]]) -> rx.Observable[Window]:
+        return chunks.pipe(ops.map(lambda chunk: Window(BOUNDS, len(chunk), distinct(chunk))))
+
+    def distinct(chunk: list[Any]) -> tuple[Compacted, ...]:
+        counts = Counter(event["id"] for event in chunk)
+        return tuple(Compacted(key, {"id": key}, count) for key, count in counts.items())
+
+    source = ManualSource()
+    orchestrator = Orchestrator(Pipeline(source, windows, rxo.publish(lambda _: None, timespan=0), max_age=60))
+    await orchestrator.start()
+    source.push(events("a", "b", "a"))
+    await asyncio.sleep(1)
+    expected = Account(received=3, duplicates=1, distinct=2, published=2)
+    assert orchestrator.account == expected
+    await orchestrator.stop()
+    assert orchestrator.account == expected
 
 
 @pytest.mark.parametrize(
