@@ -138,6 +138,29 @@ async def test_h4_three_quarters_are_for_new_keys_and_duplicates_are_accepted_be
     await orchestrator.stop()
 
 
+async def test_h4_new_keys_may_come_while_less_than_three_quarters_are_held() -> None:
+    source = RawSource()
+    orchestrator = await started(source, max_bytes=800)
+    source.push([line(1, 600)])
+    assert source.demand.capacity() == 0
+    await orchestrator.stop()
+
+
+async def test_h4_bodies_that_are_being_received_are_counted_up_to_max_bytes() -> None:
+    source = RawSource()
+    orchestrator = await started(source, max_bytes=800)
+    demand = source.demand
+    source.push([line(1, 100)])
+    assert (demand.hold(0), demand.hold(300), demand.hold(401), demand.hold(400)) == (True, True, False, True)
+    assert demand.used()["max_bytes"] == (800, 800)
+    source.push([line(1, 20), line(2, 50)])
+    assert demand.used()["max_bytes"] == (850, 800)
+    assert (demand.hold(1), demand.hold(0), demand.hold(-300)) == (False, True, True)
+    assert demand.used()["max_bytes"] == (550, 800)
+    demand.hold(-400)
+    await orchestrator.stop()
+
+
 async def test_h4_what_a_source_pushes_beyond_max_bytes_all_the_same_is_rejected() -> None:
     source = RawSource()
     orchestrator = await started(source, max_bytes=800)

@@ -69,6 +69,7 @@ async def test_what_arrives_after_overflow_error_while_the_last_events_are_settl
     await asyncio.sleep(1)
     account = orchestrator.account
     assert (account.distinct, account.dropped, account.rejected, account.in_flight) == (3, 1, 1, 2)
+    assert not source.demand.accepts(events("a"))
     gate.set()
     with pytest.raises(NoRoomError):
         await orchestrator.wait()

@@ -88,8 +88,10 @@ async def test_dead_letters_that_wait_take_capacity() -> None:
     assert demand.capacity() == 3
     source.push([{"no": "id"}] * 2)
     assert demand.capacity() == 1
+    source.push([{"id": 1}, {"id": 2}])  # one of which has no room
+    assert (orchestrator.account.dropped, demand.capacity()) == (1, 0)
     source.push([{"no": "id"}] * 5)
-    assert (demand.capacity(), demand.accepts([{"id": 1}])) == (0, False)
+    assert (demand.capacity(), demand.accepts([{"id": 3}])) == (0, False)
     await orchestrator.stop(1)
 
 

@@ -63,8 +63,11 @@ async def test_the_windows_of_other_operators_are_accounted_for_as_those_of_comp
         return tuple(Compacted(key, {"id": key}, count) for key, count in counts.items())
 
     source = ManualSource()
-    orchestrator = Orchestrator(Pipeline(source, windows, rxo.publish(lambda _: None, timespan=0), max_age=60))
+    publish = rxo.publish(lambda _: None, timespan=0)
+    orchestrator = Orchestrator(Pipeline(source, windows, publish, max_age=60, max_in_flight=3))
     await orchestrator.start()
+    accepted = [source.demand.accepts(events(*keys)) for keys in ("abc", "aaaa")]
+    assert accepted == [True, False]  # nothing is known of its keys
     source.push(events("a", "b", "a"))
     await asyncio.sleep(1)
     expected = Account(received=3, duplicates=1, distinct=2, published=2)
