@@ -170,8 +170,10 @@ class EnrichStage(PooledStage):
                     leaders.append(entry)
                 else:
                     joined += 1
-        self.lookups["call"] += len(leaders)
-        self.lookups["shared"] += joined
+        if joined:
+            self.lookups["shared"] += joined
+        if leaders:
+            self.lookups["call"] += len(leaders)
         size = self._batch or 1
         for start in range(0, len(leaders), size):
             self._submit(leaders[start : start + size])
