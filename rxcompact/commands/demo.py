@@ -112,8 +112,10 @@ async def _demo() -> int:
             await storm
             await world.until(STORM, "the storm is over, the service stops: it publishes what it holds")
             report = await orchestrator.stop()
-    except* BrokenPipeError:
-        raise BrokenPipeError from None
+    except ExceptionGroup as group:  # `except*` of Python 3.11.2 would raise a group again
+        if group.subgroup(BrokenPipeError):
+            raise BrokenPipeError from None
+        raise
     finally:
         await runner.cleanup()
     return _verdict(report, world, orchestrator.statistics.retries)
