@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, IntEnum
+from statistics import median
 from typing import Any
 from uuid import UUID
 
@@ -695,8 +696,8 @@ def test_i18_what_is_missing_costs_no_more_than_what_is_there(missing: bytes) ->
         return time.process_time() - start
 
     seconds(good)
-    rounds = [(seconds(half), seconds(good)) for _ in range(7)]
-    assert min(half for half, _ in rounds) < 1.2 * min(good for _, good in rounds)
+    # a pair at a time: the machine may be twice as fast from one to the next
+    assert median(seconds(half) / seconds(good) for _ in range(7)) < 1.2
 
 
 # ── both, in a stream ─────────────────────────────────────────────────────────────────────────────────────────────────

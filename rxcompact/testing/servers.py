@@ -48,7 +48,7 @@ class Kafka(Http):
     """Tansu, which has the topic in memory, so that it is never killed."""
 
     workers, durable = 2, True
-    quiet = 120  # members of the group that were killed are waited for, one after the other
+    quiet = 300  # members that were killed, or cut off as they joined, are waited for, one after the other
     source = "--source=kafka://127.0.0.1:%(entry)s/events"
     mishaps = (*Http.mishaps, "worker killed")
     client: Any = None

@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import which
+from statistics import median
 from time import process_time
 from typing import Any
 
@@ -75,11 +76,11 @@ def test_d7_d8_a_replay_costs_little_more_than_its_chunks() -> None:
         windows = replay(events, rxo.compact(60, **options), time_mapper="ts")
         return process_time() - began, windows
 
-    (took, expected), *others = (replayed() for _ in range(3))
-    took = min([took, *(each for each, _ in others)])
-    small, large = min(chunks(1_000) for _ in range(3)), min(chunks(32_000) for _ in range(3))
-    assert took < 4 * small  # 1.4 to 2; event by event 30
-    assert large < 1.5 * small  # 0.9
+    _, expected = replayed()
+    # beside one another: the machine may be twice as fast from one to the next
+    rounds = [(replayed()[0], chunks(1_000), chunks(32_000)) for _ in range(5)]
+    assert median(took / small for took, small, _ in rounds) < 4  # 1.4 to 2; event by event 30
+    assert median(large / small for _, small, large in rounds) < 1.5  # 0.9
 
 
 def test_a_failure_costs_no_more_the_more_calls_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +92,8 @@ def test_a_failure_costs_no_more_the_more_calls_wait(monkeypatch: pytest.MonkeyP
         calls.run(len, how=calls.again_soon, calls=20_000, look=look)
         return process_time() - began
 
-    without, failing = (min(took(look) for _ in range(3)) for look in (lambda: calls.lookup, calls.flaky))
-    assert failing < 1.5 * without  # one in a hundred: 1.03; 1.9 where each failure looks at all that wait
+    ratios = [took(calls.flaky) / took(lambda: calls.lookup) for _ in range(5)]
+    assert median(ratios) < 1.5  # one in a hundred: 1.03; 1.9 where each failure looks at all that wait
 
 
 def ratio(report: Any, row: str, ours: str, beside: str, sign: str) -> float:

@@ -67,10 +67,6 @@ class NatsRig(Rig):
     def origin(self, sent: Any) -> str:
         return f"stream IN, message {sent}"
 
-    async def held_by(self, consumer: str) -> int:
-        found: int = (await self.info(consumer)).num_ack_pending
-        return found
-
     async def redelivered(self) -> int:
         info = await self.info()
         return info.delivered.consumer_seq - info.delivered.stream_seq

@@ -112,10 +112,6 @@ class RedisRig(Rig):
     def origin(self, sent: Any) -> str:
         return f"stream events, entry {sent.decode()}"
 
-    async def held_by(self, consumer: str) -> int:
-        found: int = (await self.client.xpending(STREAM, consumer))["pending"]
-        return found
-
     async def redelivered(self) -> int:
         return 0  # the server counts what is pending alone
 

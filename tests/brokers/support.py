@@ -162,10 +162,6 @@ class Rig:
         """Return the origin of what `send` returned."""
         raise NotImplementedError
 
-    async def held_by(self, consumer: str) -> int:
-        """Return how many messages a consumer or group has that it has not acknowledged."""
-        raise NotImplementedError
-
     async def redelivered(self) -> int:
         """Return how many messages were delivered more than once."""
         raise NotImplementedError

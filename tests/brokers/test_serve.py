@@ -78,7 +78,7 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(broker: Rig) -> None
     broker.server.kill()
     stream = "IN" if broker.server.package == "nats" else "events"
     field = "" if broker.server.package == "nats" else "?field=data"
-    service = Service(f"{broker.url}/{stream}{field}", "--timespan=60", "--max-age=600")
+    service = Service(f"{broker.url}/{stream}{field}", "--timespan=500ms", "--max-age=600")
     await service.start()
     line = await service.line()
     assert "source" in line
@@ -90,10 +90,9 @@ async def test_a_broker_that_is_not_there_yet_is_waited_for(broker: Rig) -> None
     while "consuming" not in line:
         line = await service.line()
         assert "Traceback" not in line
-    async with asyncio.timeout(PATIENCE):
-        while not await broker.held_by("rxcompact"):
-            await asyncio.sleep(0.02)
-    assert json.loads(await service.stop())["count"] == 1
+    assert service.process.stdout
+    assert json.loads(await asyncio.wait_for(service.process.stdout.readline(), PATIENCE))["count"] == 1
+    assert not await service.stop()
 
 
 # ── partitions ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from statistics import median
 from typing import Any
 
 import pytest
@@ -58,16 +59,15 @@ async def seconds_of_cpu(*observers: Any) -> float:
 
 @pytest.mark.bench
 def test_the_collector_takes_a_twentieth_of_the_cpu_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    without, attached = [], []
+    ratios = []  # a pair at a time: the machine may be twice as fast from one to the next
     for _ in range(8):
         with monkeypatch.context() as patched:
             for name in METHODS:
                 patched.setattr(Statistics, name, lambda *_: None)
             patched.setattr(Observables, "_on_call_ended", lambda *_: None)
-            without.append(run(lambda: seconds_of_cpu()))
-        attached.append(run(lambda: seconds_of_cpu(PrometheusObserver())))
-    # 3 % was measured, and up to 5.4 % beside other work
-    assert min(attached) <= 1.1 * min(without), (min(attached), min(without))
+            without = run(lambda: seconds_of_cpu())
+        ratios.append(run(lambda: seconds_of_cpu(PrometheusObserver())) / without)
+    assert median(ratios) <= 1.1, ratios  # 3 % was measured, and up to 5.4 % beside other work
 
 
 async def held(number: int) -> tuple[float, float]:
