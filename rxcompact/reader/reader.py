@@ -13,6 +13,7 @@ from rxcompact.reader.scan import EVENTS, MalformedError
 from rxcompact.reader.text import MIB, PIECE, TextDecoder
 
 NEWLINE = ord("\n")
+SLOWER = 3  # values are read in the time that a malformed one takes more
 TAIL = 16  # bytes at the end of a text that may be half a number, escape or literal
 Events: TypeAlias = Iterator[list[bytes]]
 Steps: TypeAlias = Generator[list[bytes], None, int]
@@ -181,6 +182,7 @@ class Reader:
         lines up to the damage is read alone: no byte is looked at more than a few times.
         """
         done = line = at
+        malformed = 0
         values: list[bytes] = []
         here: list[bytes] = []  # those of the line
         while at < len(text) or here:
@@ -198,9 +200,10 @@ class Reader:
                     break
                 if values or not self.blank:
                     self._begin(array=False)
-                if len(values) >= EVENTS or at - done >= PIECE:
+                if len(values) + SLOWER * malformed >= EVENTS or at - done >= PIECE:
                     yield from self._batch.add(text[done:at], values)
-                    done, values = at, []
+                    yield from self._batch.flush()
+                    done, malformed, values = at, 0, []
                 continue
             try:
                 end = self._end_of_value(text, at, alone=line < self._alone, cut=cut, final=final)
@@ -212,6 +215,7 @@ class Reader:
                     self._reject_rest(text[line:], str(error))
                     return len(text)
                 self._alone = max(self._alone, error.position)
+                malformed += 1
                 newline = text.find(b"\n", line)
                 at = len(text) if newline < 0 else newline
                 bad = text[line:at].strip(scan.WHITE)

@@ -9,7 +9,9 @@ import pytest
 import reactivex as rx
 from orchestrators import ManualSource, events, orchestrated
 
-from rxcompact.errors import NoRoomError
+from rxcompact import Orchestrator, Pipeline
+from rxcompact import operators as rxo
+from rxcompact.errors import ExpiredError, NoRoomError, PermanentError, TransientError
 
 
 async def test_an_iterable_is_not_pulled_beyond_max_in_flight() -> None:
@@ -54,6 +56,36 @@ async def test_overflow_drops_by_policy_and_absorbs_every_duplicate(overflow: An
     assert [each.event.key for each in letters] == [key for key in range(15) if key not in kept]
     assert {(each.outcome, each.stage, each.reason) for each in letters} == {("dropped", "compact", "no room")}
     assert report.account.dropped == 5
+
+
+@pytest.mark.parametrize("dead_letters", [None, lambda _: None])
+async def test_a_source_that_waits_goes_on_when_an_event_has_failed(dead_letters: Any) -> None:
+    async def fail(_: Any) -> None:
+        raise PermanentError("no such thing")
+
+    source = ManualSource()
+    operators = rxo.compact(1, key_mapper="id"), rxo.enrich(fail), rxo.publish(lambda _: None)
+    pipeline = Pipeline(source, *operators, max_age=60, max_in_flight=1, dead_letters=dead_letters)
+    async with Orchestrator(pipeline):
+        source.push(events("a"))
+        async with asyncio.timeout(30):
+            assert await source.demand.wait() == 1
+
+
+async def test_the_last_error_of_a_stage_is_known_while_it_is_retried_and_when_it_has_failed() -> None:
+    async def fail(_: Any) -> None:
+        raise TransientError("busy")
+
+    source = ManualSource()
+    operators = rxo.compact(1, key_mapper="id"), rxo.enrich(fail), rxo.publish(lambda _: None)
+    orchestrator = Orchestrator(Pipeline(source, *operators, max_age=60))
+    await orchestrator.start()
+    source.push(events("a"))
+    await asyncio.sleep(2)
+    assert isinstance(orchestrator.stages["enrich"].error, TransientError)
+    await asyncio.sleep(100)
+    assert isinstance(orchestrator.stages["enrich"].error, ExpiredError)
+    await orchestrator.stop()
 
 
 async def test_what_arrives_after_overflow_error_while_the_last_events_are_settled_is_rejected() -> None:
