@@ -198,6 +198,20 @@ async def test_the_origin_of_a_rejected_event_is_its_line_and_of_any_other_its_f
     ]
 
 
+async def test_an_origin_that_raises_is_reported_and_counted_and_the_event_rejected_all_the_same() -> None:
+    def raising(_: Any) -> str:
+        raise OSError("no origin")
+
+    reported: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["message"]))
+    source = ManualSource()
+    async with routed(source, lambda _: None) as orchestrator:
+        source.push(Chunk([{"no": "id"}], origin=raising))
+        assert orchestrator.account.rejected == 1
+        assert reported == ["the origin of an event raised"]
+        assert orchestrator.statistics.snapshot().failures["task", "the origin of an event raised"] == 1
+
+
 async def test_what_a_reducer_rejects_later_is_no_rejection_of_the_body_that_came_last() -> None:
     class Reducer:
         def reduce(self, chunks: rx.Observable[Any], context: Any) -> rx.Observable[Any]:
