@@ -109,15 +109,17 @@ async def test_k8_a_long_bulk_answer_is_read() -> None:
 @wire_test
 async def test_503_of_a_proxy_with_a_full_queue_is_retried(tmp_path: Path) -> None:
     async def slow(connection: Connection) -> bool:
-        await asyncio.sleep(0.4)
+        await asyncio.wait_for(rejected.wait(), 60)  # the first holds the one connection until then
         await connection.send(answer(b""))
         return True
 
     def wait(state: RetryCallState) -> float:
         errors.append(str(state.outcome and state.outcome.exception())[:8])
+        rejected.set()
         return 0.05
 
     errors: list[str] = []
+    rejected = asyncio.Event()
     async with (
         peer(slow, TAKEN) as store,
         proxy(store.url, tmp_path, connections=1) as url,
