@@ -6,11 +6,14 @@ import gzip
 import json
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from commands import run_command
+
+from rxcompact.commands import demo
 
 COMMAND = [sys.executable, "-m", "rxcompact", "compact"]
 REPLAY = pytest.mark.parametrize("replay", [[], ["--time=t"]], ids=["live", "replay"])
@@ -123,3 +126,23 @@ def test_a_demo_whose_reader_is_gone_ends_quietly() -> None:
     assert not done.stderr, done.stderr.decode()
     assert done.returncode == 141
     assert b"received" in done.stdout
+
+
+@pytest.mark.parametrize("other", [None, ValueError("a fault of the storm")])
+def test_a_demo_hides_no_other_error_behind_a_reader_that_is_gone(
+    other: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def live(_: Any) -> None:
+        raise BrokenPipeError
+
+    async def storm(*_: Any) -> None:
+        if other is not None:
+            raise other
+
+    monkeypatch.setattr(demo, "live", live)
+    monkeypatch.setattr(demo.World, "storm", storm)
+    with pytest.raises(BrokenPipeError if other is None else ExceptionGroup) as raised:
+        demo.run(Namespace())
+    if other is not None:
+        assert isinstance(raised.value, ExceptionGroup)
+        assert raised.value.subgroup(ValueError)
