@@ -49,12 +49,6 @@ DUE = "(due := (born + ages))"
 EQUIVALENT: dict[str, str] = {
     "operators/bucket.py: 2  →  3  |  for _ in range(2):": "a third look at an empty table finds it empty too",
     "operators/bucket.py: 0  →  1  |  deque(map(list.append, map(self.acks.__getitem__, keys), ack": "one may stay",
-    "run.py: return Disposable()  →  return None  |  return Disposable()": "RxPY takes None for one",
-    "run.py: len(window[:]) // FAST + 1  →  len(window[:]) // FAST - 1  |  yield len(window[:]) // FAST + 1": WORK,
-    "run.py: 1  →  2  |  yield len(window[:]) // FAST + 1": WORK,
-    "run.py: 1  →  2  |  yield from in_parts(events, getattr(self._pipeline.calls[0],": WORK,
-    "acks.py: False  →  True  |  for each, ack in zip(map(id, self), self.acks, strict=False)": "one of no event",
-    "acks.py: self.text = text  →  pass  |  self.text = text": "a chunk without text is decoded event by event",
     "operators/bucket.py: 0  →  1  |  deque(map(self.table.setdefault, keys, events), maxlen=0)": "one of it may stay",
     "operators/bucket.py: True  →  False  |  self.table.update(zip(keys, events, strict=True))": LENGTH,
     "operators/bucket.py: True  →  False  |  for key, event in zip(keys, events, strict=True):": LENGTH,
@@ -70,6 +64,12 @@ EQUIVALENT: dict[str, str] = {
     "deadlines = [latest if born is None or (due := born + ages) ": "both are the same then",
     "operators/stage.py: 0  →  1  |  self._steps = 0  # calls that began": "only whether it rises counts",
     "operators/bucket.py: True  →  False  |  key, event, *(number if kept else None for number, kept in z": LENGTH,
+    "run.py: return Disposable()  →  return None  |  return Disposable()": "RxPY takes None for one",
+    "run.py: len(window[:]) // FAST + 1  →  len(window[:]) // FAST - 1  |  yield len(window[:]) // FAST + 1": WORK,
+    "run.py: 1  →  2  |  yield len(window[:]) // FAST + 1": WORK,
+    "run.py: 1  →  2  |  yield from in_parts(events, getattr(self._pipeline.calls[0],": WORK,
+    "acks.py: False  →  True  |  for each, ack in zip(map(id, self), self.acks, strict=False)": "one of no event",
+    "acks.py: self.text = text  →  pass  |  self.text = text": "a chunk without text is decoded event by event",
 }
 """Mutants that change nothing that can be seen, as they are listed, and why."""
 SECONDS = 150.0

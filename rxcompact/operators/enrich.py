@@ -7,7 +7,7 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, Protocol, overload
 
@@ -21,7 +21,7 @@ from rxcompact.contracts import Enricher, KeyedEnricher, TargetedEnricher
 from rxcompact.errors import AnswerError, ArgumentError
 from rxcompact.events import Compacted, Window
 from rxcompact.format import short
-from rxcompact.operators.jobs import Entry, Job, Loss
+from rxcompact.operators.jobs import Entry, Job, Loss, number_of
 from rxcompact.operators.operator import PooledOperator, awaitable
 from rxcompact.operators.retry import OncePerMinute, without_frames
 from rxcompact.operators.stage import PooledStage
@@ -33,7 +33,6 @@ R = TypeVar("R", default=Any)
 P = ParamSpec("P")
 YIELDS = (GeneratorType, AsyncGeneratorType)
 UNKNOWN = object()
-_entry, _number = itemgetter(2), attrgetter("number")
 NOTHING = object()
 """The answer that there is nothing to add."""
 
@@ -263,7 +262,7 @@ class EnrichStage(PooledStage):
         others, leader.others = leader.others, None
         if not others:
             return [leader]
-        return sorted((leader, *map(_entry, others)), key=_number)
+        return sorted((leader, *map(itemgetter(2), others)), key=number_of)
 
     def _lost(self, outcome: Loss, entry: Entry, job: Job | None = None, error: BaseException | None = None) -> None:
         for each in self._expired(entry) if outcome == "expired" else self._landed(entry):

@@ -32,7 +32,7 @@ class Entry(msgspec.Struct, eq=False, gc=False):
     """Events that the same answer serves, a heap by deadline and place."""
 
 
-deadline_of, compacted_of = attrgetter("deadline"), attrgetter("compacted")
+deadline_of, number_of, compacted_of = map(attrgetter, ("deadline", "number", "compacted"))
 
 
 class Job(Attempts):

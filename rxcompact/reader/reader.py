@@ -13,9 +13,9 @@ from rxcompact.reader.scan import EVENTS, MalformedError
 from rxcompact.reader.text import MIB, PIECE, TextDecoder
 
 NEWLINE = ord("\n")
-SLOWER = 3  # values are read in the time that a malformed one takes more
+SLOWER = 3  # values could be read in the time that a malformed one takes longer
 TAIL = 16  # bytes at the end of a text that may be half a number, escape or literal
-Events: TypeAlias = Iterator[list[bytes]]
+Chunks: TypeAlias = Iterator[list[bytes]]
 Steps: TypeAlias = Generator[list[bytes], None, int]
 """Yields events and returns how far the text has been read."""
 
@@ -82,16 +82,16 @@ class Reader:
         """Count bytes and events from here on: an input without an end is passed on as it comes."""
         self._decoder.size = self._batch.passed = 0
 
-    def feed(self, block: bytes) -> Events:
+    def feed(self, block: bytes) -> Chunks:
         """Yield the events that are complete with this block."""
         yield from self._read(self._decoder.feed(block))
 
-    def end(self) -> Events:
+    def end(self) -> Chunks:
         """Yield what is left at the end of the input."""
         yield from self._read(self._decoder.end())
         yield from self._split(b"", final=True)
 
-    def _read(self, texts: Iterator[bytes]) -> Events:
+    def _read(self, texts: Iterator[bytes]) -> Chunks:
         later = False
         while True:
             try:
@@ -107,7 +107,7 @@ class Reader:
             later = True
             yield from self._split(text)
 
-    def _split(self, text: bytes, *, final: bool = False) -> Events:
+    def _split(self, text: bytes, *, final: bool = False) -> Chunks:
         if self._in_rejected_line:
             newline = text.find(b"\n")
             if newline < 0:

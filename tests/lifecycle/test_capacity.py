@@ -9,8 +9,7 @@ import pytest
 import reactivex as rx
 from orchestrators import ManualSource, events, orchestrated
 
-from rxcompact import Orchestrator, Pipeline
-from rxcompact import operators as rxo
+from rxcompact import Orchestrator
 from rxcompact.errors import ExpiredError, NoRoomError, PermanentError, TransientError
 
 
@@ -64,9 +63,8 @@ async def test_a_source_that_waits_goes_on_when_an_event_has_failed(dead_letters
         raise PermanentError("no such thing")
 
     source = ManualSource()
-    operators = rxo.compact(1, key_mapper="id"), rxo.enrich(fail), rxo.publish(lambda _: None)
-    pipeline = Pipeline(source, *operators, max_age=60, max_in_flight=1, dead_letters=dead_letters)
-    async with Orchestrator(pipeline):
+    orchestrator, _ = orchestrated(source, enricher=fail, max_in_flight=1)
+    async with Orchestrator(orchestrator.pipeline.having(dead_letters=dead_letters)):
         source.push(events("a"))
         async with asyncio.timeout(30):
             assert await source.demand.wait() == 1
@@ -77,8 +75,7 @@ async def test_the_last_error_of_a_stage_is_known_while_it_is_retried_and_when_i
         raise TransientError("busy")
 
     source = ManualSource()
-    operators = rxo.compact(1, key_mapper="id"), rxo.enrich(fail), rxo.publish(lambda _: None)
-    orchestrator = Orchestrator(Pipeline(source, *operators, max_age=60))
+    orchestrator, _ = orchestrated(source, enricher=fail, timespan=1)
     await orchestrator.start()
     source.push(events("a"))
     await asyncio.sleep(2)
