@@ -32,10 +32,11 @@ def escape(text: str) -> str:
 def short(value: Any, length: int = 80) -> str:
     """Return a value on one line, as much of it as fits. Never raises, whatever the value's own ``__repr__`` does."""
     try:
-        plain = value if type(value) is str and value.isprintable() and value else _reprs.repr(value)
-        text = " ".join(plain.split())
-        if not text.isprintable():  # neither a terminal nor XML takes everything
-            text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
+        text: str = value
+        if type(value) is not str or not value or not value.isprintable():
+            text = " ".join(_reprs.repr(value).split())
+            if not text.isprintable():  # neither a terminal nor XML takes everything
+                text = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text)
     except Exception as error:  # noqa: BLE001 - a display must not fail for what it shows
         text = f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
     return text if len(text) <= length else text[: length - 1] + "…"

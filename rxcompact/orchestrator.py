@@ -233,6 +233,7 @@ class Orchestrator(Observables):
         self._supervisor.pause()
         if not run.ended.done():
             run.drain()
+            await asyncio.sleep(0)  # that was enough for a turn of the loop
         in_time = await deadline.wait(run.ended, DRAIN_SHARE)
         if not in_time or run.ended.exception() is not None:
             await run.abandon()

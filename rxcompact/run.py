@@ -182,7 +182,8 @@ class Run(Demand):
                 origin = chunk.origin_of(letter.event)
         if origin is None and self._named is not None:
             origin = self._named.name
-        letter = replace(letter, origin=origin)
+        if origin is not None:
+            letter = replace(letter, origin=origin)
         self._dead_letters[letter.stage] += 1
         self._counts[letter.outcome] += 1
         if letter.error is not None:

@@ -121,11 +121,9 @@ class Service:
             self._wake()
 
     def close(self) -> list[Place]:
-        """Hold nothing any more; return what was held."""
+        """Hold nothing any more; return the places of what is ``held``, and of some that are gone."""
         self._disarm()
-        places, self._queue = [place for place in self._queue if place[2].held], []
-        for _, _, job in places:
-            job.held = False
+        places, self._queue = self._queue, []
         return places
 
     def _advance(self, now: float) -> None:

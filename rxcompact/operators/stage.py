@@ -22,8 +22,7 @@ from rxcompact.operators.jobs import Entry, Job, Loss, compacted_of
 from rxcompact.operators.operator import PooledOperator
 from rxcompact.operators.retry import alike, expired_error, reason, without_frames
 from rxcompact.operators.service import Service
-from rxcompact.operators.turns import SLICE
-from rxcompact.operators.waiting import LAG, Waiting
+from rxcompact.operators.waiting import DUE, LAG, Waiting
 from rxcompact.signals import Failing, Healed, RetryScheduled, StageNow
 
 _first_seen = attrgetter("first_seen")
@@ -100,7 +99,7 @@ class PooledStage(Waiting, ObserverBase[Any]):
 
     async def abandon(self) -> None:
         """Abandon what is held, and what comes. The loop has its turn between slices."""
-        self._abandon(SLICE)
+        self._abandon(DUE)
         while self._jobs:  # noqa: ASYNC110 - nothing else is waited for
             await asyncio.sleep(0)
 

@@ -279,10 +279,12 @@ class Waiting(ABC):
         opened = service.opened
         if service.succeeded():
             del self._services[target]
-            if held := service.close():
-                self._queue += held
-                heapify(self._queue)
-                self._pull()
+            for place in service.close():
+                if place[2].held:
+                    place[2].held = False
+                    self._queue.append(place)
+            heapify(self._queue)
+            self._pull()
         if opened is not None and service.opened is None:
             self._switched(target, service, None, self._loop.time() - opened)
 
@@ -305,9 +307,9 @@ class Waiting(ABC):
         if service.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
             if self._stopping and not service.successes:  # that was the last attempt of all
-                self._each(self._give_up, (place[2] for place in service.close()), DUE)
+                self._each(self._give_up, (place[2] for place in service.close() if place[2].held))
 
-    def _each(self, action: Callable[[Job], None], jobs: Iterator[Job], at_once: float = SLICE) -> None:
+    def _each(self, action: Callable[[Job], None], jobs: Iterator[Job], at_once: float = DUE) -> None:
         """Do something with jobs, so many events at once, with the loop's turn between them."""
         left = at_once
         for job in jobs:

@@ -428,8 +428,8 @@ add_shown("in the queue", 300, enricher=hangs, timeout=None)
 @entry("eviction: 100,000 keys more than can be held")
 async def evict(_: Watch) -> None:
     source: rx.Subject[Any] = rx.Subject()
-    pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, max_age=100, sink=print, max_in_flight=1000)
-    async with Orchestrator(pipeline, report=False) as orchestrator:
+    options: dict[str, Any] = {"timespan": 10, "max_age": 100, "sink": lambda _: None, "max_in_flight": 1000}
+    async with Orchestrator(simple_pipeline(source=source, key_mapper="id", **options), report=False) as orchestrator:
         for start in range(0, HELD, 1000):
             for n in range(start, start + 1000):
                 source.on_next({"id": n})
@@ -442,7 +442,7 @@ async def evict(_: Watch) -> None:
 async def letters(_: Watch) -> None:
     source = PushSource()
     with tempfile.NamedTemporaryFile() as file:
-        pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, max_age=100, sink=print)
+        pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, max_age=100, sink=lambda _: None)
         async with Orchestrator(pipeline.having(dead_letters=NdjsonSink(file.name))) as orchestrator:
             for _each in range(HELD // 500):
                 assert source.push([b"x" * 100] * 500)
@@ -487,7 +487,7 @@ def add_head(name: str, head: bytes, **options: Any) -> None:
     @entry(f"header: {name}", asyncio.SelectorEventLoop)
     async def send(_: Watch) -> None:
         source = HttpSource(port=0, **options)
-        pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, max_age=100, sink=print)
+        pipeline = simple_pipeline(source=source, key_mapper="id", timespan=10, max_age=100, sink=lambda _: None)
         async with Orchestrator(pipeline, report=False):
             await source.listening()
             reader, writer = await asyncio.open_connection("127.0.0.1", source.port)

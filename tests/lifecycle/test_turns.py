@@ -157,7 +157,7 @@ async def test_what_a_stop_abandons_is_abandoned_in_slices() -> None:
     await asyncio.sleep(15)
     stopping = asyncio.ensure_future(orchestrator.stop(2))
     most = await most_at_once(orchestrator, lambda each: each.account.abandoned, stopping.done)
-    assert most == SLICE
+    assert most == DUE
     assert stopping.result().account.abandoned == MANY
 
 
