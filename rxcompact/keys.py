@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import Enum
 from math import isfinite
@@ -64,6 +64,14 @@ def json_key(value: Any) -> Hashable:
     if type(text) is str and len(text) > MAX_LENGTH:
         raise KeyMapperError(f"a key of {len(text)} characters: at most {MAX_LENGTH}")
     return value  # type: ignore[no-any-return]
+
+
+def are_texts(values: Sequence[Any]) -> bool:
+    """Return whether all values are texts that are keys as they are."""
+    # joining all is faster than looking at the length of each, which is done where they are too long together
+    if list(map(type, values)).count(str) != len(values):
+        return False
+    return len("".join(values)) <= MAX_LENGTH or max(map(len, values)) <= MAX_LENGTH
 
 
 def json_value(key: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from contextlib import suppress
 from datetime import UTC, tzinfo
 from functools import reduce
-from itertools import chain
+from itertools import chain, repeat
 from operator import or_
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -16,7 +16,7 @@ import msgspec
 
 from rxcompact.errors import ArgumentError, DecodeError, KeyMapperError, RxCompactError, TimeMapperError
 from rxcompact.fields import TEXT, Columns, Errors, Field, map_each, members, without
-from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, json_key, plain_key
+from rxcompact.keys import LIMIT, MAX_LENGTH, NONE, are_texts, json_key, plain_key
 from rxcompact.timestamps import check_format, posix, posix_of_usual
 
 KeySpec: TypeAlias = str | Sequence[str] | Callable[[Any], Hashable]
@@ -238,8 +238,7 @@ def _called(
 
 
 def _field_keys(values: Sequence[Any]) -> Converted:
-    # joining all is faster than looking at the length of each, which is done where they are too long together
-    if list(map(type, values)).count(str) == len(values) and len("".join(values)) <= MAX_LENGTH:
+    if are_texts(values):
         return values, NO_ERRORS, False
     kinds = set(map(type, values))
     gaps = NONE in kinds
@@ -313,6 +312,8 @@ class ChunkMapper:
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
         self._columns = Columns((*key_mapper.fields, *(time_mapper.fields if time_mapper else ())))
+        flat = [field.whole for field, _ in key_mapper.fields if field.flat and time_mapper is None]
+        self._field = flat[0] if len(flat) == len(key_mapper.fields) == 1 else None
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -326,6 +327,13 @@ class ChunkMapper:
                 self._reported.add(name)
                 found = f"none of {self.read} events has the field {name!r}, so far"
                 yield f"{found}: is the name right? Events in a list of it need items"
+
+    def values(self, events: Sequence[Any]) -> Sequence[Any]:
+        """Return what is in the field that is the key, not looked at; nothing where it takes more to find that."""
+        if self._field is not None and isinstance(events[0], dict):
+            with suppress(TypeError):  # not all are dicts
+                return list(map(dict.get, events, repeat(self._field)))
+        return ()
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""

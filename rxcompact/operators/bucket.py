@@ -5,14 +5,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice, repeat
-from operator import itemgetter
+from operator import itemgetter, length_hint
 from typing import Any, Literal, TypeAlias, get_args
 
 from rxcompact.acks import Ack, Waiting
 from rxcompact.clock import INFINITY
 from rxcompact.errors import AccumulatorError, RxCompactError
 from rxcompact.events import Bounds, Compacted, Window
+from rxcompact.keys import MAX_LENGTH, are_texts
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
 Keep: TypeAlias = Literal["first", "last"] | Accumulator
@@ -47,6 +49,9 @@ class Bucket(Items):
         reject: Called with an event that cannot be added, and why.
     """
 
+    texts: bool
+    """Whether it can `add_texts`, for all its keys are texts."""
+
     def __init__(self, reject: Reject) -> None:
         self.table: dict[Hashable, Any] = {}
         self.received = 0
@@ -70,8 +75,16 @@ class Bucket(Items):
 
     def add(self, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         """Add events."""
+        self.texts = False
         self.received += len(keys)
         self._fill(keys, events, seen)
+
+    @abstractmethod
+    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+        """Add events up to one whose key is not known to be a text; return how many.
+
+        No other value is equal to a text, so that keys which are in the table are known.
+        """
 
     def _refuse(self, event: Any, error: RxCompactError) -> None:
         self.received -= 1
@@ -126,17 +139,34 @@ class Bucket(Items):
 class EventBucket(Bucket):
     """Keeps of each key an event, and when the key first arrived: filled in C, a chunk at a time."""
 
+    texts = True
+
     def __init__(self, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject)
         self._last = keep == "last"
         self._seen = "first_seen" in fields
         self._arrivals: deque[float] = deque()  # of each key, in the order of the table
 
-    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Any) -> None:
+    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+        table, before = self.table, len(self.table)
+        with suppress(Exception):  # of a key's own methods
+            self._put(keys, events)
+            if are_texts(list(islice(reversed(table), len(table) - before))):
+                self._arrivals.extend(repeat(arrived, len(table) - before))
+                self.received += len(keys)
+                return len(keys)
+        for _ in range(len(table) - before):
+            table.popitem()
+        return 0
+
+    def _put(self, keys: Iterable[Hashable], events: Iterable[Any]) -> None:
         if self._last:
             self.table.update(zip(keys, events, strict=True))
         else:
             deque(map(self.table.setdefault, keys, events), maxlen=0)
+
+    def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Any) -> None:
+        self._put(keys, events)
         self._arrivals.extend(repeat(seen, len(self.table) - len(self._arrivals)))
 
     def oldest(self) -> float | None:
@@ -188,6 +218,15 @@ class RowBucket(Bucket):
         self._seed: Callable[[Any], Any] | None = getattr(keep, "seed", None)
         self._kept = tuple(field in fields for field in FIELDS)
         self._timed = False
+        self.texts = self._accumulate is None
+
+    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+        left, bad = iter(events), True
+        with suppress(Exception):  # of a key's own methods
+            bad = self._fill_arrived(zip(keys, left, strict=True), arrived, texts=True)
+        added = len(keys) - length_hint(left) - bad
+        self.received += added
+        return added
 
     def _fill(self, keys: Iterable[Hashable], events: Iterable[Any], seen: Seen) -> None:
         if not isinstance(seen, float | int):
@@ -198,17 +237,21 @@ class RowBucket(Bucket):
         else:
             self._fill_arrived(zip(keys, events, strict=True), seen)
 
-    def _fill_arrived(self, pairs: Iterable[tuple[Hashable, Any]], arrived: float) -> None:
+    def _fill_arrived(self, pairs: Iterable[tuple[Any, Any]], arrived: float, *, texts: bool = False) -> bool:
+        """Add events; stop at a key that is new and, where all are to be texts, none. Return whether it did."""
         table, get, last = self.table, self.table.get, self._last
         for key, event in pairs:
             row = get(key)
             if row is None:
+                if texts and (type(key) is not str or len(key) > MAX_LENGTH):
+                    return True
                 table[key] = [event, 1, arrived, arrived]
             else:
                 row[1] += 1
                 row[3] = arrived
                 if last:
                     row[0] = event
+        return False
 
     def _fill_timed(self, triples: Iterable[tuple[Hashable, Any, float]]) -> None:
         table, get, last, merges = self.table, self.table.get, self._last, self._accumulate is not None

@@ -38,6 +38,7 @@ class KeyedBucket(RowBucket):
 
     def __init__(self, options: Compact, reject: Reject, keep: Keep, fields: Collection[Field]) -> None:
         super().__init__(reject, keep, fields)
+        self.texts = False
         self.incoming: Iterator[Sequence[Ack]] = NO_ACKS  # of each event that is added next
         self._acks: Sequence[Ack] = ()  # of the event that is being added
         self.leads: list[Row] = []

@@ -63,6 +63,18 @@ class TumblingWindows(Windows):
                 before.add((key, key in bucket.table or (key, False) in before) if leading else key)
         return len(before)
 
+    def _add_part(self, chunk: Sequence[Any]) -> None:
+        options, bucket, added = self._options, self._bucket(0), 0
+        fits = options.max_keys is None or self._held + len(chunk) <= options.max_keys()
+        plain = bucket.texts and fits and options.count is None and not options.raw and self._chunk is None
+        if plain and (keys := self.mapper.values(chunk)):
+            held = len(bucket.table)
+            added = bucket.add_texts(keys, chunk, self.clock.wall())
+            self._held += len(bucket.table) - held
+            self.mapper.read += added
+        if added < len(chunk):
+            super()._add_part(chunk[added:] if added else chunk)
+
     def _absorb(self, keys: Sequence[Hashable], events: Sequence[Any], times: Sequence[float]) -> None:
         self._put(0, keys, events, times or self.clock.wall())
 

@@ -80,13 +80,16 @@ class Windows(SerializedEmitter, ABC):
         self._chunk = acked = chunk if isinstance(chunk, Chunk) and chunk.acks else None
         self._handed_on = False
         for start in range(0, len(chunk), SLICE):
-            self._absorb(*self._map(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE]))
+            self._add_part(chunk if len(chunk) <= SLICE else chunk[start : start + SLICE])
         self._chunk = None  # which would hold its events until the next one comes
         if self._abandoned and chunk:
             self._close_all("drain")
         self._arm()
         if acked is not None and not self._handed_on:
             self.pending.append(partial(release, acked.acks))  # after the rejections
+
+    def _add_part(self, chunk: Sequence[Any]) -> None:
+        self._absorb(*self._map(chunk))
 
     def flush(self, trigger: Trigger, then: Callable[[], object] | None = None) -> None:
         self.run(partial(self._close_all, trigger), then)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import groupby
+from enum import StrEnum
+from itertools import count, groupby
 from operator import itemgetter
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
+from reactivex import from_iterable
 from reactivex import operators as ops
 from reactivex.testing import ReactiveTest, TestScheduler
 
 from rxcompact import key_of
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
+from rxcompact.keys import Json
 
 Event = dict[str, Any]
 TIMESPAN = 10
@@ -42,8 +45,6 @@ def run(stream: list[Event], operator: Any, *, chunked: bool = False, end: int =
 def first_per_key(buffer: list[Event]) -> list[Event]:
     kept: list[Event] = []
     rx_distinct = ops.distinct(itemgetter("id"))
-    from reactivex import from_iterable  # noqa: PLC0415
-
     from_iterable(buffer).pipe(rx_distinct).subscribe(kept.append)
     return kept
 
@@ -135,6 +136,63 @@ def test_a_key_that_cannot_be_had_is_a_dead_letter_and_its_neighbours_go_on(
     )
 
 
+class Raising(str):
+    __slots__ = ()
+
+    def __hash__(self) -> int:
+        raise ValueError("no hash")
+
+
+class Name(str):
+    __slots__ = ()
+
+
+class Color(StrEnum):
+    RED = "a"
+
+
+ABSENT = object()
+LONGEST = 65_536
+KEYS: list[tuple[Any, Any]] = [  # what an event has as its key, and what it is apart by; ABSENT where it is rejected
+    *[(text, text) for text in ("a", "b", "1", "x" * LONGEST)],
+    *[(Color.RED, "a"), (Name("b"), "b"), (Name("only"), "only")],
+    *[(None, None), (ABSENT, None), (0, 0), (1, 1), (1.0, ("float", 1)), (True, ("bool", 1)), ([1], ("list", 1))],
+    *[("x" * (LONGEST + 1), ABSENT), (UNHASHABLE, ABSENT), (Raising("raises"), "raises")],
+]
+
+
+@given(
+    st.lists(st.lists(st.integers(0, len(KEYS) - 1), min_size=1, max_size=6), max_size=6),
+    st.sampled_from(["first", "last"]),
+    st.sampled_from([("first_seen",), ("count", "last_seen")]),
+)
+def test_keys_of_all_kinds_are_apart_in_chunks_of_mappings(chunks: list[list[int]], keep: Any, fields: Any) -> None:
+    texts = [(text, text) for text in "abca"]
+    expected: dict[Any, list[int]] = {}
+    stream: list[list[Event]] = []
+    numbers = count()
+    for chunk in (texts, *([KEYS[at] for at in chunk] for chunk in chunks), texts):
+        stream.append([])
+        for value, key in chunk:
+            n = next(numbers)
+            expected.setdefault(key, []).append(n)
+            stream[-1].append({"n": n} if value is ABSENT else {"id": value, "n": n})
+    wrong = expected.pop(ABSENT, [])
+    letters: list[DeadLetter] = []
+    windows: list[Window] = []
+    reduced = rxo.compact(
+        TIMESPAN, key_mapper="id", keep=keep, fields=fields, chunked=True, dead_letters=letters.append
+    )
+    from_iterable(stream).pipe(reduced).subscribe(windows.append)
+    [window] = windows
+    kept = 0 if keep == "first" else -1
+    assert [c.event["n"] for c in window] == [found[kept] for found in expected.values()]
+    assert [c.count for c in window] == [len(found) if "count" in fields else None for found in expected.values()]
+    assert {type(c.key) for c in window} <= {str, int, type(None), Json}
+    assert window.received == sum(map(len, expected.values()))
+    assert [letter.event["n"] for letter in letters] == wrong
+
+
 # ── event time ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 disordered = st.lists(
@@ -164,8 +222,6 @@ def test_event_time_buckets_are_those_of_the_definition(
         )
         scheduler = TestScheduler()  # stands still at 0; 120 s ahead is within the tolerance
         windows: list[Window] = []
-        from reactivex import from_iterable  # noqa: PLC0415
-
         chunks = [stream[i : i + chunk] for i in range(0, len(stream), chunk)]
         source: Any = from_iterable(chunks if chunked else stream)
         source.pipe(operator).subscribe(windows.append, scheduler=scheduler)
