@@ -31,7 +31,7 @@ def chunked(events: int, keys: int) -> Group:
         chunks = chunks_of(stream, size)
         cases += [
             Case(LOOP.format(size), partial(plain.dict_loop, chunks=chunks), events, kept),
-            Case(CHECKED.format(size), partial(plain.dict_loop, chunks=chunks, keys=plain.keys_of), events, kept),
+            Case(CHECKED.format(size), partial(plain.dict_loop, chunks=chunks, fill=plain.checked), events, kept),
             Case(
                 FIRST.format(size),
                 partial(ours.compact, items=chunks, chunked=True, fields=FIRST_SEEN),

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
-from functools import partial
-from itertools import repeat
+from collections.abc import Callable
+from itertools import islice, repeat
 from typing import Any
 
 from measuring import WINDOW, Close, Event, key_of
@@ -18,31 +17,35 @@ from rxcompact.events import Bounds, Compacted
 from rxcompact.observers.histogram import Histogram, age_bounds
 
 MAX_LENGTH = 65_536  # characters of a key
-unchecked_keys = partial(map, key_of)
+
+
+def unchecked(first: dict[str, Event], chunk: list[Event]) -> None:
+    deque(map(first.setdefault, map(key_of, chunk), chunk), maxlen=0)
+
+
+def checked(first: dict[str, Event], chunk: list[Event]) -> None:
+    """Each new key is to be a text, and not too long: of 1, 1.0 and True a dict makes one."""
+    before = len(first)
+    deque(map(first.setdefault, map(dict.get, chunk, repeat("id")), chunk), maxlen=0)
+    new = list(islice(reversed(first), len(first) - before))
+    if list(map(type, new)).count(str) != len(new) or len("".join(new)) > MAX_LENGTH:
+        raise ValueError("they are to be looked at one by one")
 
 
 def dict_loop(
     close: Close,
     chunks: list[list[Event]],
     window: int = WINDOW,
-    keys: Callable[[list[Event]], Iterable[str]] = unchecked_keys,
+    fill: Callable[[dict[str, Event], list[Event]], None] = unchecked,
 ) -> int:
-    """A chunk at a time, in C; with `keys_of` the least that keeps apart what JSON does."""
+    """A chunk at a time, in C; with `checked` the least that keeps apart what JSON does."""
     closed, size = 0, max(1, window // len(chunks[0]))
     for start in range(0, len(chunks), size):
         first: dict[str, Event] = {}
         for chunk in chunks[start : start + size]:
-            deque(map(first.setdefault, keys(chunk), chunk), maxlen=0)
+            fill(first, chunk)
         closed += close(first.values())
     return closed
-
-
-def keys_of(chunk: list[Event]) -> list[str]:
-    """The keys of a chunk, each of which is to be a text and not too long: of 1, 1.0 and True a dict makes one."""
-    keys = list(map(dict.get, chunk, repeat("id")))
-    if list(map(type, keys)).count(str) != len(keys) or len("".join(keys)) > MAX_LENGTH:
-        raise ValueError("they are to be looked at one by one")
-    return keys
 
 
 def checked_counting(close: Close, chunks: list[list[Event]]) -> int:
@@ -57,9 +60,11 @@ def checked_counting(close: Close, chunks: list[list[Event]]) -> int:
 
 
 def _count(records: dict[str, list[Any]], chunk: list[Event], now: float) -> None:
-    for key, event in zip(keys_of(chunk), chunk, strict=True):
+    for key, event in zip(map(dict.get, chunk, repeat("id")), chunk, strict=True):
         record = records.get(key)
         if record is None:
+            if type(key) is not str or len(key) > MAX_LENGTH:
+                raise ValueError("they are to be looked at one by one")
             records[key] = [event, 1, now, now]
         else:
             record[1] += 1
@@ -96,7 +101,7 @@ def published(close: Close, chunks: list[list[Event]], *, counted: bool, max_age
                 if counted:
                     _count(table, chunk, time.time())
                 else:
-                    deque(map(table.setdefault, keys_of(chunk), chunk), maxlen=0)
+                    checked(table, chunk)
                     arrived += [time.time()] * (len(table) - len(arrived))
                 await asyncio.sleep(0)
             bounds = Bounds(began, time.time(), "time")
@@ -129,7 +134,7 @@ def gathered(close: Close, events: list[Event], window: int = WINDOW) -> int:
             work()
 
     def work() -> None:
-        deque(map(first.setdefault, keys_of(chunk), chunk), maxlen=0)
+        checked(first, chunk)
         chunk.clear()
 
     Observable(subscribe).subscribe(add)
