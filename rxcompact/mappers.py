@@ -328,12 +328,11 @@ class ChunkMapper:
                 found = f"none of {self.read} events has the field {name!r}, so far"
                 yield f"{found}: is the name right? Events in a list of it need items"
 
-    def values(self, events: Sequence[Any]) -> Sequence[Any]:
-        """Return what is in the field that is the key, not looked at; nothing where it takes more to find that."""
-        if self._field is not None and isinstance(events[0], dict):
-            with suppress(TypeError):  # not all are dicts
-                return list(map(dict.get, events, repeat(self._field)))
-        return ()
+    def values(self, events: Sequence[Any]) -> Iterator[Any] | None:
+        """Return what is in the field that is the key, not looked at: TypeError at what is no dict. None elsewhere."""
+        if self._field is None or not isinstance(events[0], dict):
+            return None
+        return map(dict.get, events, repeat(self._field))
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""

@@ -80,7 +80,7 @@ class Bucket(Items):
         self._fill(keys, events, seen)
 
     @abstractmethod
-    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+    def add_texts(self, keys: Iterable[Any], events: Sequence[Any], arrived: float) -> int:
         """Add events up to one whose key is not known to be a text; return how many.
 
         No other value is equal to a text, so that keys which are in the table are known.
@@ -147,14 +147,14 @@ class EventBucket(Bucket):
         self._seen = "first_seen" in fields
         self._arrivals: deque[float] = deque()  # of each key, in the order of the table
 
-    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+    def add_texts(self, keys: Iterable[Any], events: Sequence[Any], arrived: float) -> int:
         table, before = self.table, len(self.table)
         with suppress(Exception):  # of a key's own methods
             self._put(keys, events)
             if are_texts(list(islice(reversed(table), len(table) - before))):
                 self._arrivals.extend(repeat(arrived, len(table) - before))
-                self.received += len(keys)
-                return len(keys)
+                self.received += len(events)
+                return len(events)
         for _ in range(len(table) - before):
             table.popitem()
         return 0
@@ -220,11 +220,12 @@ class RowBucket(Bucket):
         self._timed = False
         self.texts = self._accumulate is None
 
-    def add_texts(self, keys: Sequence[Any], events: Sequence[Any], arrived: float) -> int:
+    def add_texts(self, keys: Iterable[Any], events: Sequence[Any], arrived: float) -> int:
         left, bad = iter(events), True
         with suppress(Exception):  # of a key's own methods
+            keys = list(keys)
             bad = self._fill_arrived(zip(keys, left, strict=True), arrived, texts=True)
-        added = len(keys) - length_hint(left) - bad
+        added = max(0, len(events) - length_hint(left) - bad)
         self.received += added
         return added
 

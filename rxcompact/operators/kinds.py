@@ -67,7 +67,7 @@ class TumblingWindows(Windows):
         options, bucket, added = self._options, self._bucket(0), 0
         fits = options.max_keys is None or self._held + len(chunk) <= options.max_keys()
         plain = bucket.texts and fits and options.count is None and not options.raw and self._chunk is None
-        if plain and (keys := self.mapper.values(chunk)):
+        if plain and (keys := self.mapper.values(chunk)) is not None:
             held = len(bucket.table)
             added = bucket.add_texts(keys, chunk, self.clock.wall())
             self._held += len(bucket.table) - held

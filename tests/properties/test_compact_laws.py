@@ -6,8 +6,9 @@ from collections import Counter
 from enum import StrEnum
 from itertools import count, groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reactivex import from_iterable
@@ -17,6 +18,7 @@ from reactivex.testing import ReactiveTest, TestScheduler
 from rxcompact import key_of
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
+from rxcompact.fields import Field
 from rxcompact.keys import Json
 
 Event = dict[str, Any]
@@ -151,32 +153,54 @@ class Color(StrEnum):
     RED = "a"
 
 
+class Row(NamedTuple):
+    id: str
+    n: int
+
+
 ABSENT = object()
 LONGEST = 65_536
 KEYS: list[tuple[Any, Any]] = [  # what an event has as its key, and what it is apart by; ABSENT where it is rejected
     *[(text, text) for text in ("a", "b", "1", "x" * LONGEST)],
     *[(Color.RED, "a"), (Name("b"), "b"), (Name("only"), "only")],
     *[(None, None), (ABSENT, None), (0, 0), (1, 1), (1.0, ("float", 1)), (True, ("bool", 1)), ([1], ("list", 1))],
+    *[(Row("a", 0), "a"), (Row("of a row", 0), "of a row")],  # the event itself, which is no dict
     *[("x" * (LONGEST + 1), ABSENT), (UNHASHABLE, ABSENT), (Raising("raises"), "raises")],
 ]
 
 
-@given(
-    st.lists(st.lists(st.integers(0, len(KEYS) - 1), min_size=1, max_size=6), max_size=6),
-    st.sampled_from(["first", "last"]),
-    st.sampled_from([("first_seen",), ("count", "last_seen")]),
-)
+kept = pytest.mark.parametrize("keep", ["first", "last"])
+counted = pytest.mark.parametrize("fields", [("first_seen",), ("count", "last_seen")])
+
+
+@kept
+@counted
+@given(chunks=st.lists(st.lists(st.sampled_from(range(len(KEYS))), min_size=1, max_size=6), max_size=6))
 def test_keys_of_all_kinds_are_apart_in_chunks_of_mappings(chunks: list[list[int]], keep: Any, fields: Any) -> None:
+    are_apart(chunks, keep, fields)
+
+
+@kept
+@counted
+@pytest.mark.parametrize("at", range(len(KEYS)))
+def test_a_key_of_each_kind_is_apart_from_texts(at: int, keep: Any, fields: Any) -> None:
+    are_apart([[0, at, 1]], keep, fields)
+
+
+def are_apart(chunks: list[list[int]], keep: Any, fields: Any) -> None:
     texts = [(text, text) for text in "abca"]
     expected: dict[Any, list[int]] = {}
-    stream: list[list[Event]] = []
-    numbers = count()
+    stream: list[list[Any]] = []
+    number, numbers = Field("n"), count()
     for chunk in (texts, *([KEYS[at] for at in chunk] for chunk in chunks), texts):
         stream.append([])
         for value, key in chunk:
             n = next(numbers)
             expected.setdefault(key, []).append(n)
-            stream[-1].append({"n": n} if value is ABSENT else {"id": value, "n": n})
+            if isinstance(value, Row):
+                stream[-1].append(value._replace(n=n))
+            else:
+                stream[-1].append({"n": n} if value is ABSENT else {"id": value, "n": n})
     wrong = expected.pop(ABSENT, [])
     letters: list[DeadLetter] = []
     windows: list[Window] = []
@@ -185,8 +209,8 @@ def test_keys_of_all_kinds_are_apart_in_chunks_of_mappings(chunks: list[list[int
     )
     from_iterable(stream).pipe(reduced).subscribe(windows.append)
     [window] = windows
-    kept = 0 if keep == "first" else -1
-    assert [c.event["n"] for c in window] == [found[kept] for found in expected.values()]
+    place = 0 if keep == "first" else -1
+    assert [number(c.event) for c in window] == [found[place] for found in expected.values()]
     assert [c.count for c in window] == [len(found) if "count" in fields else None for found in expected.values()]
     assert {type(c.key) for c in window} <= {str, int, type(None), Json}
     assert window.received == sum(map(len, expected.values()))
