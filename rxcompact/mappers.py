@@ -61,6 +61,7 @@ class Mapper:
 
     fields: Sequence[tuple[Field, Any]] = ()
     names: tuple[str, ...] = ()  # the fields that it reads, or leaves out
+    field: str | None = None  # of which the value is the key, where it is a text
 
     def __init__(
         self,
@@ -75,6 +76,8 @@ class Mapper:
         self.names = tuple(field.name for field, _ in self.fields)
         self._columns = Columns(self.fields)
         self._convert, self._error_class, self._reject = convert, error_class, reject
+        if convert is _field_keys and len(self.fields) == 1 and self.fields[0][0].flat:
+            self.field = self.fields[0][0].whole
 
     def __call__(self, event: Any) -> Any:
         """Return the key or time of an event, or raise RxCompactError."""
@@ -312,8 +315,6 @@ class ChunkMapper:
         self._reported: set[str] = set()
         self._keys, self._times = key_mapper, time_mapper
         self._columns = Columns((*key_mapper.fields, *(time_mapper.fields if time_mapper else ())))
-        flat = [field.whole for field, _ in key_mapper.fields if field.flat and time_mapper is None]
-        self._field = flat[0] if len(flat) == len(key_mapper.fields) == 1 else None
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -330,9 +331,9 @@ class ChunkMapper:
 
     def values(self, events: Sequence[Any]) -> Iterator[Any] | None:
         """Return what is in the field that is the key, not looked at: TypeError at what is no dict. None elsewhere."""
-        if self._field is None or not isinstance(events[0], dict):
+        if self._times is not None or self._keys.field is None or not isinstance(events[0], dict):
             return None
-        return map(dict.get, events, repeat(self._field))
+        return map(dict.get, events, repeat(self._keys.field))
 
     def map(self, events: Sequence[Any]) -> tuple[Column, Column, Errors]:
         """Return keys, times and errors of a chunk; without a time mapper there are no times."""

@@ -65,9 +65,8 @@ class TumblingWindows(Windows):
 
     def _add_part(self, chunk: Sequence[Any]) -> None:
         options, bucket, added = self._options, self._bucket(0), 0
-        fits = options.max_keys is None or self._held + len(chunk) <= options.max_keys()
-        plain = bucket.texts and fits and options.count is None and not options.raw and self._chunk is None
-        if plain and (keys := self.mapper.values(chunk)) is not None:
+        is_plain = bucket.texts and options.count is None and not options.raw and self._chunk is None
+        if is_plain and self._fits(len(chunk)) and (keys := self.mapper.values(chunk)) is not None:
             held = len(bucket.table)
             added = bucket.add_texts(keys, chunk, self.clock.wall())
             self._held += len(bucket.table) - held

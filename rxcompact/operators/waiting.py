@@ -279,12 +279,12 @@ class Waiting(ABC):
         opened = service.opened
         if service.succeeded():
             del self._services[target]
-            for place in service.close():
-                if place[2].held:
+            if held := [place for place in service.close() if place[2].held]:
+                for place in held:
                     place[2].held = False
-                    self._queue.append(place)
-            heapify(self._queue)
-            self._pull()
+                self._queue += held
+                heapify(self._queue)
+                self._pull()
         if opened is not None and service.opened is None:
             self._switched(target, service, None, self._loop.time() - opened)
 

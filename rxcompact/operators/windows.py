@@ -179,9 +179,8 @@ class Windows(SerializedEmitter, ABC):
     def _put(self, index: int, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         """Add to a bucket; ``seen`` is the instant of arrival of all, or the event time of each."""
         bucket = self._bucket(index)
-        count, max_keys = self._options.count, self._options.max_keys
-        new = len(keys)
-        if (count is None or len(bucket.table) + new < count) and (max_keys is None or self._held + new <= max_keys()):
+        count = self._options.count
+        if (count is None or len(bucket.table) + len(keys) < count) and self._fits(len(keys)):
             self._add_to(index, bucket, keys, events, seen)
             return
         each: Iterable[Any] = ((time,) for time in seen) if isinstance(seen, Sequence) else repeat(seen)
@@ -190,6 +189,10 @@ class Windows(SerializedEmitter, ABC):
                 self._add_to(index, self._bucket(index), (key,), (event,), at)
             if count is not None and len(self._bucket(index).table) >= count:
                 self._close(index, "count")
+
+    def _fits(self, new: int) -> bool:
+        max_keys = self._options.max_keys
+        return max_keys is None or self._held + new <= max_keys()
 
     def _add_to(self, index: int, bucket: Bucket, keys: Sequence[Hashable], events: Sequence[Any], seen: Seen) -> None:
         add: Callable[..., object] = bucket.add

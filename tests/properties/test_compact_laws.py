@@ -20,6 +20,7 @@ from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 from rxcompact.fields import Field
 from rxcompact.keys import Json
+from rxcompact.mappers import time_of
 
 Event = dict[str, Any]
 TIMESPAN = 10
@@ -215,6 +216,13 @@ def are_apart(chunks: list[list[int]], keep: Any, fields: Any) -> None:
     assert {type(c.key) for c in window} <= {str, int, type(None), Json}
     assert window.received == sum(map(len, expected.values()))
     assert [letter.event["n"] for letter in letters] == wrong
+
+
+def test_a_mapper_of_times_as_that_of_keys_gives_the_times_of_texts() -> None:
+    windows: list[Window] = []
+    chunks = [[{"ts": "1970-01-01T00:00:10Z"}, {"ts": "1970-01-01T01:00:10+01:00"}]] * 2
+    from_iterable(chunks).pipe(rxo.compact(TIMESPAN, key_mapper=time_of("ts"), chunked=True)).subscribe(windows.append)
+    assert [(c.key, c.count) for c in windows[0]] == [(10.0, 4)]
 
 
 # ── event time ────────────────────────────────────────────────────────────────────────────────────────────────────────
