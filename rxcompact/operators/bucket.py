@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice, repeat
 from operator import itemgetter, length_hint
 from typing import Any, Literal, TypeAlias, get_args
@@ -14,6 +13,7 @@ from rxcompact.acks import Ack, Waiting
 from rxcompact.clock import INFINITY
 from rxcompact.errors import AccumulatorError, RxCompactError
 from rxcompact.events import Bounds, Compacted, Window
+from rxcompact.fields import FATAL
 from rxcompact.keys import MAX_LENGTH, are_texts
 
 Accumulator: TypeAlias = Callable[[Any, Any], Any]
@@ -149,12 +149,16 @@ class EventBucket(Bucket):
 
     def add_texts(self, keys: Iterable[Any], events: Sequence[Any], arrived: float) -> int:
         table, before = self.table, len(self.table)
-        with suppress(Exception):  # of a key's own methods
+        try:
             self._put(keys, events)
             if are_texts(list(islice(reversed(table), len(table) - before))):
                 self._arrivals.extend(repeat(arrived, len(table) - before))
                 self.received += len(events)
                 return len(events)
+        except FATAL:
+            raise
+        except BaseException:  # noqa: BLE001, S110 - of a key's own methods, which are looked at then
+            pass
         for _ in range(len(table) - before):
             table.popitem()
         return 0
@@ -221,10 +225,14 @@ class RowBucket(Bucket):
         self.texts = self._accumulate is None
 
     def add_texts(self, keys: Iterable[Any], events: Sequence[Any], arrived: float) -> int:
-        left, bad = iter(events), True
-        with suppress(Exception):  # of a key's own methods
+        left = iter(events)
+        try:
             keys = list(keys)
             bad = self._fill_arrived(zip(keys, left, strict=True), arrived, texts=True)
+        except FATAL:
+            raise
+        except BaseException:  # noqa: BLE001 - of a key's own methods
+            bad = True
         added = max(0, len(events) - length_hint(left) - bad)
         self.received += added
         return added

@@ -146,6 +146,19 @@ class Raising(str):
         raise ValueError("no hash")
 
 
+class Odd:
+    def __init__(self, text: str = "") -> None:
+        self.text = text
+
+    def __hash__(self) -> int:
+        if self.text:
+            return hash(self.text)
+        raise GeneratorExit
+
+    def __eq__(self, other: object) -> bool:
+        raise GeneratorExit
+
+
 class Name(str):
     __slots__ = ()
 
@@ -166,7 +179,13 @@ KEYS: list[tuple[Any, Any]] = [  # what an event has as its key, and what it is 
     *[(Color.RED, "a"), (Name("b"), "b"), (Name("only"), "only")],
     *[(None, None), (ABSENT, None), (0, 0), (1, 1), (1.0, ("float", 1)), (True, ("bool", 1)), ([1], ("list", 1))],
     *[(Row("a", 0), "a"), (Row("of a row", 0), "of a row")],  # the event itself, which is no dict
-    *[("x" * (LONGEST + 1), ABSENT), (UNHASHABLE, ABSENT), (Raising("raises"), "raises")],
+    *[
+        ("x" * (LONGEST + 1), ABSENT),
+        (UNHASHABLE, ABSENT),
+        (Raising("raises"), "raises"),
+        (Odd(), ABSENT),
+        (Odd("a"), ABSENT),
+    ],
 ]
 
 
