@@ -27,6 +27,7 @@ class Http:
 
     workers, durable = 1, False
     quiet = 40  # seconds without any change until what is missing is lost
+    patience = 60  # and until the workers are replaced
     source = "--listen=127.0.0.1:%(entry)s"
     mishaps: tuple[str, ...] = ("worker terminated", "rolling deploy while the API is down", "disk full")
 
@@ -48,7 +49,7 @@ class Kafka(Http):
     """Tansu, which has the topic in memory, so that it is never killed."""
 
     workers, durable = 2, True
-    quiet = 300  # members that were killed, or cut off as they joined, are waited for, one after the other
+    quiet = 300  # it waits for members that were killed, or cut off as they joined, until others come
     source = "--source=kafka://127.0.0.1:%(entry)s/events"
     mishaps = (*Http.mishaps, "worker killed")
     client: Any = None

@@ -186,6 +186,8 @@ class Rig:
                     await asyncio.sleep(1)
                     before, account = account, self.account()
                     quiet = quiet + 1 if account == before else 0
+                    if quiet and quiet % self.broker.patience == 0:
+                        await self.replace(1)
                 while self.workers:
                     await self.stop(self.workers[0])
             await self.broker.close()
