@@ -68,9 +68,9 @@ def json_key(value: Any) -> Hashable:
 
 def are_texts(values: Sequence[Any]) -> bool:
     """Return whether all values are texts that are keys as they are."""
-    # joining all is faster than looking at the length of each, which is done where they are too long together
     if list(map(type, values)).count(str) != len(values):
         return False
+    # joining all is faster than looking at the length of each, which is done where they are too long together
     return len("".join(values)) <= MAX_LENGTH or max(map(len, values)) <= MAX_LENGTH
 
 

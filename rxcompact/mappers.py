@@ -330,7 +330,7 @@ class ChunkMapper:
                 yield f"{found}: is the name right? Events in a list of it need items"
 
     def values(self, events: Sequence[Any]) -> Iterator[Any] | None:
-        """Return what is in the field that is the key, not looked at: TypeError at what is no dict. None elsewhere."""
+        """Return the values of the key's field, unchecked; TypeError at what is no dict. None if it takes more."""
         if self._times is not None or self._keys.field is None or not isinstance(events[0], dict):
             return None
         return map(dict.get, events, repeat(self._keys.field))

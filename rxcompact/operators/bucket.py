@@ -247,7 +247,7 @@ class RowBucket(Bucket):
             self._fill_arrived(zip(keys, events, strict=True), seen)
 
     def _fill_arrived(self, pairs: Iterable[tuple[Any, Any]], arrived: float, *, texts: bool = False) -> bool:
-        """Add events; stop at a key that is new and, where all are to be texts, none. Return whether it did."""
+        """Add events. Where all keys are to be ``texts``, stop at a new one that is not; return whether it did."""
         table, get, last = self.table, self.table.get, self._last
         for key, event in pairs:
             row = get(key)

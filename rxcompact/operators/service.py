@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -120,11 +120,11 @@ class Service:
             self._disarm()
             self._wake()
 
-    def close(self) -> list[Place]:
-        """Hold nothing any more; return the places of what is ``held``, and of some that are gone."""
+    def close(self) -> Iterator[Place]:
+        """Hold nothing any more; return what is ``held``, which is looked at as it is taken."""
         self._disarm()
         places, self._queue = self._queue, []
-        return places
+        return (place for place in places if place[2].held)
 
     def _advance(self, now: float) -> None:
         if self.opened is not None:

@@ -279,7 +279,7 @@ class Waiting(ABC):
         opened = service.opened
         if service.succeeded():
             del self._services[target]
-            if held := [place for place in service.close() if place[2].held]:
+            if held := list(service.close()):
                 for place in held:
                     place[2].held = False
                 self._queue += held
@@ -307,7 +307,7 @@ class Waiting(ABC):
         if service.opened is not None:
             job.last = False  # it was a probe, or under way when the service failed
             if self._stopping and not service.successes:  # that was the last attempt of all
-                self._each(self._give_up, (place[2] for place in service.close() if place[2].held))
+                self._each(self._give_up, (place[2] for place in service.close()))
 
     def _each(self, action: Callable[[Job], None], jobs: Iterator[Job], at_once: float = DUE) -> None:
         """Do something with jobs, so many events at once, with the loop's turn between them."""

@@ -15,12 +15,11 @@ from reactivex import from_iterable
 from reactivex import operators as ops
 from reactivex.testing import ReactiveTest, TestScheduler
 
-from rxcompact import key_of
+from rxcompact import key_of, time_of
 from rxcompact import operators as rxo
 from rxcompact.events import DeadLetter, Window
 from rxcompact.fields import Field
 from rxcompact.keys import Json
-from rxcompact.mappers import time_of
 
 Event = dict[str, Any]
 TIMESPAN = 10
